@@ -1,0 +1,118 @@
+"""What an attacker may do: a norm, a radius, and the input range [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from robustbench_dyn.errors import InputError, ShapeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Norm = Literal["Linf", "L2", "L1"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatModel:
+    """All x_adv in [0, 1] with norm(x_adv - x) <= eps.
+
+    norm: "Linf", "L2" or "L1". eps: raw input units, so 8 / 255 and not 8.
+    Raises InputError where the norm is unknown or no input in [0, 1] could need that eps.
+    """
+
+    norm: Norm
+    eps: float
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise InputError(f"eps={self.eps} is not a positive number; give eps in raw input units")
+        # Two points of [0, 1]^d are at most 1 apart in Linf: a wider eps is a forgotten / 255.
+        if self.norm == "Linf" and self.eps > 1:
+            raise InputError(
+                f"eps={self.eps:g} is wider than the input range [0, 1]; "
+                "give eps in raw input units (8/255, not 8)"
+            )
+
+    def check_input_shape(self, input_shape: tuple[int, ...]) -> None:
+        """Raise InputError where eps is as wide as the whole input space [0, 1]^d."""
+        dimension = math.prod(input_shape)
+        widest = {"Linf": 1.0, "L2": math.sqrt(dimension), "L1": float(dimension)}[self.norm]
+        # A ball as wide as a quarter of the space's diameter makes every classifier trivial.
+        if self.eps > widest / 4 and self.norm != "Linf":
+            raise InputError(
+                f"eps={self.eps:g} in {self.norm} is more than a quarter of the input range's "
+                f"diameter {widest:g}; give eps in raw input units (8/255, not 8)"
+            )
+
+
+def check_norm(norm: str) -> None:
+    """Raise InputError where norm is none of Linf, L2, L1."""
+    if norm not in NORMS:
+        raise InputError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}")
+
+
+def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
+    """Return norm(x_adv[i] - x[i]) for each example i, computed in float64.
+
+    x_adv, x: (batch, *input_shape). Returns (batch,), float64; NaN where an entry is not finite.
+    Raises ShapeError where the shapes differ.
+    """
+    _check_shapes(x_adv, x)
+    delta = (x_adv.double() - x.double()).flatten(1).abs()
+    finite = delta.isfinite().all(dim=1)
+    if norm == "Linf":
+        result = delta.amax(dim=1)
+    elif norm == "L2":
+        result = delta.square().sum(dim=1).sqrt()
+    else:
+        result = delta.sum(dim=1)
+    return result.where(finite, math.nan)
+
+
+def project(x_adv: Tensor, x: Tensor, threat_model: ThreatModel) -> Tensor:
+    """Move each x_adv[i] to the nearest point of the ball around x[i], then into [0, 1].
+
+    x and x_adv: (batch, *input_shape), raw input units, x in [0, 1]. The result has x's dtype and
+    distance(result, x) <= eps holds in float64 without any tolerance. Clipping cannot leave the
+    ball because x itself is in [0, 1]. The L1 projection is that of Duchi et al. (ICML 2008).
+    Raises ShapeError where the shapes differ.
+    """
+    _check_shapes(x_adv, x)
+    centre, eps = x.double(), threat_model.eps
+    delta = (x_adv.double() - centre).flatten(1)
+    if threat_model.norm == "Linf":
+        delta = delta.clamp(-eps, eps)
+    elif threat_model.norm == "L2":
+        delta = delta * (eps / delta.norm(dim=1, keepdim=True).clamp_min(eps))
+    else:
+        delta = _project_l1(delta, eps)
+    # Casting to x's dtype can round a point on the sphere outwards; shrink until none is.
+    delta, shrink = delta.view_as(centre), 1.0
+    for halvings in range(12):
+        result = (centre + shrink * delta).clamp(0, 1).to(x.dtype)
+        if not (distance(result, x, threat_model.norm) > eps).any():
+            return result
+        shrink = 1.0 - 1e-6 * 2**halvings
+    return x.clone()
+
+
+def _project_l1(delta: Tensor, eps: float) -> Tensor:
+    magnitude = delta.abs()
+    descending = magnitude.sort(dim=1, descending=True).values
+    excess = descending.cumsum(dim=1) - eps
+    rank = magnitude.new_tensor(range(1, magnitude.shape[1] + 1))
+    n_kept = (descending * rank > excess).sum(dim=1, keepdim=True).clamp_min(1)
+    threshold = (excess.gather(1, n_kept - 1) / n_kept).clamp_min(0)
+    inside = magnitude.sum(dim=1, keepdim=True) <= eps
+    return delta.where(inside, delta.sign() * (magnitude - threshold).clamp_min(0))
+
+
+def _check_shapes(x_adv: Tensor, x: Tensor) -> None:
+    if x_adv.shape != x.shape:
+        raise ShapeError(
+            f"x_adv has shape {tuple(x_adv.shape)} and x has {tuple(x.shape)}; they must be equal"
+        )

@@ -1,0 +1,66 @@
+"""What is known about one example under one threat model, and what must hold for each status."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+from robustbench_dyn.errors import InputError
+
+
+class Status(StrEnum):
+    """The five things that can be said of an example; only `certified` is a proof of robustness."""
+
+    MISCLASSIFIED = "misclassified"
+    BROKEN = "broken"
+    CERTIFIED = "certified"
+    UNDECIDED = "undecided"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One example's status with its evidence; a row of `Evaluation.examples`.
+
+    certified_radius and adversarial_distance are in the threat model's norm, NaN where there is
+    none. prediction is -1 where the model gave no usable one. seconds is the example's share of
+    its batch's wall clock. x_adv holds the adversarial example's bytes (its dtype is the input's).
+    Raises InputError where the evidence does not carry the status.
+    """
+
+    example_id: int
+    label: int
+    prediction: int
+    status: Status
+    eps: float
+    certified_radius: float = math.nan
+    certifier: str = ""
+    adversarial_distance: float = math.nan
+    attack: str = ""
+    forward_passes: int = 0
+    backward_passes: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    x_adv: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        # Each test is written so that NaN fails it.
+        evidence = {
+            Status.MISCLASSIFIED: self.prediction not in (self.label, -1),
+            Status.BROKEN: self.prediction == self.label
+            and bool(self.attack)
+            and self.adversarial_distance <= self.eps,
+            Status.CERTIFIED: self.prediction == self.label
+            and bool(self.certifier)
+            and self.certified_radius >= self.eps,
+            Status.UNDECIDED: self.prediction == self.label and bool(self.reason),
+            Status.ERROR: bool(self.reason),
+        }
+        if not evidence[self.status]:
+            raise InputError(f"the evidence does not carry the status {self.status.value!r}: {self}")
+
+
+EXAMPLE_COLUMNS: tuple[str, ...] = tuple(
+    column.name for column in fields(Verdict) if column.name not in ("eps", "x_adv")
+)
