@@ -1,0 +1,123 @@
+"""The L2 Lipschitz bound of a network, composed from rigorous bounds of its parts."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.flows.norms import conv_norm, gram_iteration
+
+
+class Classifier(nn.Module):
+    """Features followed by a linear head: logits = head(features(x)), (batch, classes).
+
+    The head is an nn.Linear or a UnitRowLinear; the split is what lets a certificate use the
+    differences of the head's rows.
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, (batch, classes)."""
+        return cast(Tensor, self.head(self.features(x)))
+
+
+@singledispatch
+def lipschitz_bound(module: object) -> float:
+    """Return an upper bound on module's L2 Lipschitz constant, in eval mode.
+
+    A module that knows its own constant has a method lipschitz_bound(); torch's own layers are
+    listed below. Raises CertificateError, naming the module, where no bound is known.
+    """
+    own = getattr(module, "lipschitz_bound", None)
+    if own is None:
+        raise CertificateError(
+            f"no Lipschitz bound is known for {type(module).__name__}; "
+            "give it a method lipschitz_bound() -> float, or choose another certifier"
+        )
+    return float(own())
+
+
+@lipschitz_bound.register(nn.Identity)
+@lipschitz_bound.register(nn.Flatten)
+@lipschitz_bound.register(nn.PixelShuffle)
+@lipschitz_bound.register(nn.PixelUnshuffle)
+def _isometry(module: nn.Module) -> float:
+    return 1.0
+
+
+@lipschitz_bound.register(nn.ReLU)
+@lipschitz_bound.register(nn.Tanh)
+def _slopes_up_to_one(module: nn.Module) -> float:
+    return 1.0
+
+
+@lipschitz_bound.register
+def _(module: nn.LeakyReLU) -> float:
+    return max(1.0, abs(module.negative_slope))
+
+
+@lipschitz_bound.register
+def _(module: nn.AvgPool2d) -> float:
+    kernel, stride = module.kernel_size, module.stride
+    if kernel != stride or not isinstance(kernel, int):
+        raise CertificateError("AvgPool2d has a known bound only where stride equals kernel_size")
+    # k x k windows do not overlap, and the mean of k^2 entries has norm 1 / k.
+    return 1.0 / kernel
+
+
+@lipschitz_bound.register
+def _(module: nn.Linear) -> float:
+    return gram_iteration(module.weight)
+
+
+@lipschitz_bound.register
+def _(module: nn.Conv2d) -> float:
+    if module.padding_mode != "zeros" or module.groups != 1 or module.dilation != (1, 1):
+        raise CertificateError("Conv2d has a known bound only with zero padding and one group")
+    return conv_norm(module.weight)
+
+
+@lipschitz_bound.register
+def _(module: nn.Sequential) -> float:
+    bound = 1.0
+    for part in module:
+        bound *= lipschitz_bound(part)
+    return bound
+
+
+def pairwise_lipschitz(model: nn.Module) -> Tensor:
+    """Return upper bounds on the Lipschitz constants of all logit differences F_i - F_j.
+
+    Returns (classes, classes), float64, on the CPU; the number of classes is read off the head.
+    With a linear head it is Lip(features) |w_i - w_j|_2, otherwise sqrt(2) Lip(F) (arXiv
+    1802.04034). Raises CertificateError where a part has no known bound.
+    """
+    features, head = _split(model)
+    if features is None:
+        # (1, 1): broadcasts over all pairs, since this bound does not tell them apart
+        return torch.full((1, 1), 2**0.5 * lipschitz_bound(model), dtype=torch.float64)
+    weight = head_weight(head).detach().double().cpu()
+    distances = (weight[:, None, :] - weight[None, :, :]).square().sum(dim=2).sqrt()
+    return lipschitz_bound(features) * distances * (1.0 + 1e-12)
+
+
+def head_weight(head: nn.Module) -> Tensor:
+    """Return the matrix that a linear head multiplies with, (classes, features)."""
+    derived = getattr(head, "derived", None)
+    return cast(Tensor, derived() if derived is not None else head.weight)
+
+
+def _split(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
+    if isinstance(model, Classifier):
+        return model.features, model.head
+    if isinstance(model, nn.Sequential) and len(model) and isinstance(model[-1], nn.Linear):
+        return model[:-1], model[-1]
+    return None, model
