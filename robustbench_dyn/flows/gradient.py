@@ -25,7 +25,7 @@ class GradientStep(Derived):
     def __init__(self, weight_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(weight_shape))
-        nn.init.orthogonal_(self.weight.flatten(1).detach().view_as(self.weight))
+        nn.init.orthogonal_(self.weight)
         self.bias = nn.Parameter(torch.zeros(weight_shape[0]))
         self.log_q = nn.Parameter(torch.zeros(weight_shape[0]))
 
