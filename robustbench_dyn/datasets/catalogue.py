@@ -1,0 +1,135 @@
+"""The one list of data sets, and the door to load them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from robustbench_dyn.datasets import cifar10, digits, fashion_mnist, mnist, toys
+from robustbench_dyn.datasets.dataset import SPLITS, Dataset, DatasetInfo, RawSplit, Split
+from robustbench_dyn.errors import InputError, IntegrityError
+
+_CATALOGUE: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (
+        fashion_mnist.INFO,
+        mnist.INFO,
+        cifar10.INFO,
+        digits.INFO,
+        toys.MOONS,
+        toys.SPIRALS,
+    )
+}
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Name every data set that load_dataset knows."""
+    return tuple(_CATALOGUE)
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Look up a data set's facts without loading it.
+
+    Raises InputError, with the nearest name, where there is none of that name.
+    """
+    info = _CATALOGUE.get(name)
+    if info is not None:
+        return info
+    nearest = difflib.get_close_matches(str(name).lower().replace("-", "_"), _CATALOGUE, n=1)
+    suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise InputError(
+        f"dataset={name!r} is unknown; {suggestion}choose one of {', '.join(_CATALOGUE)}"
+    )
+
+
+def load_dataset(
+    name: str,
+    *,
+    split: Split = "test",
+    n_examples: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Load the first n_examples of a split, or all of it, as CPU tensors in [0, 1].
+
+    data_dir: folder to look in first, and to download into; after it come the folder that the
+    environment variable DYNBENCH_DATA names and the user's cache.
+    Raises InputError where an argument breaks a rule, DataUnavailableError where the split is
+    neither shipped, found nor downloadable, and IntegrityError where its files are damaged.
+    """
+    info = dataset_info(name)
+    if split not in SPLITS:
+        raise InputError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    n_kept = _count_kept(info, split, n_examples)
+    raw = info.load_raw(split, _folder(data_dir))
+    _check_promises(info, split, raw)
+
+    import torch  # noqa: PLC0415 - listing the data sets must not import torch
+
+    x = raw.x[:n_kept].astype(np.float32) / np.float32(raw.white)
+    return Dataset(
+        x=torch.from_numpy(x),
+        y=torch.from_numpy(raw.y[:n_kept].astype(np.int64)),
+        ids=torch.arange(n_kept),
+        name=info.name,
+        split=split,
+        class_names=info.class_names,
+        sha256=_fingerprint(raw),
+    )
+
+
+def _count_kept(info: DatasetInfo, split: Split, n_examples: int | None) -> int:
+    size = info.sizes[split]
+    if n_examples is None:
+        return size
+    if isinstance(n_examples, bool) or not isinstance(n_examples, (int, np.integer)):
+        raise InputError(f"n_examples={n_examples!r} is not a whole number; give 1 to {size}")
+    if not 1 <= n_examples <= size:
+        raise InputError(
+            f"n_examples={n_examples} is out of range: the {split} split of {info.name} has "
+            f"{size} examples; give 1 to {size}"
+        )
+    return int(n_examples)
+
+
+def _folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    if data_dir is None:
+        return None
+    folder = Path(data_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"data_dir={str(folder)!r} is a file; give the folder that holds the data")
+    return folder
+
+
+def _check_promises(info: DatasetInfo, split: Split, raw: RawSplit) -> None:
+    """Raise IntegrityError where the arrays are not what the catalogue says about them."""
+    n = info.sizes[split]
+    what = f"the {split} split of {info.name}"
+    remedy = "delete the files and load it again"
+    if raw.x.shape != (n, *info.input_shape) or raw.y.shape != (n,):
+        raise IntegrityError(
+            f"{what} has x of shape {raw.x.shape} and y of shape {raw.y.shape}, expected "
+            f"{(n, *info.input_shape)} and {(n,)}; {remedy}"
+        )
+    if raw.y.min() < 0 or raw.y.max() >= info.n_classes:
+        raise IntegrityError(
+            f"{what} has labels from {raw.y.min()} to {raw.y.max()}, expected 0 to "
+            f"{info.n_classes - 1}; {remedy}"
+        )
+    # Written so that NaN fails it.
+    if not (raw.x.min() >= 0 and raw.x.max() <= raw.white):
+        raise IntegrityError(
+            f"{what} has inputs from {raw.x.min()} to {raw.x.max()}, expected 0 to "
+            f"{raw.white:g}; {remedy}"
+        )
+
+
+def _fingerprint(raw: RawSplit) -> str:
+    """SHA-256 of x's own bytes (little-endian), then of y as one byte a label."""
+    little_endian = raw.x.dtype.newbyteorder("<")
+    digest = hashlib.sha256(raw.x.astype(little_endian, copy=False).tobytes())
+    digest.update(raw.y.astype(np.uint8).tobytes())
+    return digest.hexdigest()

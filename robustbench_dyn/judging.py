@@ -1,0 +1,66 @@
+"""The harness's own eyes: every candidate of an attack is projected, re-predicted and measured."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.threat_models import ThreatModel, distance, project
+
+
+class CountingModel(nn.Module):
+    """A model that counts the examples that pass through it forwards and backwards."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forward_passes = 0
+        self.backward_passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the model's logits, (batch, classes)."""
+        self.forward_passes += len(x)
+        logits: Tensor = self.model(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward_passes += len(gradient)
+
+
+class Judgement(NamedTuple):
+    """x_adv: candidates inside the threat model; fooled: (batch,) bool; distance: (batch,)."""
+
+    x_adv: Tensor
+    fooled: Tensor
+    distance: Tensor
+
+
+@torch.no_grad()
+def judge(
+    model: nn.Module, candidates: Tensor, x: Tensor, y: Tensor, threat_model: ThreatModel
+) -> Judgement:
+    """Decide which candidates are adversarial examples of the threat model.
+
+    A candidate with an entry that is not finite is discarded; every other one is projected into
+    the threat model, measured in float64 and predicted again. Logits that are not finite do not
+    name the right class. candidates and x: (batch, *input_shape); y: (batch,).
+    """
+    candidates = candidates.detach().to(x)
+    finite = candidates.flatten(1).isfinite().all(dim=1)
+    inside = project(candidates.where(_over_inputs(finite, x), x), x, threat_model)
+    reached = distance(inside, x, threat_model.norm)
+    fooled = predict(model(inside)) != y
+    return Judgement(inside, fooled & finite & (reached <= threat_model.eps), reached)
+
+
+def predict(logits: Tensor) -> Tensor:
+    """Return the class of the largest logit, (batch,); -1 where a logit is not finite."""
+    return logits.argmax(dim=1).where(logits.isfinite().all(dim=1), -1)
+
+
+def _over_inputs(mask: Tensor, x: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (x.dim() - 1))

@@ -1,0 +1,176 @@
+"""Verdicts in SQLite: each kept once, written in transactions, safe against a kill."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robustbench_dyn.errors import StoreError
+from robustbench_dyn.verdicts import Status, Verdict
+
+SCHEMA_VERSION = 1
+
+_COLUMNS = tuple(column.name for column in fields(Verdict))
+_SCHEMA = """
+CREATE TABLE evaluations (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE verdicts (
+    key TEXT NOT NULL REFERENCES evaluations,
+    eps REAL NOT NULL, example_id INTEGER NOT NULL, label INTEGER NOT NULL,
+    prediction INTEGER NOT NULL, status TEXT NOT NULL, certified_radius REAL, certifier TEXT,
+    adversarial_distance REAL, attack TEXT, forward_passes INTEGER, backward_passes INTEGER,
+    seconds REAL, reason TEXT, x_adv BLOB,
+    PRIMARY KEY (key, eps, example_id)
+) WITHOUT ROWID;
+CREATE TABLE runs (
+    key TEXT NOT NULL REFERENCES evaluations, eps REAL NOT NULL, n_examples INTEGER NOT NULL,
+    summary TEXT NOT NULL, PRIMARY KEY (key, eps, n_examples)
+) WITHOUT ROWID;
+CREATE TABLE violations (
+    key TEXT NOT NULL REFERENCES evaluations, eps REAL NOT NULL, example_id INTEGER NOT NULL,
+    certified_radius REAL, adversarial_distance REAL, attack TEXT, path TEXT, x_adv BLOB,
+    PRIMARY KEY (key, eps, example_id)
+) WITHOUT ROWID;
+"""
+
+
+class Run(NamedTuple):
+    """A finished run: n_examples examples of one evaluation at one eps, and its summary row."""
+
+    key: str
+    eps: float
+    n_examples: int
+    summary: dict[str, Any]
+
+
+class Violation(NamedTuple):
+    """An adversarial example inside a certified ball."""
+
+    example_id: int
+    certified_radius: float
+    adversarial_distance: float
+    attack: str
+    path: str
+    x_adv: bytes
+
+
+class Store:
+    """All verdicts of one SQLite file; path None keeps them in memory.
+
+    Every method that writes is one transaction. Raises StoreError where the file cannot be
+    opened, is not a store, or the disk is full; what was written before is kept.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        with _explained(path):
+            if path is not None and not path.parent.is_dir():
+                raise StoreError(f"the folder {path.parent} of the store does not exist")
+            # timeout: another process may be writing
+            self._connection = sqlite3.connect(path or ":memory:", timeout=60)
+            self._prepare()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def add_evaluation(self, key: str, record: dict[str, Any]) -> None:
+        """Keep what the evaluation depends on, once."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO evaluations VALUES (?, ?)",
+                (key, json.dumps(record, sort_keys=True)),
+            )
+
+    def add_verdicts(self, key: str, verdicts: Iterable[Verdict]) -> None:
+        """Write verdicts, replacing what was known of the same example at the same eps."""
+        names = ", ".join(("key", *_COLUMNS))
+        marks = ", ".join("?" * (len(_COLUMNS) + 1))
+        rows = [(key, *(getattr(v, column) for column in _COLUMNS)) for v in verdicts]
+        with self._transaction() as connection:
+            connection.executemany(
+                f"INSERT OR REPLACE INTO verdicts ({names}) VALUES ({marks})", rows
+            )
+
+    def verdicts(self, key: str, eps: float | None = None) -> Iterator[Verdict]:
+        """Yield the verdicts of one evaluation, at one eps or at all, by eps and example."""
+        where, values = ("AND eps = ?", (key, eps)) if eps is not None else ("", (key,))
+        query = f"SELECT {', '.join(_COLUMNS)} FROM verdicts WHERE key = ? {where}"
+        with _explained(self.path):
+            rows = self._connection.execute(f"{query} ORDER BY eps, example_id", values).fetchall()
+        for row in rows:
+            values_of = dict(zip(_COLUMNS, row, strict=True))
+            for column in ("certified_radius", "adversarial_distance"):
+                # SQLite keeps NaN as NULL.
+                if values_of[column] is None:
+                    values_of[column] = float("nan")
+            yield Verdict(**{**values_of, "status": Status(values_of["status"])})
+
+    def add_run(self, run: Run) -> None:
+        """Record that a run came to its end."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
+                (run.key, run.eps, run.n_examples, json.dumps(run.summary)),
+            )
+
+    def runs(self) -> list[Run]:
+        """Return the finished runs of evaluations that have no violation."""
+        query = (
+            "SELECT key, eps, n_examples, summary FROM runs "
+            "WHERE key NOT IN (SELECT key FROM violations) ORDER BY key, eps, n_examples"
+        )
+        with _explained(self.path):
+            rows = self._connection.execute(query).fetchall()
+        return [Run(key, eps, n, json.loads(summary)) for key, eps, n, summary in rows]
+
+    def add_violation(self, key: str, eps: float, violation: Violation) -> None:
+        """Keep a counterexample to a certificate."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO violations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (key, eps, *violation),
+            )
+
+    def violations(self, key: str) -> list[Violation]:
+        """Return the counterexamples to one evaluation's certificates."""
+        columns = ", ".join(Violation._fields)
+        with _explained(self.path):
+            rows = self._connection.execute(
+                f"SELECT {columns} FROM violations WHERE key = ? ORDER BY example_id", (key,)
+            ).fetchall()
+        return [Violation(*row) for row in rows]
+
+    def _prepare(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version == SCHEMA_VERSION:
+            return
+        tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version > SCHEMA_VERSION or tables:
+            raise StoreError(
+                f"{self.path} is no store of this version (it has schema {version}, this is "
+                f"{SCHEMA_VERSION}); give another --store file or update robustbench-dyn"
+            )
+        with self._transaction() as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _explained(self.path), self._connection:
+            yield self._connection
+
+
+@contextmanager
+def _explained(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"the store {path or '(in memory)'} failed: {error}; what was written before is kept. "
+            "Free space, make the file writable, or give another --store file"
+        ) from error
