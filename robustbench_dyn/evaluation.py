@@ -24,7 +24,12 @@ from robustbench_dyn.certification import Certifier, resolve_certifiers
 from robustbench_dyn.datasets import Dataset, load_dataset
 from robustbench_dyn.errors import CertificateError, InputError, SoundnessError
 from robustbench_dyn.flows import frozen, lipschitz_bound
-from robustbench_dyn.identity import hash_configuration, hash_tensors, identify
+from robustbench_dyn.identity import (
+    hash_configuration,
+    hash_tensors,
+    identify,
+    registered_identity,
+)
 from robustbench_dyn.judging import CountingModel, judge, predict
 from robustbench_dyn.store import Run, Store, Violation
 from robustbench_dyn.summary import count_statuses, summarise
@@ -144,13 +149,18 @@ class _Cascade:
         self.progress = progress
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
         self.flags = list[str]()
-        self.n_classes = self._check_logits(model)
+        # A registered model is checked at its first pass: a repeated run needs none at all.
+        self.identity = registered_identity(model) if dataset.n_classes else None
+        self.checked = self.identity is None
+        self.n_classes = self._check_logits() if self.checked else dataset.n_classes
+        if self.identity is None:
+            self.identity = identify(model, dataset.x[:16].to(device), name=name)
         self.attacks = with_prelude(attacks, norm, self.n_classes)
         self.certifiers: list[tuple[Certifier, Tensor]] = [
             (certifier, certifier.prepare(model))
             for certifier in resolve_certifiers(certifiers, model)
         ]
-        self.record = self._describe(model, norm, name)
+        self.record = self._describe(model, norm)
         self.key = hash_configuration(
             {k: self.record[k] for k in self.record if k not in ("flags", "evaluated_at")}
         )
@@ -177,6 +187,8 @@ class _Cascade:
         reused = [known[i] for i in self.row_of if i not in done and i in known]
         self.store.add_verdicts(self.key, reused)
         missing = [i for i in self.row_of if i not in done and i not in known]
+        if missing and not self.checked:
+            self.n_classes, self.checked = self._check_logits(), True
         for chunk in _chunks(missing, self.batch_size):
             self.store.add_verdicts(self.key, self._first_verdicts(chunk, threat_model))
             self._report(threat_model, "certify", len(missing))
@@ -348,11 +360,11 @@ class _Cascade:
                 [violation._asdict() for violation in violations],
             )
 
-    def _check_logits(self, model: nn.Module) -> int:
+    def _check_logits(self) -> int:
         first = self.dataset.x[: min(16, self.batch_size)].to(self.device)
         try:
             with torch.no_grad():
-                logits = model(first)
+                logits = self.model.model(first)
         except Exception as error:
             raise InputError(
                 f"the model cannot classify inputs of shape {tuple(self.dataset.x.shape[1:])}: "
@@ -373,8 +385,8 @@ class _Cascade:
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
         return n_classes
 
-    def _describe(self, model: nn.Module, norm: str, name: str | None) -> dict[str, Any]:
-        identity = identify(model, self.dataset.x[:16].to(self.device), name=name)
+    def _describe(self, model: nn.Module, norm: str) -> dict[str, Any]:
+        identity = self.identity
         try:
             bound: float | None = lipschitz_bound(model)
         except CertificateError:

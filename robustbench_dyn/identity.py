@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,24 +23,26 @@ class ModelIdentity:
     state_sha256: str = ""
 
 
-def identify(model: nn.Module, x: Tensor, *, name: str | None = None) -> ModelIdentity:
-    """Return the model's identity as it is now.
+def registered_identity(model: nn.Module) -> ModelIdentity | None:
+    """Return a registered model's identity, or None where there is none or its weights changed."""
+    known: ModelIdentity | None = getattr(model, "identity", None)
+    if known is None or known.state_sha256 != hash_tensors(model.state_dict()):
+        return None
+    return known
 
-    A registered model keeps its plugin's identity as long as its weights are untouched. Any
-    other module is told apart by its weights and by its logits on the first examples, since two
-    modules with equal weights can compute different things.
+
+def identify(model: nn.Module, x: Tensor, *, name: str | None = None) -> ModelIdentity:
+    """Return an identity for any module: its weights, and its logits on the first examples.
+
+    The logits are needed because two modules with equal weights can compute different things.
+    x: a few examples, (n, *input_shape).
     """
     state = hash_tensors(model.state_dict())
-    known: ModelIdentity | None = getattr(model, "identity", None)
-    if known is not None and known.state_sha256 == state:
-        return known
     with torch.no_grad():
-        logits = model(x[:16])
-    fingerprint = hash_tensors({"logits": logits, "shape": torch.tensor(x.shape[1:])})
+        logits = model(x)
     return ModelIdentity(
-        name=name or (known.name if known else type(model).__name__),
-        family=known.family if known else "",
-        code_sha256=fingerprint,
+        name=name or type(model).__name__,
+        code_sha256=hash_tensors({"logits": logits, "shape": torch.tensor(x.shape[1:])}),
         weights_sha256=state,
         state_sha256=state,
     )
@@ -63,8 +65,3 @@ def hash_tensors(tensors: dict[str, Tensor]) -> str:
 def hash_configuration(configuration: dict[str, Any]) -> str:
     """Return the SHA-256 of a configuration, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
-
-
-def identity_columns(identity: ModelIdentity) -> dict[str, str]:
-    """Return the identity as plain strings, for a record."""
-    return asdict(identity)

@@ -149,6 +149,7 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
     from safetensors.torch import load  # noqa: PLC0415  (torch is imported only for real work)
 
     from robustbench_dyn.datasets import dataset_info  # noqa: PLC0415
+    from robustbench_dyn.identity import ModelIdentity, hash_tensors  # noqa: PLC0415
 
     path = architecture.folder / weights.file
     if not path.is_file():
@@ -171,6 +172,14 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise IntegrityError(f"{path} does not fit model {architecture.name!r}: {reason}") from error
+    model.identity = ModelIdentity(  # type: ignore[assignment]
+        name=architecture.name,
+        family=architecture.card.family,
+        plugin_version=architecture.card.version,
+        code_sha256=architecture.code_sha256,
+        weights_sha256=weights.sha256,
+        state_sha256=hash_tensors(model.state_dict()),
+    )
     return model
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import importlib
 import pickle
 import shutil
 import socket
@@ -10,11 +11,13 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-import torchvision.datasets
+from sklearn.datasets import load_digits
+
 from robustbench_dyn.datasets import (
     Dataset,
     cifar10,
@@ -56,6 +59,39 @@ def nothing_to_find(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def imitate_torchvision(monkeypatch):
+    """Put a class of our own in torchvision's place."""
+
+    def imitate(class_name, kind):
+        package, module = ModuleType("torchvision"), ModuleType("torchvision.datasets")
+        setattr(module, class_name, kind)
+        monkeypatch.setitem(sys.modules, "torchvision", package)
+        monkeypatch.setitem(sys.modules, "torchvision.datasets", module)
+
+    return imitate
+
+
+@pytest.fixture
+def unplugged(imitate_torchvision):
+    """Have the download of Fashion-MNIST fail."""
+
+    def fail(root, *, train, download):
+        del root, train, download
+        raise RuntimeError("Error downloading:\nthe network is unplugged")
+
+    imitate_torchvision("FashionMNIST", fail)
+
+
+@pytest.fixture
+def real_torchvision():
+    """Import torchvision, or skip where its build does not match torch's."""
+    try:
+        return importlib.import_module("torchvision.datasets")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision cannot be imported: {error}")
 
 
 @pytest.fixture
@@ -110,7 +146,7 @@ def test_the_catalogue_imports_nothing_heavy():
 
 @pytest.mark.parametrize("lookup", [dataset_info, load_dataset])
 def test_an_unknown_name_suggests_the_nearest(lookup):
-    with pytest.raises(InputError, match="did you mean 'fashion_mnist'.*cifar10") as caught:
+    with pytest.raises(InputError, match=r"did you mean 'fashion_mnist'.*cifar10") as caught:
         lookup("Fashion-MINST")
     assert "digits" in str(caught.value)
     with pytest.raises(InputError) as caught:
@@ -119,7 +155,7 @@ def test_an_unknown_name_suggests_the_nearest(lookup):
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(InputError, match="split='val'.*train, test"):
+    with pytest.raises(InputError, match=r"split='val'.*train, test"):
         load_dataset("digits", split="val")
 
 
@@ -301,7 +337,7 @@ def test_the_training_split_is_found_in_each_layout(tmp_path, tiny_training_spli
 
 
 def test_the_training_split_is_found_through_the_environment_debian_and_the_cache(
-    tmp_path, monkeypatch, tiny_training_split
+    tmp_path, monkeypatch, unplugged, tiny_training_split
 ):
     def loads():
         return len(load_dataset("fashion_mnist", split="train")) == 20
@@ -330,7 +366,9 @@ def test_fake_training_files_fail_with_clear_words(tmp_path, monkeypatch):
     images, labels = fashion_mnist.FILES["train"]
     shrunk = images._replace(shape=(20, 28, 28)), labels._replace(shape=(20,))
     monkeypatch.setitem(fashion_mnist.FILES, "train", fashion_mnist.IdxPair(*shrunk))
-    with pytest.raises(IntegrityError, match="SHA-256 .*another data set with the same file names"):
+    with pytest.raises(
+        IntegrityError, match=r"SHA-256 .*another data set with the same"
+    ):
         load_dataset("fashion_mnist", split="train", data_dir=tmp_path)
 
 
@@ -345,7 +383,7 @@ def test_a_damaged_training_archive_is_refused(tmp_path, tiny_training_split, da
         load_dataset("fashion_mnist", split="train", data_dir=tmp_path)
 
 
-def test_a_missing_training_split_names_all_three_ways_and_the_reason(tmp_path):
+def test_a_missing_training_split_names_all_three_ways_and_the_reason(tmp_path, unplugged):
     with pytest.raises(DataUnavailableError) as caught:
         load_dataset("fashion_mnist", split="train", data_dir=tmp_path / "empty")
     message = str(caught.value)
@@ -362,7 +400,7 @@ def test_a_missing_training_split_names_all_three_ways_and_the_reason(tmp_path):
     assert socket.getdefaulttimeout() is None  # put back
 
 
-def test_a_download_goes_to_the_cache_and_is_checked(monkeypatch, tiny_training_split):
+def test_a_download_goes_to_the_cache_and_is_checked(imitate_torchvision, tiny_training_split):
     roots = []
 
     def imitate_download(contents):
@@ -372,7 +410,7 @@ def test_a_download_goes_to_the_cache_and_is_checked(monkeypatch, tiny_training_
             roots.append(Path(root))
             write_training_split(Path(root, "FashionMNIST", "raw"), contents, packed=False)
 
-        monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
+        imitate_torchvision("FashionMNIST", download)
 
     imitate_download((tiny_training_split[0][:-1] + b"?", tiny_training_split[1]))
     with pytest.raises(IntegrityError, match="SHA-256"):
@@ -434,7 +472,7 @@ def test_gunzip_returns_the_content_and_stops_at_a_bomb():
 
 
 @pytest.fixture
-def tiny_mnist(tmp_path, monkeypatch):
+def tiny_mnist(tmp_path, monkeypatch, real_torchvision):
     """Write 12 training and 6 test images as torchvision keeps them."""
     folder = tmp_path / "data" / "MNIST" / "raw"
     folder.mkdir(parents=True)
@@ -447,7 +485,7 @@ def tiny_mnist(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tiny_cifar10(tmp_path, monkeypatch):
+def tiny_cifar10(tmp_path, monkeypatch, real_torchvision):
     """Write 5 x 2 training and 3 test images as torchvision keeps them, with MD5s to match."""
     folder = tmp_path / "data" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
@@ -459,7 +497,7 @@ def tiny_cifar10(tmp_path, monkeypatch):
     def batch(n, seed):
         return {"data": random_images(n, 3072, seed=seed), "labels": [i % 10 for i in range(n)]}
 
-    kind = torchvision.datasets.CIFAR10
+    kind = real_torchvision.CIFAR10
     train = [[f"data_batch_{i}", write(f"data_batch_{i}", batch(2, i))] for i in range(1, 6)]
     test = [["test_batch", write("test_batch", batch(3, 0))]]
     meta = write("batches.meta", {"label_names": list(cifar10.INFO.class_names)})
@@ -522,16 +560,31 @@ def test_mnist_of_another_size_is_refused(tiny_mnist, monkeypatch):
 def test_damaged_cifar10_is_refused(tiny_cifar10, file):
     path = tiny_cifar10 / "cifar-10-batches-py" / file
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match="cifar-10-batches-py is not the CIFAR10.*delete"):
+    with pytest.raises(IntegrityError, match=r"cifar-10-batches-py is not the CIFAR10.*delete"):
         load_dataset("cifar10", data_dir=tiny_cifar10)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_missing_set_names_the_ways_out_and_the_reason(name, tmp_path):
+def test_a_missing_set_names_the_ways_out_and_the_reason(name, tmp_path, real_torchvision):
     with pytest.raises(DataUnavailableError) as caught:
         load_dataset(name, data_dir=tmp_path / "empty")
     for words in ("--data-dir", "DYNBENCH_DATA", "network", "the network is unplugged"):
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_torchvision_that_cannot_be_imported_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "torchvision.datasets", raising=False)
+    with pytest.raises(DataUnavailableError, match="install the build of torchvision"):
+        load_dataset(name, data_dir=tmp_path)
+    # Files that are there are not to blame for it.
+    present = {"mnist": mnist._MNIST, "cifar10": cifar10._CIFAR10}[name]
+    (tmp_path / present.folder).mkdir(parents=True)
+    for file in present.files:
+        (tmp_path / present.folder / file).touch()
+    with pytest.raises(DataUnavailableError, match="install the build of torchvision"):
+        load_dataset(name, data_dir=tmp_path)
 
 
 # --- digits ----------------------------------------------------------------------------------
@@ -549,8 +602,6 @@ def test_the_digits_split_never_changes():
 
 
 def test_digits_are_scikit_learns_divided_by_16():
-    from sklearn.datasets import load_digits
-
     images, labels = load_digits(return_X_y=True)
     rows = digits.split_indices("train")
     dataset = load_dataset("digits", split="train")

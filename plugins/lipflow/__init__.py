@@ -6,7 +6,6 @@ from robustbench_dyn.flows import (
     Classifier,
     ConvGradientStep,
     DenseGradientStep,
-    NonexpansiveLinear,
     UnitRowLinear,
     ZeroPadChannels,
 )
@@ -17,12 +16,14 @@ def build(
     n_classes: int,
     *,
     channels: int = 16,
-    features: int = 384,
+    terms: int = 192,
     depth: int = 3,
 ) -> nn.Module:
     """Lift to `channels` at half resolution, flow, halve again, flow, and flow as a vector.
 
-    input_shape: (C, H, W) with H and W divisible by 4. depth: steps at each of the three scales.
+    Between input and head nothing but isometries and gradient steps: no bottleneck loses norm.
+    input_shape: (C, H, W) with H and W divisible by 4. terms: of each dense step's potential.
+    depth: steps at each of the three scales.
     """
     image_channels, height, width = input_shape
     if height % 4 or width % 4 or 4 * image_channels > channels:
@@ -33,6 +34,6 @@ def build(
     layers += [ConvGradientStep(channels, 2 * channels) for _ in range(depth)]
     layers += [nn.PixelUnshuffle(2)]
     layers += [ConvGradientStep(4 * channels, 8 * channels) for _ in range(depth)]
-    layers += [nn.Flatten(), NonexpansiveLinear(channels * height * width // 4, features)]
-    layers += [DenseGradientStep(features, features) for _ in range(depth)]
+    features = channels * height * width // 4
+    layers += [nn.Flatten(), *(DenseGradientStep(features, terms) for _ in range(depth))]
     return Classifier(nn.Sequential(*layers), UnitRowLinear(features, n_classes))

@@ -23,4 +23,5 @@ def draw_uniform(n_rows: int, n_columns: int, *, seed: int) -> NDArray[np.float6
     """Draw an (n_rows, n_columns) array, uniform on [0, 1)."""
     raw = np.random.PCG64(seed).random_raw(n_rows * n_columns)
     # The upper 53 bits fill a double's significand.
-    return ((raw >> np.uint64(11)) * 2.0**-53).reshape(n_rows, n_columns)
+    significands = (raw >> np.uint64(11)).astype(np.float64)
+    return (significands * 2.0**-53).reshape(n_rows, n_columns)

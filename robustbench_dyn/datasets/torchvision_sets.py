@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def read_or_download(
     """Read a split from the first root that holds it, else download it and read it.
 
     Raises IntegrityError where files are there but unreadable, and DataUnavailableError where
-    they are nowhere and the download fails.
+    they are nowhere and the download fails, or torchvision cannot be imported.
     """
     roots = search_roots(data_dir)
     for root in roots:
@@ -68,11 +69,12 @@ def read_or_download(
 
 def download(class_name: str, root: Path) -> str | None:
     """Have torchvision download a data set into root; return why it failed, None if it did not."""
-    import torchvision.datasets  # noqa: PLC0415 - seconds to import, rarely needed
-
     try:
+        kind = _import_class(class_name)
         with _giving_up_on_stalled_sockets():
-            getattr(torchvision.datasets, class_name)(str(root), train=True, download=True)
+            kind(str(root), train=True, download=True)
+    except DataUnavailableError as error:
+        return str(error)
     # Sockets, HTTP, TLS, gzip, tarfile, pickle, full disks and bare RuntimeErrors all arrive here;
     # each of them means the same to the caller, who reports the reason.
     except Exception as error:
@@ -81,9 +83,7 @@ def download(class_name: str, root: Path) -> str | None:
 
 
 def _read(torchvision_set: TorchvisionSet, root: Path, split: Split) -> DataAndTargets:
-    import torchvision.datasets  # noqa: PLC0415 - seconds to import, rarely needed
-
-    kind = getattr(torchvision.datasets, torchvision_set.class_name)
+    kind = _import_class(torchvision_set.class_name)
     try:
         examples = kind(str(root), train=split == "train", download=False)
         return DataAndTargets(np.asarray(examples.data), np.asarray(examples.targets))
@@ -94,6 +94,22 @@ def _read(torchvision_set: TorchvisionSet, root: Path, split: Split) -> DataAndT
             f"{folder} is not the {torchvision_set.class_name} that torchvision expects "
             f"({_one_line(error)}); delete that folder and load it again to download it anew"
         ) from error
+
+
+def _import_class(class_name: str) -> Callable[..., Any]:
+    """Import torchvision, which takes seconds and is rarely needed, and pick its class.
+
+    Raises DataUnavailableError where torchvision cannot be imported.
+    """
+    try:
+        module = importlib.import_module("torchvision.datasets")
+    # A torchvision built for another torch is common, and raises RuntimeError on import.
+    except (ImportError, RuntimeError, OSError) as error:
+        raise DataUnavailableError(
+            f"torchvision, which reads {class_name}, cannot be imported ({_one_line(error)}); "
+            "install the build of torchvision that matches your torch"
+        ) from error
+    return cast("Callable[..., Any]", getattr(module, class_name))
 
 
 @contextmanager

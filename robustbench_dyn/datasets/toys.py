@@ -47,7 +47,8 @@ def place_on_spirals(u: NDArray[np.float64], y: NDArray[np.intp]) -> NDArray[np.
     radius = 0.08 + 0.37 * along
     angle = 3 * np.pi * along + np.pi * y
     arm = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return 0.5 + arm + 0.03 * (u[:, 1:] - 0.5)
+    points: NDArray[np.float64] = 0.5 + arm + 0.03 * (u[:, 1:] - 0.5)
+    return points
 
 
 def load_raw(shape: Shape, split: Split, data_dir: Path | None) -> RawSplit:

@@ -1,0 +1,91 @@
+"""From the store to sorted tables: one CSV a data set and threat model, and the same as markdown."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.store import Run, Store
+from robustbench_dyn.summary import SUMMARY_COLUMNS
+
+_SHOWN = ("model", "n_examples", "clean_accuracy", "certified_accuracy", "empirical_accuracy",
+          "gap", "ci_low", "ci_high", "certifiers", "attacks", "seconds")  # fmt: skip
+_PERCENT = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap", "ci_low",
+            "ci_high")  # fmt: skip
+
+
+def leaderboard(store: Store) -> pd.DataFrame:
+    """Return one row for each evaluation and eps, best first within a threat model.
+
+    Of several runs of one evaluation the one with the most examples counts; evaluations whose
+    certificates were refuted have no row.
+    """
+    largest: dict[tuple[str, float], Run] = {}
+    for run in store.runs():
+        other = largest.get((run.key, run.eps))
+        if other is None or run.n_examples > other.n_examples:
+            largest[run.key, run.eps] = run
+    table = pd.DataFrame([run.summary for run in largest.values()], columns=list(SUMMARY_COLUMNS))
+    by = ["dataset", "norm", "eps", "certified_accuracy", "empirical_accuracy", "model"]
+    ascending = [True, True, True, False, False, True]
+    return table.sort_values(by, ascending=ascending, kind="stable").reset_index(drop=True)
+
+
+def write_leaderboards(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write one CSV for each data set and threat model, and README.md with all of them.
+
+    Returns the paths written. Raises InputError where the table is empty.
+    """
+    if table.empty:
+        raise InputError("the store holds no finished run; first: dynbench run --model NAME")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for (dataset, norm, eps), rows in table.groupby(["dataset", "norm", "eps"], sort=True):
+        path = folder / f"{dataset}-{norm}-{format_eps(float(eps)).replace('/', '_')}.csv"
+        _replace(path, rows.to_csv(index=False, lineterminator="\n"))
+        written.append(path)
+    page = folder / "README.md"
+    _replace(page, to_markdown(table))
+    return [*written, page]
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Return the tables as GitHub markdown, accuracies in percent."""
+    parts = [
+        "# Leaderboards",
+        "Certified: proved that no adversarial example exists. Empirical: survived the attacks "
+        "named. The true robust accuracy lies between the two; [ci_low, ci_high] holds it with "
+        "95 % confidence. Written by `dynbench leaderboard`; the CSVs beside this page hold all "
+        "columns.",
+    ]
+    for (dataset, norm, eps), rows in table.groupby(["dataset", "norm", "eps"], sort=True):
+        parts.append(f"## {dataset}, {norm}, eps {format_eps(float(eps))}")
+        lines = ["| " + " | ".join(_SHOWN) + " |", "|" + " --- |" * len(_SHOWN)]
+        for row in rows[list(_SHOWN)].to_dict("records"):
+            lines.append("| " + " | ".join(_cell(c, row[c]) for c in _SHOWN) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def format_eps(eps: float) -> str:
+    """Write k / 255 as such, where eps is one, and any other eps as a short decimal."""
+    k = Fraction(eps * 255).limit_denominator(1)
+    return f"{k}/255" if abs(eps * 255 - k) < 1e-9 and eps * 255 < 128 and k else f"{eps:g}"
+
+
+def _cell(column: str, value: object) -> str:
+    if value is None or value != value:  # noqa: PLR0124  (NaN)
+        return "–"
+    if column in _PERCENT:
+        return f"{100 * float(str(value)):.1f}"
+    return f"{value:.0f}" if isinstance(value, float) else str(value)
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,262 @@
+"""From a recipe to weights: seeded, resumable after a kill, with progress."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_dyn.architectures import Architecture, Name, Option, StrictFile, read_yaml
+from robustbench_dyn.datasets import load_dataset
+from robustbench_dyn.errors import InputError, IntegrityError
+from robustbench_dyn.registry import build_model
+from robustbench_dyn.threat_models import Norm
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Loss(StrictFile):
+    """temperature * cross_entropy((logits - offset * onehot) / temperature).
+
+    The offset asks for a margin: it decides where between clean and certified accuracy one lands
+    (Prach & Lampert, arXiv 2208.03160, eq. 9). offset 0 and temperature 1 is cross-entropy.
+    """
+
+    offset: float = 0.0
+    temperature: Positive = 1.0
+
+
+class Augmentation(StrictFile):
+    """Random shifts of up to `shift` pixels (zeros come in) and horizontal flips."""
+
+    shift: Annotated[int, Field(ge=0, le=8)] = 0
+    flip: bool = False
+
+
+class Recipe(StrictFile):
+    """All that decides a training, as recipes/*.yaml holds it."""
+
+    model: Name
+    dataset: str
+    norm: Norm | None = None
+    options: dict[str, Option] = {}
+    loss: Loss = Loss()
+    augmentation: Augmentation = Augmentation()
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+
+class EpochReport(NamedTuple):
+    """Where training stands after `step` of `steps` in all; loss is the epoch's mean so far."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+class Trained(NamedTuple):
+    """The network in eval mode, where its weights lie, their SHA-256, and what training took."""
+
+    model: nn.Module
+    path: Path
+    sha256: str
+    seconds: float
+
+
+def find_recipe(architecture: Architecture, dataset: str) -> Path:
+    """Return the plugin's own recipe for dataset; raises InputError, naming those there are."""
+    folder = architecture.folder / "recipes"
+    path = folder / f"{dataset}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        raise InputError(
+            f"model {architecture.name!r} has no recipe for dataset {dataset!r} (it has: {there}); "
+            "give one with --recipe FILE"
+        )
+    return path
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe strictly; raises InputError where it breaks the schema."""
+    return read_yaml(path, Recipe)
+
+
+def train(
+    recipe: Recipe,
+    architecture: Architecture,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    n_examples: int | None = None,
+    progress: Callable[[EpochReport], None] | None = None,
+) -> Trained:
+    """Train as the recipe says and write the weights to `out` (.safetensors).
+
+    After each epoch a checkpoint is written beside `out`; the same call finds it and goes on, and
+    removes it at the end. n_examples trains on the first ones only. Raises InputError where the
+    recipe is for another model, DataUnavailableError where the training split is not to be had.
+    """
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    if recipe.model != architecture.name:
+        raise InputError(f"the recipe is for model {recipe.model!r}, not {architecture.name!r}")
+    data = load_dataset(recipe.dataset, split="train", n_examples=n_examples, data_dir=data_dir)
+    if len(data.x) < recipe.batch_size:
+        raise InputError(f"{len(data.x)} examples are fewer than one batch of {recipe.batch_size}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = build_model(
+            architecture,
+            input_shape=tuple(data.x.shape[1:]),
+            n_classes=data.n_classes,
+            options=recipe.options,
+        )
+    state = _State(recipe, model.to(device), len(data.x), out.with_suffix(".checkpoint"))
+    state.resume()
+    for epoch in range(state.epoch, recipe.epochs):
+        _train_epoch(state, epoch, data.x, data.y, device, progress)
+    model = model.cpu().eval()
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out)
+    state.checkpoint.unlink(missing_ok=True)
+    return Trained(model, out, hashlib.sha256(out.read_bytes()).hexdigest(), state.seconds)
+
+
+class _State:
+    """All that must survive a kill."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module, n_examples: int, checkpoint: Path) -> None:
+        self.recipe, self.model, self.checkpoint = recipe, model, checkpoint
+        self.steps_per_epoch = n_examples // recipe.batch_size
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+        self.optimizer = kind(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            recipe.learning_rate,
+            total_steps=self.steps_per_epoch * recipe.epochs,
+            pct_start=recipe.warmup,
+        )
+        self.epoch, self.seconds = 0, 0.0
+        self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
+
+    def save(self) -> None:
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "fingerprint": self.fingerprint,
+                "epoch": self.epoch,
+                "seconds": self.seconds,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+            },
+            partial,
+        )
+        # A rename is atomic: a kill leaves the old checkpoint or the new one, never half of one.
+        os.replace(partial, self.checkpoint)
+
+    def resume(self) -> None:
+        if not self.checkpoint.is_file():
+            return
+        try:
+            kept = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        except Exception as error:
+            raise IntegrityError(
+                f"the checkpoint {self.checkpoint} cannot be read; delete it to start anew"
+            ) from error
+        if kept["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"the checkpoint {self.checkpoint} belongs to another recipe; "
+                "delete it or give another --out"
+            )
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.schedule.load_state_dict(kept["schedule"])
+        self.epoch, self.seconds = kept["epoch"], kept["seconds"]
+
+
+def _train_epoch(
+    state: _State, epoch: int, x: Tensor, y: Tensor, device: str,
+    progress: Callable[[EpochReport], None] | None,
+) -> None:  # fmt: skip
+    recipe, started, total = state.recipe, time.perf_counter(), 0.0
+    # A generator of its own for each epoch: a resumed run sees what the first would have seen.
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+    state.model.train()
+    for step, rows in enumerate(_batches(len(x), recipe.batch_size, generator), start=1):
+        inputs = _augment(x[rows], recipe.augmentation, generator).to(device)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        low = recipe.precision == "bfloat16"
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
+            logits = state.model(inputs)
+        loss = margin_loss(logits.float(), y[rows].to(device), recipe.loss)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        state.schedule.step()
+        total += float(loss.detach())
+        if progress is not None:
+            steps_done = epoch * state.steps_per_epoch + step
+            steps = recipe.epochs * state.steps_per_epoch
+            seconds = state.seconds + time.perf_counter() - started
+            progress(EpochReport(epoch, recipe.epochs, steps_done, steps, total / step, seconds))
+    state.epoch = epoch + 1
+    state.seconds += time.perf_counter() - started
+    state.save()
+
+
+def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """Return T * CE((F - u * onehot(y)) / T), averaged; logits: (batch, classes), y: (batch,)."""
+    onehot = F.one_hot(y, logits.shape[1])
+    shifted = (logits - loss.offset * onehot) / loss.temperature
+    return loss.temperature * F.cross_entropy(shifted, y)
+
+
+def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    order = torch.randperm(n, generator=generator)
+    return (order[start : start + size] for start in range(0, n - size + 1, size))
+
+
+def _augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    if augmentation.flip:
+        flipped = torch.rand(len(x), generator=generator) < 0.5
+        x = torch.where(flipped[:, None, None, None], x.flip(3), x)
+    margin = augmentation.shift
+    if margin:
+        down, right = torch.randint(2 * margin + 1, (2,), generator=generator).tolist()
+        height, width = x.shape[2:]
+        padded = F.pad(x, (margin,) * 4)
+        x = padded[:, :, down : down + height, right : right + width]
+    return x
+
+
+def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, Any]:
+    """Return the entry that a card's `weights` list needs for these weights."""
+    entry: dict[str, Any] = {
+        "file": f"weights/{trained.path.name}",
+        "sha256": trained.sha256,
+        "dataset": recipe.dataset,
+        "recipe": recipe_file,
+        "options": dict(recipe.options),
+    }
+    return entry | ({"norm": recipe.norm} if recipe.norm else {})
