@@ -366,9 +366,7 @@ def test_fake_training_files_fail_with_clear_words(tmp_path, monkeypatch):
     images, labels = fashion_mnist.FILES["train"]
     shrunk = images._replace(shape=(20, 28, 28)), labels._replace(shape=(20,))
     monkeypatch.setitem(fashion_mnist.FILES, "train", fashion_mnist.IdxPair(*shrunk))
-    with pytest.raises(
-        IntegrityError, match=r"SHA-256 .*another data set with the same"
-    ):
+    with pytest.raises(IntegrityError, match=r"SHA-256 .*another data set with the same"):
         load_dataset("fashion_mnist", split="train", data_dir=tmp_path)
 
 

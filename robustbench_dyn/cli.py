@@ -1,0 +1,290 @@
+"""The command dynbench: the only module that prints, exits and reads arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from robustbench_dyn import __version__
+from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
+
+if TYPE_CHECKING:
+    from robustbench_dyn.evaluation import Evaluation
+
+app = typer.Typer(
+    help="Bracket the robustness of neural networks between attacks and certificates.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# Chosen so that the default run ends in about a minute on two cores.
+DEFAULT_N_EXAMPLES = 200
+DEFAULT_EPS = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}
+
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugins", help="A folder of plugins, or of one plugin.")
+]
+StoreFile = Annotated[Path, typer.Option("--store", help="The SQLite file that keeps verdicts.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where data sets that do not ship lie.")
+]
+
+
+def main() -> None:
+    """Run the command; exit 1 for a refuted certificate, 2 for what the user gave wrong."""
+    try:
+        app(standalone_mode=True)
+    except SoundnessError as error:
+        _complain(f"soundness violation: {error}")
+        sys.exit(1)
+    except DynbenchError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("interrupted; what was computed is kept, the same command goes on from there")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has left, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Option(help="The model, see: dynbench list models.")],
+    dataset: Annotated[str, typer.Option(help="The data set's test split.")] = "fashion_mnist",
+    norm: Annotated[str, typer.Option(help="L2, Linf or L1.")] = "L2",
+    eps: Annotated[
+        list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")
+    ] = None,
+    more_eps: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    n_examples: Annotated[int, typer.Option(help="The first N test examples.")] = DEFAULT_N_EXAMPLES,
+    attacks: Annotated[
+        str, typer.Option(help="standard, plus, rand, none, or names with commas.")
+    ] = "standard",
+    certifiers: Annotated[str, typer.Option(help="auto, none, or names with commas.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of attacks and audit.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 250,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    store: StoreFile = Path("dynbench.sqlite"),
+    export: Annotated[
+        Path | None, typer.Option(help="Write each example's verdict (.csv or .parquet).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    plugins: Plugins = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Say of each test example whether it is certified, broken or undecided."""
+    from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415  (heavy: --help is light)
+    from robustbench_dyn.evaluation import evaluate_grid  # noqa: PLC0415
+    from robustbench_dyn.registry import load_model  # noqa: PLC0415
+    from robustbench_dyn.terminal import bracket_table, progress_display  # noqa: PLC0415
+    from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
+
+    check_norm(norm)
+    _check_export(export)
+    given = [*(eps or []), *(more_eps or [])]
+    radii = [parse_eps(text) for text in given] or [DEFAULT_EPS[norm]]
+    threat_models = [ThreatModel(norm, radius) for radius in dict.fromkeys(radii)]  # type: ignore[arg-type]
+    data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
+    with progress_display(enabled=not as_json) as progress:
+        evaluations = evaluate_grid(
+            network, data, threat_models, seed=seed, batch_size=batch_size, attacks=attacks,
+            certifiers=certifiers, device=_check_device(device), store=store, progress=progress,
+        )  # fmt: skip
+    if export is not None:
+        _export(evaluations, export)
+    if as_json:
+        rows = [evaluation.summary for evaluation in evaluations]
+        about = {"version": __version__, "store": str(store), "command": sys.argv[1:]}
+        typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
+    else:
+        bracket_table(evaluations)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        Literal["models", "datasets", "attacks", "certifiers"], typer.Argument(help="What to list.")
+    ],
+    plugins: Plugins = None,
+) -> None:
+    """List models, data sets, attacks or certifiers."""
+    from robustbench_dyn.terminal import plain_table  # noqa: PLC0415
+
+    if what == "models":
+        plain_table(("model", "family", "weights for", "origin"), _model_rows(plugins))
+    elif what == "datasets":
+        from robustbench_dyn.datasets import dataset_info, dataset_names  # noqa: PLC0415
+
+        infos = [dataset_info(name) for name in dataset_names()]
+        rows = [
+            (i.name, "x".join(map(str, i.input_shape)), str(i.n_classes),
+             ", ".join(f"{split}: {i.sizes[split]} {i.availability[split]}" for split in i.sizes))
+            for i in infos
+        ]  # fmt: skip
+        plain_table(("dataset", "input", "classes", "splits"), rows)
+    elif what == "attacks":
+        from robustbench_dyn.attacks import attack_info, attack_names, suite_names  # noqa: PLC0415
+
+        rows = [(n, attack_info(n).library, ", ".join(sorted(attack_info(n).norms)),
+                 attack_info(n).description) for n in attack_names()]  # fmt: skip
+        rows += [(name, "suite", "", "") for name in suite_names()]
+        plain_table(("attack", "library", "norms", "description"), rows)
+    else:
+        from robustbench_dyn.certification import certifier_names  # noqa: PLC0415
+
+        plain_table(("certifier", "proves by"), list(certifier_names().items()))
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    plugins: Plugins = None,
+) -> None:
+    """Show a model's card."""
+    from robustbench_dyn.registry import discover  # noqa: PLC0415
+
+    architecture = discover(tuple(plugins or ())).load(model)
+    card = architecture.card
+    typer.echo(f"{card.name} {card.version} ({card.family}), from {architecture.origin}")
+    typer.echo(card.summary)
+    for title, values in (("properties", card.properties), ("sources", card.sources)):
+        if values:
+            typer.echo(f"{title}: {', '.join(values)}")
+    for weights in card.weights:
+        options = ", ".join(f"{key}={value}" for key, value in weights.options.items())
+        trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
+        typer.echo(f"weights: {weights.file} for {trained_for}; {options}; {weights.recipe}")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option(help="The model to train.")],
+    dataset: Annotated[str, typer.Option(help="The data set's training split.")] = "fashion_mnist",
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe; by default the plugin's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the weights go (.safetensors).")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    n_examples: Annotated[int | None, typer.Option(help="Train on the first N only.")] = None,
+    plugins: Plugins = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Train a model by its recipe; a killed training goes on where it stopped."""
+    from robustbench_dyn import training  # noqa: PLC0415
+    from robustbench_dyn.registry import discover  # noqa: PLC0415
+    from robustbench_dyn.terminal import training_display  # noqa: PLC0415
+
+    architecture = discover(tuple(plugins or ())).load(model)
+    path = recipe or training.find_recipe(architecture, dataset)
+    content = training.read_recipe(path)
+    if content.dataset != dataset:
+        raise InputError(f"the recipe {path} is for dataset {content.dataset!r}, not {dataset!r}")
+    target = out or Path("trained") / f"{model}-{dataset}.safetensors"
+    with training_display() as progress:
+        trained = training.train(
+            content, architecture, target, data_dir=data_dir, device=str(_check_device(device)),
+            n_examples=n_examples, progress=progress,
+        )  # fmt: skip
+    import yaml  # noqa: PLC0415
+
+    typer.echo(f"trained in {trained.seconds:.0f} s: {trained.path}; its entry for card.yaml:")
+    entry = training.card_entry(content, trained, f"recipes/{path.name}")
+    typer.echo(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())
+
+
+@app.command()
+def leaderboard(
+    store: StoreFile = Path("dynbench.sqlite"),
+    to: Annotated[Path, typer.Option(help="The folder that the tables go to.")] = Path("leaderboards"),
+) -> None:
+    """Write one CSV a data set and threat model, and a page of all of them."""
+    from robustbench_dyn.leaderboard import leaderboard as make  # noqa: PLC0415
+    from robustbench_dyn.leaderboard import write_leaderboards  # noqa: PLC0415
+    from robustbench_dyn.store import Store  # noqa: PLC0415
+
+    if not store.is_file():
+        raise InputError(f"there is no store {store}; first: dynbench run --model NAME")
+    for path in write_leaderboards(make(Store(store)), to):
+        typer.echo(path)
+
+
+def parse_eps(text: str) -> float:
+    """Read 0.5 or 8/255; raises InputError where it is neither."""
+    try:
+        return float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"eps={text!r} is not a number; give it as 0.5 or as 8/255") from None
+
+
+def _model_rows(plugins: list[Path] | None) -> list[tuple[str, ...]]:
+    from robustbench_dyn.registry import discover  # noqa: PLC0415
+
+    rows = []
+    for listing in sorted(discover(tuple(plugins or ())).listings.values(), key=lambda i: i.name):
+        if listing.card is None:
+            rows.append((listing.name, "broken", listing.problem, listing.origin))
+        else:
+            trained = ", ".join(sorted({weights.dataset for weights in listing.card.weights}))
+            rows.append((listing.name, listing.card.family, trained or "–", listing.origin))
+    return rows
+
+
+def _check_device(name: str) -> Any:
+    import torch  # noqa: PLC0415
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={name!r} cannot be used: {reason}; try --device cpu") from None
+    return device
+
+
+def _check_export(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--export {path} must end in .csv or .parquet")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} of --export does not exist")
+
+
+def _export(evaluations: list[Evaluation], path: Path) -> None:
+    import pandas as pd  # noqa: PLC0415
+
+    table = pd.concat([e.examples.assign(eps=e.threat_model.eps) for e in evaluations])
+    try:
+        if path.suffix == ".csv":
+            table.to_csv(path, index=False)
+        else:
+            table.to_parquet(path, index=False)
+    except ImportError:
+        raise InputError(
+            "writing Parquet needs pyarrow: pip install 'robustbench-dyn[parquet]'"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"dynbench: {' '.join(message.split())}", err=True)

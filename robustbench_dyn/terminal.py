@@ -1,0 +1,122 @@
+"""Progress bars and tables in the terminal; everything but results goes to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from robustbench_dyn.verdicts import Status
+
+if TYPE_CHECKING:
+    from robustbench_dyn import evaluation as cascade
+    from robustbench_dyn.training import EpochReport
+
+
+@contextmanager
+def progress_display(*, enabled: bool) -> Iterator[Callable[[cascade.Progress], None] | None]:
+    """Show examples decided, the bracket so far, and the time left."""
+    if not enabled:
+        yield None
+        return
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[bracket]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[float, object] = {}
+
+        def show(report: cascade.Progress) -> None:
+            if report.eps not in tasks:
+                tasks[report.eps] = bars.add_task("", total=report.total, bracket="")
+            counts = report.counts
+            standing = counts[Status.CERTIFIED] + counts[Status.UNDECIDED]
+            bracket = (
+                f"certified {counts[Status.CERTIFIED]}, broken {counts[Status.BROKEN]}, "
+                f"undecided {counts[Status.UNDECIDED]}, "
+                f"misclassified {counts[Status.MISCLASSIFIED]}"
+            )
+            if sum(counts.values()):
+                total = sum(counts.values())
+                bracket += (
+                    f": robust accuracy in [{counts[Status.CERTIFIED] / total:.1%}, "
+                    f"{standing / total:.1%}]"
+                )
+            bars.update(
+                tasks[report.eps],  # type: ignore[arg-type]
+                description=f"eps {report.eps:.4g} {report.stage}",
+                completed=report.done,
+                bracket=bracket,
+            )
+            if not console.is_terminal:
+                console.print(f"eps {report.eps:.4g} {report.stage} {report.done}/{report.total}: "
+                              f"{bracket}", soft_wrap=True)  # fmt: skip
+
+        yield show
+
+
+@contextmanager
+def training_display() -> Iterator[Callable[[EpochReport], None]]:
+    """Show the epoch, the loss and the time left."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("training", total=None)
+
+        def show(report: EpochReport) -> None:
+            text = f"epoch {report.epoch + 1}/{report.epochs}, loss {report.loss:.4f}"
+            bars.update(task, total=report.steps, completed=report.step, description=text)
+            ends = report.step % (report.steps // report.epochs) == 0
+            if ends and not console.is_terminal:
+                console.print(f"{text}, {report.seconds:.0f} s")
+
+        yield show
+
+
+def bracket_table(evaluations: Sequence[cascade.Evaluation]) -> None:
+    """Print the leaderboard rows of a run, accuracies in percent."""
+    first = evaluations[0].summary
+    n = first["n_examples"]
+    title = f"{first['model']} on {n} examples of {first['dataset']}, {first['norm']}"
+    table = Table(title=title)
+    for heading in ("eps", "clean %", "certified %", "empirical %", "gap", "95 % interval",
+                    "undecided", "forwards", "backwards", "seconds"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for evaluation in evaluations:
+        row = evaluation.summary
+        undecided = sum(v.status is Status.UNDECIDED for v in evaluation.verdicts)
+        table.add_row(
+            f"{row['eps']:.4g}",
+            *(_percent(row[c]) for c in ("clean_accuracy", "certified_accuracy",
+                                         "empirical_accuracy", "gap")),
+            f"[{_percent(row['ci_low'])}, {_percent(row['ci_high'])}]",
+            str(undecided), f"{row['forward_passes']:,}", f"{row['backward_passes']:,}",
+            f"{row['seconds']:.1f}",
+        )  # fmt: skip
+    console = Console()
+    # A pipe has no width of its own; 80 columns would cut the headings.
+    console = console if console.is_terminal else Console(width=140)
+    console.print(table)
+    console.print(f"certified by {first['certifiers']}; attacked with {first['attacks']}")
+    if first["flags"]:
+        console.print(f"flags: {first['flags']}")
+
+
+def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings."""
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console = console if console.is_terminal else Console(width=200)
+    console.print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
