@@ -15,8 +15,8 @@ def build(
     input_shape: tuple[int, int, int],
     n_classes: int,
     *,
-    channels: int = 16,
-    terms: int = 192,
+    channels: int = 8,
+    terms: int = 384,
     depth: int = 3,
 ) -> nn.Module:
     """Lift to `channels` at half resolution, flow, halve again, flow, and flow as a vector.
@@ -31,7 +31,7 @@ def build(
             f"lipflow needs height and width divisible by 4 and channels >= {4 * image_channels}"
         )
     layers: list[nn.Module] = [nn.PixelUnshuffle(2), ZeroPadChannels(channels)]
-    layers += [ConvGradientStep(channels, 2 * channels) for _ in range(depth)]
+    layers += [ConvGradientStep(channels, 4 * channels) for _ in range(depth)]
     layers += [nn.PixelUnshuffle(2)]
     layers += [ConvGradientStep(4 * channels, 8 * channels) for _ in range(depth)]
     features = channels * height * width // 4

@@ -1,0 +1,149 @@
+"""The members of AutoAttack (arXiv 2003.01690), as their authors' package pyautoattack has them.
+
+The members are called directly, not through the package's own loop: that loop seeds from the
+clock unless told otherwise, keeps a count of calls that it never resets, and clears sys.settrace.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from robustbench_dyn.attacks.base import Attack, Problem, searching
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NORMS = frozenset({"Linf", "L2", "L1"})
+# Square starts in L2 and L1 from tiles of a fifth of the side, and divides by their size.
+SMALLEST_SIDE = 5
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What AutoAttack's versions set differently; the defaults are those of its custom version."""
+
+    apgd_restarts: int = 5
+    apgd_targets: int = 9
+    fab_restarts: int = 5
+    eot_iterations: int = 1
+    large_radii: bool = False
+
+
+def _apgd(problem: Problem, *, loss: str, settings: Settings) -> Tensor:
+    from pyautoattack.autopgd_base import APGDAttack  # noqa: PLC0415
+
+    attack = APGDAttack(
+        problem.model, n_restarts=settings.apgd_restarts, n_iter=100, loss=loss,
+        eot_iter=settings.eot_iterations, rho=0.75, use_largereps=settings.large_radii,
+        logger=log, **_common(problem),
+    )  # fmt: skip
+    return _run(attack, problem)
+
+
+def _apgd_targeted(problem: Problem, *, settings: Settings) -> Tensor:
+    from pyautoattack.autopgd_base import APGDAttack_targeted  # noqa: PLC0415
+
+    attack = APGDAttack_targeted(
+        problem.model, n_restarts=1, n_iter=100, eot_iter=settings.eot_iterations, rho=0.75,
+        n_target_classes=min(settings.apgd_targets, problem.n_classes - 1),
+        use_largereps=settings.large_radii, logger=log, **_common(problem),
+    )  # fmt: skip
+    return _run(attack, problem)
+
+
+def _fab(problem: Problem, *, targeted: bool, settings: Settings) -> Tensor:
+    from pyautoattack.fab_pt import FABAttack_PT  # noqa: PLC0415
+
+    attack = FABAttack_PT(
+        problem.model, n_restarts=1 if targeted else settings.fab_restarts, n_iter=100,
+        targeted=targeted, n_target_classes=min(9, problem.n_classes - 1), **_common(problem),
+    )  # fmt: skip
+    return _run(attack, problem)
+
+
+def _square(problem: Problem) -> Tensor:
+    from pyautoattack.square import SquareAttack  # noqa: PLC0415
+
+    n_pixels = problem.x[0, 0].numel()
+    if problem.threat_model.norm == "Linf" or min(problem.x.shape[2:]) >= SMALLEST_SIDE:
+        folded = problem
+    else:
+        folded = _fold(problem, max(SMALLEST_SIDE, math.isqrt(n_pixels - 1) + 1))
+    attack = SquareAttack(
+        folded.model, p_init=0.8, n_queries=5000, n_restarts=1, resc_schedule=False,
+        **_common(folded),
+    )  # fmt: skip
+    found = _run(attack, folded)
+    return found.flatten(2)[:, :, :n_pixels].reshape(problem.x.shape)
+
+
+def _fold(problem: Problem, side: int) -> Problem:
+    """Lay the pixels out as squares of side x side, with zeros behind them that the model drops."""
+    from torch import nn  # noqa: PLC0415
+    from torch.nn import functional as F  # noqa: PLC0415
+
+    model, shape = problem.model, problem.x.shape[1:]
+    n_pixels = shape[1] * shape[2]
+
+    class Unfolding(nn.Module):
+        """The model on what is left of the squares without their padding."""
+
+        def forward(self, squares: Tensor) -> Tensor:
+            images = squares.flatten(2)[:, :, :n_pixels].reshape(len(squares), *shape)
+            logits: Tensor = model(images)
+            return logits
+
+    padded = F.pad(problem.x.flatten(2), (0, side * side - n_pixels))
+    squares = padded.reshape(len(padded), shape[0], side, side)
+    return problem._replace(model=Unfolding().eval(), x=squares)
+
+
+def _run(attack: Any, problem: Problem) -> Tensor:  # noqa: ANN401  (untyped library)
+    import torch  # noqa: PLC0415
+
+    # As in AutoAttack's own loop; the members enable gradients where they need them.
+    with torch.no_grad():
+        found: Tensor = attack.perturb(problem.x, problem.y)
+    return found
+
+
+def _common(problem: Problem) -> dict[str, Any]:
+    return {
+        "eps": problem.threat_model.eps,
+        "norm": problem.threat_model.norm,
+        "seed": problem.seed,
+        "device": problem.x.device,
+        "verbose": False,
+    }
+
+
+def members(settings: Settings) -> dict[str, Attack]:
+    """Return AutoAttack's members under one choice of settings, by name."""
+
+    def member(
+        name: str, description: str, perturb: Callable[..., Tensor], *, min_classes: int = 2
+    ) -> Attack:
+        return Attack(name, _NORMS, "pyautoattack", description, min_classes, searching(perturb))
+
+    apgd, fab = partial(_apgd, settings=settings), partial(_fab, settings=settings)
+    targeted = partial(_apgd_targeted, settings=settings)
+    made = (
+        member("apgd-ce", "Auto-PGD on cross-entropy", partial(apgd, loss="ce")),
+        # DLR divides by the gap between the first and third logit; the targeted one needs a fourth.
+        member("apgd-dlr", "Auto-PGD on DLR", partial(apgd, loss="dlr"), min_classes=3),
+        member("apgd-t", "Auto-PGD on targeted DLR", targeted, min_classes=4),
+        member(
+            "fab",
+            "fast adaptive boundary, minimum norm (arXiv 1907.02044)",
+            partial(fab, targeted=False),
+        ),
+        member("fab-t", "FAB towards each target", partial(fab, targeted=True)),
+        member("square", "random search on scores, 5,000 queries (arXiv 1912.00049)", _square),
+    )
+    return {attack.name: attack for attack in made}
