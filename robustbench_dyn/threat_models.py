@@ -90,14 +90,18 @@ def project(x_adv: Tensor, x: Tensor, threat_model: ThreatModel) -> Tensor:
         delta = delta * (eps / delta.norm(dim=1, keepdim=True).clamp_min(eps))
     else:
         delta = _project_l1(delta, eps)
-    # Casting to x's dtype can round a point on the sphere outwards; shrink until none is.
-    delta, shrink = delta.view_as(centre), 1.0
+    delta = delta.view_as(centre)
+    result = (centre + delta).clamp(0, 1).to(x.dtype)
+    # Casting to x's dtype can round a point on the sphere outwards; shrink those until none is.
     for halvings in range(12):
-        result = (centre + shrink * delta).clamp(0, 1).to(x.dtype)
-        if not (distance(result, x, threat_model.norm) > eps).any():
+        outside = distance(result, x, threat_model.norm) > eps
+        if not outside.any():
             return result
-        shrink = 1.0 - 1e-6 * 2**halvings
-    return x.clone()
+        shrunk = centre[outside] + (1.0 - 1e-6 * 2**halvings) * delta[outside]
+        result[outside] = shrunk.clamp(0, 1).to(x.dtype)
+    outside = distance(result, x, threat_model.norm) > eps
+    result[outside] = x[outside]
+    return result
 
 
 def _project_l1(delta: Tensor, eps: float) -> Tensor:
