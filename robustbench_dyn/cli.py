@@ -74,7 +74,9 @@ def run(
         list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")
     ] = None,
     more_eps: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    n_examples: Annotated[int, typer.Option(help="The first N test examples.")] = DEFAULT_N_EXAMPLES,
+    n_examples: Annotated[
+        int, typer.Option(help="The first N test examples.")
+    ] = DEFAULT_N_EXAMPLES,
     attacks: Annotated[
         str, typer.Option(help="standard, plus, rand, none, or names with commas.")
     ] = "standard",
@@ -214,7 +216,9 @@ def train(
 @app.command()
 def leaderboard(
     store: StoreFile = Path("dynbench.sqlite"),
-    to: Annotated[Path, typer.Option(help="The folder that the tables go to.")] = Path("leaderboards"),
+    to: Annotated[Path, typer.Option(help="The folder that the tables go to.")] = Path(
+        "leaderboards"
+    ),
 ) -> None:
     """Write one CSV a data set and threat model, and a page of all of them."""
     from robustbench_dyn.leaderboard import leaderboard as make  # noqa: PLC0415

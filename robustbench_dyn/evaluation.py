@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -50,7 +50,7 @@ _CASCADE_VERSION = 1
 
 
 class Progress(NamedTuple):
-    """Where a run stands: examples handled of those that this stage must handle, and the counts."""
+    """Where a run stands at one eps: examples whose verdict is final, of all, and the counts."""
 
     eps: float
     stage: str
@@ -152,9 +152,13 @@ class _Cascade:
         # A registered model is checked at its first pass: a repeated run needs none at all.
         self.identity = registered_identity(model) if dataset.n_classes else None
         self.checked = self.identity is None
-        self.n_classes = self._check_logits() if self.checked else dataset.n_classes
+        # The verdicts at the eps of the moment, by example_id, as the store has them.
+        self.verdicts = dict[int, Verdict]()
+        self.n_classes = dataset.n_classes
         if self.identity is None:
-            self.identity = identify(model, dataset.x[:16].to(device), name=name)
+            logits = self._first_logits()
+            self.n_classes = logits.shape[1]
+            self.identity = identify(model, logits, name=name)
         self.attacks = with_prelude(attacks, norm, self.n_classes)
         self.certifiers: list[tuple[Certifier, Tensor]] = [
             (certifier, certifier.prepare(model))
@@ -169,9 +173,11 @@ class _Cascade:
         """Bring every example to its final verdict at one eps."""
         self.store.add_evaluation(self.key, self.record)
         self._raise_violations()
+        kept = self.store.verdicts(self.key, threat_model.eps)
+        self.verdicts = {v.example_id: v for v in kept if v.example_id in self.row_of}
         self._classify_and_certify(threat_model)
         self._attack_what_is_left(threat_model)
-        verdicts = tuple(self._kept(threat_model.eps))
+        verdicts = tuple(self.verdicts[i] for i in sorted(self.verdicts))
         finished = {(r.key, r.eps, r.n_examples): r for r in self.store.runs()}
         run = finished.get((self.key, threat_model.eps, len(verdicts)))
         if run is None:
@@ -182,16 +188,15 @@ class _Cascade:
         return Evaluation(threat_model, verdicts, run.summary)
 
     def _classify_and_certify(self, threat_model: ThreatModel) -> None:
-        done = {verdict.example_id for verdict in self._kept(threat_model.eps)}
-        known = self._known_from_other_eps(threat_model)
-        reused = [known[i] for i in self.row_of if i not in done and i in known]
-        self.store.add_verdicts(self.key, reused)
-        missing = [i for i in self.row_of if i not in done and i not in known]
+        new = [i for i in self.row_of if i not in self.verdicts]
+        known = self._known_from_other_eps(threat_model) if new else {}
+        self._keep(known[i] for i in new if i in known)
+        missing = [i for i in new if i not in known]
         if missing and not self.checked:
-            self.n_classes, self.checked = self._check_logits(), True
+            self.n_classes, self.checked = self._first_logits().shape[1], True
         for chunk in _chunks(missing, self.batch_size):
-            self.store.add_verdicts(self.key, self._first_verdicts(chunk, threat_model))
-            self._report(threat_model, "certify", len(missing))
+            self._keep(self._first_verdicts(chunk, threat_model))
+            self._report(threat_model, "certify")
 
     def _first_verdicts(self, ids: list[int], threat_model: ThreatModel) -> list[Verdict]:
         started, before = time.perf_counter(), self.model.forward_passes
@@ -240,15 +245,15 @@ class _Cascade:
     def _attack_what_is_left(self, threat_model: ThreatModel) -> None:
         if not self.attacks:
             return
-        verdicts = list(self._kept(threat_model.eps))
+        verdicts = list(self.verdicts.values())
         left = [v for v in verdicts if v.status is Status.UNDECIDED and v.reason == PENDING]
         pool = sorted(left + self._audit_sample(verdicts), key=lambda v: v.example_id)
         for chunk in _chunks(pool, self.batch_size):
             # before the first result, so that a display shows what is going on
-            self._report(threat_model, "attack", len(pool))
-            self.store.add_verdicts(self.key, self._attack(chunk, threat_model))
+            self._report(threat_model, "attack")
+            self._keep(self._attack(chunk, threat_model))
             self._raise_violations()
-        self._report(threat_model, "attack", len(pool))
+        self._report(threat_model, "attack")
 
     def _audit_sample(self, verdicts: list[Verdict]) -> list[Verdict]:
         certified = [v for v in verdicts if v.status is Status.CERTIFIED]
@@ -342,9 +347,7 @@ class _Cascade:
         self.store.add_violation(
             self.key,
             threat_model.eps,
-            Violation(
-                verdict.example_id, verdict.certified_radius, reached, attack, path, x_adv
-            ),
+            Violation(verdict.example_id, verdict.certified_radius, reached, attack, path, x_adv),
         )
 
     def _raise_violations(self) -> None:
@@ -360,11 +363,12 @@ class _Cascade:
                 [violation._asdict() for violation in violations],
             )
 
-    def _check_logits(self) -> int:
+    def _first_logits(self) -> Tensor:
+        """Return the logits of the first examples; raises InputError where they are not logits."""
         first = self.dataset.x[: min(16, self.batch_size)].to(self.device)
         try:
             with torch.no_grad():
-                logits = self.model.model(first)
+                logits = self.model(first)
         except Exception as error:
             raise InputError(
                 f"the model cannot classify inputs of shape {tuple(self.dataset.x.shape[1:])}: "
@@ -383,7 +387,7 @@ class _Cascade:
         if _is_softmax(logits):
             self.flags.append("softmax_outputs")
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
-        return n_classes
+        return logits
 
     def _describe(self, model: nn.Module, norm: str) -> dict[str, Any]:
         identity = self.identity
@@ -415,8 +419,10 @@ class _Cascade:
             "flags": self.flags,
         }
 
-    def _kept(self, eps: float) -> Iterator[Verdict]:
-        return (v for v in self.store.verdicts(self.key, eps) if v.example_id in self.row_of)
+    def _keep(self, verdicts: Iterable[Verdict]) -> None:
+        new = {verdict.example_id: verdict for verdict in verdicts}
+        self.store.add_verdicts(self.key, new.values())
+        self.verdicts |= new
 
     def _tensors(self, ids: list[int]) -> tuple[Tensor, Tensor]:
         rows = torch.tensor([self.row_of[example_id] for example_id in ids])
@@ -426,12 +432,11 @@ class _Cascade:
         text = f"{self.seed} {attack.name} {ids[0]}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
-    def _report(self, threat_model: ThreatModel, stage: str, total: int) -> None:
+    def _report(self, threat_model: ThreatModel, stage: str) -> None:
         if self.progress is None:
             return
-        verdicts = list(self._kept(threat_model.eps))
-        open_ones = [v for v in verdicts if v.reason == PENDING]
-        done = len(verdicts) if stage == "certify" else len(self.row_of) - len(open_ones)
+        verdicts = self.verdicts.values()
+        done = sum(verdict.reason != PENDING for verdict in verdicts)
         self.progress(
             Progress(threat_model.eps, stage, done, len(self.row_of), count_statuses(verdicts))
         )
@@ -506,9 +511,7 @@ def _as_dataset(data: Dataset | str | tuple[Tensor, Tensor], n_examples: int | N
     if n_examples is not None and not 1 <= n_examples <= len(x):
         raise InputError(f"n_examples={n_examples} must lie between 1 and the {len(x)} there are")
     x, y, ids = x[:n_examples], y[:n_examples], ids[:n_examples]
-    return Dataset(
-        x=x, y=y, ids=ids, name=name, split=split, class_names=classes, sha256=sha
-    )
+    return Dataset(x=x, y=y, ids=ids, name=name, split=split, class_names=classes, sha256=sha)
 
 
 def _check_tensors(x: Tensor, y: Tensor) -> None:

@@ -31,18 +31,16 @@ def registered_identity(model: nn.Module) -> ModelIdentity | None:
     return known
 
 
-def identify(model: nn.Module, x: Tensor, *, name: str | None = None) -> ModelIdentity:
-    """Return an identity for any module: its weights, and its logits on the first examples.
+def identify(model: nn.Module, logits: Tensor, *, name: str | None = None) -> ModelIdentity:
+    """Return an identity for any module: its weights, and what it computes with them.
 
-    The logits are needed because two modules with equal weights can compute different things.
-    x: a few examples, (n, *input_shape).
+    logits: the model's own on a few fixed examples, (n, classes); two modules with equal weights
+    can compute different things.
     """
     state = hash_tensors(model.state_dict())
-    with torch.no_grad():
-        logits = model(x)
     return ModelIdentity(
         name=name or type(model).__name__,
-        code_sha256=hash_tensors({"logits": logits, "shape": torch.tensor(x.shape[1:])}),
+        code_sha256=hash_tensors({"logits": logits}),
         weights_sha256=state,
         state_sha256=state,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,21 +11,41 @@ from robustbench_dyn.threat_models import ThreatModel, distance, project
 
 
 class CountingModel(nn.Module):
-    """A model that counts the examples that pass through it forwards and backwards."""
+    """A model that counts the examples that pass through it forwards and backwards.
+
+    A network that differentiates inside its forward fails where no graph is recorded, as it is
+    under no_grad; such a network gets a graph of its own there.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.forward_passes = 0
         self.backward_passes = 0
+        self._needs_graph = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits, (batch, classes)."""
         self.forward_passes += len(x)
-        logits: Tensor = self.model(x)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)
-        return logits
+        if torch.is_grad_enabled():
+            logits: Tensor = self.model(x)
+            if isinstance(logits, Tensor) and logits.requires_grad:
+                logits.register_hook(self._count_backward)
+            return logits
+        if not self._needs_graph:
+            try:
+                return cast(Tensor, self.model(x))
+            except RuntimeError:
+                # Of another cause, it fails again below.
+                logits = self._with_graph(x)
+                self._needs_graph = True
+                return logits
+        return self._with_graph(x)
+
+    def _with_graph(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            logits = self.model(x.detach().clone().requires_grad_())
+        return cast(Tensor, logits.detach())
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backward_passes += len(gradient)

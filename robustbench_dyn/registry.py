@@ -60,7 +60,9 @@ class Registry:
             hint = f"did you mean {' or '.join(near)}?" if near else "see: dynbench list models"
             raise RegistryError(f"no model is called {name!r}; {hint}")
         if listing.card is None:
-            raise RegistryError(f"model {name!r} from {listing.origin} is broken: {listing.problem}")
+            raise RegistryError(
+                f"model {name!r} from {listing.origin} is broken: {listing.problem}"
+            )
         module = _import_plugin(listing)
         build = getattr(module, "build", None)
         if not callable(build):
@@ -171,7 +173,9 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
         model.load_state_dict(load(content))
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(f"{path} does not fit model {architecture.name!r}: {reason}") from error
+        raise IntegrityError(
+            f"{path} does not fit model {architecture.name!r}: {reason}"
+        ) from error
     model.identity = ModelIdentity(  # type: ignore[assignment]
         name=architecture.name,
         family=architecture.card.family,

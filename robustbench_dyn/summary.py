@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from scipy.stats import beta
@@ -58,7 +58,7 @@ def summarise(
     }
 
 
-def count_statuses(verdicts: Sequence[Verdict]) -> dict[Status, int]:
+def count_statuses(verdicts: Iterable[Verdict]) -> dict[Status, int]:
     """Count the examples of each status; all five keys are there."""
     counts = dict.fromkeys(Status, 0)
     for verdict in verdicts:
@@ -69,7 +69,9 @@ def count_statuses(verdicts: Sequence[Verdict]) -> dict[Status, int]:
 def binomial_limit(successes: int, trials: int, *, upper: bool, level: float = 0.025) -> float:
     """Return the one-sided Clopper-Pearson limit of a proportion at the given level."""
     if upper:
-        return 1.0 if successes == trials else float(
-            beta.ppf(1 - level, successes + 1, trials - successes)
+        return (
+            1.0
+            if successes == trials
+            else float(beta.ppf(1 - level, successes + 1, trials - successes))
         )
     return 0.0 if successes == 0 else float(beta.ppf(level, successes, trials - successes + 1))

@@ -29,7 +29,9 @@ class ThreatModel:
     def __post_init__(self) -> None:
         check_norm(self.norm)
         if not (math.isfinite(self.eps) and self.eps > 0):
-            raise InputError(f"eps={self.eps} is not a positive number; give eps in raw input units")
+            raise InputError(
+                f"eps={self.eps} is not a positive number; give eps in raw input units"
+            )
         # Two points of [0, 1]^d are at most 1 apart in Linf: a wider eps is a forgotten / 255.
         if self.norm == "Linf" and self.eps > 1:
             raise InputError(

@@ -213,6 +213,7 @@ def _train_epoch(
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
+        _retract(state.model)
         state.schedule.step()
         total += float(loss.detach())
         if progress is not None:
@@ -223,6 +224,13 @@ def _train_epoch(
     state.epoch = epoch + 1
     state.seconds += time.perf_counter() - started
     state.save()
+
+
+def _retract(model: nn.Module) -> None:
+    """Put weights that live on a manifold back onto it; a module that has such has `retract`."""
+    for module in model.modules():
+        if callable(retract := getattr(module, "retract", None)):
+            retract()
 
 
 def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:

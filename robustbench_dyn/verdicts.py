@@ -58,7 +58,9 @@ class Verdict:
             Status.ERROR: bool(self.reason),
         }
         if not evidence[self.status]:
-            raise InputError(f"the evidence does not carry the status {self.status.value!r}: {self}")
+            raise InputError(
+                f"the evidence does not carry the status {self.status.value!r}: {self}"
+            )
 
 
 EXAMPLE_COLUMNS: tuple[str, ...] = tuple(

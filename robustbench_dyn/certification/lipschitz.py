@@ -16,9 +16,7 @@ from robustbench_dyn.threat_models import Norm
 _ULPS = 256
 
 
-def radii(
-    bounds: Tensor, logits: Tensor, y: Tensor, *, norm: Norm, dimension: int
-) -> Tensor:
+def radii(bounds: Tensor, logits: Tensor, y: Tensor, *, norm: Norm, dimension: int) -> Tensor:
     """Return min over j != y of (F_y - F_j) / L_yj in `norm`, rounded down.
 
     bounds: (classes, classes) or (1, 1), L2 Lipschitz bounds of F_i - F_j. logits: (batch,

@@ -2,8 +2,13 @@
 
 from robustbench_dyn.flows.euler import EulerStep
 from robustbench_dyn.flows.frozen import Derived, frozen
-from robustbench_dyn.flows.gradient import ConvGradientStep, DenseGradientStep, GradientStep
-from robustbench_dyn.flows.linear import NonexpansiveLinear, UnitRowLinear, ZeroPadChannels
+from robustbench_dyn.flows.gradient import (
+    ConvGradientStep,
+    DenseGradientStep,
+    GradientStep,
+    OrthonormalGradientStep,
+)
+from robustbench_dyn.flows.linear import UnitRowLinear, ZeroPadChannels
 from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
 
 __all__ = [
@@ -13,7 +18,7 @@ __all__ = [
     "Derived",
     "EulerStep",
     "GradientStep",
-    "NonexpansiveLinear",
+    "OrthonormalGradientStep",
     "UnitRowLinear",
     "ZeroPadChannels",
     "frozen",

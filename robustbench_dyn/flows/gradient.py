@@ -54,6 +54,50 @@ class DenseGradientStep(GradientStep):
         return x - F.linear(force, self.weight.t())
 
 
+class OrthonormalGradientStep(nn.Module):
+    """x -> x - 2 W relu(W^T x + b) with orthonormal columns of W, on (batch, features).
+
+    The gradient step of V(x) = sum_i 2 R((W^T x + b)_i), at the longest step that is nonexpansive
+    because |W| = 1 exactly (arXiv 2210.02373, section 3). No rescaling shortens it, so it passes
+    on more of the gradient than a GradientStep does; in exchange training must call `retract()`
+    after each optimizer step. `weight` holds W^T, (terms, features), terms <= features.
+    """
+
+    step_size = 2.0 * _SAFETY
+
+    def __init__(self, features: int, terms: int) -> None:
+        super().__init__()
+        if terms > features:
+            raise ValueError(f"{terms} orthonormal terms do not fit into {features} features")
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(terms, features)))
+        self.bias = nn.Parameter(torch.zeros(terms))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Step once; x: (batch, features)."""
+        force = F.relu(F.linear(x, self.weight, self.bias)) * self.step_size
+        return x - F.linear(force, self.weight.t())
+
+    @torch.no_grad()
+    def retract(self) -> None:
+        """Put the rows of `weight` back onto the Stiefel manifold, by the QR retraction.
+
+        QR by Cholesky; Absil, Mahony & Sepulchre, Optimization Algorithms on Matrix Manifolds,
+        2008, example 4.1.3.
+        """
+        lower = torch.linalg.cholesky(self.weight @ self.weight.t())
+        self.weight.copy_(torch.linalg.solve_triangular(lower, self.weight, upper=False))
+
+    def lipschitz_bound(self) -> float:
+        """Return max(1, s |W|^2 - 1): each Jacobian is I - s W D W^T with 0 <= D <= I.
+
+        The weights as they are need not be orthonormal: |W|^2 is at most the largest row sum of
+        |W^T W|, in float64.
+        """
+        weight = self.weight.detach().double()
+        squared_norm = float(diagonal_bound(weight, weight.new_ones(len(weight))).max())
+        return max(1.0, self.step_size * squared_norm * (1.0 + 1e-10) - 1.0)
+
+
 class ConvGradientStep(GradientStep):
     """A gradient step on images with zero padding; T from the kernel's autocorrelation."""
 

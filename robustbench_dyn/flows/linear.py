@@ -7,31 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.flows.frozen import Derived
-from robustbench_dyn.flows.norms import diagonal_bound, excess
-
-
-class NonexpansiveLinear(Derived):
-    """x -> T^-1/2 W x + b with T from W W^T, 1-Lipschitz in L2 (AOL, arXiv 2208.03160, Theorem 1)."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(out_features, in_features)))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        self.log_q = nn.Parameter(torch.zeros(out_features))
-
-    def derive(self) -> Tensor:
-        """Return T^-1/2 as a vector, (out_features,)."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            return diagonal_bound(self.weight, self.log_q.exp()).rsqrt() * (1.0 - 1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in_features) to (batch, out_features)."""
-        return F.linear(x, self.weight) * self.derived() + self.bias
-
-    def lipschitz_bound(self) -> float:
-        """Return sqrt(1 + delta), where T^-1 as used exceeds the exact one by a factor 1 + delta."""
-        scale = self.derived().double().square()
-        return float((1.0 + excess(self.weight, self.log_q.exp(), scale)) ** 0.5)
 
 
 class UnitRowLinear(Derived):

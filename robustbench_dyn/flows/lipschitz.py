@@ -28,6 +28,10 @@ class Classifier(nn.Module):
         """Return logits, (batch, classes)."""
         return cast(Tensor, self.head(self.features(x)))
 
+    def lipschitz_bound(self) -> float:
+        """Return Lip(features) |head|; certificates use pairwise_lipschitz, which is sharper."""
+        return lipschitz_bound(self.features) * gram_iteration(head_weight(self.head))
+
 
 @singledispatch
 def lipschitz_bound(module: object) -> float:

@@ -1,0 +1,453 @@
+"""The cascade against models whose robustness is known, and against AutoAttack."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import Scale, halfspaces, points
+from torch import nn
+
+from robustbench_dyn import InputError, SoundnessError, ThreatModel, evaluate, evaluate_grid
+from robustbench_dyn import evaluation as cascade
+from robustbench_dyn.attacks import Attack, attack_info
+from robustbench_dyn.attacks.base import searching
+from robustbench_dyn.flows import Classifier
+from robustbench_dyn.leaderboard import leaderboard
+from robustbench_dyn.store import Store
+
+DISTANCES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.45)
+L2 = ThreatModel("L2", 0.25)
+
+
+def statuses(evaluation):
+    return list(evaluation.examples["status"])
+
+
+def evidence(evaluation):
+    """Everything that a verdict says, without what the clock says."""
+    return evaluation.examples.drop(columns="seconds")
+
+
+@pytest.fixture
+def counted():
+    """A model that counts its calls."""
+    model = halfspaces()
+    model.calls = 0
+
+    def count(*_):
+        model.calls += 1
+
+    model.register_forward_hook(count)
+    return model
+
+
+# What is known exactly
+
+
+@pytest.mark.parametrize("attacks", ["pgd", "standard"])
+def test_verdicts_are_those_that_the_exact_distances_give(attacks):
+    evaluation = evaluate(halfspaces(), points(DISTANCES), L2, attacks=attacks)
+    assert statuses(evaluation) == ["broken"] * 3 + ["certified"] * 3
+    assert evaluation.summary["gap"] == 0
+    table = evaluation.examples
+    np.testing.assert_allclose(table["certified_radius"], DISTANCES, atol=5e-5)
+    assert (table["certified_radius"] <= np.array(DISTANCES) * (1 + 1e-6)).all()
+    broken = table[table["status"] == "broken"]
+    assert (broken["adversarial_distance"] >= np.array(DISTANCES[:3]) * (1 - 1e-6)).all()
+    assert (broken["adversarial_distance"] <= L2.eps).all()
+
+
+def test_without_certifiers_or_attacks_the_rest_is_undecided():
+    attacked = evaluate(halfspaces(), points(DISTANCES), L2, attacks="pgd", certifiers=[])
+    assert statuses(attacked) == ["broken"] * 3 + ["undecided"] * 3
+    assert attacked.summary["certifiers"] == "none"
+    certified = evaluate(halfspaces(), points(DISTANCES), L2, attacks="none")
+    assert statuses(certified) == ["undecided"] * 3 + ["certified"] * 3
+    assert certified.summary["empirical_accuracy"] is None
+    assert certified.summary["gap"] is None
+
+
+def test_misclassified_examples_stay_so_and_are_not_attacked():
+    x, y = points(DISTANCES)
+    evaluation = evaluate(halfspaces(), (x, 1 - y), L2, attacks="pgd")
+    assert set(statuses(evaluation)) == {"misclassified"}
+    assert evaluation.summary["backward_passes"] == 0
+    assert evaluation.summary["clean_accuracy"] == 0
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_few_classes_get_right_verdicts(n_classes):
+    model = halfspaces(n_classes=n_classes)
+    data = points(DISTANCES, n_classes=n_classes)
+    evaluation = evaluate(model, data, L2, attacks="standard")
+    assert statuses(evaluation) == ["broken"] * 3 + ["certified"] * 3
+
+
+# The alarm
+
+
+def test_a_constant_of_1_05_that_claims_1_sets_off_the_alarm(tmp_path):
+    model = halfspaces(factor=1.05, claim=1.0)
+    x, y = points([0.4] * 8)
+    threat_model = ThreatModel("L2", 0.4 * 1.02)
+    store = Store(tmp_path / "s.sqlite")
+    with pytest.raises(SoundnessError, match=r"certified within 0\.4[12].*wrong") as raised:
+        evaluate(model, (x, y), threat_model, attacks="pgd", store=store)
+    for counterexample in raised.value.counterexamples:
+        assert counterexample["adversarial_distance"] < counterexample["certified_radius"]
+        kept = np.load(counterexample["path"])
+        assert model(torch.from_numpy(kept["x_adv"])[None]).argmax() != int(kept["label"])
+        distance = np.linalg.norm((kept["x_adv"] - kept["x"]).astype(float).ravel())
+        assert distance <= kept["certified_radius"]
+    assert leaderboard(store).empty
+    with pytest.raises(SoundnessError):
+        evaluate(model, (x, y), threat_model, attacks="pgd", store=store)
+
+
+def test_the_same_layer_with_an_honest_claim_sets_off_nothing(tmp_path):
+    store = Store(tmp_path / "s.sqlite")
+    evaluation = evaluate(
+        halfspaces(factor=1.05), points([0.4] * 8), ThreatModel("L2", 0.408), attacks="pgd",
+        store=store,
+    )  # fmt: skip
+    assert set(statuses(evaluation)) == {"broken"}
+    assert len(leaderboard(store)) == 1
+
+
+def test_the_alarm_needs_the_audit():
+    # The negative control of the audit itself: without it the wrong certificate goes unseen.
+    model = halfspaces(factor=1.05, claim=1.0)
+    evaluation = evaluate(
+        model, points([0.4] * 8), ThreatModel("L2", 0.408), attacks="pgd", audit_share=0
+    )
+    assert set(statuses(evaluation)) == {"certified"}
+
+
+def test_at_least_five_certified_examples_are_audited_and_say_so():
+    evaluation = evaluate(halfspaces(), points([0.4] * 12), L2, attacks="pgd", audit_share=0.01)
+    audited = evaluation.examples["reason"].str.startswith("audited: survived pgd")
+    assert audited.sum() == 5
+    assert set(statuses(evaluation)) == {"certified"}
+
+
+# Awkward models and inputs
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first, self.last = nn.Linear(16, 8), nn.Linear(8, 3)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)).relu())
+
+
+def sample(model, n=8):
+    x = torch.rand(n, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    return x, model(x.clone().requires_grad_()).argmax(dim=1)
+
+
+def test_softmax_outputs_are_flagged_and_logits_are_not():
+    model = nn.Sequential(Network(), nn.Softmax(dim=1)).eval()
+    data = sample(model)
+    assert "softmax_outputs" in evaluate(model, data, L2, attacks="pgd").summary["flags"]
+    assert evaluate(model[0], data, L2, attacks="pgd").summary["flags"] == ""
+
+
+def test_a_constant_network_is_never_certified():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    nn.init.zeros_(model[1].weight), nn.init.zeros_(model[1].bias)
+    x, y = torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    evaluation = evaluate(model, (x, y), L2, attacks="pgd")
+    # Every logit ties: class 0 is named, and nothing is proved.
+    assert statuses(evaluation) == ["undecided", "misclassified", "misclassified"] * 2
+
+
+def test_a_constant_network_with_a_margin_is_certified_everywhere():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    nn.init.zeros_(model[1].weight)
+    model[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
+    evaluation = evaluate(model, (torch.rand(6, 1, 4, 4), torch.ones(6).long()), L2, attacks="pgd")
+    assert set(statuses(evaluation)) == {"certified"}
+
+
+def test_logits_that_are_not_finite_are_errors_and_never_robust():
+    class Undefined(Network):
+        def forward(self, x):
+            logits = super().forward(x)
+            return logits.masked_fill(x.flatten(1)[:, :1] > 0.5, torch.nan)
+
+    x, y = sample(Network())
+    evaluation = evaluate(Undefined(), (x, y), L2, attacks="pgd")
+    bad = (x.flatten(1)[:, 0] > 0.5).tolist()
+    assert any(bad)
+    assert [status == "error" for status in statuses(evaluation)] == bad
+    assert f"errors:{sum(bad)}" in evaluation.summary["flags"]
+    assert evaluation.summary["empirical_accuracy"] <= 1 - sum(bad) / len(bad)
+
+
+def test_a_network_that_differentiates_in_its_forward_is_evaluated():
+    class Gradient(Network):
+        def forward(self, x):
+            if not x.requires_grad:
+                x = x.detach().requires_grad_()
+            energy = (x - 0.5).square().sum() / 2
+            (gradient,) = torch.autograd.grad(energy, x, create_graph=True)
+            return super().forward(x - 0.1 * gradient)
+
+    model = Gradient()
+    evaluation = evaluate(model, sample(model), ThreatModel("L2", 0.8), attacks="pgd")
+    assert "broken" in statuses(evaluation)
+    assert set(statuses(evaluation)) <= {"broken", "undecided"}
+
+
+def test_a_model_in_train_mode_is_evaluated_in_eval_mode_and_given_back():
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 3))
+
+    with torch.random.fork_rng():
+        training, evaluating = build().train(), build().eval()
+    data = sample(evaluating)
+    first = evaluate(training, data, L2, attacks="pgd")
+    assert training.training
+    assert all(module.training for module in training.modules())
+    assert torch.equal(training[1].running_mean, torch.zeros(16))
+    assert all(parameter.requires_grad for parameter in training.parameters())
+    second = evaluate(evaluating, data, L2, attacks="pgd")
+    assert evidence(first).equals(evidence(second))
+
+
+X, Y = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [(X * 255, Y, r"must lie in \[0, 1\]"), (X - 0.5, Y, r"must lie in \[0, 1\]"),
+     (X * torch.nan, Y, "must lie in"), ((X * 255).byte(), Y, "float inputs"),
+     (X, Y.float(), "integer labels"), (X, Y[:2], r"y as \(n,\)"), (X[:0], Y[:0], "at least 1"),
+     (X, Y + 5, "labels go up to 6"), (X, Y - 1, "labels must be 0 or more"),
+     (X.numpy(), Y.numpy(), "pair of tensors"), (X[:, :, :2], Y, "cannot classify inputs")],
+)  # fmt: skip
+def test_bad_inputs_get_one_clear_error(x, y, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(halfspaces(), (x, y), L2, attacks="pgd")
+
+
+def test_bad_options_get_one_clear_error():
+    for options, message in (
+        ({"batch_size": 0}, "batch_size"), ({"audit_share": 2.0}, "audit_share"),
+        ({"n_examples": 9}, "between 1 and the 4"), ({"attacks": "sqare"}, "did you mean"),
+        ({"certifiers": "lipshitz"}, "did you mean"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            evaluate(halfspaces(), (X, Y), L2, **options)
+    with pytest.raises(InputError, match="8/255, not 8"):
+        evaluate(halfspaces(), (X, Y), ThreatModel("L2", 8.0))
+    with pytest.raises(InputError, match="one norm"):
+        evaluate_grid(halfspaces(), (X, Y), [L2, ThreatModel("Linf", 0.1)])
+
+
+@pytest.mark.parametrize("outputs", [lambda x: x, lambda x: (x.flatten(1),), lambda x: x[:, 0, 0]])
+def test_a_model_without_logits_of_two_dimensions_is_refused(outputs):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return outputs(x) if outputs(x) is not None else x
+
+    data = (torch.rand(4, 1, 4, 4), Y)
+    if isinstance(outputs(data[0]), torch.Tensor) and outputs(data[0]).dim() == 2:
+        assert len(evaluate(Odd(), data, L2, attacks="pgd").examples) == 4
+    else:
+        with pytest.raises(InputError, match="must return logits"):
+            evaluate(Odd(), data, L2, attacks="pgd")
+
+
+# Attacks only search
+
+
+def searcher(find):
+    """An attack made of a function of x."""
+    return Attack("rogue", frozenset({"L2", "Linf", "L1"}), "", "", 2, searching(find))
+
+
+@pytest.mark.parametrize(
+    ("find", "expected"),
+    [(lambda p: p.x, "undecided"),  # does nothing
+     (lambda p: p.x * torch.nan, "undecided"),
+     (lambda p: 1e9 * (p.x.flip(2) - 0.5), "judged"),  # far outside: projected, then judged
+     (lambda p: p.x + torch.inf, "undecided")],
+)  # fmt: skip
+def test_candidates_are_judged_by_the_harness_alone(find, expected, monkeypatch):
+    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_: [searcher(find)])
+    model = halfspaces()
+    evaluation = evaluate(model, points(DISTANCES), L2, certifiers=[])
+    if expected == "undecided":
+        assert set(statuses(evaluation)) == {"undecided"}
+    for verdict in evaluation.verdicts:
+        if verdict.status == "broken":
+            x = points(DISTANCES)[0][verdict.example_id]
+            x_adv = torch.from_numpy(np.frombuffer(verdict.x_adv, np.float32).reshape(1, 4, 4))
+            assert (x_adv.double() - x.double()).norm() <= L2.eps
+            assert x_adv.min() >= 0
+            assert x_adv.max() <= 1
+            assert model(x_adv[None]).argmax() != verdict.label
+
+
+def test_an_attack_that_fails_makes_errors_and_not_robust_examples(monkeypatch):
+    def explode(problem):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_: [searcher(explode)])
+    evaluation = evaluate(halfspaces(), points(DISTANCES), L2, certifiers=[])
+    assert set(statuses(evaluation)) == {"error"}
+    assert evaluation.examples["reason"].str.contains("out of order").all()
+    assert evaluation.summary["empirical_accuracy"] == 0
+
+
+def test_what_another_attack_breaks_is_broken_though_one_failed(monkeypatch):
+    def explode(problem):
+        raise RuntimeError("out of order")
+
+    chain = [searcher(explode), attack_info("pgd")]
+    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_: chain)
+    evaluation = evaluate(halfspaces(), points(DISTANCES), L2, certifiers=[])
+    assert statuses(evaluation) == ["broken"] * 3 + ["error"] * 3
+
+
+# Sharing work
+
+
+def test_several_eps_share_their_work_and_agree_with_single_runs(counted):
+    grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15, 0.25)]
+    data = points([0.05, 0.1, 0.2, 0.3, 0.4, 0.45])
+    together = evaluate_grid(counted, data, grid, attacks="pgd")
+    calls = counted.calls
+    assert [evaluation.threat_model for evaluation in together] == grid
+    counted.calls = 0
+    alone = [evaluate(counted, data, threat_model, attacks="pgd") for threat_model in grid]
+    assert calls < counted.calls
+    for shared, single in zip(together, alone, strict=True):
+        assert statuses(shared) == statuses(single)
+
+
+def test_a_second_identical_run_makes_no_pass(counted, tmp_path, monkeypatch):
+    registered = cascade.identify(counted, points(DISTANCES)[0], name="counted")
+    counted.identity = registered
+    dataset = cascade._as_dataset(points(DISTANCES), None)
+    dataset = cascade.Dataset(**{**vars(dataset), "class_names": ("a", "b")})
+    options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
+    first = evaluate(counted, dataset, L2, **options)
+    assert counted.calls > 0
+    counted.calls = 0
+    second = evaluate(counted, dataset, L2, **options)
+    assert counted.calls == 0
+    assert second.summary == first.summary
+    assert second.examples.equals(first.examples)
+    # The negative control: another seed is another evaluation.
+    evaluate(counted, dataset, L2, seed=1, **options)
+    assert counted.calls > 0
+
+
+def test_more_examples_reuse_what_is_known(counted, tmp_path):
+    data, options = points(DISTANCES), {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
+    few = evaluate(counted, data, L2, n_examples=3, **options)
+    many = evaluate(counted, data, L2, **options)
+    assert few.summary["n_examples"] == 3
+    assert many.summary["n_examples"] == 6
+    # Seconds and all: the first three were taken from the store.
+    assert many.examples[:3].equals(few.examples)
+    other = evaluate(counted, data, L2, attacks="pgd", store=tmp_path / "other.sqlite")
+    assert not other.examples[:3].equals(few.examples)
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_verdicts(tmp_path):
+    model = Network()
+    data = sample(model, n=24)
+    threat_model = ThreatModel("L2", 0.3)
+    options = {"attacks": "pgd,apgd-ce", "batch_size": 4}
+    whole = evaluate(model, data, threat_model, **options)
+    assert len(set(statuses(whole))) > 1
+    for stop_at in (3, 8, 11):
+        reports = []
+
+        def interrupt(report, reports=reports, stop_at=stop_at):
+            reports.append(report)
+            if len(reports) == stop_at:
+                raise KeyboardInterrupt
+
+        store = tmp_path / f"{stop_at}.sqlite"
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(model, data, threat_model, store=store, progress=interrupt, **options)
+        resumed = evaluate(model, data, threat_model, store=store, **options)
+        columns = ["status", "adversarial_distance", "attack", "certified_radius", "reason"]
+        assert resumed.examples[columns].equals(whole.examples[columns])
+
+
+def test_progress_counts_up_to_all_examples():
+    reports = []
+    evaluate(halfspaces(), points(DISTANCES), L2, attacks="pgd", progress=reports.append)
+    assert [report.done for report in reports] == sorted(report.done for report in reports)
+    assert reports[0].stage == "certify"
+    assert reports[-1].stage == "attack"
+    assert reports[-1].done == reports[-1].total == len(DISTANCES)
+    assert sum(reports[-1].counts.values()) == len(DISTANCES)
+
+
+# Against AutoAttack
+
+
+def test_the_cascade_agrees_with_plain_autoattack(monkeypatch):
+    from pyautoattack import AutoAttack  # noqa: PLC0415
+
+    monkeypatch.setattr("pyautoattack.checks.check_dynamic", lambda *_, **__: None)
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU()), nn.Linear(12, 10))
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    model.eval()
+    x = torch.rand(16, 1, 4, 4, generator=generator)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    threat_model = ThreatModel("L2", 0.12)
+    evaluation = evaluate(model, (x, y), threat_model, attacks="standard", seed=5)
+    theirs = AutoAttack(model, norm="L2", eps=0.12, seed=5, version="standard")
+    x_adv, _ = theirs.run_standard_evaluation(x, y, batch_size=16)
+    with torch.no_grad():
+        robust = model(x_adv).argmax(dim=1) == y
+    table = evaluation.examples
+    assert 0 < robust.float().mean() < 1
+    assert not (table["status"][~robust.numpy()] == "certified").any()
+    assert evaluation.summary["empirical_accuracy"] <= float(robust.float().mean())
+    assert evaluation.summary["certified_accuracy"] > 0
+
+
+# The summary
+
+
+def test_a_row_adds_up():
+    evaluation = evaluate(halfspaces(), points(DISTANCES), L2, attacks="pgd")
+    row, table = evaluation.summary, evaluation.examples
+    assert row["certified_accuracy"] <= row["empirical_accuracy"] <= row["clean_accuracy"]
+    assert math.isclose(row["gap"], row["empirical_accuracy"] - row["certified_accuracy"])
+    assert row["ci_low"] <= row["certified_accuracy"]
+    assert row["empirical_accuracy"] <= row["ci_high"]
+    assert row["forward_passes"] == table["forward_passes"].sum() > len(DISTANCES)
+    assert row["backward_passes"] == table["backward_passes"].sum() > 0
+    assert row["lipschitz_bound"] >= 1
+
+
+def test_a_model_without_a_known_bound_is_attacked_only():
+    evaluation = evaluate(Network(), sample(Network()), L2, attacks="pgd")
+    assert evaluation.summary["lipschitz_bound"] is None
+    assert evaluation.summary["certified_accuracy"] == 0
+    with pytest.raises(InputError):
+        evaluate(Network(), sample(Network()), L2, certifiers="no-such")
+
+
+def test_scale_claims_what_it_is():
+    assert Scale(1.05).lipschitz_bound() == 1.05
+    assert Scale(1.05, 1.0).lipschitz_bound() == 1.0
