@@ -242,7 +242,7 @@ def parse_eps(text: str) -> float:
 def _model_rows(plugins: list[Path] | None) -> list[tuple[str, ...]]:
     from robustbench_dyn.registry import discover  # noqa: PLC0415
 
-    rows = []
+    rows = list[tuple[str, ...]]()
     for listing in sorted(discover(tuple(plugins or ())).listings.values(), key=lambda i: i.name):
         if listing.card is None:
             rows.append((listing.name, "broken", listing.problem, listing.origin))

@@ -150,15 +150,12 @@ class _Cascade:
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
         self.flags = list[str]()
         # A registered model is checked at its first pass: a repeated run needs none at all.
-        self.identity = registered_identity(model) if dataset.n_classes else None
-        self.checked = self.identity is None
+        known = registered_identity(model) if dataset.n_classes else None
+        self.checked = known is None
         # The verdicts at the eps of the moment, by example_id, as the store has them.
         self.verdicts = dict[int, Verdict]()
-        self.n_classes = dataset.n_classes
-        if self.identity is None:
-            logits = self._first_logits()
-            self.n_classes = logits.shape[1]
-            self.identity = identify(model, logits, name=name)
+        self.n_classes = dataset.n_classes if known else self._first_logits().shape[1]
+        self.identity = known or identify(model, self._fingerprint(), name=name)
         self.attacks = with_prelude(attacks, norm, self.n_classes)
         self.certifiers: list[tuple[Certifier, Tensor]] = [
             (certifier, certifier.prepare(model))
@@ -389,6 +386,14 @@ class _Cascade:
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
         return logits
 
+    @torch.no_grad()
+    def _fingerprint(self) -> Tensor:
+        """Return the logits of inputs that depend on nothing but their shape."""
+        like, generator = self.dataset.x, torch.Generator().manual_seed(0)
+        probe = torch.rand(4, *like.shape[1:], generator=generator, dtype=like.dtype)
+        logits: Tensor = self.model(probe.to(self.device))
+        return logits
+
     def _describe(self, model: nn.Module, norm: str) -> dict[str, Any]:
         identity = self.identity
         try:
@@ -443,7 +448,7 @@ class _Cascade:
 
 
 def with_prelude(spec: str | Sequence[str], norm: str, n_classes: int) -> list[Attack]:
-    """Return the attacks that spec names; before a suite comes PGD, which is cheap and often enough."""
+    """Return the attacks that spec names; before a suite comes PGD, cheap and often enough."""
     attacks = resolve_attacks(spec, norm, n_classes)
     if spec in ("standard", "plus") and norm != "L1":
         return [*resolve_attacks("pgd", norm, n_classes), *attacks]
@@ -475,11 +480,10 @@ def _carry_over(known: Verdict, eps: float, attacked: bool) -> Verdict:
     """Say at eps what follows from a verdict at another eps, without any pass."""
     if known.status is Status.BROKEN and known.adversarial_distance <= eps:
         return replace(known, eps=eps, forward_passes=0, backward_passes=0, seconds=0.0)
-    first = _first_verdict(
+    return _first_verdict(
         known.example_id, known.label, known.prediction, eps, known.certified_radius,
         known.certifier, 0, 0.0, attacked,
     )  # fmt: skip
-    return first
 
 
 def _one_norm(threat_models: Sequence[ThreatModel]) -> str:

@@ -30,7 +30,7 @@ class CountingModel(nn.Module):
         if torch.is_grad_enabled():
             logits: Tensor = self.model(x)
             if isinstance(logits, Tensor) and logits.requires_grad:
-                logits.register_hook(self._count_backward)
+                logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
             return logits
         if not self._needs_graph:
             try:

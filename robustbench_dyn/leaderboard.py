@@ -1,10 +1,11 @@
-"""From the store to sorted tables: one CSV a data set and threat model, and the same as markdown."""
+"""From the store to sorted tables: one CSV a data set and threat model, and a markdown page."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -44,8 +45,8 @@ def write_leaderboards(table: pd.DataFrame, folder: Path) -> list[Path]:
         raise InputError("the store holds no finished run; first: dynbench run --model NAME")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for (dataset, norm, eps), rows in table.groupby(["dataset", "norm", "eps"], sort=True):
-        path = folder / f"{dataset}-{norm}-{format_eps(float(eps)).replace('/', '_')}.csv"
+    for dataset, norm, eps, rows in _by_threat_model(table):
+        path = folder / f"{dataset}-{norm}-{format_eps(eps).replace('/', '_')}.csv"
         _replace(path, rows.to_csv(index=False, lineterminator="\n"))
         written.append(path)
     page = folder / "README.md"
@@ -62,8 +63,8 @@ def to_markdown(table: pd.DataFrame) -> str:
         "95 % confidence. Written by `dynbench leaderboard`; the CSVs beside this page hold all "
         "columns.",
     ]
-    for (dataset, norm, eps), rows in table.groupby(["dataset", "norm", "eps"], sort=True):
-        parts.append(f"## {dataset}, {norm}, eps {format_eps(float(eps))}")
+    for dataset, norm, eps, rows in _by_threat_model(table):
+        parts.append(f"## {dataset}, {norm}, eps {format_eps(eps)}")
         lines = ["| " + " | ".join(_SHOWN) + " |", "|" + " --- |" * len(_SHOWN)]
         for row in rows[list(_SHOWN)].to_dict("records"):
             lines.append("| " + " | ".join(_cell(c, row[c]) for c in _SHOWN) + " |")
@@ -77,6 +78,12 @@ def format_eps(eps: float) -> str:
     return f"{k}/255" if abs(eps * 255 - k) < 1e-9 and eps * 255 < 128 and k else f"{eps:g}"
 
 
+def _by_threat_model(table: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:
+    for key, rows in table.groupby(["dataset", "norm", "eps"], sort=True):
+        dataset, norm, eps = cast("tuple[str, str, float]", key)
+        yield dataset, norm, float(eps), rows
+
+
 def _cell(column: str, value: object) -> str:
     if value is None or value != value:  # noqa: PLR0124  (NaN)
         return "–"
@@ -88,4 +95,4 @@ def _cell(column: str, value: object) -> str:
 def _replace(path: Path, text: str) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)

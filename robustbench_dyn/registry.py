@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,7 +238,7 @@ def _import_plugin(listing: Listing) -> Any:
     return _import_folder(listing.folder, listing.name, listing.origin)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _import_folder(folder: Path, name: str, origin: str) -> Any:
     # A name of its own in sys.modules: a plugin must not shadow an installed package.
     module_name = f"_dynbench_plugin_{name}_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"

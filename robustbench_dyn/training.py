@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +46,7 @@ class Recipe(StrictFile):
     model: Name
     dataset: str
     norm: Norm | None = None
-    options: dict[str, Option] = {}
+    options: dict[str, Option] = Field(default_factory=dict)
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -173,7 +172,7 @@ class _State:
             partial,
         )
         # A rename is atomic: a kill leaves the old checkpoint or the new one, never half of one.
-        os.replace(partial, self.checkpoint)
+        partial.replace(self.checkpoint)
 
     def resume(self) -> None:
         if not self.checkpoint.is_file():

@@ -404,12 +404,12 @@ def test_the_cascade_agrees_with_plain_autoattack(monkeypatch):
     from pyautoattack import AutoAttack  # noqa: PLC0415
 
     monkeypatch.setattr("pyautoattack.checks.check_dynamic", lambda *_, **__: None)
-    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU()), nn.Linear(12, 10))
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU()), nn.Linear(12, 10))
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     model.eval()
-    x = torch.rand(16, 1, 4, 4, generator=generator)
+    x = torch.rand(16, 1, 6, 6, generator=generator)
     with torch.no_grad():
         y = model(x).argmax(dim=1)
     threat_model = ThreatModel("L2", 0.12)

@@ -104,7 +104,7 @@ def _fold(problem: Problem, side: int) -> Problem:
     return problem._replace(model=Unfolding().eval(), x=squares)
 
 
-def _run(attack: Any, problem: Problem) -> Tensor:  # noqa: ANN401  (untyped library)
+def _run(attack: Any, problem: Problem) -> Tensor:
     import torch  # noqa: PLC0415
 
     # As in AutoAttack's own loop; the members enable gradients where they need them.

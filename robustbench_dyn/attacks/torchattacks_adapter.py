@@ -80,7 +80,7 @@ def _deepfool(problem: Problem) -> Tensor:
     return _run(DeepFool(problem.model, steps=50, overshoot=0.02), problem, problem.x)
 
 
-def _run(attack: Any, problem: Problem, x: Tensor) -> Tensor:  # noqa: ANN401  (untyped library)
+def _run(attack: Any, problem: Problem, x: Tensor) -> Tensor:
     import torch  # noqa: PLC0415
 
     torch.manual_seed(problem.seed)

@@ -19,8 +19,9 @@ class Certifier:
     """A proof method.
 
     radii(prepared, logits, y, norm=..., dimension=...) returns (batch,) float64: radii in `norm`,
-    rounded down, NaN where nothing is proved; prepared = prepare(model), which raises CertificateError with the
-    reason, for a model that the method knows nothing about. label(norm) is the name in the table.
+    rounded down, NaN where nothing is proved; prepared = prepare(model), which raises
+    CertificateError, with the reason, for a model that the method knows nothing about.
+    label(norm) is the name in the table.
     """
 
     name: str

@@ -8,7 +8,7 @@ from robustbench_dyn.flows.lipschitz import lipschitz_bound
 
 
 class EulerStep(nn.Module):
-    """x -> x + h f(x), one explicit Euler step of x' = f(x); order 1 (arXiv 1705.03341, eq. 2.2)."""
+    """x -> x + h f(x), one explicit Euler step of x' = f(x) (arXiv 1705.03341, eq. 2.2)."""
 
     def __init__(self, field: nn.Module, *, step_size: float = 1.0) -> None:
         super().__init__()
@@ -17,7 +17,8 @@ class EulerStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Step once; the field keeps the shape of x."""
-        return x + self.step_size * self.field(x)
+        velocity: Tensor = self.field(x)
+        return x + self.step_size * velocity
 
     def lipschitz_bound(self) -> float:
         """Return 1 + h Lip(f): true for any field, and vacuous for deep networks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 
@@ -29,7 +30,9 @@ class Derived(nn.Module):
             return self.derive()
         version = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
         if self._kept is None or self._kept[0] != version:
-            self._kept = (version, self.derive())
+            # What is made in inference mode could not serve an attack's gradient later.
+            with torch.inference_mode(False):
+                self._kept = (version, self.derive())
         return self._kept[1]
 
 

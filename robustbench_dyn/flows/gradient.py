@@ -11,6 +11,8 @@ from robustbench_dyn.flows.norms import diagonal_bound, excess
 
 # Keeps the float32 diagonal below the exact one, so that the bound comes out at 1 and not above.
 _SAFETY = 1.0 - 1e-5
+# Keeps the step of a term whose weights are all zero finite; a larger T is always allowed.
+_FLOOR = 1e-12
 
 
 class GradientStep(Derived):
@@ -32,7 +34,8 @@ class GradientStep(Derived):
     def derive(self) -> Tensor:
         """Return 2 / T as a vector, (terms,)."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            return 2 * _SAFETY / diagonal_bound(self.weight, self.log_q.exp())
+            diagonal = diagonal_bound(self.weight, self.log_q.exp())
+            return 2 * _SAFETY / diagonal.clamp_min(_FLOOR)
 
     def lipschitz_bound(self) -> float:
         """Return 1 + 2 delta, where 2 / T as used exceeds the exact one by a factor 1 + delta.
@@ -95,7 +98,9 @@ class OrthonormalGradientStep(nn.Module):
         """
         weight = self.weight.detach().double()
         squared_norm = float(diagonal_bound(weight, weight.new_ones(len(weight))).max())
-        return max(1.0, self.step_size * squared_norm * (1.0 + 1e-10) - 1.0)
+        bound = self.step_size * squared_norm * (1.0 + 1e-10) - 1.0
+        # Written so that NaN stays NaN: max(1, nan) would be 1.
+        return 1.0 if bound <= 1.0 else bound
 
 
 class ConvGradientStep(GradientStep):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.flows.linear import UnitRowLinear
 from robustbench_dyn.flows.norms import conv_norm, gram_iteration
 
 
@@ -33,7 +34,6 @@ class Classifier(nn.Module):
         return lipschitz_bound(self.features) * gram_iteration(head_weight(self.head))
 
 
-@singledispatch
 def lipschitz_bound(module: object) -> float:
     """Return an upper bound on module's L2 Lipschitz constant, in eval mode.
 
@@ -41,55 +41,72 @@ def lipschitz_bound(module: object) -> float:
     listed below. Raises CertificateError, naming the module, where no bound is known.
     """
     own = getattr(module, "lipschitz_bound", None)
-    if own is None:
+    if own is not None:
+        return float(own())
+    listed = (kind for kind in type(module).__mro__ if kind in _layer_bound.registry)
+    if not _forwards_as(module, next(listed)):
         raise CertificateError(
             f"no Lipschitz bound is known for {type(module).__name__}; "
             "give it a method lipschitz_bound() -> float, or choose another certifier"
         )
-    return float(own())
+    return _layer_bound(module)
 
 
-@lipschitz_bound.register(nn.Identity)
-@lipschitz_bound.register(nn.Flatten)
-@lipschitz_bound.register(nn.PixelShuffle)
-@lipschitz_bound.register(nn.PixelUnshuffle)
+def _forwards_as(module: object, kind: type) -> bool:
+    # A subclass or an instance with a forward of its own computes something else than its base.
+    forward = getattr(getattr(module, "forward", None), "__func__", None)
+    return forward is not None and forward is getattr(kind, "forward", None)
+
+
+@singledispatch
+def _layer_bound(module: object) -> float:
+    raise NotImplementedError
+
+
+@_layer_bound.register(nn.Identity)
+@_layer_bound.register(nn.Flatten)
+@_layer_bound.register(nn.PixelShuffle)
+@_layer_bound.register(nn.PixelUnshuffle)
 def _isometry(module: nn.Module) -> float:
     return 1.0
 
 
-@lipschitz_bound.register(nn.ReLU)
-@lipschitz_bound.register(nn.Tanh)
+@_layer_bound.register(nn.ReLU)
+@_layer_bound.register(nn.Tanh)
 def _slopes_up_to_one(module: nn.Module) -> float:
     return 1.0
 
 
-@lipschitz_bound.register
+@_layer_bound.register
 def _(module: nn.LeakyReLU) -> float:
     return max(1.0, abs(module.negative_slope))
 
 
-@lipschitz_bound.register
+@_layer_bound.register
 def _(module: nn.AvgPool2d) -> float:
     kernel, stride = module.kernel_size, module.stride
     if kernel != stride or not isinstance(kernel, int):
         raise CertificateError("AvgPool2d has a known bound only where stride equals kernel_size")
+    # Windows across the border, or a divisor of one's own, are not means of k^2 entries.
+    if module.padding != 0 or module.ceil_mode or module.divisor_override is not None:
+        raise CertificateError("AvgPool2d has a known bound only for plain means without padding")
     # k x k windows do not overlap, and the mean of k^2 entries has norm 1 / k.
     return 1.0 / kernel
 
 
-@lipschitz_bound.register
+@_layer_bound.register
 def _(module: nn.Linear) -> float:
     return gram_iteration(module.weight)
 
 
-@lipschitz_bound.register
+@_layer_bound.register
 def _(module: nn.Conv2d) -> float:
     if module.padding_mode != "zeros" or module.groups != 1 or module.dilation != (1, 1):
         raise CertificateError("Conv2d has a known bound only with zero padding and one group")
     return conv_norm(module.weight)
 
 
-@lipschitz_bound.register
+@_layer_bound.register
 def _(module: nn.Sequential) -> float:
     bound = 1.0
     for part in module:
@@ -115,13 +132,21 @@ def pairwise_lipschitz(model: nn.Module) -> Tensor:
 
 def head_weight(head: nn.Module) -> Tensor:
     """Return the matrix that a linear head multiplies with, (classes, features)."""
-    derived = getattr(head, "derived", None)
-    return cast(Tensor, derived() if derived is not None else head.weight)
+    if isinstance(head, UnitRowLinear) and _forwards_as(head, UnitRowLinear):
+        return head.derived()
+    if isinstance(head, nn.Linear) and _forwards_as(head, nn.Linear):
+        return head.weight
+    raise CertificateError(
+        f"the head {type(head).__name__} is not known to be linear; "
+        "give the classifier an nn.Linear or a UnitRowLinear, or choose another certifier"
+    )
 
 
 def _split(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
-    if isinstance(model, Classifier):
+    if isinstance(model, Classifier) and _forwards_as(model, Classifier):
         return model.features, model.head
-    if isinstance(model, nn.Sequential) and len(model) and isinstance(model[-1], nn.Linear):
-        return model[:-1], model[-1]
+    if isinstance(model, nn.Sequential) and _forwards_as(model, nn.Sequential) and len(model):
+        *features, head = model
+        if isinstance(head, nn.Linear) and _forwards_as(head, nn.Linear):
+            return nn.Sequential(*features), head
     return None, model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,7 +47,7 @@ def conv_norm(kernel: Tensor) -> float:
     autocorrelation = float(abs_gram(kernel).sum(dim=1).max())
     patches = kernel.shape[2] * kernel.shape[3]
     reshaped = patches**0.5 * gram_iteration(kernel.flatten(1))
-    return min((column_sum * row_sum) ** 0.5, autocorrelation**0.5, reshaped) * _ROUNDING
+    return min(math.sqrt(column_sum * row_sum), math.sqrt(autocorrelation), reshaped) * _ROUNDING
 
 
 def abs_gram(weight: Tensor) -> Tensor:
@@ -77,4 +79,5 @@ def excess(weight: Tensor, q: Tensor, inverse: Tensor) -> float:
     """
     bound = diagonal_bound(weight.detach().double(), q.detach().double())
     worst = float((bound * inverse.detach().double()).max()) * _ROUNDING
-    return max(0.0, worst - 1.0)
+    # Written so that NaN stays NaN: max(0, nan) would be 0.
+    return 0.0 if worst <= 1.0 else worst - 1.0
