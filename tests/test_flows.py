@@ -3,6 +3,7 @@
 import copy
 import math
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -78,17 +79,19 @@ def test_gram_iteration_is_a_tight_upper_bound(seed, rows, columns, rank, expone
 
 
 @few
-@given(seeds, st.integers(1, 10))
-def test_each_gram_iteration_is_an_upper_bound_and_falls(seed, n_iterations):
+@given(seeds)
+def test_each_gram_iteration_is_an_upper_bound_and_falls(seed):
     matrix = normal(12, 9, seed=seed)
-    bounds = [gram_iteration(matrix, n_iterations=n) for n in (n_iterations, n_iterations + 1)]
+    bounds = [gram_iteration(matrix, n_iterations=n) for n in range(1, 12)]
     assert not any(under_estimates(bound, matrix) for bound in bounds)
     assert bounds[1] < bounds[0]
+    # The last ones agree but for rounding.
+    assert all(b <= a * (1 + SVD_ROUNDING) for a, b in pairwise(bounds))
 
 
 def test_one_gram_iteration_is_not_tight():
     matrix = normal(64, 64)
-    assert gram_iteration(matrix, n_iterations=1) > 1.2 * spectral_norm(matrix)
+    assert gram_iteration(matrix, n_iterations=1) > 1.15 * spectral_norm(matrix)
     assert gram_iteration(matrix) < 1.01 * spectral_norm(matrix)
 
 
@@ -725,11 +728,26 @@ class DoubleClassifier(Classifier):
         return 2 * super().forward(x)
 
 
+class DoubleDense(DenseGradientStep):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def patched(module):
+    """Return the module with a forward put onto the instance."""
+    plain = module.forward
+    module.forward = lambda x: 2 * plain(x)
+    return module
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [(nn.MaxPool2d(3, stride=1), "MaxPool2d"), (nn.BatchNorm2d(3), "BatchNorm2d"),
      (nn.Softmax(dim=1), "Softmax"), (Residual(nn.ReLU()), "Residual"),
-     (DoubleLinear(3, 3), "DoubleLinear"), (object(), "object")],
+     (DoubleLinear(3, 3), "DoubleLinear"), (DoubleDense(3, 3), "DoubleDense"),
+     (DoubleClassifier(nn.Identity(), nn.Linear(3, 2)), "DoubleClassifier"),
+     (patched(nn.Linear(3, 3)), "Linear"), (patched(ZeroPadChannels(3)), "ZeroPadChannels"),
+     (object(), "object")],
 )  # fmt: skip
 def test_an_unknown_module_is_named(module, name):
     with pytest.raises(CertificateError, match=f"no Lipschitz bound is known for {name}"):
@@ -748,7 +766,11 @@ def test_a_modules_own_bound_goes_before_that_of_its_base():
     class Renamed(nn.Linear):
         pass
 
+    class RenamedDense(DenseGradientStep):
+        pass
+
     assert lipschitz_bound(Declared(nn.ReLU())) == 2.0
+    assert lipschitz_bound(RenamedDense(3, 3)) == lipschitz_bound(DenseGradientStep(3, 3)) == 1.0
     plain = nn.Linear(3, 3)
     renamed = Renamed(3, 3)
     renamed.load_state_dict(plain.state_dict())
@@ -768,7 +790,7 @@ def linear_classifier(seed=0, *, unit_rows=False):
 
 
 def pair_fault(bounds, matrix):
-    """Say whether a bound of a pair of logits is below the exact one; bounds: (classes, classes)."""
+    """Say whether a bound of a pair of logits is below the exact one; (classes, classes)."""
     return any(
         under_estimates(float(bounds[i, j]), (matrix[i] - matrix[j])[None])
         for i in range(len(matrix))
@@ -818,6 +840,17 @@ def test_a_sequential_with_a_linear_end_is_a_classifier():
             super().__init__(nn.Flatten(), model.features, nn.ReLU(), model.head)
 
     torch.testing.assert_close(pairwise_lipschitz(OwnConstructor()), pairwise_lipschitz(model))
+
+
+def test_a_classifiers_own_bound_is_that_of_all_its_logits():
+    for unit_rows in (False, True):
+        model, matrix = linear_classifier(unit_rows=unit_rows)
+        assert not under_estimates(lipschitz_bound(model), matrix)
+    # Unit rows alone do not make the head 1-Lipschitz.
+    twins = Classifier(nn.Identity(), UnitRowLinear(2, 2)).double()
+    twins.head.weight.data.fill_(1.0)
+    assert under_estimates(1.0, materialise(twins, (2,)))
+    assert lipschitz_bound(twins) == pytest.approx(math.sqrt(2))
 
 
 def test_logits_without_a_linear_head_get_one_bound_for_all_pairs():
