@@ -289,6 +289,19 @@ def test_the_diagonal_exceeds_the_gram_matrix(seed):
     assert not loses_positivity(diagonal.repeat_interleave(25), materialise(conv, (2, 5, 5)))
 
 
+def test_the_diagonal_is_its_formula_and_depends_on_q():
+    weight, q = normal(6, 4), normal(6, seed=1).exp()
+    gram, q_row = np.abs(weight.numpy() @ weight.numpy().T), q.numpy()
+    expected = [sum(gram[i, j] * q_row[j] / q_row[i] for j in range(6)) for i in range(6)]
+    np.testing.assert_allclose(diagonal_bound(weight, q).numpy(), expected, rtol=1e-12)
+    assert not torch.allclose(
+        diagonal_bound(weight, torch.ones(6).double()), torch.tensor(expected)
+    )
+    # On a 1 x 1 image with a 1 x 1 kernel, the convolution is the matrix.
+    as_kernel = diagonal_bound(weight[:, :, None, None], q)
+    np.testing.assert_allclose(as_kernel.numpy(), expected, rtol=1e-12)
+
+
 def test_the_diagonal_of_the_gram_matrix_alone_is_rejected():
     matrix = normal(6, 4)
     assert loses_positivity(matrix.square().sum(dim=1), matrix)
@@ -488,9 +501,11 @@ def test_a_derived_module_must_say_what_it_derives():
 
 
 def mixed_model():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(), DenseGradientStep(3, 2))
+    dropout = nn.Dropout()
+    # The dropout is shared, in eval mode, with a container in training mode.
+    model = nn.Sequential(nn.Linear(3, 3), dropout, nn.Sequential(dropout), nn.Linear(3, 3))
     model.train()
-    model[1].eval()
+    dropout.eval()
     model[0].bias.requires_grad_(False)
     return model
 
