@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 # Chosen so that the default run ends in about a minute on two cores.
-DEFAULT_N_EXAMPLES = 200
+DEFAULT_N_EXAMPLES = 100
 DEFAULT_EPS = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}
 
 Plugins = Annotated[

@@ -146,22 +146,30 @@ class Store:
         return [Violation(*row) for row in rows]
 
     def _prepare(self) -> None:
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version == SCHEMA_VERSION:
+        if self._version() == SCHEMA_VERSION:
             return
-        tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if version > SCHEMA_VERSION or tables:
-            raise StoreError(
-                f"{self.path} is no store of this version (it has schema {version}, this is "
-                f"{SCHEMA_VERSION}); give another --store file or update robustbench-dyn"
-            )
         with self._transaction() as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
+            # Asked again: another process may have prepared the file in the meantime.
+            version = self._version()
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if version == 0 and not tables:
+                for statement in (*_SCHEMA.split(";"), f"PRAGMA user_version = {SCHEMA_VERSION}"):
+                    connection.execute(statement)
+            elif version != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{self.path} is no store of this version (it has schema {version}, this is "
+                    f"{SCHEMA_VERSION}); give another --store file or update robustbench-dyn"
+                )
+
+    def _version(self) -> int:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        return int(version)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with _explained(self.path), self._connection:
+            # IMMEDIATE: whoever reads here and then writes has waited for its turn.
+            self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
 
 

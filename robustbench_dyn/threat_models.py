@@ -113,8 +113,7 @@ def _project_l1(delta: Tensor, eps: float) -> Tensor:
     rank = magnitude.new_tensor(range(1, magnitude.shape[1] + 1))
     n_kept = (descending * rank > excess).sum(dim=1, keepdim=True).clamp_min(1)
     threshold = (excess.gather(1, n_kept - 1) / n_kept).clamp_min(0)
-    inside = magnitude.sum(dim=1, keepdim=True) <= eps
-    return delta.where(inside, delta.sign() * (magnitude - threshold).clamp_min(0))
+    return delta.sign() * (magnitude - threshold).clamp_min(0)
 
 
 def _check_shapes(x_adv: Tensor, x: Tensor) -> None:

@@ -113,7 +113,7 @@ def train(
     removes it at the end. n_examples trains on the first ones only. Raises InputError where the
     recipe is for another model, DataUnavailableError where the training split is not to be had.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415
+    from safetensors.torch import save  # noqa: PLC0415
 
     if recipe.model != architecture.name:
         raise InputError(f"the recipe is for model {recipe.model!r}, not {architecture.name!r}")
@@ -134,9 +134,10 @@ def train(
     for epoch in range(state.epoch, recipe.epochs):
         _train_epoch(state, epoch, data.x, data.y, device, progress)
     model = model.cpu().eval()
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out)
+    content = save({k: v.contiguous() for k, v in model.state_dict().items()})
+    out.write_bytes(content)
     state.checkpoint.unlink(missing_ok=True)
-    return Trained(model, out, hashlib.sha256(out.read_bytes()).hexdigest(), state.seconds)
+    return Trained(model, out, hashlib.sha256(content).hexdigest(), state.seconds)
 
 
 class _State:

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from robustbench_dyn.attacks.base import Attack, Problem, searching
@@ -70,12 +70,20 @@ def _fab(problem: Problem, *, targeted: bool, settings: Settings) -> Tensor:
 def _square(problem: Problem) -> Tensor:
     from pyautoattack.square import SquareAttack  # noqa: PLC0415
 
+    class Square(SquareAttack):  # type: ignore[misc]
+        """Square with its tiles kept: each query would draw the same few anew."""
+
+        @cache  # noqa: B019  (lives as long as this call)
+        def eta_rectangles(self, x: int, y: int) -> Tensor:
+            tile: Tensor = super().eta_rectangles(x, y)
+            return tile
+
     n_pixels = problem.x[0, 0].numel()
     if problem.threat_model.norm == "Linf" or min(problem.x.shape[2:]) >= SMALLEST_SIDE:
         folded = problem
     else:
         folded = _fold(problem, max(SMALLEST_SIDE, math.isqrt(n_pixels - 1) + 1))
-    attack = SquareAttack(
+    attack = Square(
         folded.model, p_init=0.8, n_queries=5000, n_restarts=1, resc_schedule=False,
         **_common(folded),
     )  # fmt: skip

@@ -46,15 +46,16 @@ def conv_norm(kernel: Tensor) -> float:
     row_sum = float(magnitude.sum(dim=(1, 2, 3)).max())
     autocorrelation = float(abs_gram(kernel).sum(dim=1).max())
     patches = kernel.shape[2] * kernel.shape[3]
-    reshaped = patches**0.5 * gram_iteration(kernel.flatten(1))
+    reshaped = math.sqrt(patches) * gram_iteration(kernel.flatten(1))
     return min(math.sqrt(column_sum * row_sum), math.sqrt(autocorrelation), reshaped) * _ROUNDING
 
 
 def abs_gram(weight: Tensor) -> Tensor:
     """Return the matrix of sums of abs(W W^T) over positions, from which T is made.
 
-    weight: (rows, columns) or a convolution kernel (out, in, kh, kw); returns (out, out). For a
-    zero-padded convolution the sum over all shifts bounds every row, borders included.
+    weight: (rows, columns) or a convolution kernel (out, in, kh, kw); returns (out, out). The
+    sum runs over all shifts of one kernel against another; at the border of a zero-padded image
+    only some of them occur, so the sum bounds every row of |W W^T| there too.
     """
     if weight.dim() == 2:
         return (weight @ weight.T).abs()

@@ -1,0 +1,227 @@
+"""The command as a user types it: what it prints, and how it ends."""
+
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+
+# A flow of which nothing but its weights' file matters here; runs in seconds.
+QUICK = ["--model", "lipflow", "--n-examples", "24", "--attacks", "pgd"]
+
+
+def dynbench(*arguments, cwd, env=None):
+    script = "from robustbench_dyn.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | (env or {}),
+    )  # fmt: skip
+
+
+def refused(result, *words):
+    """Check that bad input got one line, exit code 2, and no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """One finished run: its folder and its JSON."""
+    folder = tmp_path_factory.mktemp("run")
+    result = dynbench("run", *QUICK, "--eps", "0.5", "--eps", "1.0", "--json",
+                      "--export", "verdicts.csv", cwd=folder)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder, json.loads(result.stdout)
+
+
+def test_run_prints_one_json_document_with_a_row_for_each_eps(quick_run):
+    _, document = quick_run
+    assert [row["eps"] for row in document["rows"]] == [0.5, 1.0]
+    for row in document["rows"]:
+        assert row["n_examples"] == 24
+        assert row["certified_accuracy"] <= row["empirical_accuracy"] <= row["clean_accuracy"]
+    assert document["rows"][1]["certified_accuracy"] <= document["rows"][0]["certified_accuracy"]
+
+
+def test_export_holds_every_example_at_every_eps(quick_run):
+    folder, document = quick_run
+    table = pd.read_csv(folder / "verdicts.csv")
+    assert table.groupby("eps")["example_id"].count().tolist() == [24, 24]
+    certified = (table[table["eps"] == 0.5]["status"] == "certified").mean()
+    assert certified == pytest.approx(document["rows"][0]["certified_accuracy"])
+
+
+def test_a_repeated_run_computes_nothing_and_says_the_same(quick_run):
+    folder, document = quick_run
+    again = dynbench("run", *QUICK, "--eps", "0.5", "--eps", "1.0", "--json", cwd=folder)
+    assert json.loads(again.stdout)["rows"] == document["rows"]
+
+
+def test_leaderboard_writes_a_csv_for_each_threat_model_and_a_page(quick_run):
+    folder, document = quick_run
+    result = dynbench("leaderboard", "--to", "boards", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(folder / "boards" / "fashion_mnist-L2-0.5.csv")
+    assert table["model"].tolist() == ["lipflow"]
+    expected = document["rows"][0]["certified_accuracy"]
+    assert table["certified_accuracy"].tolist() == [pytest.approx(expected)]
+    assert "fashion_mnist, L2, eps 1" in (folder / "boards" / "README.md").read_text()
+
+
+def test_the_table_shows_what_the_json_says(quick_run):
+    folder, document = quick_run
+    result = dynbench("run", *QUICK, "--eps", "0.5", cwd=folder, env={"COLUMNS": "140"})
+    assert f"{100 * document['rows'][0]['certified_accuracy']:.1f}" in result.stdout
+
+
+def test_help_is_light():
+    script = (
+        "import sys\nfrom robustbench_dyn.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "leaderboard" in result.stdout
+
+
+@pytest.mark.parametrize("what", ["models", "datasets", "attacks", "certifiers"])
+def test_lists_name_what_there_is(what, tmp_path):
+    expected = {"models": "lipflow", "datasets": "digits", "attacks": "apgd-t",
+                "certifiers": "lipschitz"}  # fmt: skip
+    result = dynbench("list", what, cwd=tmp_path)
+    assert result.returncode == 0
+    assert expected[what] in result.stdout
+
+
+def test_show_tells_the_card(tmp_path):
+    result = dynbench("show", "lipflow", cwd=tmp_path)
+    assert "arXiv 2210.02373" in result.stdout
+    assert "weights/fashion_mnist.safetensors" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--model", "lipflow", "--norm", "Linf", "--eps", "8"], ["8/255"]),
+        (["run", "--model", "lipflow", "--eps", "big"], ["'big'"]),
+        (["run", "--model", "lipflo"], ["did you mean lipflow"]),
+        (["run", "--model", "lipflow", "--dataset", "fashion"], ["fashion_mnist"]),
+        (["run", "--model", "lipflow", "--attacks", "pdg"], ["pgd"]),
+        (["run", "--model", "lipflow", "--certifiers", "magic"], ["magic"]),
+        (["run", "--model", "lipflow", "--n-examples", "0"], ["n_examples"]),
+        (["run", "--model", "lipflow", "--device", "cuda:7"], ["device"]),
+        (["run", "--model", "lipflow", "--store", "no/where.sqlite"], ["does not exist"]),
+        (["run", "--model", "lipflow", "--export", "x.txt"], [".csv"]),
+        (["run", "--model", "lipflow", "--plugins", "nowhere"], ["nowhere"]),
+        (["show", "nothing"], ["nothing"]),
+        (["leaderboard"], ["there is no store"]),
+        (["train", "--model", "lipflow", "--recipe", "none.yaml"], ["none.yaml"]),
+    ],
+)
+def test_bad_input_gets_one_clear_line(arguments, words, tmp_path):
+    refused(dynbench(*arguments, cwd=tmp_path), *words)
+
+
+def test_a_run_killed_in_the_middle_ends_with_the_same_verdicts(tmp_path):
+    options = ["run", *QUICK, "--eps", "0.5", "--batch-size", "2", "--json"]
+    script = "from robustbench_dyn.cli import main; main()"
+    whole = dynbench(*options, "--store", "whole.sqlite", "--export", "whole.csv", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    store = tmp_path / "killed.sqlite"
+    killed = subprocess.Popen(
+        [sys.executable, "-c", script, *options, "--store", str(store)],
+        cwd=tmp_path, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while _n_verdicts(store) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert _n_verdicts(store) >= 4
+    assert _n_runs(store) == 0, "it ended before it was killed"
+    resumed = dynbench(*options, "--store", store, "--export", "resumed.csv", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    tables = [pd.read_csv(tmp_path / f"{name}.csv") for name in ("whole", "resumed")]
+    first, second = (table.drop(columns="seconds") for table in tables)
+    pd.testing.assert_frame_equal(first, second)
+
+
+def _query(path: Path, query: str) -> int:
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    except sqlite3.Error:
+        return 0
+    try:
+        return connection.execute(query).fetchone()[0]
+    except sqlite3.Error:
+        return 0
+    finally:
+        connection.close()
+
+
+def _n_verdicts(path):
+    return _query(path, "SELECT count(*) FROM verdicts")
+
+
+def _n_runs(path):
+    return _query(path, "SELECT count(*) FROM runs")
+
+
+UNSOUND = """
+from torch import nn
+from robustbench_dyn.flows import Classifier
+
+class Louder(nn.Module):
+    def forward(self, x):
+        return 3 * x
+    def lipschitz_bound(self):
+        return 1.0
+
+def build(input_shape, n_classes):
+    head = nn.Linear(64, n_classes)
+    return Classifier(nn.Sequential(Louder(), nn.Flatten()), head)
+"""
+
+
+def test_a_refuted_certificate_ends_with_exit_1_and_gets_no_row(tmp_path):
+    # The nearest centroid, as a linear classifier of what Louder makes of the digits.
+    digits = load_digits()
+    x = torch.tensor(digits.data / 16).float()
+    centroids = torch.stack([x[digits.target == k].mean(dim=0) for k in range(10)])
+    folder = tmp_path / "louder"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(UNSOUND)
+    weights = folder / "w.safetensors"
+    bias = -centroids.square().sum(dim=1) / 2
+    save_file({"head.weight": centroids / 3, "head.bias": bias}, weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (folder / "card.yaml").write_text(
+        'name: louder\nfamily: unsound\nsummary: Claims 1, is 3.\nversion: "1"\n'
+        f"weights: [{{file: w.safetensors, sha256: {digest}, dataset: digits, recipe: none}}]\n"
+    )
+    options = ["run", "--model", "louder", "--plugins", folder, "--dataset", "digits", "--eps",
+               "1.5", "--n-examples", "50", "--attacks", "pgd", "--json"]  # fmt: skip
+    for _ in range(2):
+        result = dynbench(*options, cwd=tmp_path)
+        assert result.returncode == 1, result.stderr
+        assert "soundness violation" in result.stderr
+        assert result.stdout == ""
+    assert list((tmp_path / "counterexamples").glob("*.npz"))
+    refused(dynbench("leaderboard", cwd=tmp_path), "no finished run")

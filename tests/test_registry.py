@@ -1,0 +1,187 @@
+"""Plugins through all three doors, and what is said of those that are wrong."""
+
+import hashlib
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from robustbench_dyn import registry as doors
+from robustbench_dyn.architectures import Card, read_yaml
+from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
+from robustbench_dyn.registry import build_model, discover, load_model, shipped
+
+BUILD = """
+from torch import nn
+
+def build(input_shape, n_classes):
+    c, h, w = input_shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, n_classes))
+"""
+
+
+def plugin(root, folder_name, *, code=BUILD, **keys):
+    folder = root / folder_name
+    folder.mkdir(parents=True)
+    card = {"name": folder_name, "family": "test", "summary": "A test.", "version": '"1"'} | keys
+    (folder / "card.yaml").write_text("".join(f"{k}: {v}\n" for k, v in card.items()))
+    (folder / "__init__.py").write_text(code)
+    return folder
+
+
+def with_weights(root, name, *, corrupt=False, shape=(10, 64)):
+    folder = plugin(root, name)
+    path = folder / "weights.safetensors"
+    save_file({"1.weight": torch.zeros(shape), "1.bias": torch.zeros(10)}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if corrupt:
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    with (folder / "card.yaml").open("a") as card:
+        card.write(
+            f"weights: [{{file: weights.safetensors, sha256: {digest}, "
+            "dataset: digits, recipe: none}]\n"
+        )
+    return folder
+
+
+def test_built_ins_come_through_the_common_door():
+    assert {"lipflow", "euler_resnet"} <= set(discover().listings)
+
+
+def test_a_folder_of_plugins_or_one_plugin_can_be_named(tmp_path):
+    plugin(tmp_path, "first")
+    second = plugin(tmp_path, "second")
+    assert {"first", "second", "lipflow"} <= set(discover((tmp_path,)).listings)
+    assert "first" not in discover((second,)).listings
+    architecture = discover((tmp_path,)).load("first")
+    model = build_model(architecture, input_shape=(1, 4, 4), n_classes=3)
+    assert model(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
+    assert not model.training
+
+
+class Entry:
+    """An entry point of an installed package."""
+
+    name, value, module, dist = "door", "door_package", "door_package", None
+
+
+def test_entry_points_of_installed_packages_are_found(tmp_path, monkeypatch):
+    plugin(tmp_path / "site", "door_package", name="by_entry_point")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(doors, "entry_points", lambda group: [Entry])
+    architecture = discover().load("by_entry_point")
+    assert "door_package" in architecture.origin
+
+
+def test_an_entry_point_that_leads_nowhere_is_listed_as_broken(monkeypatch):
+    monkeypatch.setattr(doors, "entry_points", lambda group: [Entry])
+    assert discover().listings["door"].card is None
+
+
+def test_a_name_taken_twice_names_both_origins(tmp_path):
+    plugin(tmp_path / "a", "twin")
+    plugin(tmp_path / "b", "twin")
+    with pytest.raises(RegistryError) as error:
+        discover((tmp_path / "a", tmp_path / "b"))
+    assert str(tmp_path / "a") in str(error.value)
+    assert str(tmp_path / "b") in str(error.value)
+
+
+def test_an_unknown_name_gets_suggestions():
+    with pytest.raises(RegistryError, match="did you mean lipflow"):
+        discover().load("lipfow")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_module", "no_such_module"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("x = (", "SyntaxError"),
+        ("", "must define build"),
+    ],
+)
+def test_a_broken_plugin_says_why_and_breaks_nobody_else(tmp_path, code, message):
+    plugin(tmp_path, "broken", code=code)
+    plugin(tmp_path, "sound")
+    registry = discover((tmp_path,))
+    assert message in registry.probe("broken")
+    assert registry.probe("sound") == ""
+    with pytest.raises(RegistryError, match=message):
+        registry.load("broken")
+
+
+def test_a_build_that_fails_names_its_plugin(tmp_path):
+    plugin(tmp_path, "fails", code="def build(input_shape, n_classes): raise ValueError('odd')")
+    with pytest.raises(RegistryError, match=r"'fails'.*odd"):
+        build_model(discover((tmp_path,)).load("fails"), input_shape=(1, 4, 4), n_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"colour": "red"}, "unknown key 'colour'"),
+        ({"name": "Bad-Name"}, "name"),
+        ({"weights": "[{file: a}]"}, "missing"),
+        ({"family": "[1"}, "not valid YAML"),
+    ],
+)
+def test_cards_are_strict(tmp_path, keys, message):
+    folder = plugin(tmp_path, "strict", **keys)
+    with pytest.raises(InputError, match=message):
+        read_yaml(folder / "card.yaml", Card)
+    listing = discover((tmp_path,)).listings["strict"]
+    assert message in listing.problem
+
+
+def test_sound_cards_pass(tmp_path):
+    assert read_yaml(plugin(tmp_path, "sound") / "card.yaml", Card).name == "sound"
+
+
+def test_weights_are_loaded_and_checked(tmp_path):
+    with_weights(tmp_path, "weighted")
+    model = load_model("weighted", dataset="digits", plugins=(tmp_path,))
+    assert model.identity.name == "weighted"
+    with pytest.raises(InputError, match="has weights for: digits"):
+        load_model("weighted", dataset="mnist", plugins=(tmp_path,))
+
+
+def test_a_corrupted_weights_file_is_refused(tmp_path):
+    with_weights(tmp_path, "corrupt", corrupt=True)
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        load_model("corrupt", dataset="digits", plugins=(tmp_path,))
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    with_weights(tmp_path, "misfit", shape=(10, 65))
+    with pytest.raises(IntegrityError, match="does not fit"):
+        load_model("misfit", dataset="digits", plugins=(tmp_path,))
+
+
+def test_missing_weights_are_named(tmp_path):
+    (with_weights(tmp_path, "lost") / "weights.safetensors").unlink()
+    with pytest.raises(IntegrityError, match="missing"):
+        load_model("lost", dataset="digits", plugins=(tmp_path,))
+
+
+@pytest.mark.parametrize("name", ["lipflow", "euler_resnet"])
+def test_shipped_weights_are_what_their_cards_say(name):
+    model = load_model(name)
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    for weights in discover().load(name).card.weights:
+        path = shipped("plugins") / name / weights.file
+        assert path.stat().st_size <= 8_000_000
+        assert (shipped("plugins") / name / weights.recipe).is_file()
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(RegistryError, match="does not exist"):
+        discover((tmp_path / "nowhere",))
+
+
+def test_a_plugin_without_a_card_is_listed_as_broken(tmp_path):
+    (plugin(tmp_path, "bare") / "card.yaml").unlink()
+    assert "cannot be read" in discover((tmp_path,)).listings["bare"].problem
+    shutil.rmtree(tmp_path / "bare")
+    assert "bare" not in discover((tmp_path,)).listings

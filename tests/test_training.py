@@ -1,0 +1,165 @@
+"""Training: seeded, resumable, on the manifold, and strict about its recipe."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from robustbench_dyn import training
+from robustbench_dyn.errors import InputError, IntegrityError
+from robustbench_dyn.flows import lipschitz_bound
+from robustbench_dyn.registry import discover
+
+RECIPE = """
+model: lipflow
+dataset: digits
+norm: L2
+options: {channels: 8, terms: 16, depth: 1, dense_depth: 2}
+loss: {offset: 0.3, temperature: 0.25}
+optimizer: adam
+learning_rate: 0.01
+augmentation: {shift: 1}
+epochs: 3
+batch_size: 128
+seed: 0
+"""
+
+
+@pytest.fixture
+def architecture():
+    return discover().load("lipflow")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "digits.yaml"
+    path.write_text(RECIPE)
+    return training.read_recipe(path)
+
+
+def weights(path):
+    return torch.cat([tensor.flatten() for tensor in load_file(path).values()])
+
+
+def test_training_is_fixed_by_its_seed_and_learns(architecture, recipe, tmp_path):
+    first = training.train(recipe, architecture, tmp_path / "a.safetensors")
+    training.train(recipe, architecture, tmp_path / "b.safetensors")
+    other = recipe.model_copy(update={"seed": 1})
+    training.train(other, architecture, tmp_path / "c.safetensors")
+    a, b, c = (weights(tmp_path / f"{name}.safetensors") for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    data = training.load_dataset("digits", split="test")
+    with torch.no_grad():
+        accuracy = (first.model(data.x).argmax(dim=1) == data.y).double().mean()
+    assert accuracy > 0.6
+    assert lipschitz_bound(first.model.features) <= 1 + 1e-4
+
+
+@pytest.mark.parametrize("stop_at", [9, 15])
+def test_a_training_that_was_stopped_ends_with_the_same_weights(
+    stop_at, architecture, recipe, tmp_path
+):
+    def stop(report):
+        if report.step == stop_at:
+            raise KeyboardInterrupt
+
+    training.train(recipe, architecture, tmp_path / "whole.safetensors")
+    out = tmp_path / "stopped.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, architecture, out, progress=stop)
+    assert not out.exists()
+    steps = []
+    training.train(recipe, architecture, out, progress=lambda report: steps.append(report.step))
+    assert torch.equal(weights(out), weights(tmp_path / "whole.safetensors"))
+    assert steps[0] > 1, "it started anew instead of going on"
+    assert not out.with_suffix(".checkpoint").exists()
+
+
+def test_a_training_that_was_killed_goes_on(tmp_path):
+    (tmp_path / "digits.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 60"))
+    command = [
+        sys.executable, "-c", "from robustbench_dyn.cli import main; main()", "train", "--model",
+        "lipflow", "--dataset", "digits", "--recipe", "digits.yaml", "--out", "w.safetensors",
+    ]  # fmt: skip
+    killed = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    checkpoint = tmp_path / "w.checkpoint"
+    deadline = time.monotonic() + 120
+    while not checkpoint.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert checkpoint.is_file()
+    assert not (tmp_path / "w.safetensors").exists(), "it ended before it was killed"
+    resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "sha256" in resumed.stdout
+    assert (tmp_path / "w.safetensors").is_file()
+
+
+def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(architecture, recipe, tmp_path):
+    def stop(report):
+        if report.epoch == 1:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "w.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, architecture, out, progress=stop)
+    other = recipe.model_copy(update={"learning_rate": 0.02})
+    with pytest.raises(InputError, match="belongs to another recipe"):
+        training.train(other, architecture, out)
+    checkpoint = out.with_suffix(".checkpoint")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        training.train(recipe, architecture, out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("epochs: 3", "epochs: 0"), "epochs"),
+        (("optimizer: adam", "optimizer: magic"), "optimizer"),
+        (("seed: 0", "seeds: 0"), "unknown key 'seeds'"),
+        (("learning_rate: 0.01", "learning_rate: -1"), "learning_rate"),
+    ],
+)
+def test_recipes_are_strict(change, message, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace(*change))
+    with pytest.raises(InputError, match=message):
+        training.read_recipe(path)
+
+
+def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
+    architecture, recipe, tmp_path
+):
+    other = recipe.model_copy(update={"model": "euler_resnet"})
+    with pytest.raises(InputError, match="for model 'euler_resnet'"):
+        training.train(other, architecture, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="fewer than one batch"):
+        training.train(recipe, architecture, tmp_path / "w.safetensors", n_examples=100)
+    with pytest.raises(InputError, match=r"no recipe for dataset 'digits'.*fashion_mnist"):
+        training.find_recipe(architecture, "digits")
+
+
+def test_margin_loss_is_cross_entropy_where_the_offset_is_zero():
+    logits, y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 5
+    plain = training.margin_loss(logits, y, training.Loss(offset=0.0, temperature=1.0))
+    assert torch.allclose(plain, F.cross_entropy(logits, y))
+    pushed = training.margin_loss(logits, y, training.Loss(offset=1.0, temperature=1.0))
+    assert pushed > plain
+
+
+def test_the_entry_for_the_card_fits_its_schema(architecture, recipe, tmp_path):
+    trained = training.train(recipe, architecture, tmp_path / "w.safetensors")
+    entry = training.card_entry(recipe, trained, "recipes/digits.yaml")
+    card = architecture.card.model_dump() | {"weights": [entry]}
+    (weights,) = type(architecture.card).model_validate(card).weights
+    assert (weights.dataset, weights.sha256) == ("digits", trained.sha256)
