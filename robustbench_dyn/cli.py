@@ -219,15 +219,21 @@ def leaderboard(
     to: Annotated[Path, typer.Option(help="The folder that the tables go to.")] = Path(
         "leaderboards"
     ),
+    published: Annotated[
+        bool, typer.Option("--published", help="Show the tables that came with the package.")
+    ] = False,
 ) -> None:
     """Write one CSV a data set and threat model, and a page of all of them."""
-    from robustbench_dyn.leaderboard import leaderboard as make  # noqa: PLC0415
-    from robustbench_dyn.leaderboard import write_leaderboards  # noqa: PLC0415
+    from robustbench_dyn import leaderboard as tables  # noqa: PLC0415
     from robustbench_dyn.store import Store  # noqa: PLC0415
+    from robustbench_dyn.terminal import page  # noqa: PLC0415
 
+    if published:
+        page(tables.to_markdown(tables.published()))
+        return
     if not store.is_file():
         raise InputError(f"there is no store {store}; first: dynbench run --model NAME")
-    for path in write_leaderboards(make(Store(store)), to):
+    for path in tables.write_leaderboards(tables.leaderboard(Store(store)), to):
         typer.echo(path)
 
 

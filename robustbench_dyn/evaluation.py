@@ -50,7 +50,10 @@ _CASCADE_VERSION = 1
 
 
 class Progress(NamedTuple):
-    """Where a run stands at one eps: examples whose verdict is final, of all, and the counts."""
+    """Where a run stands at one eps: examples whose verdict is final, of all, and the counts.
+
+    stage: "certify", the name of the attack at work, or "done".
+    """
 
     eps: float
     stage: str
@@ -174,6 +177,7 @@ class _Cascade:
         self.verdicts = {v.example_id: v for v in kept if v.example_id in self.row_of}
         self._classify_and_certify(threat_model)
         self._attack_what_is_left(threat_model)
+        self._report(threat_model, "done")
         verdicts = tuple(self.verdicts[i] for i in sorted(self.verdicts))
         finished = {(r.key, r.eps, r.n_examples): r for r in self.store.runs()}
         run = finished.get((self.key, threat_model.eps, len(verdicts)))
@@ -246,11 +250,8 @@ class _Cascade:
         left = [v for v in verdicts if v.status is Status.UNDECIDED and v.reason == PENDING]
         pool = sorted(left + self._audit_sample(verdicts), key=lambda v: v.example_id)
         for chunk in _chunks(pool, self.batch_size):
-            # before the first result, so that a display shows what is going on
-            self._report(threat_model, "attack")
             self._keep(self._attack(chunk, threat_model))
             self._raise_violations()
-        self._report(threat_model, "attack")
 
     def _audit_sample(self, verdicts: list[Verdict]) -> list[Verdict]:
         certified = [v for v in verdicts if v.status is Status.CERTIFIED]
@@ -274,6 +275,8 @@ class _Cascade:
             alive = torch.tensor([k for k in range(len(ids)) if k not in hits], device=x.device)
             if len(alive) == 0:
                 break
+            broken = sum(chunk[k].status is Status.UNDECIDED for k in hits)
+            self._report(threat_model, attack.name, broken=broken)
             try:
                 found = attack.search(
                     self.model, x[alive], y[alive], threat_model,
@@ -437,14 +440,16 @@ class _Cascade:
         text = f"{self.seed} {attack.name} {ids[0]}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
-    def _report(self, threat_model: ThreatModel, stage: str) -> None:
+    def _report(self, threat_model: ThreatModel, stage: str, *, broken: int = 0) -> None:
+        """Tell how far things are; broken: undecided examples of this chunk broken so far."""
         if self.progress is None:
             return
         verdicts = self.verdicts.values()
-        done = sum(verdict.reason != PENDING for verdict in verdicts)
-        self.progress(
-            Progress(threat_model.eps, stage, done, len(self.row_of), count_statuses(verdicts))
-        )
+        done = broken + sum(verdict.reason != PENDING for verdict in verdicts)
+        counts = count_statuses(verdicts)
+        counts[Status.UNDECIDED] -= broken
+        counts[Status.BROKEN] += broken
+        self.progress(Progress(threat_model.eps, stage, done, len(self.row_of), counts))
 
 
 def with_prelude(spec: str | Sequence[str], norm: str, n_classes: int) -> list[Attack]:

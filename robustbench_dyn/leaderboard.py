@@ -10,6 +10,7 @@ from typing import cast
 import pandas as pd
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.registry import shipped
 from robustbench_dyn.store import Run, Store
 from robustbench_dyn.summary import SUMMARY_COLUMNS
 
@@ -30,10 +31,16 @@ def leaderboard(store: Store) -> pd.DataFrame:
         other = largest.get((run.key, run.eps))
         if other is None or run.n_examples > other.n_examples:
             largest[run.key, run.eps] = run
-    table = pd.DataFrame([run.summary for run in largest.values()], columns=list(SUMMARY_COLUMNS))
-    by = ["dataset", "norm", "eps", "certified_accuracy", "empirical_accuracy", "model"]
-    ascending = [True, True, True, False, False, True]
-    return table.sort_values(by, ascending=ascending, kind="stable").reset_index(drop=True)
+    rows = [run.summary for run in largest.values()]
+    return _sorted(pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)))
+
+
+def published() -> pd.DataFrame:
+    """Return the tables that came with the package, in one, as leaderboard() orders them."""
+    paths = sorted(shipped("leaderboards").glob("*.csv"))
+    if not paths:
+        raise InputError("this copy of robustbench-dyn carries no published table")
+    return _sorted(pd.concat([pd.read_csv(path) for path in paths], ignore_index=True))
 
 
 def write_leaderboards(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -76,6 +83,12 @@ def format_eps(eps: float) -> str:
     """Write k / 255 as such, where eps is one, and any other eps as a short decimal."""
     k = Fraction(eps * 255).limit_denominator(1)
     return f"{k}/255" if abs(eps * 255 - k) < 1e-9 and eps * 255 < 128 and k else f"{eps:g}"
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    by = ["dataset", "norm", "eps", "certified_accuracy", "empirical_accuracy", "model"]
+    ascending = [True, True, True, False, False, True]
+    return table.sort_values(by, ascending=ascending, kind="stable").reset_index(drop=True)
 
 
 def _by_threat_model(table: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -67,10 +68,11 @@ def training_display() -> Iterator[Callable[[EpochReport], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task("training", total=None)
 
         def show(report: EpochReport) -> None:
             text = f"epoch {report.epoch + 1}/{report.epochs}, loss {report.loss:.4f}"
+            # The bar appears with the first report: nothing is shown of a training that never was.
+            (task,) = bars.task_ids or [bars.add_task("training")]
             bars.update(task, total=report.steps, completed=report.step, description=text)
             ends = report.step % (report.steps // report.epochs) == 0
             if ends and not console.is_terminal:
@@ -116,6 +118,15 @@ def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=200)
     console.print(table)
+
+
+def page(markdown: str) -> None:
+    """Print a page: laid out in a terminal, as it is in a pipe."""
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+    else:
+        console.out(markdown, highlight=False, end="")
 
 
 def _percent(value: float | None) -> str:

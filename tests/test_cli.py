@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,9 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
+from robustbench_dyn.cli import main
+from robustbench_dyn.registry import shipped
+
 # A flow of which nothing but its weights' file matters here; runs in seconds.
 QUICK = ["--model", "lipflow", "--n-examples", "24", "--attacks", "pgd"]
 
@@ -26,6 +30,16 @@ def dynbench(*arguments, cwd, env=None):
         [sys.executable, "-c", script, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | (env or {}),
     )  # fmt: skip
+
+
+def dynbench_here(arguments, folder, monkeypatch, capsys):
+    """Run the command in this process, which spares the imports; returns what dynbench returns."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["dynbench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    printed = capsys.readouterr()
+    return subprocess.CompletedProcess(sys.argv, left.value.code or 0, printed.out, printed.err)
 
 
 def refused(result, *words):
@@ -102,16 +116,16 @@ def test_help_is_light():
 
 
 @pytest.mark.parametrize("what", ["models", "datasets", "attacks", "certifiers"])
-def test_lists_name_what_there_is(what, tmp_path):
+def test_lists_name_what_there_is(what, tmp_path, monkeypatch, capsys):
     expected = {"models": "lipflow", "datasets": "digits", "attacks": "apgd-t",
                 "certifiers": "lipschitz"}  # fmt: skip
-    result = dynbench("list", what, cwd=tmp_path)
+    result = dynbench_here(["list", what], tmp_path, monkeypatch, capsys)
     assert result.returncode == 0
     assert expected[what] in result.stdout
 
 
-def test_show_tells_the_card(tmp_path):
-    result = dynbench("show", "lipflow", cwd=tmp_path)
+def test_show_tells_the_card(tmp_path, monkeypatch, capsys):
+    result = dynbench_here(["show", "lipflow"], tmp_path, monkeypatch, capsys)
     assert "arXiv 2210.02373" in result.stdout
     assert "weights/fashion_mnist.safetensors" in result.stdout
 
@@ -135,8 +149,38 @@ def test_show_tells_the_card(tmp_path):
         (["train", "--model", "lipflow", "--recipe", "none.yaml"], ["none.yaml"]),
     ],
 )
-def test_bad_input_gets_one_clear_line(arguments, words, tmp_path):
-    refused(dynbench(*arguments, cwd=tmp_path), *words)
+def test_bad_input_gets_one_clear_line(arguments, words, tmp_path, monkeypatch, capsys):
+    refused(dynbench_here(arguments, tmp_path, monkeypatch, capsys), *words)
+
+
+def test_a_process_of_its_own_ends_with_exit_code_2_and_no_traceback(tmp_path):
+    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean lipflow")
+
+
+def test_a_truncated_data_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (tmp_path / name).write_bytes(bytes([0, 0, 8, 3]) + bytes(100))
+    result = dynbench_here(
+        ["train", "--model", "lipflow", "--data-dir", tmp_path], tmp_path, monkeypatch, capsys
+    )
+    refused(result, "train-images-idx3-ubyte")
+    assert not (tmp_path / "trained").exists()
+
+
+def test_a_corrupted_weights_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "flow"
+    shutil.copytree(shipped("plugins") / "lipflow", folder)
+    card = folder / "card.yaml"
+    card.write_text(card.read_text().replace("name: lipflow", "name: flow"))
+    weights = folder / "weights" / "fashion_mnist.safetensors"
+    options = ["run", "--model", "flow", "--plugins", folder, "--n-examples", "4"]
+    options += ["--attacks", "none"]
+    sound = dynbench_here(options, tmp_path, monkeypatch, capsys)
+    assert sound.returncode == 0, sound.stderr
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused(dynbench_here(options, tmp_path, monkeypatch, capsys), "SHA-256", str(weights))
 
 
 def test_a_run_killed_in_the_middle_ends_with_the_same_verdicts(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustbench_dyn import registry as doors
 from robustbench_dyn.architectures import Card, read_yaml
 from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
 from robustbench_dyn.registry import build_model, discover, load_model, shipped
@@ -60,23 +59,30 @@ def test_a_folder_of_plugins_or_one_plugin_can_be_named(tmp_path):
     assert not model.training
 
 
-class Entry:
-    """An entry point of an installed package."""
-
-    name, value, module, dist = "door", "door_package", "door_package", None
+def install(site, package, monkeypatch):
+    """Lay out what pip leaves of a package with an entry point, and make it importable."""
+    info = site / f"{package}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[robustbench_dyn.architectures]\ndoor = {package}\n")
+    monkeypatch.syspath_prepend(site)
 
 
 def test_entry_points_of_installed_packages_are_found(tmp_path, monkeypatch):
+    assert "by_entry_point" not in discover().listings
     plugin(tmp_path / "site", "door_package", name="by_entry_point")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    monkeypatch.setattr(doors, "entry_points", lambda group: [Entry])
+    install(tmp_path / "site", "door_package", monkeypatch)
     architecture = discover().load("by_entry_point")
     assert "door_package" in architecture.origin
+    model = build_model(architecture, input_shape=(1, 4, 4), n_classes=3)
+    assert model(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
 
 
-def test_an_entry_point_that_leads_nowhere_is_listed_as_broken(monkeypatch):
-    monkeypatch.setattr(doors, "entry_points", lambda group: [Entry])
-    assert discover().listings["door"].card is None
+def test_an_entry_point_that_leads_nowhere_is_listed_as_broken(tmp_path, monkeypatch):
+    install(tmp_path / "site", "missing_package", monkeypatch)
+    listing = discover().listings["door"]
+    assert listing.card is None
+    assert "missing_package" in listing.problem
 
 
 def test_a_name_taken_twice_names_both_origins(tmp_path):

@@ -1,0 +1,104 @@
+"""Leaderboards: sorted, one file a threat model, the largest run of each evaluation."""
+
+import pandas as pd
+import pytest
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.leaderboard import (
+    format_eps,
+    leaderboard,
+    published,
+    to_markdown,
+    write_leaderboards,
+)
+from robustbench_dyn.registry import discover, shipped
+from robustbench_dyn.store import Run, Store, Violation
+from robustbench_dyn.summary import SUMMARY_COLUMNS
+
+
+def run(model, *, eps=0.5, norm="L2", n_examples=100, certified=0.5, empirical=0.6, key=None):
+    row = dict.fromkeys(SUMMARY_COLUMNS) | {
+        "model": model, "dataset": "digits", "norm": norm, "eps": eps, "n_examples": n_examples,
+        "clean_accuracy": 0.9, "certified_accuracy": certified, "empirical_accuracy": empirical,
+        "gap": empirical - certified, "ci_low": 0.4, "ci_high": 0.7, "certifiers": "lipschitz",
+        "attacks": "pgd", "seconds": 12.3,
+    }  # fmt: skip
+    return Run(key or f"{model}-{norm}", eps, n_examples, row)
+
+
+def store_of(*runs):
+    store = Store()
+    for entry in runs:
+        store.add_evaluation(entry.key, {})
+        store.add_run(entry)
+    return store
+
+
+def test_the_best_certified_stands_first_and_ties_go_by_empirical_accuracy_then_name():
+    table = leaderboard(store_of(
+        run("a", certified=0.1), run("b", certified=0.5, empirical=0.7),
+        run("d", certified=0.5, empirical=0.6), run("c", certified=0.5, empirical=0.6),
+    ))  # fmt: skip
+    assert table["model"].tolist() == ["b", "c", "d", "a"]
+    assert list(table.columns) == list(SUMMARY_COLUMNS)
+
+
+def test_of_several_runs_of_one_evaluation_the_largest_counts():
+    table = leaderboard(store_of(run("a", n_examples=100), run("a", n_examples=24)))
+    assert table["n_examples"].tolist() == [100]
+
+
+def test_a_refuted_evaluation_has_no_row():
+    store = store_of(run("sound"), run("unsound"))
+    assert len(leaderboard(store)) == 2
+    store.add_violation("unsound-L2", 0.5, Violation(0, 0.7, 0.4, "pgd", "", b""))
+    assert leaderboard(store)["model"].tolist() == ["sound"]
+
+
+def test_one_csv_a_threat_model_and_a_page(tmp_path):
+    runs = [run("a"), run("a", eps=1.0), run("b"), run("a", norm="Linf", eps=8 / 255)]
+    written = write_leaderboards(leaderboard(store_of(*runs)), tmp_path)
+    assert [path.name for path in written] == [
+        "digits-L2-0.5.csv", "digits-L2-1.csv", "digits-Linf-8_255.csv", "README.md",
+    ]  # fmt: skip
+    assert pd.read_csv(written[0])["model"].tolist() == ["a", "b"]
+    page = written[-1].read_text()
+    assert "## digits, Linf, eps 8/255" in page
+    assert "| a | 100 | 90.0 | 50.0 | 60.0 | 10.0 | 40.0 | 70.0 | lipschitz | pgd | 12 |" in page
+
+
+def test_the_same_store_gives_the_same_bytes(tmp_path):
+    table = leaderboard(store_of(run("a"), run("b")))
+    first, second = write_leaderboards(table, tmp_path / "1"), write_leaderboards(
+        leaderboard(store_of(run("b"), run("a"))), tmp_path / "2"
+    )  # fmt: skip
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+
+
+def test_a_row_without_attacks_shows_a_dash():
+    table = leaderboard(store_of(run("a", empirical=float("nan"))))
+    assert "| 50.0 | – | – |" in to_markdown(table)
+
+
+def test_an_empty_store_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no finished run"):
+        write_leaderboards(leaderboard(Store()), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [(8 / 255, "8/255"), (2 / 255, "2/255"), (0.5, "0.5"), (1.0, "1"), (0.3, "0.3")],
+)
+def test_eps_is_written_as_the_field_writes_it(eps, text):
+    assert format_eps(eps) == text
+
+
+def test_the_published_tables_are_of_the_shipped_weights():
+    table = published()
+    registry = discover()
+    for row in table.to_dict("records"):
+        hashes = {weights.sha256 for weights in registry.load(row["model"]).card.weights}
+        assert row["weights_sha256"] in hashes, row["model"]
+    page = (shipped("leaderboards") / "README.md").read_text()
+    assert page == to_markdown(table)
