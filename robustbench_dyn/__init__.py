@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustbench_dyn.datasets import Dataset, load_dataset
     from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
-    from robustbench_dyn.evaluation import Evaluation, evaluate, evaluate_grid
+    from robustbench_dyn.evaluation import Evaluation, benchmark, evaluate, evaluate_grid
     from robustbench_dyn.registry import load_model
     from robustbench_dyn.threat_models import ThreatModel
     from robustbench_dyn.verdicts import Status, Verdict
@@ -24,6 +24,7 @@ __all__ = [
     "Status",
     "ThreatModel",
     "Verdict",
+    "benchmark",
     "evaluate",
     "evaluate_grid",
     "load_dataset",
@@ -40,6 +41,7 @@ _HOMES = {
     "Status": "verdicts",
     "ThreatModel": "threat_models",
     "Verdict": "verdicts",
+    "benchmark": "evaluation",
     "evaluate": "evaluation",
     "evaluate_grid": "evaluation",
     "load_dataset": "datasets",

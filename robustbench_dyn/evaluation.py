@@ -33,7 +33,7 @@ from robustbench_dyn.identity import (
 from robustbench_dyn.judging import CountingModel, judge, predict
 from robustbench_dyn.store import Run, Store, Violation
 from robustbench_dyn.summary import count_statuses, summarise
-from robustbench_dyn.threat_models import ThreatModel
+from robustbench_dyn.threat_models import Norm, ThreatModel
 from robustbench_dyn.verdicts import EXAMPLE_COLUMNS, Status, Verdict
 
 if TYPE_CHECKING:
@@ -135,6 +135,28 @@ def evaluate_grid(
         )  # fmt: skip
         by_eps = {t.eps: cascade.run(t) for t in sorted(threat_models, key=lambda t: t.eps)}
     return [by_eps[threat_model.eps] for threat_model in threat_models]
+
+
+def benchmark(
+    model: nn.Module,
+    n_examples: int = 10_000,
+    dataset: str = "cifar10",
+    threat_model: Norm = "Linf",
+    *,
+    eps: float,
+    batch_size: int = 250,
+    data_dir: Path | None = None,
+    **options: Any,
+) -> tuple[float, float]:
+    """Return (clean accuracy, accuracy under AutoAttack), as RobustBench's function of this name.
+
+    Both are fractions of the first n_examples test images. options: those of evaluate_grid.
+    """
+    data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    summary = evaluate(
+        model, data, ThreatModel(threat_model, eps), batch_size=batch_size, **options
+    ).summary
+    return summary["clean_accuracy"], summary["empirical_accuracy"]
 
 
 class _Cascade:

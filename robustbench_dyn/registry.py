@@ -130,20 +130,22 @@ def build_model(
 
 
 def load_model(
-    name: str,
+    model_name: str,
     *,
     dataset: str = "fashion_mnist",
     norm: Norm | None = None,
+    threat_model: Norm | None = None,
     plugins: tuple[Path, ...] = (),
 ) -> nn.Module:
     """Return a registered architecture with its trained weights, in eval mode, on the CPU.
 
-    Maps (batch, C, H, W) in [0, 1] to logits (batch, K). Raises RegistryError for an unknown or
-    broken plugin, InputError where it has no weights for dataset, IntegrityError where the
-    weights file is not the one that the card names.
+    Maps (batch, C, H, W) in [0, 1] to logits (batch, K). threat_model is norm by the name that
+    RobustBench gives it. Raises RegistryError for an unknown or broken plugin, InputError where
+    it has no weights for dataset, IntegrityError where the weights file is not the one that the
+    card names.
     """
-    architecture = discover(plugins).load(name)
-    return load_weights(architecture, architecture.weights_for(dataset, norm))
+    architecture = discover(plugins).load(model_name)
+    return load_weights(architecture, architecture.weights_for(dataset, norm or threat_model))
 
 
 def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:

@@ -8,7 +8,15 @@ import torch
 from oracles import Scale, halfspaces, points
 from torch import nn
 
-from robustbench_dyn import InputError, SoundnessError, ThreatModel, evaluate, evaluate_grid
+from robustbench_dyn import (
+    InputError,
+    SoundnessError,
+    ThreatModel,
+    benchmark,
+    evaluate,
+    evaluate_grid,
+    load_model,
+)
 from robustbench_dyn import evaluation as cascade
 from robustbench_dyn.attacks import Attack, attack_info
 from robustbench_dyn.attacks.base import searching
@@ -56,6 +64,17 @@ def test_verdicts_are_those_that_the_exact_distances_give(attacks):
     broken = table[table["status"] == "broken"]
     assert (broken["adversarial_distance"] >= np.array(DISTANCES[:3]) * (1 - 1e-6)).all()
     assert (broken["adversarial_distance"] <= L2.eps).all()
+
+
+def test_the_call_shapes_of_robustbench_work():
+    model = load_model(model_name="lipflow", dataset="fashion_mnist", threat_model="L2")
+    clean, robust = benchmark(
+        model, n_examples=16, dataset="fashion_mnist", threat_model="L2", eps=1.0, batch_size=8,
+        attacks="pgd",
+    )  # fmt: skip
+    assert 0 < robust < clean <= 1
+    same = evaluate(model, "fashion_mnist", ThreatModel("L2", 1.0), n_examples=16, attacks="none")
+    assert same.summary["clean_accuracy"] == clean
 
 
 def test_without_certifiers_or_attacks_the_rest_is_undecided():
