@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -42,11 +42,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 
-PENDING = "not attacked yet"
+# The reason of an example that waits for an attack: these words and the attack's name.
+_NEXT = "next: "
+# Behind the reason of an example that survived at a larger eps: that eps.
+_WITHIN = " within eps "
 DEFAULT_AUDIT_SHARE = 0.02
 _MIN_AUDITED = 5
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
-_CASCADE_VERSION = 1
+_CASCADE_VERSION = 2
 
 
 class Progress(NamedTuple):
@@ -62,13 +65,30 @@ class Progress(NamedTuple):
     counts: dict[Status, int]
 
 
+@dataclass
+class StageCost:
+    """What one stage of a run took: examples that came in and were decided, passes, seconds."""
+
+    eps: float
+    stage: str
+    examples: int = 0
+    decided: int = 0
+    forward_passes: int = 0
+    backward_passes: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Verdicts of one model under one threat model, and the leaderboard row made of them."""
+    """Verdicts of one model under one threat model, and the leaderboard row made of them.
+
+    costs: what this run took, stage by stage; empty where it found everything in its store.
+    """
 
     threat_model: ThreatModel
     verdicts: tuple[Verdict, ...]
     summary: dict[str, Any]
+    costs: tuple[StageCost, ...] = ()
 
     @cached_property
     def examples(self) -> pd.DataFrame:
@@ -115,10 +135,13 @@ def evaluate_grid(
     """Evaluate one model at several eps of one norm; the work is shared between them.
 
     What is certified at a radius is certified below it, what is broken at a distance is broken
-    above it. attacks: "standard", "plus", "rand", "none" or names. certifiers: "auto", "none" or
-    names. audit_share: the share of certified examples (at least 5) that is attacked all the
-    same. store: where verdicts are kept and found again; in memory by default. name: how an
-    unregistered model is called. Returns one Evaluation a threat model, in the given order.
+    above it, and what survived the attacks within a radius did so below it; so the largest eps
+    comes first. attacks: "standard", "autoattack", "plus", "rand", "none" or names. certifiers:
+    "auto", "none" or names. batch_size: inputs that the model is given at once; it is halved
+    where memory runs out. audit_share: the share of certified examples (at least 5) that is
+    attacked all the same. store: where verdicts are kept and found again; in memory by default.
+    name: how an unregistered model is called. Returns one Evaluation a threat model, in the given
+    order.
     Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
     """
     norm = _one_norm(threat_models)
@@ -133,7 +156,7 @@ def evaluate_grid(
             model, dataset, kept, norm, where, seed, batch_size, attacks, certifiers,
             audit_share, name, progress,
         )  # fmt: skip
-        by_eps = {t.eps: cascade.run(t) for t in sorted(threat_models, key=lambda t: t.eps)}
+        by_eps = {t.eps: cascade.run(t) for t in sorted(threat_models, key=lambda t: -t.eps)}
     return [by_eps[threat_model.eps] for threat_model in threat_models]
 
 
@@ -171,9 +194,12 @@ class _Cascade:
         self.model = CountingModel(model)
         self.dataset, self.store, self.device = dataset, store, device
         self.seed, self.batch_size, self.audit_share = seed, batch_size, audit_share
+        # What one chunk holds now: batch_size until memory runs out.
+        self.chunk_size = batch_size
         self.progress = progress
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
         self.flags = list[str]()
+        self.costs = list[StageCost]()
         # A registered model is checked at its first pass: a repeated run needs none at all.
         known = registered_identity(model) if dataset.n_classes else None
         self.checked = known is None
@@ -181,7 +207,7 @@ class _Cascade:
         self.verdicts = dict[int, Verdict]()
         self.n_classes = dataset.n_classes if known else self._first_logits().shape[1]
         self.identity = known or identify(model, self._fingerprint(), name=name)
-        self.attacks = with_prelude(attacks, norm, self.n_classes)
+        self.attacks = resolve_attacks(attacks, norm, self.n_classes)
         self.certifiers: list[tuple[Certifier, Tensor]] = [
             (certifier, certifier.prepare(model))
             for certifier in resolve_certifiers(certifiers, model)
@@ -200,6 +226,7 @@ class _Cascade:
         self._classify_and_certify(threat_model)
         self._attack_what_is_left(threat_model)
         self._report(threat_model, "done")
+        costs = tuple(cost for cost in self.costs if cost.eps == threat_model.eps)
         verdicts = tuple(self.verdicts[i] for i in sorted(self.verdicts))
         finished = {(r.key, r.eps, r.n_examples): r for r in self.store.runs()}
         run = finished.get((self.key, threat_model.eps, len(verdicts)))
@@ -208,7 +235,7 @@ class _Cascade:
             row = summarise(verdicts, self.record, eps=threat_model.eps, evaluated_at=now)
             run = Run(self.key, threat_model.eps, len(verdicts), row)
             self.store.add_run(run)
-        return Evaluation(threat_model, verdicts, run.summary)
+        return Evaluation(threat_model, verdicts, run.summary, costs)
 
     def _classify_and_certify(self, threat_model: ThreatModel) -> None:
         new = [i for i in self.row_of if i not in self.verdicts]
@@ -217,26 +244,32 @@ class _Cascade:
         missing = [i for i in new if i not in known]
         if missing and not self.checked:
             self.n_classes, self.checked = self._first_logits().shape[1], True
-        for chunk in _chunks(missing, self.batch_size):
-            self._keep(self._first_verdicts(chunk, threat_model))
+        first = self.attacks[0].name if self.attacks else ""
+        work = partial(self._first_verdicts, threat_model, first)
+        for _ in self._in_chunks(missing, work):
             self._report(threat_model, "certify")
 
-    def _first_verdicts(self, ids: list[int], threat_model: ThreatModel) -> list[Verdict]:
+    def _first_verdicts(
+        self, threat_model: ThreatModel, first_attack: str, ids: list[int]
+    ) -> list[Verdict]:
         started, before = time.perf_counter(), self.model.forward_passes
         x, y = self._tensors(ids)
         with torch.no_grad():
             logits = self.model(x)
         predictions = predict(logits).tolist()
         radii, names = self._certify(logits, y, threat_model)
-        passes = _shares(self.model.forward_passes - before, len(ids))
-        seconds = (time.perf_counter() - started) / len(ids)
-        return [
+        forward, seconds = self.model.forward_passes - before, time.perf_counter() - started
+        passes = _shares(forward, len(ids))
+        verdicts = [
             _first_verdict(
                 example_id, int(y[k]), predictions[k], threat_model.eps, radii[k], names[k],
-                passes[k], seconds, bool(self.attacks),
+                passes[k], seconds / len(ids), first_attack,
             )
             for k, example_id in enumerate(ids)
         ]  # fmt: skip
+        decided = sum(v.status is not Status.UNDECIDED for v in verdicts)
+        self._count(threat_model, "certify", len(ids), decided, forward, 0, seconds)
+        return verdicts
 
     def _certify(
         self, logits: Tensor, y: Tensor, threat_model: ThreatModel
@@ -256,27 +289,31 @@ class _Cascade:
         return best, names
 
     def _known_from_other_eps(self, threat_model: ThreatModel) -> dict[int, Verdict]:
-        known: dict[int, Verdict] = {}
-        # In the order of eps, so that the attacks' latest find stands last.
+        known: dict[int, list[Verdict]] = {}
         for verdict in self.store.verdicts(self.key):
             if verdict.example_id in self.row_of and verdict.eps != threat_model.eps:
-                other = known.get(verdict.example_id)
-                if other is None or other.status is not Status.BROKEN:
-                    known[verdict.example_id] = verdict
-        return {i: _carry_over(v, threat_model.eps, bool(self.attacks)) for i, v in known.items()}
+                known.setdefault(verdict.example_id, []).append(verdict)
+        first = self.attacks[0].name if self.attacks else ""
+        return {i: _carry_over(others, threat_model.eps, first) for i, others in known.items()}
 
     def _attack_what_is_left(self, threat_model: ThreatModel) -> None:
         if not self.attacks:
             return
-        verdicts = list(self.verdicts.values())
-        left = [v for v in verdicts if v.status is Status.UNDECIDED and v.reason == PENDING]
-        pool = sorted(left + self._audit_sample(verdicts), key=lambda v: v.example_id)
-        for chunk in _chunks(pool, self.batch_size):
-            self._keep(self._attack(chunk, threat_model))
-            self._raise_violations()
+        first = self.attacks[0].name
+        self._keep(replace(v, reason=_NEXT + first) for v in self._audit_sample())
+        names = [attack.name for attack in self.attacks]
+        for attack, following in zip(self.attacks, [*names[1:], ""], strict=True):
+            turn = [v for v in self.verdicts.values() if _next_attack(v) == attack.name]
+            turn.sort(key=lambda verdict: verdict.example_id)
+            if turn:
+                self._report(threat_model, attack.name)
+            work = partial(self._attack, attack, following, threat_model)
+            for _ in self._in_chunks(turn, work):
+                self._raise_violations()
+                self._report(threat_model, attack.name)
 
-    def _audit_sample(self, verdicts: list[Verdict]) -> list[Verdict]:
-        certified = [v for v in verdicts if v.status is Status.CERTIFIED]
+    def _audit_sample(self) -> list[Verdict]:
+        certified = [v for v in self.verdicts.values() if v.status is Status.CERTIFIED]
         size = max(_MIN_AUDITED, math.ceil(self.audit_share * len(certified)))
         if self.audit_share == 0:
             size = 0
@@ -286,69 +323,74 @@ class _Cascade:
         )
         return [verdict for verdict in certified[:size] if not verdict.reason]
 
-    def _attack(self, chunk: list[Verdict], threat_model: ThreatModel) -> list[Verdict]:
+    def _attack(
+        self, attack: Attack, following: str, threat_model: ThreatModel, chunk: list[Verdict]
+    ) -> list[Verdict]:
+        """Attack a chunk; whoever survives has the attack called `following` before it."""
         started = time.perf_counter()
         forwards, backwards = self.model.forward_passes, self.model.backward_passes
         ids = [verdict.example_id for verdict in chunk]
         x, y = self._tensors(ids)
         hits: dict[int, tuple[str, float, bytes]] = {}
-        failures: dict[str, str] = {}
-        for attack in self.attacks:
-            alive = torch.tensor([k for k in range(len(ids)) if k not in hits], device=x.device)
-            if len(alive) == 0:
-                break
-            broken = sum(chunk[k].status is Status.UNDECIDED for k in hits)
-            self._report(threat_model, attack.name, broken=broken)
-            try:
-                found = attack.search(
-                    self.model, x[alive], y[alive], threat_model,
-                    seed=self._seed_for(attack, ids), batch_size=self.batch_size,
-                    n_classes=self.n_classes,
-                )  # fmt: skip
-            # Attacks run somebody's model inside somebody's library: a failure is recorded.
-            except Exception as error:
-                failures[attack.name] = f"{attack.name} failed: {type(error).__name__}: {error}"
-                log.warning("%s", failures[attack.name])
-                continue
-            judged = judge(self.model, found, x[alive], y[alive], threat_model)
-            for k, row in zip(alive.tolist(), range(len(alive)), strict=True):
-                if judged.fooled[row]:
-                    x_adv = judged.x_adv[row].cpu().contiguous().numpy().tobytes()
-                    hits[k] = (attack.name, float(judged.distance[row]), x_adv)
-        forward = _shares(self.model.forward_passes - forwards, len(chunk))
-        backward = _shares(self.model.backward_passes - backwards, len(chunk))
-        seconds = (time.perf_counter() - started) / len(chunk)
+        failure = ""
+        try:
+            found = attack.search(
+                self.model, x, y, threat_model, seed=self._seed_for(attack),
+                batch_size=self.chunk_size, n_classes=self.n_classes,
+            )  # fmt: skip
+            judged = judge(self.model, found, x, y, threat_model)
+        # Attacks run somebody's model inside somebody's library: a failure is recorded.
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise
+            failure = f"{attack.name} failed: {type(error).__name__}: {error}"
+            log.warning("%s", failure)
+        else:
+            for k in judged.fooled.nonzero().flatten().tolist():
+                x_adv = judged.x_adv[k].cpu().contiguous().numpy().tobytes()
+                hits[k] = (attack.name, float(judged.distance[k]), x_adv)
+        seconds = time.perf_counter() - started
+        forward, backward = (
+            self.model.forward_passes - forwards,
+            self.model.backward_passes - backwards,
+        )
+        self._count(threat_model, attack.name, len(chunk), len(hits), forward, backward, seconds)
+        shares = zip(_shares(forward, len(chunk)), _shares(backward, len(chunk)), strict=True)
         return [
             self._after_attack(
                 replace(
                     verdict,
-                    forward_passes=verdict.forward_passes + forward[k],
-                    backward_passes=verdict.backward_passes + backward[k],
-                    seconds=verdict.seconds + seconds,
+                    forward_passes=verdict.forward_passes + n_forward,
+                    backward_passes=verdict.backward_passes + n_backward,
+                    seconds=verdict.seconds + seconds / len(chunk),
                 ),
-                hits.get(k), "; ".join(failures.values()), threat_model,
+                hits.get(k), failure, following, threat_model,
             )
-            for k, verdict in enumerate(chunk)
+            for k, (verdict, (n_forward, n_backward)) in enumerate(zip(chunk, shares, strict=True))
         ]  # fmt: skip
 
     def _after_attack(
         self, verdict: Verdict, hit: tuple[str, float, bytes] | None, failure: str,
-        threat_model: ThreatModel,
+        following: str, threat_model: ThreatModel,
     ) -> Verdict:  # fmt: skip
-        tried = "+".join(attack.name for attack in self.attacks)
-        if hit is None:
-            if verdict.status is Status.CERTIFIED:
-                return replace(verdict, reason=f"audited: {failure or f'survived {tried}'}")
-            if failure:
-                return replace(verdict, status=Status.ERROR, reason=failure)
-            return replace(verdict, reason=f"survived {tried}")
-        attack, reached, x_adv = hit
-        if verdict.certified_radius >= reached:
-            self._keep_violation(verdict, attack, reached, x_adv, threat_model)
-        return replace(
-            verdict, status=Status.BROKEN, attack=attack, adversarial_distance=reached,
-            x_adv=x_adv, reason="",
-        )  # fmt: skip
+        if hit is not None:
+            attack, reached, x_adv = hit
+            if verdict.certified_radius >= reached:
+                self._keep_violation(verdict, attack, reached, x_adv, threat_model)
+            return replace(
+                verdict, status=Status.BROKEN, attack=attack, adversarial_distance=reached,
+                x_adv=x_adv, reason="",
+            )  # fmt: skip
+        # Failures so far stand behind the name of the attack whose turn it was.
+        failures = [*verdict.reason.split("; ")[1:], *([failure] if failure else [])]
+        if following:
+            return replace(verdict, reason="; ".join([_NEXT + following, *failures]))
+        survived = f"survived {'+'.join(attack.name for attack in self.attacks)}"
+        if verdict.status is Status.CERTIFIED:
+            return replace(verdict, reason=f"audited: {'; '.join(failures) or survived}")
+        if failures:
+            return replace(verdict, status=Status.ERROR, reason="; ".join(failures))
+        return replace(verdict, reason=survived)
 
     def _keep_violation(
         self, verdict: Verdict, attack: str, reached: float, x_adv: bytes, threat_model: ThreatModel
@@ -449,42 +491,66 @@ class _Cascade:
             "flags": self.flags,
         }
 
+    def _in_chunks(
+        self, items: list[_Item], work: Callable[[list[_Item]], list[Verdict]]
+    ) -> Iterator[None]:
+        """Do the work chunk by chunk and keep its verdicts; where memory runs out, halve them."""
+        start = 0
+        while start < len(items):
+            chunk = items[start : start + self.chunk_size]
+            try:
+                verdicts = work(chunk)
+            except Exception as error:
+                if not _is_out_of_memory(error) or self.chunk_size == 1:
+                    raise
+                self.chunk_size = max(1, self.chunk_size // 2)
+                log.warning("out of memory: batches of %d from here on", self.chunk_size)
+                continue
+            self._keep(verdicts)
+            start += len(chunk)
+            yield
+
     def _keep(self, verdicts: Iterable[Verdict]) -> None:
         new = {verdict.example_id: verdict for verdict in verdicts}
-        self.store.add_verdicts(self.key, new.values())
-        self.verdicts |= new
+        if new:
+            self.store.add_verdicts(self.key, new.values())
+            self.verdicts |= new
+
+    def _count(
+        self, threat_model: ThreatModel, stage: str, examples: int, decided: int, forward: int,
+        backward: int, seconds: float,
+    ) -> None:  # fmt: skip
+        """Add to what a stage has cost."""
+        cost = next((c for c in self.costs if (c.eps, c.stage) == (threat_model.eps, stage)), None)
+        if cost is None:
+            self.costs.append(cost := StageCost(threat_model.eps, stage))
+        cost.examples += examples
+        cost.decided += decided
+        cost.forward_passes += forward
+        cost.backward_passes += backward
+        cost.seconds += seconds
 
     def _tensors(self, ids: list[int]) -> tuple[Tensor, Tensor]:
         rows = torch.tensor([self.row_of[example_id] for example_id in ids])
         return self.dataset.x[rows].to(self.device), self.dataset.y[rows].to(self.device)
 
-    def _seed_for(self, attack: Attack, ids: list[int]) -> int:
-        text = f"{self.seed} {attack.name} {ids[0]}"
+    def _seed_for(self, attack: Attack) -> int:
+        text = f"{self.seed} {attack.name}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
-    def _report(self, threat_model: ThreatModel, stage: str, *, broken: int = 0) -> None:
-        """Tell how far things are; broken: undecided examples of this chunk broken so far."""
+    def _report(self, threat_model: ThreatModel, stage: str) -> None:
         if self.progress is None:
             return
         verdicts = self.verdicts.values()
-        done = broken + sum(verdict.reason != PENDING for verdict in verdicts)
-        counts = count_statuses(verdicts)
-        counts[Status.UNDECIDED] -= broken
-        counts[Status.BROKEN] += broken
-        self.progress(Progress(threat_model.eps, stage, done, len(self.row_of), counts))
-
-
-def with_prelude(spec: str | Sequence[str], norm: str, n_classes: int) -> list[Attack]:
-    """Return the attacks that spec names; before a suite comes PGD, cheap and often enough."""
-    attacks = resolve_attacks(spec, norm, n_classes)
-    if spec in ("standard", "plus") and norm != "L1":
-        return [*resolve_attacks("pgd", norm, n_classes), *attacks]
-    return attacks
+        done = sum(v.status is not Status.UNDECIDED or not _next_attack(v) for v in verdicts)
+        self.progress(
+            Progress(threat_model.eps, stage, done, len(self.row_of), count_statuses(verdicts))
+        )
 
 
 def _first_verdict(
     example_id: int, label: int, prediction: int, eps: float, radius: float, certifier: str,
-    passes: int, seconds: float, attacked: bool,
+    passes: int, seconds: float, first_attack: str,
 ) -> Verdict:  # fmt: skip
     reason = ""
     if prediction == -1:
@@ -494,7 +560,8 @@ def _first_verdict(
     elif radius >= eps:
         status = Status.CERTIFIED
     else:
-        status, reason = Status.UNDECIDED, PENDING if attacked else "no attack was asked for"
+        status = Status.UNDECIDED
+        reason = _NEXT + first_attack if first_attack else "no attack was asked for"
     correct = status in (Status.CERTIFIED, Status.UNDECIDED)
     return Verdict(
         example_id=example_id, label=label, prediction=prediction, status=status, eps=eps,
@@ -503,14 +570,37 @@ def _first_verdict(
     )  # fmt: skip
 
 
-def _carry_over(known: Verdict, eps: float, attacked: bool) -> Verdict:
-    """Say at eps what follows from a verdict at another eps, without any pass."""
-    if known.status is Status.BROKEN and known.adversarial_distance <= eps:
-        return replace(known, eps=eps, forward_passes=0, backward_passes=0, seconds=0.0)
+def _next_attack(verdict: Verdict) -> str:
+    """Name the attack that the example waits for, or nothing."""
+    turn, *_ = verdict.reason.split("; ")
+    return turn.removeprefix(_NEXT) if turn.startswith(_NEXT) else ""
+
+
+def _carry_over(known: list[Verdict], eps: float, first_attack: str) -> Verdict:
+    """Say at eps what follows from one example's verdicts at other eps, without any pass."""
+    at_no_cost = partial(replace, eps=eps, forward_passes=0, backward_passes=0, seconds=0.0)
+    for verdict in known:
+        if verdict.status is Status.BROKEN and verdict.adversarial_distance <= eps:
+            return at_no_cost(verdict)
+    for verdict in known:
+        survived = verdict.reason.removeprefix("audited: ").startswith("survived ")
+        if verdict.eps > eps and survived:
+            reason = verdict.reason
+            if _WITHIN not in reason:
+                reason += f"{_WITHIN}{verdict.eps:g}"
+            if verdict.status is Status.UNDECIDED and verdict.certified_radius >= eps:
+                return at_no_cost(verdict, status=Status.CERTIFIED, reason=f"audited: {reason}")
+            return at_no_cost(verdict, reason=reason)
+    first = known[0]
     return _first_verdict(
-        known.example_id, known.label, known.prediction, eps, known.certified_radius,
-        known.certifier, 0, 0.0, attacked,
+        first.example_id, first.label, first.prediction, eps, first.certified_radius,
+        first.certifier, 0, 0.0, first_attack,
     )  # fmt: skip
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    out_of_memory = (MemoryError, torch.cuda.OutOfMemoryError)
+    return isinstance(error, out_of_memory) or "allocate memory" in str(error)
 
 
 def _one_norm(threat_models: Sequence[ThreatModel]) -> str:
@@ -582,7 +672,3 @@ def _open(store: Path | str | None) -> Store:
 def _shares(total: int, n: int) -> list[int]:
     """Split a count into n whole shares that add up to it."""
     return [total // n + (k < total % n) for k in range(n)]
-
-
-def _chunks(items: list[_Item], size: int) -> Iterator[list[_Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

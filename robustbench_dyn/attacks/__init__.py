@@ -1,4 +1,4 @@
-"""Attacks by name, and AutoAttack's suites with their own settings for each norm."""
+"""Attacks by name, and suites of them: our standard one, and AutoAttack's versions as they are."""
 
 from __future__ import annotations
 
@@ -6,26 +6,39 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
+from robustbench_dyn.attacks import own
+from robustbench_dyn.attacks import pyautoattack_adapter as autoattack
 from robustbench_dyn.attacks.base import Attack
-from robustbench_dyn.attacks.pyautoattack_adapter import Settings, members
+from robustbench_dyn.attacks.pyautoattack_adapter import PREFIX, Settings
 from robustbench_dyn.attacks.torchattacks_adapter import ATTACKS
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import check_norm
 
 __all__ = ["Attack", "attack_info", "attack_names", "resolve_attacks", "suite_names"]
 
-_NAMED: dict[str, Attack] = {attack.name: attack for attack in ATTACKS} | members(Settings())
+_NAMED: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        *ATTACKS,
+        *own.members().values(),
+        *autoattack.members(Settings()).values(),
+    )
+}
 
-# The members and settings of AutoAttack's versions; L1 has settings of its own in `standard`.
+# `standard` is AutoAttack's standard version by our own attacks; those after it are pyautoattack's.
 _SUITES: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
     "none": (),
 }
+# The settings of AutoAttack's versions; L1 has settings of its own in the standard one.
 _SETTINGS: dict[tuple[str, str], Settings] = {
-    ("standard", "L1"): Settings(apgd_restarts=5, apgd_targets=5, fab_restarts=1, large_radii=True),
-    ("standard", ""): Settings(apgd_restarts=1, fab_restarts=1),
+    ("autoattack", "L1"): Settings(
+        apgd_restarts=5, apgd_targets=5, fab_restarts=1, large_radii=True
+    ),
+    ("autoattack", ""): Settings(apgd_restarts=1, fab_restarts=1),
     ("plus", ""): Settings(),
     ("rand", ""): Settings(apgd_restarts=1, eot_iterations=20),
     ("none", ""): Settings(),
@@ -76,12 +89,20 @@ def resolve_attacks(spec: str | Sequence[str], norm: str, n_classes: int) -> lis
 
 
 def _suite(name: str, norm: str, n_classes: int) -> list[Attack]:
-    settings = _SETTINGS.get((name, norm), _SETTINGS[name, ""])
-    known = members(settings)
-    if any(known[member].min_classes > n_classes for member in _SUITES[name]):
-        known = members(replace(settings, apgd_restarts=5))
-    wanted = [known[member] for member in _SUITES[name]]
-    return [attack for attack in wanted if attack.min_classes <= n_classes]
+    if name == "standard" and norm == "L1":
+        # Our Auto-PGD and Square know no L1.
+        name = "autoattack"
+    if name == "standard":
+        known, many = own.members(), own.members(apgd_restarts=5)
+        wanted = list(_SUITES[name])
+    else:
+        settings = _SETTINGS.get((name, norm), _SETTINGS[name, ""])
+        known = autoattack.members(settings)
+        many = autoattack.members(replace(settings, apgd_restarts=5))
+        wanted = [PREFIX + member for member in _SUITES[name]]
+    if any(known[member].min_classes > n_classes for member in wanted):
+        known = many
+    return [known[member] for member in wanted if known[member].min_classes <= n_classes]
 
 
 def _fitting(attack: Attack, norm: str, n_classes: int) -> Attack:

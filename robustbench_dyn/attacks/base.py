@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """One batch to attack: a wrapped model, x (batch, C, H, W) float32, y (batch,) int64."""
+    """What to attack: a wrapped model, x (n, C, H, W) float32, y (n,) int64.
+
+    batch_size: how many inputs the model is given at once, at most.
+    """
 
     model: nn.Module
     x: Tensor
@@ -27,6 +30,7 @@ class Problem(NamedTuple):
     threat_model: ThreatModel
     seed: int
     n_classes: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,19 @@ class Attack:
     search: Callable[..., Tensor]
 
 
-def searching(perturb: Callable[[Problem], Tensor]) -> Callable[..., Tensor]:
-    """Make an Attack's search of a function from one Problem to candidates of its x's shape."""
-    return partial(_search, perturb)
+def searching(
+    perturb: Callable[[Problem], Tensor], *, gathers: bool = False
+) -> Callable[..., Tensor]:
+    """Make an Attack's search of a function from one Problem to candidates of its x's shape.
+
+    gathers: perturb splits its work itself, and is given all examples in one Problem.
+    """
+    return partial(_search, perturb, gathers)
 
 
 def _search(
     perturb: Callable[[Problem], Tensor],
+    gathers: bool,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -79,12 +89,13 @@ def _search(
     found = [x[:0].clone()]
     with _undisturbed(model), torch.inference_mode(False):
         wrapped = wrap(model, x, n_classes) if len(x) else model
-        for start in range(0, len(x), batch_size):
-            rows = slice(start, start + batch_size)
+        chunk = len(x) if gathers else batch_size
+        for start in range(0, len(x), max(1, chunk)):
+            rows = slice(start, start + chunk)
             # A clone: the libraries write in place, and a caller's inference tensor has no graph.
             images = _as_images(x[rows].clone()).float().contiguous()
             labels = y[rows].clone().to(x.device).long()
-            problem = Problem(wrapped, images, labels, threat_model, seed, n_classes)
+            problem = Problem(wrapped, images, labels, threat_model, seed, n_classes, batch_size)
             candidates = perturb(problem).detach().to(x.device, x.dtype)
             found.append(candidates.reshape(x[rows].shape))
     return torch.cat(found)

@@ -7,7 +7,6 @@ clock unless told otherwise, keeps a count of calls that it never resets, and cl
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NORMS = frozenset({"Linf", "L2", "L1"})
-# Square starts in L2 and L1 from tiles of a fifth of the side, and divides by their size.
-SMALLEST_SIDE = 5
+# Tells them from our own attacks of the same kind.
+PREFIX = "aa-"
 log = logging.getLogger(__name__)
 
 
@@ -70,6 +69,8 @@ def _fab(problem: Problem, *, targeted: bool, settings: Settings) -> Tensor:
 def _square(problem: Problem) -> Tensor:
     from pyautoattack.square import SquareAttack  # noqa: PLC0415
 
+    from robustbench_dyn.attacks.folding import fold, unfold  # noqa: PLC0415
+
     class Square(SquareAttack):  # type: ignore[misc]
         """Square with its tiles kept: each query would draw the same few anew."""
 
@@ -78,38 +79,13 @@ def _square(problem: Problem) -> Tensor:
             tile: Tensor = super().eta_rectangles(x, y)
             return tile
 
-    n_pixels = problem.x[0, 0].numel()
-    if problem.threat_model.norm == "Linf" or min(problem.x.shape[2:]) >= SMALLEST_SIDE:
-        folded = problem
-    else:
-        folded = _fold(problem, max(SMALLEST_SIDE, math.isqrt(n_pixels - 1) + 1))
+    folded = problem if problem.threat_model.norm == "Linf" else fold(problem)
     attack = Square(
         folded.model, p_init=0.8, n_queries=5000, n_restarts=1, resc_schedule=False,
         **_common(folded),
     )  # fmt: skip
     found = _run(attack, folded)
-    return found.flatten(2)[:, :, :n_pixels].reshape(problem.x.shape)
-
-
-def _fold(problem: Problem, side: int) -> Problem:
-    """Lay the pixels out as squares of side x side, with zeros behind them that the model drops."""
-    from torch import nn  # noqa: PLC0415
-    from torch.nn import functional as F  # noqa: PLC0415
-
-    model, shape = problem.model, problem.x.shape[1:]
-    n_pixels = shape[1] * shape[2]
-
-    class Unfolding(nn.Module):
-        """The model on what is left of the squares without their padding."""
-
-        def forward(self, squares: Tensor) -> Tensor:
-            images = squares.flatten(2)[:, :, :n_pixels].reshape(len(squares), *shape)
-            logits: Tensor = model(images)
-            return logits
-
-    padded = F.pad(problem.x.flatten(2), (0, side * side - n_pixels))
-    squares = padded.reshape(len(padded), shape[0], side, side)
-    return problem._replace(model=Unfolding().eval(), x=squares)
+    return unfold(found, problem.x.shape[1:])
 
 
 def _run(attack: Any, problem: Problem) -> Tensor:
@@ -137,7 +113,8 @@ def members(settings: Settings) -> dict[str, Attack]:
     def member(
         name: str, description: str, perturb: Callable[..., Tensor], *, min_classes: int = 2
     ) -> Attack:
-        return Attack(name, _NORMS, "pyautoattack", description, min_classes, searching(perturb))
+        search = searching(perturb)
+        return Attack(PREFIX + name, _NORMS, "pyautoattack", description, min_classes, search)
 
     apgd, fab = partial(_apgd, settings=settings), partial(_fab, settings=settings)
     targeted = partial(_apgd_targeted, settings=settings)

@@ -1,0 +1,165 @@
+"""FAB, the fast adaptive boundary attack, towards each target (Croce & Hein, arXiv 1907.02044)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from robustbench_dyn.attacks.gathering import (
+    Finds,
+    gradient_of,
+    grouped,
+    logits_of,
+    ranked_targets,
+)
+from robustbench_dyn.attacks.projections import project_onto_hyperplane
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.threat_models import Norm
+
+# The paper's constants: the bias towards the original point, the overshoot, the backward step.
+_ALPHA_MAX = 0.1
+_ETA = 1.05
+_BETA = 0.9
+_FINAL_SEARCH = 3
+_ORDER = {"L2": 2.0, "Linf": torch.inf, "L1": 1.0}
+_TINY = 1e-12
+
+
+def fab_targeted(problem: Problem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
+    """Return adversarial examples inside the ball, (n, C, H, W), and x where none was found."""
+    return _search(problem, n_targets, n_iterations, problem.threat_model.eps)
+
+
+def minimum_norm(problem: Problem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
+    """Return the nearest adversarial examples found at any distance, (n, C, H, W), or x."""
+    return _search(problem, n_targets, n_iterations, None)
+
+
+def _search(problem: Problem, n_targets: int, n_iterations: int, eps: float | None) -> Tensor:
+    """Search; an eps ends the search of a row that has found something within it."""
+    targets = ranked_targets(logits_of(problem, problem.x), problem.y, n_targets)
+    norm, finds = problem.threat_model.norm, Finds(problem)
+    nearest = torch.full_like(problem.x[:, 0, 0, 0], torch.inf)
+    for example, attempt in grouped(problem, targets.shape[1]):
+        origin = problem.x[example]
+        rows = _Rows(
+            example, attempt, problem.y[example], targets[example, attempt], origin, origin,
+            origin, torch.full_like(origin[:, 0, 0, 0], torch.inf),
+        )  # fmt: skip
+        for iteration in range(n_iterations + 1):
+            # The last pass only judges the last step.
+            rows.look(problem)
+            if eps is not None:
+                inside = rows.distance <= eps
+                finds.keep(rows.example[inside], rows.attempt[inside], rows.best[inside])
+                wanted = finds.wanted(rows.example, rows.attempt)
+                rows = rows if wanted.all() else rows.select(wanted)
+            if len(rows.x) == 0 or iteration == n_iterations:
+                break
+            rows.step(norm)
+        rows = rows.select(rows.distance.isfinite())
+        if len(rows.x):
+            rows.approach(problem)
+        if eps is None:
+            _keep_nearest(rows, finds.x_adv, nearest)
+        else:
+            inside = rows.distance <= eps
+            finds.keep(rows.example[inside], rows.attempt[inside], rows.best[inside])
+    return finds.x_adv
+
+
+@dataclass
+class _Rows:
+    """Pairs of an example and a target class; every tensor has one entry a pair."""
+
+    example: Tensor
+    attempt: Tensor
+    y: Tensor
+    target: Tensor
+    origin: Tensor
+    x: Tensor
+    best: Tensor
+    distance: Tensor
+    # The difference z_target - z_y at the point last looked at, and its gradient there.
+    gradient: Tensor | None = None
+    value: Tensor | None = None
+    seen: Tensor | None = None
+
+    def select(self, kept: Tensor) -> _Rows:
+        """Return some pairs only."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _Rows(**{name: None if v is None else v[kept] for name, v in values.items()})
+
+    def look(self, problem: Problem) -> None:
+        """Linearise the model at x; where x is adversarial, keep it if near and step back."""
+
+        def difference(logits: Tensor, rows: Tensor) -> Tensor:
+            y, target = self.y[rows, None], self.target[rows, None]
+            return (logits.gather(1, target) - logits.gather(1, y)).squeeze(1)
+
+        gradient, value, logits = gradient_of(problem, self.x, difference)
+        self.gradient, self.value, self.seen = gradient.nan_to_num(), value.nan_to_num(), self.x
+        fooled = logits.argmax(dim=1) != self.y
+        self._keep(self.x, fooled, problem.threat_model.norm)
+        back = (1 - _BETA) * self.origin + _BETA * self.x
+        self.x = torch.where(fooled.reshape(-1, 1, 1, 1), back, self.x)
+
+    def step(self, norm: Norm) -> None:
+        """Go to a mixture of the projections of x and of the origin onto the linear boundary."""
+        assert self.gradient is not None
+        here, there = self._projected(self.x, norm), self._projected(self.origin, norm)
+        length, other = _size(here - self.x, norm), _size(there - self.origin, norm)
+        alpha = (length / (length + other).clamp_min(_TINY)).clamp_max(_ALPHA_MAX)
+        alpha = alpha.reshape(-1, 1, 1, 1)
+        forward = self.x + _ETA * (here - self.x)
+        biased = self.origin + _ETA * (there - self.origin)
+        self.x = ((1 - alpha) * forward + alpha * biased).clamp(0, 1)
+
+    def approach(self, problem: Problem) -> None:
+        """Come nearer to the boundary on the line from the origin to the best point, by bisection.
+
+        The overshoot leaves the best point a little behind the boundary: the last tenth will do.
+        """
+        line, shape = self.best - self.origin, (-1, 1, 1, 1)
+        high = torch.ones_like(self.distance)
+        low = torch.full_like(high, _BETA)
+        for _ in range(_FINAL_SEARCH):
+            middle = (low + high) / 2
+            points = self.origin + middle.reshape(shape) * line
+            fooled = logits_of(problem, points).argmax(dim=1) != self.y
+            self._keep(points, fooled, problem.threat_model.norm)
+            high, low = torch.where(fooled, middle, high), torch.where(fooled, low, middle)
+
+    def _keep(self, points: Tensor, fooled: Tensor, norm: Norm) -> None:
+        distance = _size(points - self.origin, norm)
+        nearer = fooled & (distance < self.distance)
+        self.distance = torch.where(nearer, distance, self.distance)
+        self.best = torch.where(nearer.reshape(-1, 1, 1, 1), points, self.best)
+
+    def _projected(self, points: Tensor, norm: Norm) -> Tensor:
+        """Project points onto where the linear model says that target and label are equal."""
+        assert self.gradient is not None
+        assert self.value is not None
+        assert self.seen is not None
+        w = self.gradient.flatten(1)
+        value = self.value + (w * (points - self.seen).flatten(1)).sum(dim=1)
+        return project_onto_hyperplane(points.flatten(1), w, value, norm).reshape(points.shape)
+
+
+def _keep_nearest(rows: _Rows, x_adv: Tensor, nearest: Tensor) -> None:
+    # Farthest first: the last write stands.
+    for row in rows.distance.argsort(descending=True).tolist():
+        example = rows.example[row]
+        if rows.distance[row] < nearest[example]:
+            nearest[example], x_adv[example] = rows.distance[row], rows.best[row]
+
+
+def _size(delta: Tensor, norm: Norm) -> Tensor:
+    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), _ORDER[norm], dim=1)
+    return size
