@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 # Chosen so that the default run ends in about a minute on two cores.
-DEFAULT_N_EXAMPLES = 100
+DEFAULT_N_EXAMPLES = 500
 DEFAULT_EPS = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}
 
 Plugins = Annotated[
@@ -78,7 +78,7 @@ def run(
         int, typer.Option(help="The first N test examples.")
     ] = DEFAULT_N_EXAMPLES,
     attacks: Annotated[
-        str, typer.Option(help="standard, plus, rand, none, or names with commas.")
+        str, typer.Option(help="standard, autoattack, plus, rand, none, or names with commas.")
     ] = "standard",
     certifiers: Annotated[str, typer.Option(help="auto, none, or names with commas.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of attacks and audit.")] = 0,

@@ -93,8 +93,9 @@ class _Rows:
 
     def select(self, kept: Tensor) -> _Rows:
         """Return some pairs only."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return _Rows(**{name: None if v is None else v[kept] for name, v in values.items()})
+        values = (getattr(self, field.name) for field in fields(self))
+        chosen: list[Any] = [None if value is None else value[kept] for value in values]
+        return _Rows(*chosen)
 
     def look(self, problem: Problem) -> None:
         """Linearise the model at x; where x is adversarial, keep it if near and step back."""
