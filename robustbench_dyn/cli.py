@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -82,21 +83,27 @@ def run(
     ] = "standard",
     certifiers: Annotated[str, typer.Option(help="auto, none, or names with commas.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of attacks and audit.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Examples a batch.")] = 250,
+    batch_size: Annotated[str, typer.Option(help="Examples a batch, or auto.")] = "250",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     export: Annotated[
         Path | None, typer.Option(help="Write each example's verdict (.csv or .parquet).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     plugins: Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
     """Say of each test example whether it is certified, broken or undecided."""
+    from robustbench_dyn.batch_size import peak_memory_mb  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415  (heavy: --help is light)
     from robustbench_dyn.evaluation import evaluate_grid  # noqa: PLC0415
     from robustbench_dyn.registry import load_model  # noqa: PLC0415
-    from robustbench_dyn.terminal import bracket_table, progress_display  # noqa: PLC0415
+    from robustbench_dyn.terminal import (  # noqa: PLC0415
+        bracket_table,
+        cost_table,
+        progress_display,
+    )
     from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
 
     check_norm(norm)
@@ -108,17 +115,22 @@ def run(
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
     with progress_display(enabled=not as_json) as progress:
         evaluations = evaluate_grid(
-            network, data, threat_models, seed=seed, batch_size=batch_size, attacks=attacks,
+            network, data, threat_models, seed=seed, batch_size=_parse_batch_size(batch_size),
+            attacks=attacks,
             certifiers=certifiers, device=_check_device(device), store=store, progress=progress,
         )  # fmt: skip
     if export is not None:
         _export(evaluations, export)
     if as_json:
         rows = [evaluation.summary for evaluation in evaluations]
-        about = {"version": __version__, "store": str(store), "command": sys.argv[1:]}
+        about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
+                 "stages": [asdict(cost) for e in evaluations for cost in e.costs],
+                 "peak_memory_mb": peak_memory_mb()}  # fmt: skip
         typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
     else:
         bracket_table(evaluations)
+        if profile:
+            cost_table(evaluations, peak_memory_mb())
 
 
 @app.command("list")
@@ -243,6 +255,15 @@ def parse_eps(text: str) -> float:
         return float(Fraction(text.strip()))
     except (ValueError, ZeroDivisionError):
         raise InputError(f"eps={text!r} is not a number; give it as 0.5 or as 8/255") from None
+
+
+def _parse_batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"batch_size={text!r} is neither 'auto' nor a whole number") from None
 
 
 def _model_rows(plugins: list[Path] | None) -> list[tuple[str, ...]]:

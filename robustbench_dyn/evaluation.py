@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.attacks import Attack, resolve_attacks
+from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
 from robustbench_dyn.certification import Certifier, resolve_certifiers
 from robustbench_dyn.datasets import Dataset, load_dataset
 from robustbench_dyn.errors import CertificateError, InputError, SoundnessError
@@ -123,7 +124,7 @@ def evaluate_grid(
     *,
     n_examples: int | None = None,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int | Literal["auto"] = 250,
     attacks: str | Sequence[str] = "standard",
     certifiers: str | Sequence[str] = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
@@ -137,11 +138,11 @@ def evaluate_grid(
     What is certified at a radius is certified below it, what is broken at a distance is broken
     above it, and what survived the attacks within a radius did so below it; so the largest eps
     comes first. attacks: "standard", "autoattack", "plus", "rand", "none" or names. certifiers:
-    "auto", "none" or names. batch_size: inputs that the model is given at once; it is halved
-    where memory runs out. audit_share: the share of certified examples (at least 5) that is
-    attacked all the same. store: where verdicts are kept and found again; in memory by default.
-    name: how an unregistered model is called. Returns one Evaluation a threat model, in the given
-    order.
+    "auto", "none" or names. batch_size: inputs that the model is given at once, or "auto", which
+    measures; it is halved where memory runs out. audit_share: the share of certified examples (at
+    least 5) that is attacked all the same. store: where verdicts are kept and found again; in
+    memory by default. name: how an unregistered model is called. Returns one Evaluation a threat
+    model, in the given order.
     Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
     """
     norm = _one_norm(threat_models)
@@ -187,15 +188,15 @@ class _Cascade:
 
     def __init__(
         self, model: nn.Module, dataset: Dataset, store: Store, norm: str, device: torch.device,
-        seed: int, batch_size: int, attacks: str | Sequence[str],
+        seed: int, batch_size: int | Literal["auto"], attacks: str | Sequence[str],
         certifiers: str | Sequence[str], audit_share: float, name: str | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:  # fmt: skip
         self.model = CountingModel(model)
         self.dataset, self.store, self.device = dataset, store, device
         self.seed, self.batch_size, self.audit_share = seed, batch_size, audit_share
-        # What one chunk holds now: batch_size until memory runs out.
-        self.chunk_size = batch_size
+        # What one chunk holds now: batch_size until memory runs out; 0 until it is measured.
+        self.chunk_size = 0 if batch_size == "auto" else batch_size
         self.progress = progress
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
         self.flags = list[str]()
@@ -341,7 +342,7 @@ class _Cascade:
             judged = judge(self.model, found, x, y, threat_model)
         # Attacks run somebody's model inside somebody's library: a failure is recorded.
         except Exception as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             failure = f"{attack.name} failed: {type(error).__name__}: {error}"
             log.warning("%s", failure)
@@ -429,7 +430,7 @@ class _Cascade:
 
     def _first_logits(self) -> Tensor:
         """Return the logits of the first examples; raises InputError where they are not logits."""
-        first = self.dataset.x[: min(16, self.batch_size)].to(self.device)
+        first = self._sample()
         try:
             with torch.no_grad():
                 logits = self.model(first)
@@ -452,6 +453,11 @@ class _Cascade:
             self.flags.append("softmax_outputs")
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
         return logits
+
+    def _sample(self) -> Tensor:
+        """Return the first inputs, as many as any batch may hold."""
+        size = 16 if self.batch_size == "auto" else min(16, self.batch_size)
+        return self.dataset.x[:size].to(self.device)
 
     @torch.no_grad()
     def _fingerprint(self) -> Tensor:
@@ -496,12 +502,15 @@ class _Cascade:
     ) -> Iterator[None]:
         """Do the work chunk by chunk and keep its verdicts; where memory runs out, halve them."""
         start = 0
+        if items and not self.chunk_size:
+            self.chunk_size = choose_batch_size(self.model.model, self._sample())
+            log.info("batches of %d", self.chunk_size)
         while start < len(items):
             chunk = items[start : start + self.chunk_size]
             try:
                 verdicts = work(chunk)
             except Exception as error:
-                if not _is_out_of_memory(error) or self.chunk_size == 1:
+                if not is_out_of_memory(error) or self.chunk_size == 1:
                     raise
                 self.chunk_size = max(1, self.chunk_size // 2)
                 log.warning("out of memory: batches of %d from here on", self.chunk_size)
@@ -598,11 +607,6 @@ def _carry_over(known: list[Verdict], eps: float, first_attack: str) -> Verdict:
     )  # fmt: skip
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    out_of_memory = (MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, out_of_memory) or "allocate memory" in str(error)
-
-
 def _one_norm(threat_models: Sequence[ThreatModel]) -> str:
     norms = {threat_model.norm for threat_model in threat_models}
     if len(norms) != 1:
@@ -610,9 +614,9 @@ def _one_norm(threat_models: Sequence[ThreatModel]) -> str:
     return norms.pop()
 
 
-def _check_options(batch_size: int, audit_share: float) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1")
+def _check_options(batch_size: int | str, audit_share: float) -> None:
+    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise InputError(f"batch_size={batch_size!r} must be 'auto' or a number of at least 1")
     if not 0 <= audit_share <= 1:
         raise InputError(f"audit_share={audit_share} must be a fraction between 0 and 1")
 

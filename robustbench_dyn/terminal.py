@@ -110,6 +110,24 @@ def bracket_table(evaluations: Sequence[cascade.Evaluation]) -> None:
         console.print(f"flags: {first['flags']}")
 
 
+def cost_table(evaluations: Sequence[cascade.Evaluation], peak_memory_mb: float) -> None:
+    """Print what each stage of this run took."""
+    costs = [cost for evaluation in evaluations for cost in evaluation.costs]
+    if not costs:
+        Console().print("everything was in the store: no pass was made")
+        return
+    total = sum(cost.seconds for cost in costs)
+    rows = [
+        (f"{cost.eps:.4g}", cost.stage, str(cost.examples), str(cost.decided),
+         f"{cost.forward_passes:,}", f"{cost.backward_passes:,}", f"{cost.seconds:.1f}",
+         f"{cost.seconds / total:.0%}")
+        for cost in costs
+    ]  # fmt: skip
+    plain_table(("eps", "stage", "examples", "decided", "forwards", "backwards", "seconds",
+                 "share"), rows)  # fmt: skip
+    Console().print(f"peak memory {peak_memory_mb:.0f} MiB")
+
+
 def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under headings."""
     table = Table(*headings)
