@@ -50,7 +50,7 @@ _WITHIN = " within eps "
 DEFAULT_AUDIT_SHARE = 0.02
 _MIN_AUDITED = 5
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
-_CASCADE_VERSION = 2
+_CASCADE_VERSION = 3
 
 
 class Progress(NamedTuple):
@@ -194,6 +194,7 @@ class _Cascade:
     ) -> None:  # fmt: skip
         self.model = CountingModel(model)
         self.dataset, self.store, self.device = dataset, store, device
+        self.dimension = math.prod(dataset.x.shape[1:])
         self.seed, self.batch_size, self.audit_share = seed, batch_size, audit_share
         # What one chunk holds now: batch_size until memory runs out; 0 until it is measured.
         self.chunk_size = 0 if batch_size == "auto" else batch_size
@@ -275,12 +276,11 @@ class _Cascade:
     def _certify(
         self, logits: Tensor, y: Tensor, threat_model: ThreatModel
     ) -> tuple[list[float], list[str]]:
-        dimension = math.prod(self.dataset.x.shape[1:])
         best = [math.nan] * len(y)
         names = [""] * len(y)
         for certifier, prepared in self.certifiers:
             radii = certifier.radii(
-                prepared, logits, y, norm=threat_model.norm, dimension=dimension
+                prepared, logits, y, norm=threat_model.norm, dimension=self.dimension
             ).tolist()
             for k, radius in enumerate(radii):
                 if radius > 0 and not best[k] >= radius:
@@ -338,6 +338,7 @@ class _Cascade:
             found = attack.search(
                 self.model, x, y, threat_model, seed=self._seed_for(attack),
                 batch_size=self.chunk_size, n_classes=self.n_classes,
+                rivals=self._rivals(chunk, x, y, threat_model) if attack.by_rival else None,
             )  # fmt: skip
             judged = judge(self.model, found, x, y, threat_model)
         # Attacks run somebody's model inside somebody's library: a failure is recorded.
@@ -369,6 +370,26 @@ class _Cascade:
             )
             for k, (verdict, (n_forward, n_backward)) in enumerate(zip(chunk, shares, strict=True))
         ]  # fmt: skip
+
+    def _rivals(
+        self, chunk: list[Verdict], x: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> Tensor | None:
+        """Say which classes may overtake the label within eps, (n, classes) bool.
+
+        An audit asks whether the certificates are right: there they rule nothing out.
+        """
+        if not self.certifiers:
+            return None
+        with torch.no_grad():
+            logits = self.model(x)
+        rivals = torch.ones(logits.shape, dtype=torch.bool)
+        audited = torch.tensor([verdict.status is Status.CERTIFIED for verdict in chunk])
+        for certifier, prepared in self.certifiers:
+            radii = certifier.rival_radii(
+                prepared, logits, y, norm=threat_model.norm, dimension=self.dimension
+            )
+            rivals &= (radii < threat_model.eps) | audited[:, None]
+        return rivals
 
     def _after_attack(
         self, verdict: Verdict, hit: tuple[str, float, bytes] | None, failure: str,

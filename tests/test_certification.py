@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustbench_dyn.certification import certifier_names, resolve_certifiers
-from robustbench_dyn.certification.lipschitz import radii
+from robustbench_dyn.certification.lipschitz import CERTIFIER
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import (
     Classifier,
@@ -143,7 +143,7 @@ def too_short(model, x, y, norm):
 def with_one_bound(model, x, y, norm):
     """Use sqrt(2) Lip(F) for all pairs."""
     bounds = pairwise_lipschitz(nn.Sequential(nn.Flatten(), model.head, nn.Identity()))
-    return radii(bounds, model(x).detach(), y, norm=norm, dimension=x[0].numel())
+    return CERTIFIER.radii(bounds, model(x).detach(), y, norm=norm, dimension=x[0].numel())
 
 
 def regardless_of_the_label(model, x, y, norm):
@@ -232,7 +232,7 @@ def test_a_certificate_that_forgets_the_features_is_caught():
     x, y = problem(flat, 0)
     with torch.no_grad():
         bounds = pairwise_lipschitz(Classifier(nn.Flatten(), model.head))
-        found = radii(bounds, model(x), y, norm="L2", dimension=DIMENSION)
+        found = CERTIFIER.radii(bounds, model(x), y, norm="L2", dimension=DIMENSION)
     assert fault(lambda *_: found, flat, x, y, "L2") == "unsound"
 
 
@@ -313,7 +313,9 @@ def test_a_convolutional_network_is_certified(norm):
 
 def certified(logits, y, bounds=None, norm="L2"):
     bounds = torch.ones(1, 1).double() if bounds is None else bounds
-    return radii(bounds, torch.as_tensor(logits), torch.as_tensor(y), norm=norm, dimension=4)
+    return CERTIFIER.radii(
+        bounds, torch.as_tensor(logits), torch.as_tensor(y), norm=norm, dimension=4
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)

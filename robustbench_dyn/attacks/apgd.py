@@ -14,7 +14,6 @@ from robustbench_dyn.attacks.gathering import (
     Finds,
     gradient_of,
     grouped,
-    logits_of,
     ranked_targets,
 )
 from robustbench_dyn.attacks.streams import Streams
@@ -43,32 +42,33 @@ def apgd(problem: Problem, *, loss: Loss, n_restarts: int = 1, n_iterations: int
             return lambda logits, rows: F.cross_entropy(logits, y[rows], reduction="none")
         return lambda logits, rows: _dlr(logits, y[rows])
 
-    return _search(problem, losses, n_restarts, n_iterations)
+    tries = problem.x.new_ones(len(problem.x), n_restarts, dtype=torch.bool)
+    return _search(problem, losses, tries, n_iterations)
 
 
 def apgd_targeted(problem: Problem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
-    """Return what Auto-PGD on the targeted DLR finds for the n_targets likeliest wrong classes.
+    """Return what Auto-PGD on the targeted DLR finds for the n_targets likeliest rivals.
 
     Needs 4 classes. Returns (n, C, H, W), x where nothing was found.
     """
-    targets = ranked_targets(logits_of(problem, problem.x), problem.y, n_targets)
+    targets, tries = ranked_targets(problem, n_targets)
 
     def losses(example: Tensor, attempt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         y, target = problem.y[example], targets[example, attempt]
         return lambda logits, rows: _targeted_dlr(logits, y[rows], target[rows])
 
-    return _search(problem, losses, targets.shape[1], n_iterations)
+    return _search(problem, losses, tries, n_iterations)
 
 
 def _search(
     problem: Problem,
     losses: Callable[[Tensor, Tensor], Callable[[Tensor, Tensor], Tensor]],
-    n_tries: int,
+    tries: Tensor,
     n_iterations: int,
 ) -> Tensor:
     finds = Finds(problem)
     streams = Streams.of(problem.x, problem.y, problem.seed)
-    for example, attempt in grouped(problem, n_tries):
+    for example, attempt in grouped(problem, finds, tries):
         state = _start(problem, example, attempt, streams)
         checks = _checkpoints(n_iterations)
         last_check = 0

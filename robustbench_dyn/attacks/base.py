@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Problem(NamedTuple):
     """What to attack: a wrapped model, x (n, C, H, W) float32, y (n,) int64.
 
-    batch_size: how many inputs the model is given at once, at most.
+    batch_size: how many inputs the model is given at once, at most. rivals: (n, n_classes) bool,
+    the classes that may overtake the label, as far as is known; a search may leave out the others.
     """
 
     model: nn.Module
@@ -31,6 +32,7 @@ class Problem(NamedTuple):
     seed: int
     n_classes: int
     batch_size: int
+    rivals: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ class Attack:
     """A search method; it never judges its own success.
 
     norms: the norms that it knows. library: whose code it runs. min_classes: the fewest classes
-    for which its loss is defined. search(model, x, y, threat_model, *, seed, batch_size,
-    n_classes) returns candidates of x's shape, dtype and device, and any point, x for instance,
-    where it found nothing.
+    for which its loss is defined. by_rival: it tries each rival class, and profits from knowing
+    those that cannot win. search(model, x, y, threat_model, *, seed, batch_size,
+    n_classes, rivals=None) returns candidates of x's shape, dtype and device, and any point, x for
+    instance, where it found nothing.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Attack:
     description: str
     min_classes: int
     search: Callable[..., Tensor]
+    by_rival: bool = False
 
 
 def searching(
@@ -72,10 +76,12 @@ def _search(
     seed: int,
     batch_size: int,
     n_classes: int,
+    rivals: Tensor | None = None,
 ) -> Tensor:
     """Return candidates for x, searched in chunks of batch_size, each with the same seed.
 
-    x: (n, *input_shape) in [0, 1]; y: (n,). The same arguments give the same candidates. The
+    x: (n, *input_shape) in [0, 1]; y: (n,). rivals: (n, n_classes) bool, the classes worth a try;
+    by default all but the label. The same arguments give the same candidates. The
     model runs in eval mode; its modes, requires_grad flags and gradients, and the caller's random
     streams, are put back. What the model or the library raises is passed on.
     Raises ShapeError where x and y differ in length, InputError where batch_size is below 1.
@@ -95,7 +101,12 @@ def _search(
             # A clone: the libraries write in place, and a caller's inference tensor has no graph.
             images = _as_images(x[rows].clone()).float().contiguous()
             labels = y[rows].clone().to(x.device).long()
-            problem = Problem(wrapped, images, labels, threat_model, seed, n_classes, batch_size)
+            others = torch.arange(n_classes, device=x.device) != labels[:, None]
+            if rivals is not None:
+                others &= rivals[rows].to(x.device)
+            problem = Problem(
+                wrapped, images, labels, threat_model, seed, n_classes, batch_size, others
+            )
             candidates = perturb(problem).detach().to(x.device, x.dtype)
             found.append(candidates.reshape(x[rows].shape))
     return torch.cat(found)

@@ -43,10 +43,10 @@ def minimum_norm(problem: Problem, *, n_targets: int = 9, n_iterations: int = 10
 
 def _search(problem: Problem, n_targets: int, n_iterations: int, eps: float | None) -> Tensor:
     """Search; an eps ends the search of a row that has found something within it."""
-    targets = ranked_targets(logits_of(problem, problem.x), problem.y, n_targets)
+    targets, tries = ranked_targets(problem, n_targets)
     norm, finds = problem.threat_model.norm, Finds(problem)
     nearest = torch.full_like(problem.x[:, 0, 0, 0], torch.inf)
-    for example, attempt in grouped(problem, targets.shape[1]):
+    for example, attempt in grouped(problem, finds, tries):
         origin = problem.x[example]
         rows = _Rows(
             example, attempt, problem.y[example], targets[example, attempt], origin, origin,

@@ -40,12 +40,15 @@ class Finds:
         return attempt < self._try[example]
 
 
-def grouped(problem: Problem, n_tries: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Split examples x tries into groups of rows that fit in memory: (example, attempt) indices."""
-    size = max(1, _BATCHES_HELD * problem.batch_size // n_tries)
-    tries = torch.arange(n_tries, device=problem.x.device)
-    for examples in torch.split(torch.arange(len(problem.x), device=problem.x.device), size):
-        yield examples.repeat_interleave(n_tries), tries.repeat(len(examples))
+def grouped(problem: Problem, finds: Finds, tries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Split the tries into groups of rows that fit in memory: (example, attempt) indices.
+
+    tries: (n, tries an example) bool. What an earlier group has made superfluous is left out.
+    """
+    for rows in torch.split(tries.nonzero(), _BATCHES_HELD * problem.batch_size):
+        example, attempt = rows[finds.wanted(rows[:, 0], rows[:, 1])].unbind(dim=1)
+        if len(example):
+            yield example, attempt
 
 
 @torch.no_grad()
@@ -74,7 +77,13 @@ def gradient_of(
     return torch.cat(gradients), torch.cat(losses), torch.cat(outputs)
 
 
-def ranked_targets(logits: Tensor, y: Tensor, n_targets: int) -> Tensor:
-    """Return the n_targets most likely classes other than y, (rows, n_targets)."""
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.topk(min(n_targets, logits.shape[1] - 1), dim=1).indices
+def ranked_targets(problem: Problem, n_targets: int) -> tuple[Tensor, Tensor]:
+    """Return each example's n_targets likeliest rivals, and which of these entries are rivals.
+
+    Both are (n, min(n_targets, classes - 1)).
+    """
+    logits = logits_of(problem, problem.x)
+    others = logits.scatter(1, problem.y[:, None], -torch.inf)
+    ranked = others.where(problem.rivals, -torch.inf).nan_to_num(neginf=-torch.inf)
+    targets = ranked.topk(min(n_targets, logits.shape[1] - 1), dim=1).indices
+    return targets, problem.rivals.gather(1, targets)

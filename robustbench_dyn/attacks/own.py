@@ -39,6 +39,11 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
 
         return fab_targeted(problem)
 
+    def fab_min(problem: Problem) -> Tensor:
+        from robustbench_dyn.attacks.fab import minimum_norm  # noqa: PLC0415
+
+        return minimum_norm(problem)
+
     def square(problem: Problem) -> Tensor:
         from robustbench_dyn.attacks.square import square  # noqa: PLC0415
 
@@ -48,17 +53,20 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
 
     def member(
         name: str, norms: frozenset[str], description: str, perturb: Callable[[Problem], Tensor],
-        *, min_classes: int = 2,
+        *, min_classes: int = 2, by_rival: bool = False,
     ) -> Attack:  # fmt: skip
         search = searching(perturb, gathers=True)
-        return Attack(name, norms, "robustbench-dyn", description, min_classes, search)
+        return Attack(name, norms, "robustbench-dyn", description, min_classes, search, by_rival)
 
     made = (
         member("apgd-ce", both, "Auto-PGD on cross-entropy (arXiv 2003.01690)", apgd_ce),
         # DLR divides by the gap between the first and third logit; the targeted one needs a fourth.
         member("apgd-dlr", both, "Auto-PGD on DLR", apgd_dlr, min_classes=3),
-        member("apgd-t", both, "Auto-PGD on targeted DLR", apgd_t, min_classes=4),
-        member("fab-t", all_norms, "FAB towards each target (arXiv 1907.02044)", fab_t),
+        member("apgd-t", both, "Auto-PGD on targeted DLR", apgd_t, min_classes=4, by_rival=True),
+        member(
+            "fab-t", all_norms, "FAB towards each target (arXiv 1907.02044)", fab_t, by_rival=True
+        ),
+        member("fab-min", all_norms, "FAB-T to the nearest adversarial example there is", fab_min),
         member("square", both, "random search on scores, 5,000 queries (arXiv 1912.00049)", square),
     )
     return {attack.name: attack for attack in made}

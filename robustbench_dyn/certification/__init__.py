@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Certifier:
     """A proof method.
 
-    radii(prepared, logits, y, norm=..., dimension=...) returns (batch,) float64: radii in `norm`,
-    rounded down, NaN where nothing is proved; prepared = prepare(model), which raises
+    rival_radii(prepared, logits, y, norm=..., dimension=...) returns (batch, classes) float64:
+    nearer than entry j, in `norm` and rounded down, class j does not reach the label's logit; inf
+    for the label itself, 0 where nothing is proved. prepared = prepare(model), which raises
     CertificateError, with the reason, for a model that the method knows nothing about.
     label(norm) is the name in the table.
     """
@@ -28,8 +29,16 @@ class Certifier:
     description: str
     deterministic: bool
     prepare: Callable[[nn.Module], Tensor]
-    radii: Callable[..., Tensor]
+    rival_radii: Callable[..., Tensor]
     label: Callable[[Norm], str]
+
+    def radii(
+        self, prepared: Tensor, logits: Tensor, y: Tensor, *, norm: Norm, dimension: int
+    ) -> Tensor:
+        """Return the radii inside which no class overtakes the label, (batch,); NaN for none."""
+        of_rivals = self.rival_radii(prepared, logits, y, norm=norm, dimension=dimension)
+        nearest = of_rivals.amin(dim=1)
+        return nearest.where(nearest > 0, float("nan"))
 
 
 def _lipschitz() -> Certifier:

@@ -16,14 +16,14 @@ from robustbench_dyn.threat_models import Norm
 _ULPS = 256
 
 
-def radii(bounds: Tensor, logits: Tensor, y: Tensor, *, norm: Norm, dimension: int) -> Tensor:
-    """Return min over j != y of (F_y - F_j) / L_yj in `norm`, rounded down.
+def rival_radii(bounds: Tensor, logits: Tensor, y: Tensor, *, norm: Norm, dimension: int) -> Tensor:
+    """Return (F_y - F_j) / L_yj in `norm`, rounded down, for each class j.
 
     bounds: (classes, classes) or (1, 1), L2 Lipschitz bounds of F_i - F_j. logits: (batch,
-    classes) as the model computed them. y: (batch,). All j are taken, not the runner-up alone
+    classes) as the model computed them. y: (batch,). All j are needed, not the runner-up alone
     (arXiv 1802.04034, Section 4). An Linf ball of radius r / sqrt(dimension) and an L1 ball of
-    radius r lie in the L2 ball of radius r. Returns (batch,), float64: NaN for ties, margins
-    inside rounding, and logits that are not finite.
+    radius r lie in the L2 ball of radius r. Returns (batch, classes), float64: inf for j = y, 0
+    for ties and margins inside rounding, and a row of 0 for logits that are not finite.
     """
     rounding = _ULPS * torch.finfo(logits.dtype).eps
     scores = logits.detach().double().cpu()
@@ -32,14 +32,12 @@ def radii(bounds: Tensor, logits: Tensor, y: Tensor, *, norm: Norm, dimension: i
     slack = rounding * scores.abs().amax(dim=1, keepdim=True).clamp_min(1.0)
     margins = scores.gather(1, labels[:, None]) - scores - slack
     lipschitz = bounds.expand(n_classes, n_classes)[labels]
-    others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
     # A difference that cannot change (L = 0) never vanishes: its quotient is inf.
-    quotients = (margins / lipschitz).where(others, math.inf)
-    radius = quotients.amin(dim=1) * (1.0 - 1e-12)
+    radius = margins / lipschitz * (1.0 - 1e-12)
     if norm == "Linf":
         radius = radius / math.sqrt(dimension) * (1.0 - 1e-12)
-    safe = (margins > 0).logical_or(~others).all(dim=1) & scores.isfinite().all(dim=1)
-    return radius.where(safe, math.nan)
+    radius = radius.where(margins > 0, 0.0).scatter(1, labels[:, None], math.inf)
+    return radius.where(scores.isfinite().all(dim=1, keepdim=True), 0.0)
 
 
 def _label(norm: Norm) -> str:
@@ -55,6 +53,6 @@ CERTIFIER = Certifier(
     description="global L2 Lipschitz bound of each logit difference",
     deterministic=True,
     prepare=_prepare,
-    radii=radii,
+    rival_radii=rival_radii,
     label=_label,
 )
