@@ -476,8 +476,8 @@ class _Cascade:
         return logits
 
     def _sample(self) -> Tensor:
-        """Return the first inputs, as many as any batch may hold."""
-        size = 16 if self.batch_size == "auto" else min(16, self.batch_size)
+        """Return the first inputs, as few as any memory holds."""
+        size = 4 if self.batch_size == "auto" else min(4, self.batch_size)
         return self.dataset.x[:size].to(self.device)
 
     @torch.no_grad()

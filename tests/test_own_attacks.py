@@ -1,0 +1,216 @@
+"""Our own attacks: what one example gets depends on nothing but itself, and no pass is wasted."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from robustbench_dyn import Status, ThreatModel, evaluate
+from robustbench_dyn import evaluation as cascade
+from robustbench_dyn.attacks import attack_info, square
+from robustbench_dyn.attacks.streams import Streams
+from robustbench_dyn.flows import Classifier
+from robustbench_dyn.judging import CountingModel
+from robustbench_dyn.threat_models import NORMS, distance
+
+OWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square")
+PAIRS = [(name, norm) for name in OWN for norm in NORMS if norm in attack_info(name).norms]
+RADII = {"L2": 0.35, "Linf": 0.06, "L1": 1.5}
+
+
+class Rows(nn.Module):
+    """A two-layer network that sums row by row: its rounding is the same in every batch."""
+
+    def __init__(self, n_classes=5, shape=(1, 6, 6)):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        d = int(np.prod(shape))
+        self.first = torch.randn(16, d, generator=generator).double() / d**0.5
+        self.last = torch.randn(n_classes, 16, generator=generator).double()
+
+    def forward(self, x):
+        hidden = ((x.flatten(1).double() - 0.5)[:, None, :] * self.first).sum(dim=2).relu()
+        return (hidden[:, None, :] * self.last).sum(dim=2)
+
+
+def examples(model, n=6, shape=(1, 6, 6)):
+    x = torch.rand(n, *shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        return x, model(x).argmax(dim=1)
+
+
+def candidates(name, norm, model, x, y, *, scale=1.0, batch_size=8, **options):
+    threat_model = ThreatModel(norm, RADII[norm] * scale)
+    return attack_info(name).search(
+        model, x, y, threat_model, seed=3, batch_size=batch_size, n_classes=5, **options
+    )
+
+
+# Streams
+
+
+def test_draws_follow_their_distributions():
+    streams = Streams(torch.arange(50))
+    assert stats.kstest(streams.uniform(0, 400).flatten().numpy(), "uniform").pvalue > 1e-3
+    assert stats.kstest(streams.normal(1, 400).flatten().numpy(), "norm").pvalue > 1e-3
+    signs = streams.signs(2, 400).flatten()
+    assert set(signs.tolist()) == {-1.0, 1.0}
+    assert stats.binomtest(int((signs > 0).sum()), len(signs)).pvalue > 1e-3
+    whole = torch.cat([streams.integers(k, 7) for k in range(400)])
+    assert stats.chisquare(torch.bincount(whole, minlength=7).numpy()).pvalue > 1e-3
+
+
+def test_the_test_of_distributions_can_fail():
+    draws = Streams(torch.arange(50)).uniform(0, 400).flatten().numpy()
+    assert stats.kstest(draws**1.1, "uniform").pvalue < 1e-3
+
+
+def test_draws_are_independent_between_rows_counters_and_salts():
+    streams = Streams(torch.arange(2))
+    first = streams.uniform(0, 20_000)
+    for other in (first.flip(0), streams.uniform(1, 20_000), streams.derive(1).uniform(0, 20_000)):
+        correlation = np.corrcoef(first.flatten().numpy(), other.flatten().numpy())[0, 1]
+        assert abs(correlation) < 4 / 40_000**0.5
+
+
+def test_a_draw_depends_on_its_own_row_alone():
+    x, y = torch.rand(4, 1, 3, 3), torch.arange(4)
+    together = Streams.of(x, y, 7).normal(5, 2, 3)
+    alone = torch.cat([Streams.of(x[k : k + 1], y[k : k + 1], 7).normal(5, 2, 3) for k in range(4)])
+    assert torch.equal(together, alone)
+    assert not torch.equal(together, Streams.of(x, y, 8).normal(5, 2, 3))
+    assert not torch.equal(together, Streams.of(x, y.flip(0), 7).normal(5, 2, 3))
+
+
+# Independence of the batch
+
+
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_what_is_found_does_not_depend_on_the_batch(name, norm):
+    model = Rows()
+    x, y = examples(model)
+    together = candidates(name, norm, model, x, y)
+    alone = [candidates(name, norm, model, x[k : k + 1], y[k : k + 1]) for k in range(len(x))]
+    assert torch.equal(together, torch.cat(alone))
+    order = torch.tensor([4, 1, 5, 0, 3, 2])
+    assert torch.equal(together[order], candidates(name, norm, model, x[order], y[order]))
+    assert torch.equal(together, candidates(name, norm, model, x, y, batch_size=3))
+    assert not torch.equal(together, x)
+
+
+def test_the_official_attack_depends_on_the_batch():
+    model = Rows()
+    x, y = examples(model)
+    together = candidates("aa-square", "L2", model, x, y)
+    alone = [candidates("aa-square", "L2", model, x[k : k + 1], y[k : k + 1]) for k in range(6)]
+    assert not torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_square_asks_ahead_and_finds_what_asking_one_by_one_finds(norm, monkeypatch):
+    model = Rows()
+    x, y = examples(model)
+    # So near that not everything falls: every query is made.
+    ahead = candidates("square", norm, model, x, y, scale=0.5)
+    monkeypatch.setattr(square, "_FULL", 1)
+    one_by_one = candidates("square", norm, model, x, y, scale=0.5)
+    assert torch.equal(ahead, one_by_one)
+    changed = (ahead != x).flatten(1).any(dim=1)
+    assert 0 < changed.sum() < len(x)
+
+
+# No pass is wasted
+
+
+@pytest.mark.parametrize(("name", "norm"), [p for p in PAIRS if p[0] != "fab-min"])
+def test_decided_examples_leave_at_once(name, norm):
+    model = CountingModel(Rows())
+    x, y = examples(model)
+    for scale, cheap in ((6.0, True), (0.02, False)):
+        model.forward_passes = 0
+        candidates(name, norm, model, x, y, scale=scale)
+        # One pass of the wrapper; then the first few looks decide, or none does.
+        assert (model.forward_passes < 25 * len(x)) == cheap
+
+
+def test_batches_are_fuller_than_one_target_at_a_time_makes_them():
+    sizes = []
+
+    class Recording(Rows):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    model = Recording()
+    x, y = examples(model, n=40)
+    mean_sizes = []
+    for name in ("apgd-t", "aa-apgd-t"):
+        sizes.clear()
+        candidates(name, "L2", model, x, y, batch_size=32)
+        assert max(sizes) <= 32
+        mean_sizes.append(sum(sizes) / len(sizes))
+    assert mean_sizes[0] > 1.5 * mean_sizes[1]
+
+
+@pytest.mark.parametrize("name", ["apgd-t", "fab-t"])
+def test_excluded_rivals_are_not_tried(name):
+    model = CountingModel(Rows())
+    x, y = examples(model)
+    everybody = candidates(name, "L2", model, x, y, scale=3)
+    with torch.no_grad():
+        winners = model(everybody).argmax(dim=1)
+    assert (winners != y).all()
+    rivals = torch.ones(6, 5, dtype=torch.bool).scatter(1, winners[:, None], False)
+    model.forward_passes = 0
+    candidates(name, "L2", model, x, y, scale=0.01)
+    cost = model.forward_passes
+    model.forward_passes = 0
+    candidates(name, "L2", model, x, y, scale=0.01, rivals=rivals)
+    assert 0.7 < model.forward_passes / cost < 0.8
+    nobody = torch.zeros(6, 5, dtype=torch.bool)
+    assert torch.equal(candidates(name, "L2", model, x, y, scale=3, rivals=nobody), x)
+
+
+# Strength
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_fab_min_comes_within_a_percent_of_the_exact_distance(norm):
+    generator = torch.Generator().manual_seed(5)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(36, 5))
+    linear[1].weight.data = torch.randn(5, 36, generator=generator)
+    x = 0.5 + 0.1 * torch.rand(6, 1, 6, 6, generator=generator)
+    with torch.no_grad():
+        logits = linear(x)
+    y = logits.argmax(dim=1)
+    weight = linear[1].weight.detach()
+    order = {"L2": 2, "Linf": 1, "L1": torch.inf}[norm]
+    rows = torch.arange(6)
+    lengths = torch.linalg.vector_norm(weight[y][:, None] - weight, order, dim=2)
+    exact = (logits[rows, y][:, None] - logits) / lengths
+    exact[rows, y] = torch.inf
+    exact = exact.amin(dim=1).double()
+    found = candidates("fab-min", norm, linear, x, y)
+    reached = distance(found, x, norm)
+    with torch.no_grad():
+        assert (linear(found).argmax(dim=1) != y).all()
+    assert (reached >= exact * (1 - 1e-5)).all()
+    assert (reached <= exact * 1.01).all()
+
+
+def test_what_certificates_rule_out_changes_no_verdict(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU()), nn.Linear(12, 6))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    x = torch.rand(40, 1, 6, 6, generator=generator)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    options = {"attacks": "apgd-t,fab-t", "audit_share": 0.0}
+    pruned = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
+    monkeypatch.setattr(cascade._Cascade, "_rivals", lambda *_: None)
+    whole = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
+    assert pruned.examples["status"].equals(whole.examples["status"])
+    assert set(pruned.examples["status"]) >= {Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED}
+    assert pruned.summary["forward_passes"] < 0.8 * whole.summary["forward_passes"]
