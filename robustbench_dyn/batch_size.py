@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 import torch
@@ -37,17 +36,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """Say whether an error says that memory ran out, on a CPU or on a GPU."""
     out_of_memory = (MemoryError, torch.cuda.OutOfMemoryError)
     return isinstance(error, out_of_memory) or "allocate memory" in str(error)
-
-
-def peak_memory_mb() -> float:
-    """Return the most memory that this process has held, in MiB; of the GPU where it used one."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    import resource  # noqa: PLC0415  (Windows has none)
-
-    # Linux counts in KiB, macOS in bytes.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _seconds(model: nn.Module, x: Tensor, size: int) -> float:

@@ -95,7 +95,7 @@ def run(
     data_dir: DataDir = None,
 ) -> None:
     """Say of each test example whether it is certified, broken or undecided."""
-    from robustbench_dyn.batch_size import peak_memory_mb  # noqa: PLC0415
+    from robustbench_dyn.costs import peak_memory_mb  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415  (heavy: --help is light)
     from robustbench_dyn.evaluation import evaluate_grid  # noqa: PLC0415
     from robustbench_dyn.registry import load_model  # noqa: PLC0415

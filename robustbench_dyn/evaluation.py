@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from robustbench_dyn.attacks import Attack, resolve_attacks
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
 from robustbench_dyn.certification import Certifier, resolve_certifiers
+from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset, load_dataset
 from robustbench_dyn.errors import CertificateError, InputError, SoundnessError
 from robustbench_dyn.flows import frozen, lipschitz_bound
@@ -66,30 +67,19 @@ class Progress(NamedTuple):
     counts: dict[Status, int]
 
 
-@dataclass
-class StageCost:
-    """What one stage of a run took: examples that came in and were decided, passes, seconds."""
-
-    eps: float
-    stage: str
-    examples: int = 0
-    decided: int = 0
-    forward_passes: int = 0
-    backward_passes: int = 0
-    seconds: float = 0.0
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Verdicts of one model under one threat model, and the leaderboard row made of them.
 
-    costs: what this run took, stage by stage; empty where it found everything in its store.
+    key: what the store calls the evaluation. costs: what it took, stage by stage, in this run and
+    in those before it that left verdicts in the store.
     """
 
     threat_model: ThreatModel
     verdicts: tuple[Verdict, ...]
     summary: dict[str, Any]
-    costs: tuple[StageCost, ...] = ()
+    key: str
+    costs: tuple[StageCost, ...]
 
     @cached_property
     def examples(self) -> pd.DataFrame:
@@ -183,6 +173,20 @@ def benchmark(
     return summary["clean_accuracy"], summary["empirical_accuracy"]
 
 
+def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return the leaderboard row of final verdicts; that of the first n examples is kept."""
+    n = len(verdicts)
+    from_the_first = {verdict.example_id for verdict in verdicts} == set(range(n))
+    known = store.run(key, eps, n) if from_the_first else None
+    if known is not None:
+        return known.summary
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    summary = summarise(verdicts, store.record(key), eps=eps, evaluated_at=now)
+    if from_the_first:
+        store.add_run(Run(key, eps, n, summary))
+    return summary
+
+
 class _Cascade:
     """One evaluation at work: what it depends on, its model, its data and its store."""
 
@@ -201,7 +205,6 @@ class _Cascade:
         self.progress = progress
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
         self.flags = list[str]()
-        self.costs = list[StageCost]()
         # A registered model is checked at its first pass: a repeated run needs none at all.
         known = registered_identity(model) if dataset.n_classes else None
         self.checked = known is None
@@ -228,16 +231,14 @@ class _Cascade:
         self._classify_and_certify(threat_model)
         self._attack_what_is_left(threat_model)
         self._report(threat_model, "done")
-        costs = tuple(cost for cost in self.costs if cost.eps == threat_model.eps)
         verdicts = tuple(self.verdicts[i] for i in sorted(self.verdicts))
-        finished = {(r.key, r.eps, r.n_examples): r for r in self.store.runs()}
-        run = finished.get((self.key, threat_model.eps, len(verdicts)))
-        if run is None:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            row = summarise(verdicts, self.record, eps=threat_model.eps, evaluated_at=now)
-            run = Run(self.key, threat_model.eps, len(verdicts), row)
-            self.store.add_run(run)
-        return Evaluation(threat_model, verdicts, run.summary, costs)
+        summary = conclude(self.store, self.key, threat_model.eps, verdicts)
+        # A stage that was only carried on takes its place in the order of the cascade.
+        stages = ["certify", *(attack.name for attack in self.attacks)]
+        costs = sorted(
+            self.store.costs(self.key, threat_model.eps), key=lambda cost: stages.index(cost.stage)
+        )
+        return Evaluation(threat_model, verdicts, summary, self.key, tuple(costs))
 
     def _classify_and_certify(self, threat_model: ThreatModel) -> None:
         new = [i for i in self.row_of if i not in self.verdicts]
@@ -253,7 +254,7 @@ class _Cascade:
 
     def _first_verdicts(
         self, threat_model: ThreatModel, first_attack: str, ids: list[int]
-    ) -> list[Verdict]:
+    ) -> tuple[list[Verdict], StageCost]:
         started, before = time.perf_counter(), self.model.forward_passes
         x, y = self._tensors(ids)
         with torch.no_grad():
@@ -270,8 +271,8 @@ class _Cascade:
             for k, example_id in enumerate(ids)
         ]  # fmt: skip
         decided = sum(v.status is not Status.UNDECIDED for v in verdicts)
-        self._count(threat_model, "certify", len(ids), decided, forward, 0, seconds)
-        return verdicts
+        cost = StageCost(threat_model.eps, "certify", len(ids), decided, forward, 0, seconds)
+        return verdicts, cost
 
     def _certify(
         self, logits: Tensor, y: Tensor, threat_model: ThreatModel
@@ -326,7 +327,7 @@ class _Cascade:
 
     def _attack(
         self, attack: Attack, following: str, threat_model: ThreatModel, chunk: list[Verdict]
-    ) -> list[Verdict]:
+    ) -> tuple[list[Verdict], StageCost]:
         """Attack a chunk; whoever survives has the attack called `following` before it."""
         started = time.perf_counter()
         forwards, backwards = self.model.forward_passes, self.model.backward_passes
@@ -356,9 +357,11 @@ class _Cascade:
             self.model.forward_passes - forwards,
             self.model.backward_passes - backwards,
         )
-        self._count(threat_model, attack.name, len(chunk), len(hits), forward, backward, seconds)
+        cost = StageCost(
+            threat_model.eps, attack.name, len(chunk), len(hits), forward, backward, seconds
+        )
         shares = zip(_shares(forward, len(chunk)), _shares(backward, len(chunk)), strict=True)
-        return [
+        verdicts = [
             self._after_attack(
                 replace(
                     verdict,
@@ -370,6 +373,7 @@ class _Cascade:
             )
             for k, (verdict, (n_forward, n_backward)) in enumerate(zip(chunk, shares, strict=True))
         ]  # fmt: skip
+        return verdicts, cost
 
     def _rivals(
         self, chunk: list[Verdict], x: Tensor, y: Tensor, threat_model: ThreatModel
@@ -519,7 +523,7 @@ class _Cascade:
         }
 
     def _in_chunks(
-        self, items: list[_Item], work: Callable[[list[_Item]], list[Verdict]]
+        self, items: list[_Item], work: Callable[[list[_Item]], tuple[list[Verdict], StageCost]]
     ) -> Iterator[None]:
         """Do the work chunk by chunk and keep its verdicts; where memory runs out, halve them."""
         start = 0
@@ -529,36 +533,22 @@ class _Cascade:
         while start < len(items):
             chunk = items[start : start + self.chunk_size]
             try:
-                verdicts = work(chunk)
+                verdicts, cost = work(chunk)
             except Exception as error:
                 if not is_out_of_memory(error) or self.chunk_size == 1:
                     raise
                 self.chunk_size = max(1, self.chunk_size // 2)
                 log.warning("out of memory: batches of %d from here on", self.chunk_size)
                 continue
-            self._keep(verdicts)
+            self._keep(verdicts, cost)
             start += len(chunk)
             yield
 
-    def _keep(self, verdicts: Iterable[Verdict]) -> None:
+    def _keep(self, verdicts: Iterable[Verdict], cost: StageCost | None = None) -> None:
         new = {verdict.example_id: verdict for verdict in verdicts}
         if new:
-            self.store.add_verdicts(self.key, new.values())
+            self.store.add_verdicts(self.key, new.values(), cost)
             self.verdicts |= new
-
-    def _count(
-        self, threat_model: ThreatModel, stage: str, examples: int, decided: int, forward: int,
-        backward: int, seconds: float,
-    ) -> None:  # fmt: skip
-        """Add to what a stage has cost."""
-        cost = next((c for c in self.costs if (c.eps, c.stage) == (threat_model.eps, stage)), None)
-        if cost is None:
-            self.costs.append(cost := StageCost(threat_model.eps, stage))
-        cost.examples += examples
-        cost.decided += decided
-        cost.forward_passes += forward
-        cost.backward_passes += backward
-        cost.seconds += seconds
 
     def _tensors(self, ids: list[int]) -> tuple[Tensor, Tensor]:
         rows = torch.tensor([self.row_of[example_id] for example_id in ids])

@@ -10,13 +10,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from robustbench_dyn.costs import StageCost
 from robustbench_dyn.errors import StoreError
 from robustbench_dyn.verdicts import Status, Verdict
 
-SCHEMA_VERSION = 1
-
 _COLUMNS = tuple(column.name for column in fields(Verdict))
-_SCHEMA = """
+_COSTS = ("examples", "decided", "forward_passes", "backward_passes", "seconds")
+# Step i takes a file from schema i to i + 1; a new file goes through all of them. Never edit one.
+_STEPS = (
+    """
 CREATE TABLE evaluations (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE verdicts (
     key TEXT NOT NULL REFERENCES evaluations,
@@ -35,7 +37,19 @@ CREATE TABLE violations (
     certified_radius REAL, adversarial_distance REAL, attack TEXT, path TEXT, x_adv BLOB,
     PRIMARY KEY (key, eps, example_id)
 ) WITHOUT ROWID;
-"""
+""",
+    """
+CREATE TABLE costs (
+    key TEXT NOT NULL REFERENCES evaluations, eps REAL NOT NULL, stage TEXT NOT NULL,
+    examples INTEGER, decided INTEGER, forward_passes INTEGER, backward_passes INTEGER,
+    seconds REAL, PRIMARY KEY (key, eps, stage)
+) WITHOUT ROWID;
+""",
+)
+SCHEMA_VERSION = len(_STEPS)
+
+
+_ADD_COSTS = "ON CONFLICT DO UPDATE SET " + ", ".join(f"{c} = {c} + excluded.{c}" for c in _COSTS)
 
 
 class Run(NamedTuple):
@@ -86,8 +100,30 @@ class Store:
                 (key, json.dumps(record, sort_keys=True)),
             )
 
-    def add_verdicts(self, key: str, verdicts: Iterable[Verdict]) -> None:
-        """Write verdicts, replacing what was known of the same example at the same eps."""
+    def record(self, key: str) -> dict[str, Any]:
+        """Return what an evaluation depends on; raises StoreError where there is none."""
+        with _explained(self.path):
+            row = self._connection.execute(
+                "SELECT record FROM evaluations WHERE key = ?", (key,)
+            ).fetchone()
+        if row is None:
+            raise StoreError(f"the store {self.path} holds no evaluation {key}")
+        record: dict[str, Any] = json.loads(row[0])
+        return record
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return what every evaluation depends on, by key."""
+        with _explained(self.path):
+            rows = self._connection.execute("SELECT key, record FROM evaluations").fetchall()
+        return {key: json.loads(record) for key, record in rows}
+
+    def add_verdicts(
+        self, key: str, verdicts: Iterable[Verdict], cost: StageCost | None = None
+    ) -> None:
+        """Write verdicts, replacing what was known of the same example at the same eps.
+
+        cost: what they took; it is added to what its stage took before.
+        """
         names = ", ".join(("key", *_COLUMNS))
         marks = ", ".join("?" * (len(_COLUMNS) + 1))
         rows = [(key, *(getattr(v, column) for column in _COLUMNS)) for v in verdicts]
@@ -95,6 +131,18 @@ class Store:
             connection.executemany(
                 f"INSERT OR REPLACE INTO verdicts ({names}) VALUES ({marks})", rows
             )
+            if cost is not None:
+                values = tuple(getattr(cost, column) for column in _COSTS)
+                connection.execute(
+                    f"INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?) {_ADD_COSTS}",
+                    (key, cost.eps, cost.stage, *values),
+                )
+
+    def costs(self, key: str, eps: float) -> list[StageCost]:
+        """Return what each stage of an evaluation took at one eps, in all runs together."""
+        query = f"SELECT eps, stage, {', '.join(_COSTS)} FROM costs WHERE key = ? AND eps = ?"
+        with _explained(self.path):
+            return [StageCost(*row) for row in self._connection.execute(query, (key, eps))]
 
     def verdicts(self, key: str, eps: float | None = None) -> Iterator[Verdict]:
         """Yield the verdicts of one evaluation, at one eps or at all, by eps and example."""
@@ -117,6 +165,13 @@ class Store:
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
                 (run.key, run.eps, run.n_examples, json.dumps(run.summary)),
             )
+
+    def run(self, key: str, eps: float, n_examples: int) -> Run | None:
+        """Return one finished run, or None."""
+        query = "SELECT summary FROM runs WHERE key = ? AND eps = ? AND n_examples = ?"
+        with _explained(self.path):
+            row = self._connection.execute(query, (key, eps, n_examples)).fetchone()
+        return None if row is None else Run(key, eps, n_examples, json.loads(row[0]))
 
     def runs(self) -> list[Run]:
         """Return the finished runs of evaluations that have no violation."""
@@ -145,6 +200,40 @@ class Store:
             ).fetchall()
         return [Violation(*row) for row in rows]
 
+    def copy(self, path: Path, keys: Iterable[str]) -> None:
+        """Write the verdicts and runs of some evaluations, without their costs, to a new file."""
+        copied = Store(path)
+        try:
+            for key in keys:
+                copied.add_evaluation(key, self.record(key))
+                copied.add_verdicts(key, self.verdicts(key))
+                for run in self.runs():
+                    if run.key == key:
+                        copied.add_run(run)
+        finally:
+            copied.close()
+
+    def merge(self, path: Path) -> None:
+        """Take over everything that another store holds, which must be at rest."""
+        Store(path).close()  # brings it to this schema, or says what is wrong with it
+        with _explained(self.path):
+            self._connection.execute("ATTACH ? AS other", (str(path),))
+        try:
+            with self._transaction() as connection:
+                connection.execute(
+                    "INSERT OR IGNORE INTO evaluations SELECT * FROM other.evaluations"
+                )
+                for table in ("verdicts", "runs", "violations"):
+                    connection.execute(
+                        f"INSERT OR REPLACE INTO {table} SELECT * FROM other.{table}"
+                    )
+                connection.execute(
+                    # WHERE true: or SQLite reads ON CONFLICT as a join.
+                    f"INSERT INTO costs SELECT * FROM other.costs WHERE true {_ADD_COSTS}"
+                )
+        finally:
+            self._connection.execute("DETACH other")
+
     def _prepare(self) -> None:
         if self._version() == SCHEMA_VERSION:
             return
@@ -152,14 +241,15 @@ class Store:
             # Asked again: another process may have prepared the file in the meantime.
             version = self._version()
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if version == 0 and not tables:
-                for statement in (*_SCHEMA.split(";"), f"PRAGMA user_version = {SCHEMA_VERSION}"):
-                    connection.execute(statement)
-            elif version != SCHEMA_VERSION:
+            if version > SCHEMA_VERSION or (version == 0 and tables):
                 raise StoreError(
                     f"{self.path} is no store of this version (it has schema {version}, this is "
                     f"{SCHEMA_VERSION}); give another --store file or update robustbench-dyn"
                 )
+            for step in _STEPS[version:]:
+                for statement in step.split(";"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _version(self) -> int:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()

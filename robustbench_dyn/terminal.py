@@ -111,12 +111,9 @@ def bracket_table(evaluations: Sequence[cascade.Evaluation]) -> None:
 
 
 def cost_table(evaluations: Sequence[cascade.Evaluation], peak_memory_mb: float) -> None:
-    """Print what each stage of this run took."""
+    """Print what each stage took, in this run and in those that it goes on from."""
     costs = [cost for evaluation in evaluations for cost in evaluation.costs]
-    if not costs:
-        Console().print("everything was in the store: no pass was made")
-        return
-    total = sum(cost.seconds for cost in costs)
+    total = sum(cost.seconds for cost in costs) or 1.0
     rows = [
         (f"{cost.eps:.4g}", cost.stage, str(cost.examples), str(cost.decided),
          f"{cost.forward_passes:,}", f"{cost.backward_passes:,}", f"{cost.seconds:.1f}",

@@ -9,7 +9,8 @@ from torch import nn
 
 from robustbench_dyn import InputError, ThreatModel, evaluate
 from robustbench_dyn import batch_size as sizes
-from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory, peak_memory_mb
+from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
+from robustbench_dyn.costs import peak_memory_mb
 
 L2 = ThreatModel("L2", 0.25)
 DATA = points([0.05, 0.1, 0.2, 0.3, 0.4, 0.45] * 4)
