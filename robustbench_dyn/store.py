@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -200,16 +200,16 @@ class Store:
             ).fetchall()
         return [Violation(*row) for row in rows]
 
-    def copy(self, path: Path, keys: Iterable[str]) -> None:
+    def copy(self, path: Path, keys: Collection[str]) -> None:
         """Write the verdicts and runs of some evaluations, without their costs, to a new file."""
         copied = Store(path)
         try:
             for key in keys:
                 copied.add_evaluation(key, self.record(key))
                 copied.add_verdicts(key, self.verdicts(key))
-                for run in self.runs():
-                    if run.key == key:
-                        copied.add_run(run)
+            for run in self.runs():
+                if run.key in keys:
+                    copied.add_run(run)
         finally:
             copied.close()
 
@@ -224,9 +224,7 @@ class Store:
                     "INSERT OR IGNORE INTO evaluations SELECT * FROM other.evaluations"
                 )
                 for table in ("verdicts", "runs", "violations"):
-                    connection.execute(
-                        f"INSERT OR REPLACE INTO {table} SELECT * FROM other.{table}"
-                    )
+                    connection.execute(f"REPLACE INTO {table} SELECT * FROM other.{table}")
                 connection.execute(
                     # WHERE true: or SQLite reads ON CONFLICT as a join.
                     f"INSERT INTO costs SELECT * FROM other.costs WHERE true {_ADD_COSTS}"

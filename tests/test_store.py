@@ -10,8 +10,10 @@ from threading import Barrier
 
 import pytest
 
+from robustbench_dyn import store as storing
+from robustbench_dyn.costs import StageCost
 from robustbench_dyn.errors import StoreError
-from robustbench_dyn.store import Run, Store, Violation
+from robustbench_dyn.store import SCHEMA_VERSION, Run, Store, Violation
 from robustbench_dyn.verdicts import Status, Verdict
 
 
@@ -173,3 +175,60 @@ def test_many_may_open_a_new_store_at_once(tmp_path):
         with ThreadPoolExecutor(n) as pool:
             list(pool.map(add, [path] * n, range(n)))
         assert [v.example_id for v in Store(path).verdicts("k")] == list(range(n))
+
+
+def test_an_older_file_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path, monkeypatch):
+    path = tmp_path / "old.sqlite"
+    with monkeypatch.context() as past:
+        past.setattr(storing, "_STEPS", storing._STEPS[:1])
+        past.setattr(storing, "SCHEMA_VERSION", 1)
+        old = Store(path)
+        old.add_evaluation("k", {"model": "m"})
+        old.add_verdicts("k", [verdict(0)])
+        old.close()
+    store = Store(path)
+    assert store._version() == SCHEMA_VERSION > 1
+    assert [v.example_id for v in store.verdicts("k")] == [0]
+    store.add_verdicts("k", [verdict(1)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
+    assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 1, 1, 1, 0, 0.25)]
+
+
+def test_costs_add_up_over_runs():
+    store = Store()
+    store.add_evaluation("k", {})
+    store.add_verdicts("k", [verdict(0)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
+    store.add_verdicts("k", [verdict(1)], StageCost(0.5, "certify", 2, 0, 2, 1, 0.5))
+    store.add_verdicts("k", [verdict(2)])
+    assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 3, 1, 3, 1, 0.75)]
+    assert store.costs("k", 0.25) == []
+
+
+def test_a_copy_seeds_a_store_that_is_merged_back(tmp_path):
+    store = Store()
+    for key in ("k", "other"):
+        store.add_evaluation(key, {"model": key})
+        store.add_verdicts(key, [verdict(0)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
+        store.add_run(Run(key, 0.5, 1, {"model": key}))
+    part = tmp_path / "part.sqlite"
+    store.copy(part, ["k"])
+    there = Store(part)
+    assert list(there.records()) == ["k"]
+    assert there.costs("k", 0.5) == []
+    there.add_verdicts("k", [verdict(1)], StageCost(0.5, "certify", 1, 1, 5, 0, 0.5))
+    there.add_violation("k", 0.5, Violation(0, 0.7, 0.4, "pgd", "", b""))
+    there.close()
+    store.merge(part)
+    assert [v.example_id for v in store.verdicts("k")] == [0, 1]
+    assert [v.example_id for v in store.verdicts("other")] == [0]
+    assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 2, 2, 6, 0, 0.75)]
+    assert len(store.violations("k")) == 1
+    assert [run.key for run in store.runs()] == ["other"]
+
+
+def test_what_is_no_store_is_not_merged(tmp_path):
+    path = tmp_path / "text.sqlite"
+    path.write_text("not a database, but long enough to look at" * 20)
+    store = Store()
+    with pytest.raises(StoreError, match="not a database"):
+        store.merge(path)
+    store.add_evaluation("k", {})
