@@ -225,6 +225,43 @@ def train(
     typer.echo(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())
 
 
+@app.command("sweep")
+def sweep_(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="What to run.")],
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="Shards at a time; by default as many as cores.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU a worker.")] = "cpu",
+    store: StoreFile = Path("dynbench.sqlite"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    plugins: Plugins = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run models x data sets x threat models x seeds; goes on where it was stopped."""
+    from robustbench_dyn.sweep import read_sweep, sweep  # noqa: PLC0415
+    from robustbench_dyn.terminal import sweep_display, sweep_table  # noqa: PLC0415
+
+    content = read_sweep(file)
+    with sweep_display(enabled=not as_json) as progress:
+        outcome = sweep(
+            content, store, engine=engine, workers=workers, device=device,
+            plugins=tuple(plugins or ()), data_dir=data_dir, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
+                 "failed": {str(shard): reason for shard, reason in outcome.failed.items()},
+                 "unsound": {str(shard): reason for shard, reason in outcome.unsound.items()},
+                 }  # fmt: skip
+        typer.echo(json.dumps({"rows": outcome.rows, "run": about}, indent=2, allow_nan=False))
+    else:
+        sweep_table(outcome.rows)
+    for shard, reason in (outcome.unsound | outcome.failed).items():
+        _complain(f"{shard}: {reason}")
+    if outcome.unsound or outcome.failed:
+        raise typer.Exit(1 if outcome.unsound else 2)
+
+
 @app.command()
 def leaderboard(
     store: StoreFile = Path("dynbench.sqlite"),

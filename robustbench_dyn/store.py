@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -200,13 +200,18 @@ class Store:
             ).fetchall()
         return [Violation(*row) for row in rows]
 
-    def copy(self, path: Path, keys: Collection[str]) -> None:
-        """Write the verdicts and runs of some evaluations, without their costs, to a new file."""
+    def copy(self, path: Path, keys: Collection[str], examples: Container[int]) -> None:
+        """Write some examples' verdicts of some evaluations, and their runs, to a new file.
+
+        What the verdicts have cost stays here: merging the file back adds what it cost there.
+        """
         copied = Store(path)
         try:
             for key in keys:
                 copied.add_evaluation(key, self.record(key))
-                copied.add_verdicts(key, self.verdicts(key))
+                copied.add_verdicts(
+                    key, (v for v in self.verdicts(key) if v.example_id in examples)
+                )
             for run in self.runs():
                 if run.key in keys:
                     copied.add_run(run)

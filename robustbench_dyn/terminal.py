@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from robustbench_dyn.verdicts import Status
 
 if TYPE_CHECKING:
     from robustbench_dyn import evaluation as cascade
+    from robustbench_dyn.engines import Event
+    from robustbench_dyn.shards import Shard
     from robustbench_dyn.training import EpochReport
 
 
@@ -35,19 +44,7 @@ def progress_display(*, enabled: bool) -> Iterator[Callable[[cascade.Progress], 
         def show(report: cascade.Progress) -> None:
             if report.eps not in tasks:
                 tasks[report.eps] = bars.add_task("", total=report.total, bracket="")
-            counts = report.counts
-            standing = counts[Status.CERTIFIED] + counts[Status.UNDECIDED]
-            bracket = (
-                f"certified {counts[Status.CERTIFIED]}, broken {counts[Status.BROKEN]}, "
-                f"undecided {counts[Status.UNDECIDED]}, "
-                f"misclassified {counts[Status.MISCLASSIFIED]}"
-            )
-            if sum(counts.values()):
-                total = sum(counts.values())
-                bracket += (
-                    f": robust accuracy in [{counts[Status.CERTIFIED] / total:.1%}, "
-                    f"{standing / total:.1%}]"
-                )
+            bracket = _bracket(report.counts)
             bars.update(
                 tasks[report.eps],  # type: ignore[arg-type]
                 description=f"eps {report.eps:.4g} {report.stage}",
@@ -57,6 +54,44 @@ def progress_display(*, enabled: bool) -> Iterator[Callable[[cascade.Progress], 
             if not console.is_terminal:
                 console.print(f"eps {report.eps:.4g} {report.stage} {report.done}/{report.total}: "
                               f"{bracket}", soft_wrap=True)  # fmt: skip
+
+        yield show
+
+
+@contextmanager
+def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | None]:
+    """Show the shards done, those at work with their brackets, and the time left."""
+    if not enabled:
+        yield None
+        return
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bars:
+        every = bars.add_task("shards", total=None, said="")
+        tasks: dict[Shard, TaskID] = {}
+
+        def show(event: Event, n_shards: int) -> None:
+            shard = event.shard
+            if event.state == "at work" and event.progress is not None:
+                report = event.progress
+                bars.update(
+                    tasks[shard], total=report.total, completed=report.done,
+                    said=f"eps {report.eps:.4g} {report.stage}: {_bracket(report.counts)}",
+                )  # fmt: skip
+                return
+            if event.state == "started":
+                tasks[shard] = bars.add_task(str(shard), total=None, said="")
+            else:
+                bars.remove_task(tasks.pop(shard))
+            over = event.state in ("done", "failed", "unsound")
+            bars.update(every, total=n_shards, advance=int(over))
+            if event.state not in ("started", "done"):
+                console.print(f"{shard} {event.state}: {event.message}", soft_wrap=True)
+            elif not console.is_terminal:
+                console.print(f"{shard} {event.state}", soft_wrap=True)
 
         yield show
 
@@ -79,6 +114,19 @@ def training_display() -> Iterator[Callable[[EpochReport], None]]:
                 console.print(f"{text}, {report.seconds:.0f} s")
 
         yield show
+
+
+def sweep_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the leaderboard rows of a sweep, accuracies in percent."""
+    accuracies = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap")
+    shown = [
+        (row["model"], row["dataset"], row["norm"], f"{row['eps']:.4g}", str(row["seed"]),
+         str(row["n_examples"]), *(_percent(row[column]) for column in accuracies),
+         f"{row['seconds']:.1f}")
+        for row in rows
+    ]  # fmt: skip
+    plain_table(("model", "dataset", "norm", "eps", "seed", "examples", "clean %", "certified %",
+                 "empirical %", "gap", "seconds"), shown)  # fmt: skip
 
 
 def bracket_table(evaluations: Sequence[cascade.Evaluation]) -> None:
@@ -142,6 +190,19 @@ def page(markdown: str) -> None:
         console.print(Markdown(markdown))
     else:
         console.out(markdown, highlight=False, end="")
+
+
+def _bracket(counts: dict[Status, int]) -> str:
+    text = ", ".join(
+        f"{status} {counts[status]}"
+        for status in (Status.CERTIFIED, Status.BROKEN, Status.UNDECIDED, Status.MISCLASSIFIED)
+    )
+    total = sum(counts.values())
+    if total:
+        certified = counts[Status.CERTIFIED]
+        standing = certified + counts[Status.UNDECIDED]
+        text += f": robust accuracy in [{certified / total:.1%}, {standing / total:.1%}]"
+    return text
 
 
 def _percent(value: float | None) -> str:

@@ -210,7 +210,7 @@ def test_a_copy_seeds_a_store_that_is_merged_back(tmp_path):
         store.add_verdicts(key, [verdict(0)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
         store.add_run(Run(key, 0.5, 1, {"model": key}))
     part = tmp_path / "part.sqlite"
-    store.copy(part, ["k"])
+    store.copy(part, ["k"], range(10))
     there = Store(part)
     assert list(there.records()) == ["k"]
     assert there.costs("k", 0.5) == []

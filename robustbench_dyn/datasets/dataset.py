@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class DatasetInfo:
 # Tensors have no single truth value for ==, so data sets compare by identity.
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The first n examples of a split.
+    """Examples of a split; as it is loaded, the first n.
 
     x: (n, C, H, W), float32 in [0, 1]. y: (n,), int64. ids: (n,), int64, index in the full split.
     sha256: hex digest of the raw x, then of y as bytes, of the full split, so that it does not
@@ -76,6 +76,11 @@ class Dataset:
     def n_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def rows(self, start: int, stop: int) -> Dataset:
+        """Return the examples at positions start ... stop - 1."""
+        kept = slice(start, stop)
+        return replace(self, x=self.x[kept], y=self.y[kept], ids=self.ids[kept])
 
     def __len__(self) -> int:
         return int(self.y.shape[0])

@@ -1,0 +1,70 @@
+"""One piece of a sweep, small enough to be lost: a model on some examples under one norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_dyn.threat_models import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from robustbench_dyn.evaluation import Progress
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one worker does at a time: examples start ... stop - 1, all eps of one norm, one seed.
+
+    threads: of torch; the last digits of a verdict's numbers may depend on it.
+    """
+
+    model: str
+    dataset: str
+    norm: Norm
+    eps: tuple[float, ...]
+    seed: int
+    start: int
+    stop: int
+    attacks: str = "standard"
+    certifiers: str = "auto"
+    batch_size: int = 250
+    device: str = "cpu"
+    threads: int = 1
+    plugins: tuple[Path, ...] = ()
+    data_dir: Path | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model} {self.dataset} {self.norm} seed {self.seed} "
+            f"examples {self.start}-{self.stop - 1}"
+        )
+
+    def matches(self, record: dict[str, Any]) -> bool:
+        """Say whether an evaluation of this record may have begun this shard."""
+        return all(record[k] == getattr(self, k) for k in ("model", "dataset", "norm", "seed"))
+
+
+def run_shard(shard: Shard, store: Path, progress: Callable[[Progress], None] | None = None) -> str:
+    """Bring a shard's examples to their verdicts in a store; return the key they have there.
+
+    What the store knows already is not computed again. Raises what evaluate_grid raises.
+    """
+    # Imported by the worker that does the work, and not by the one that hands it out.
+    import torch  # noqa: PLC0415
+
+    from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
+    from robustbench_dyn.evaluation import evaluate_grid  # noqa: PLC0415
+    from robustbench_dyn.registry import load_model  # noqa: PLC0415
+
+    torch.set_num_threads(shard.threads)
+    data = load_dataset(shard.dataset, n_examples=shard.stop, data_dir=shard.data_dir)
+    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm, plugins=shard.plugins)
+    evaluations = evaluate_grid(
+        model, data.rows(shard.start, shard.stop),
+        [ThreatModel(shard.norm, eps) for eps in shard.eps], seed=shard.seed,
+        batch_size=shard.batch_size, attacks=shard.attacks, certifiers=shard.certifiers,
+        device=shard.device, store=store, progress=progress,
+    )  # fmt: skip
+    return evaluations[0].key
