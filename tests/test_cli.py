@@ -1,6 +1,5 @@
 """The command as a user types it: what it prints, and how it ends."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,9 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import save_file
-from sklearn.datasets import load_digits
+from digits_plugin import write_plugin
 
 from robustbench_dyn.cli import main
 from robustbench_dyn.registry import shipped
@@ -245,21 +242,7 @@ def build(input_shape, n_classes):
 
 
 def test_a_refuted_certificate_ends_with_exit_1_and_gets_no_row(tmp_path):
-    # The nearest centroid, as a linear classifier of what Louder makes of the digits.
-    digits = load_digits()
-    x = torch.tensor(digits.data / 16).float()
-    centroids = torch.stack([x[digits.target == k].mean(dim=0) for k in range(10)])
-    folder = tmp_path / "louder"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(UNSOUND)
-    weights = folder / "w.safetensors"
-    bias = -centroids.square().sum(dim=1) / 2
-    save_file({"head.weight": centroids / 3, "head.bias": bias}, weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    (folder / "card.yaml").write_text(
-        'name: louder\nfamily: unsound\nsummary: Claims 1, is 3.\nversion: "1"\n'
-        f"weights: [{{file: w.safetensors, sha256: {digest}, dataset: digits, recipe: none}}]\n"
-    )
+    folder = write_plugin(tmp_path / "louder", UNSOUND, factor=3)
     options = ["run", "--model", "louder", "--plugins", folder, "--dataset", "digits", "--eps",
                "1.5", "--n-examples", "50", "--attacks", "pgd", "--json"]  # fmt: skip
     for _ in range(2):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from robustbench_dyn.evaluation import Progress
 
 # A shard whose workers die so often in a row without one more verdict is given up.
-_PATIENCE = 3
+_PATIENCE = 10
 
 
 def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:

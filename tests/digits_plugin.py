@@ -1,0 +1,36 @@
+"""A plugin for the digits that anybody can write in a minute: the nearest centroid."""
+
+import hashlib
+
+import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+
+HONEST = """
+from torch import nn
+from robustbench_dyn.flows import Classifier
+
+def build(input_shape, n_classes):
+    return Classifier(nn.Flatten(), nn.Linear(64, n_classes))
+"""
+
+
+def write_plugin(folder, code=HONEST, *, factor=1.0):
+    """Write a plugin called as its folder, with weights for digits; its build function is `code`.
+
+    The network is to compute, of `factor` times its input, the nearest centroid of the digits.
+    """
+    digits = load_digits()
+    x = torch.tensor(digits.data / 16).float()
+    centroids = torch.stack([x[digits.target == k].mean(dim=0) for k in range(10)])
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(code)
+    weights = folder / "w.safetensors"
+    bias = -centroids.square().sum(dim=1) / 2
+    save_file({"head.weight": centroids / factor, "head.bias": bias}, weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (folder / "card.yaml").write_text(
+        f'name: {folder.name}\nfamily: linear\nsummary: Nearest centroid.\nversion: "1"\n'
+        f"weights: [{{file: w.safetensors, sha256: {digest}, dataset: digits, recipe: none}}]\n"
+    )
+    return folder

@@ -1,0 +1,284 @@
+"""Sweeps: what they run, what befalls their workers, and that nobody can see it in the store."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+import yaml
+from digits_plugin import HONEST, write_plugin
+
+from robustbench_dyn import InputError, ThreatModel, evaluate, load_dataset, load_model
+from robustbench_dyn.engines import get_engine, local
+from robustbench_dyn.errors import RegistryError
+from robustbench_dyn.store import Store
+from robustbench_dyn.sweep import Sweep, read_sweep, sweep
+
+GOOD = {
+    "models": ["linear"], "datasets": ["digits"], "n_examples": 60, "seeds": [0],
+    "threat_models": [{"norm": "L2", "eps": [0.3, 0.6]}, {"norm": "Linf", "eps": ["8/255"]}],
+    "attacks": "pgd,apgd-ce", "batch_size": 10, "examples_per_shard": 30,
+}  # fmt: skip
+
+# Kills its own process at the first forward of each process, as often as there are lives.
+MORTAL = (
+    HONEST
+    + """
+import os, signal
+from pathlib import Path
+CALLS = []
+
+def build(input_shape, n_classes):
+    model = Classifier(nn.Flatten(), nn.Linear(64, n_classes))
+    def die(module, inputs):
+        CALLS.append(1)
+        lives = Path(__file__).with_name("lives")
+        left = int(lives.read_text())
+        if len(CALLS) > 12 and left:
+            lives.write_text(str(left - 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+    model.register_forward_pre_hook(die)
+    return model
+"""
+)
+DOOMED = MORTAL.replace("len(CALLS) > 12 and left", "True")
+RAISING = HONEST.replace("    return", "    raise ValueError('no such luck')\n    return")
+UNSOUND = (
+    HONEST
+    + """
+class Louder(nn.Module):
+    def forward(self, x):
+        return 3 * x
+    def lipschitz_bound(self):
+        return 1.0
+
+def build(input_shape, n_classes):
+    return Classifier(nn.Sequential(Louder(), nn.Flatten()), nn.Linear(64, n_classes))
+"""
+)
+
+
+def content(**changes):
+    return Sweep.model_validate(GOOD | changes)
+
+
+def dump(path):
+    """Return everything that a store holds, but for times."""
+    with sqlite3.connect(path) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(verdicts)")]
+        kept = ", ".join(column for column in columns if column != "seconds")
+        verdicts = connection.execute(f"SELECT {kept} FROM verdicts ORDER BY 1, 2, 3").fetchall()
+        records = connection.execute("SELECT * FROM evaluations ORDER BY key").fetchall()
+        runs = connection.execute("SELECT * FROM runs ORDER BY 1, 2, 3").fetchall()
+    connection.close()
+    rows = [timeless(json.loads(run[3])) for run in runs]
+    return verdicts, records, [run[:3] for run in runs], rows
+
+
+def timeless(row):
+    return {k: v for k, v in row.items() if k not in ("seconds", "evaluated_at")}
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plugins")
+    write_plugin(folder / "linear")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plugins, tmp_path_factory):
+    """A sweep that nothing happened to: its store and its outcome."""
+    store = tmp_path_factory.mktemp("sweep") / "s.sqlite"
+    return store, sweep(content(), store, workers=2, plugins=(plugins,))
+
+
+def test_a_sweep_gives_the_rows_that_single_evaluations_give(undisturbed, plugins):
+    _, outcome = undisturbed
+    assert not outcome.failed
+    assert not outcome.unsound
+    seen = [(row["norm"], row["eps"], row["n_examples"]) for row in outcome.rows]
+    assert seen == [("L2", 0.3, 60), ("L2", 0.6, 60), ("Linf", 8 / 255, 60)]
+    model = load_model("linear", dataset="digits", plugins=(plugins,))
+    data = load_dataset("digits", n_examples=60)
+    for row in outcome.rows:
+        threat_model = ThreatModel(row["norm"], row["eps"])
+        single = evaluate(model, data, threat_model, attacks="pgd,apgd-ce", batch_size=10)
+        for column in ("clean_accuracy", "certified_accuracy", "empirical_accuracy"):
+            assert row[column] == single.summary[column]
+
+
+def test_a_second_sweep_computes_nothing(undisturbed, plugins):
+    path, outcome = undisturbed
+    before, store = dump(path), Store(path)
+    costs = [store.costs(key, eps) for key in store.records() for eps in (0.3, 0.6, 8 / 255)]
+    again = sweep(content(), path, workers=2, plugins=(plugins,))
+    assert again.rows == outcome.rows
+    assert dump(path) == before
+    assert costs == [
+        store.costs(key, eps) for key in store.records() for eps in (0.3, 0.6, 8 / 255)
+    ]
+
+
+def test_killed_workers_leave_no_trace(undisturbed, plugins, tmp_path):
+    killed = []
+
+    def kill(event, _n_shards):
+        if event.state == "at work" and len(killed) < 6:
+            for child in multiprocessing.active_children():
+                child.kill()
+            killed.append(event.shard)
+
+    outcome = sweep(content(), tmp_path / "s.sqlite", workers=2, plugins=(plugins,), progress=kill)
+    assert len(killed) == 6
+    assert not outcome.failed
+    assert [timeless(row)["empirical_accuracy"] for row in outcome.rows] == [
+        row["empirical_accuracy"] for row in undisturbed[1].rows
+    ]
+    assert dump(tmp_path / "s.sqlite")[0] == dump(undisturbed[0])[0]
+
+
+def test_an_interrupted_sweep_stops_its_workers_and_goes_on(undisturbed, plugins, tmp_path):
+    store, reports = tmp_path / "s.sqlite", []
+
+    def interrupt(event, _n_shards):
+        reports.append(event)
+        if len(reports) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(content(), store, workers=2, plugins=(plugins,), progress=interrupt)
+    assert not multiprocessing.active_children()
+    sweep(content(), store, workers=2, plugins=(plugins,))
+    assert dump(store)[0] == dump(undisturbed[0])[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "factor", "fate", "reason"),
+    [
+        (DOOMED, 1, "failed", "3 workers in a row"),
+        (RAISING, 1, "failed", "no such luck"),
+        (UNSOUND, 3, "unsound", "inside a certified ball"),
+    ],
+)
+def test_a_bad_shard_harms_no_other(code, factor, fate, reason, plugins, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "_PATIENCE", 3)
+    folder = write_plugin(tmp_path / "bad", code, factor=factor)
+    (folder / "lives").write_text("0")
+    outcome = sweep(
+        content(models=["bad", "linear"], examples_per_shard=None, batch_size=60,
+                threat_models=[{"norm": "L2", "eps": [1.5]}], attacks="pgd"),
+        tmp_path / "s.sqlite", workers=2, plugins=(plugins, folder),
+    )  # fmt: skip
+    (shard,) = getattr(outcome, fate)
+    assert shard.model == "bad"
+    assert reason in getattr(outcome, fate)[shard]
+    assert [row["model"] for row in outcome.rows] == ["linear"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": ["linear"]}, "unknown key 'model'"),
+        ({"models": []}, "models"),
+        ({"n_examples": 0}, "n_examples"),
+        ({"n_examples": 10_000}, r"has \d+ test examples"),
+        ({"threat_models": [{"norm": "L3", "eps": [1]}]}, "norm"),
+        ({"threat_models": [{"norm": "Linf", "eps": ["eight"]}]}, "eps"),
+        ({"threat_models": [{"norm": "Linf", "eps": [8]}]}, "8/255, not 8"),
+        ({"threat_models": [{"norm": "L2", "eps": [1]}] * 2}, "stands twice"),
+        ({"models": ["linaer"]}, "did you mean linear"),
+        ({"datasets": ["fashion_mnist"]}, "no weights for dataset 'fashion_mnist'"),
+        ({"attacks": "pdg"}, "did you mean 'pgd'"),
+        ({"certifiers": "crwon"}, "no certifier is called 'crwon'"),
+    ],
+)
+def test_what_a_sweep_cannot_run_is_refused_before_it_starts(changes, message, plugins, tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(GOOD | changes))
+    with pytest.raises((InputError, RegistryError), match=message):
+        sweep(read_sweep(path), tmp_path / "s.sqlite", plugins=(plugins,))
+    assert not (tmp_path / "s.sqlite").exists()
+
+
+def test_engines_and_workers_are_checked(plugins, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no engine is called 'slurm'"):
+        sweep(content(), tmp_path / "s.sqlite", engine="slurm", plugins=(plugins,))
+    with pytest.raises(InputError, match="workers=0"):
+        sweep(content(), tmp_path / "s.sqlite", workers=0, plugins=(plugins,))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'robustbench-dyn\[ray\]'"):
+        list(get_engine("ray")([], tmp_path / "s.sqlite", 1))
+
+
+# The command, and Ray
+
+
+def command(folder, *arguments):
+    script = "from robustbench_dyn.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, "sweep", *map(str, arguments)], cwd=folder, check=False,
+        capture_output=True, text=True, timeout=300, env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+    )  # fmt: skip
+
+
+def test_ray_gives_the_same_records_though_its_workers_die(undisturbed, plugins, tmp_path):
+    folder = write_plugin(tmp_path / "plugins" / "linear", MORTAL)
+    (folder / "lives").write_text("3")
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GOOD))
+    result = command(tmp_path, "sweep.yaml", "--engine", "ray", "--workers", "2", "--store",
+                     "s.sqlite", "--plugins", folder, "--json")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (folder / "lives").read_text() == "0"
+    found, expected = dump(tmp_path / "s.sqlite"), dump(undisturbed[0])
+    # The two plugins differ in their code, so their keys differ, and nothing else does.
+    assert sorted(verdict[1:] for verdict in found[0]) == sorted(v[1:] for v in expected[0])
+
+
+def test_ray_gives_the_local_engines_records_byte_for_byte(undisturbed, plugins, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GOOD))
+    options = ("sweep.yaml", "--engine", "ray", "--workers", "2", "--store", "s.sqlite")
+    result = command(tmp_path, *options, "--plugins", plugins, "--json")
+    assert result.returncode == 0, result.stderr
+    assert dump(tmp_path / "s.sqlite") == dump(undisturbed[0])
+    rows = json.loads(result.stdout)["rows"]
+    assert [timeless(row) for row in rows] == [timeless(row) for row in undisturbed[1].rows]
+
+
+def test_the_command_ends_with_the_exit_code_of_the_worst_shard(plugins, tmp_path):
+    write_plugin(tmp_path / "plugins" / "raising", RAISING)
+    write_plugin(tmp_path / "plugins" / "louder", UNSOUND, factor=3)
+    few = GOOD | {"n_examples": 40, "examples_per_shard": 40, "attacks": "pgd",
+                  "threat_models": [{"norm": "L2", "eps": [1.5]}]}  # fmt: skip
+    for models, code, words in (
+        (["linear"], 0, ""),
+        (["linear", "raising"], 2, "no such luck"),
+        (["linear", "louder", "raising"], 1, "inside a certified ball"),
+    ):
+        (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(few | {"models": models}))
+        result = command(tmp_path, "sweep.yaml", "--plugins", plugins, "--plugins",
+                         tmp_path / "plugins")  # fmt: skip
+        assert result.returncode == code, result.stderr
+        assert words in result.stderr
+        assert "Traceback" not in result.stderr
+        assert "linear" in result.stdout
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_workers_end_with_the_process_that_hands_out_the_work(plugins, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GOOD | {"attacks": "square"}))
+    script = "from robustbench_dyn.cli import main; main()"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, "sweep", "sweep.yaml", "--plugins", str(plugins)],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in driver.stderr:
+        if "started" in line:
+            break
+    driver.kill()
+    # The workers hold the pipe of stderr, too: it ends with the last of them.
+    driver.communicate(timeout=120)
