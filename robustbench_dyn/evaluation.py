@@ -334,12 +334,12 @@ class _Cascade:
         ids = [verdict.example_id for verdict in chunk]
         x, y = self._tensors(ids)
         hits: dict[int, tuple[str, float, bytes]] = {}
-        failure = ""
+        failure, norm = "", threat_model.norm
         try:
             found = attack.search(
                 self.model, x, y, threat_model, seed=self._seed_for(attack),
                 batch_size=self.chunk_size, n_classes=self.n_classes,
-                rivals=self._rivals(chunk, x, y, threat_model) if attack.by_rival else None,
+                rival_radii=self._rival_radii(chunk, x, y, norm) if attack.by_rival else None,
             )  # fmt: skip
             judged = judge(self.model, found, x, y, threat_model)
         # Attacks run somebody's model inside somebody's library: a failure is recorded.
@@ -375,10 +375,8 @@ class _Cascade:
         ]  # fmt: skip
         return verdicts, cost
 
-    def _rivals(
-        self, chunk: list[Verdict], x: Tensor, y: Tensor, threat_model: ThreatModel
-    ) -> Tensor | None:
-        """Say which classes may overtake the label within eps, (n, classes) bool.
+    def _rival_radii(self, chunk: list[Verdict], x: Tensor, y: Tensor, norm: Norm) -> Tensor | None:
+        """Return the radii inside which each class cannot overtake the label, (n, classes).
 
         An audit asks whether the certificates are right: there they rule nothing out.
         """
@@ -386,14 +384,12 @@ class _Cascade:
             return None
         with torch.no_grad():
             logits = self.model(x)
-        rivals = torch.ones(logits.shape, dtype=torch.bool)
+        of_each = [
+            certifier.rival_radii(prepared, logits, y, norm=norm, dimension=self.dimension)
+            for certifier, prepared in self.certifiers
+        ]
         audited = torch.tensor([verdict.status is Status.CERTIFIED for verdict in chunk])
-        for certifier, prepared in self.certifiers:
-            radii = certifier.rival_radii(
-                prepared, logits, y, norm=threat_model.norm, dimension=self.dimension
-            )
-            rivals &= (radii < threat_model.eps) | audited[:, None]
-        return rivals
+        return torch.stack(of_each).amax(dim=0).masked_fill(audited[:, None], 0.0)
 
     def _after_attack(
         self, verdict: Verdict, hit: tuple[str, float, bytes] | None, failure: str,

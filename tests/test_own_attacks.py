@@ -161,15 +161,15 @@ def test_excluded_rivals_are_not_tried(name):
     with torch.no_grad():
         winners = model(everybody).argmax(dim=1)
     assert (winners != y).all()
-    rivals = torch.ones(6, 5, dtype=torch.bool).scatter(1, winners[:, None], False)
+    radii = torch.zeros(6, 5).double().scatter(1, winners[:, None], torch.inf)
     model.forward_passes = 0
     candidates(name, "L2", model, x, y, scale=0.01)
     cost = model.forward_passes
     model.forward_passes = 0
-    candidates(name, "L2", model, x, y, scale=0.01, rivals=rivals)
+    candidates(name, "L2", model, x, y, scale=0.01, rival_radii=radii)
     assert 0.7 < model.forward_passes / cost < 0.8
-    nobody = torch.zeros(6, 5, dtype=torch.bool)
-    assert torch.equal(candidates(name, "L2", model, x, y, scale=3, rivals=nobody), x)
+    nobody = torch.full((6, 5), torch.inf)
+    assert torch.equal(candidates(name, "L2", model, x, y, scale=3, rival_radii=nobody), x)
 
 
 # Strength
@@ -199,6 +199,22 @@ def test_fab_min_comes_within_a_percent_of_the_exact_distance(norm):
     assert (reached <= exact * 1.01).all()
 
 
+def test_fab_min_leaves_out_rivals_that_are_farther_than_its_find():
+    model = CountingModel(Rows())
+    x, y = examples(model)
+    found = candidates("fab-min", "L2", model, x, y)
+    cost, model.forward_passes = model.forward_passes, 0
+    reached = distance(found, x, "L2")
+    with torch.no_grad():
+        winners = model(found).argmax(dim=1)
+    model.forward_passes = 0
+    # All but the winner are known to be farther away.
+    radii = (reached[:, None] * 1.5).expand(6, 5).scatter(1, winners[:, None], 0.0)
+    again = candidates("fab-min", "L2", model, x, y, rival_radii=radii)
+    assert torch.equal(again, found)
+    assert model.forward_passes < 0.6 * cost
+
+
 def test_what_certificates_rule_out_changes_no_verdict(monkeypatch):
     generator = torch.Generator().manual_seed(3)
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU()), nn.Linear(12, 6))
@@ -209,7 +225,7 @@ def test_what_certificates_rule_out_changes_no_verdict(monkeypatch):
         y = model(x).argmax(dim=1)
     options = {"attacks": "apgd-t,fab-t", "audit_share": 0.0}
     pruned = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
-    monkeypatch.setattr(cascade._Cascade, "_rivals", lambda *_: None)
+    monkeypatch.setattr(cascade._Cascade, "_rival_radii", lambda *_: None)
     whole = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
     assert pruned.examples["status"].equals(whole.examples["status"])
     assert set(pruned.examples["status"]) >= {Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED}

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Problem(NamedTuple):
     """What to attack: a wrapped model, x (n, C, H, W) float32, y (n,) int64.
 
-    batch_size: how many inputs the model is given at once, at most. rivals: (n, n_classes) bool,
-    the classes that may overtake the label, as far as is known; a search may leave out the others.
+    batch_size: how many inputs the model is given at once, at most. rival_radii: (n, n_classes)
+    float64, inf for the label; it is known that class j does not overtake it nearer than entry j.
     """
 
     model: nn.Module
@@ -32,7 +32,12 @@ class Problem(NamedTuple):
     seed: int
     n_classes: int
     batch_size: int
-    rivals: Tensor
+    rival_radii: Tensor
+
+    @property
+    def rivals(self) -> Tensor:
+        """The classes that may overtake the label within eps, (n, n_classes) bool."""
+        return self.rival_radii < self.threat_model.eps
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class Attack:
 
     norms: the norms that it knows. library: whose code it runs. min_classes: the fewest classes
     for which its loss is defined. by_rival: it tries each rival class, and profits from knowing
-    those that cannot win. search(model, x, y, threat_model, *, seed, batch_size,
-    n_classes, rivals=None) returns candidates of x's shape, dtype and device, and any point, x for
+    those that cannot win. search(model, x, y, threat_model, *, seed, batch_size, n_classes,
+    rival_radii=None) returns candidates of x's shape, dtype and device, and any point, x for
     instance, where it found nothing.
     """
 
@@ -76,12 +81,12 @@ def _search(
     seed: int,
     batch_size: int,
     n_classes: int,
-    rivals: Tensor | None = None,
+    rival_radii: Tensor | None = None,
 ) -> Tensor:
     """Return candidates for x, searched in chunks of batch_size, each with the same seed.
 
-    x: (n, *input_shape) in [0, 1]; y: (n,). rivals: (n, n_classes) bool, the classes worth a try;
-    by default all but the label. The same arguments give the same candidates. The
+    x: (n, *input_shape) in [0, 1]; y: (n,). rival_radii: see Problem; by default nothing is known.
+    The same arguments give the same candidates. The
     model runs in eval mode; its modes, requires_grad flags and gradients, and the caller's random
     streams, are put back. What the model or the library raises is passed on.
     Raises ShapeError where x and y differ in length, InputError where batch_size is below 1.
@@ -101,11 +106,12 @@ def _search(
             # A clone: the libraries write in place, and a caller's inference tensor has no graph.
             images = _as_images(x[rows].clone()).float().contiguous()
             labels = y[rows].clone().to(x.device).long()
-            others = torch.arange(n_classes, device=x.device) != labels[:, None]
-            if rivals is not None:
-                others &= rivals[rows].to(x.device)
+            known = torch.zeros(len(labels), n_classes, dtype=torch.float64, device=x.device)
+            if rival_radii is not None:
+                known = rival_radii[rows].to(known)
+            known = known.scatter(1, labels[:, None], torch.inf)
             problem = Problem(
-                wrapped, images, labels, threat_model, seed, n_classes, batch_size, others
+                wrapped, images, labels, threat_model, seed, n_classes, batch_size, known
             )
             candidates = perturb(problem).detach().to(x.device, x.dtype)
             found.append(candidates.reshape(x[rows].shape))

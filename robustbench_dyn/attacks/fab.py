@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -33,45 +34,43 @@ _TINY = 1e-12
 
 def fab_targeted(problem: Problem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
     """Return adversarial examples inside the ball, (n, C, H, W), and x where none was found."""
-    return _search(problem, n_targets, n_iterations, problem.threat_model.eps)
+    targets, tries = ranked_targets(problem, n_targets)
+    eps, finds = problem.threat_model.eps, Finds(problem)
+    for example, attempt in grouped(problem, finds, tries):
+        rows = _Rows.start(problem, example, attempt, targets[example, attempt])
+
+        def keep(rows: _Rows) -> None:
+            inside = rows.distance <= eps
+            finds.keep(rows.example[inside], rows.attempt[inside], rows.best[inside])
+
+        for _ in rows.search(problem, n_iterations):
+            keep(rows)
+            rows.retain(finds.wanted(rows.example, rows.attempt))
+        keep(rows)
+    return finds.x_adv
 
 
 def minimum_norm(problem: Problem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
-    """Return the nearest adversarial examples found at any distance, (n, C, H, W), or x."""
-    return _search(problem, n_targets, n_iterations, None)
+    """Return the nearest adversarial examples found at any distance, (n, C, H, W), or x.
 
-
-def _search(problem: Problem, n_targets: int, n_iterations: int, eps: float | None) -> Tensor:
-    """Search; an eps ends the search of a row that has found something within it."""
+    The likeliest rival comes first; the others are tried where they may be nearer than its find.
+    """
     targets, tries = ranked_targets(problem, n_targets)
-    norm, finds = problem.threat_model.norm, Finds(problem)
-    nearest = torch.full_like(problem.x[:, 0, 0, 0], torch.inf)
-    for example, attempt in grouped(problem, finds, tries):
-        origin = problem.x[example]
-        rows = _Rows(
-            example, attempt, problem.y[example], targets[example, attempt], origin, origin,
-            origin, torch.full_like(origin[:, 0, 0, 0], torch.inf),
-        )  # fmt: skip
-        for iteration in range(n_iterations + 1):
-            # The last pass only judges the last step.
-            rows.look(problem)
-            if eps is not None:
-                inside = rows.distance <= eps
-                finds.keep(rows.example[inside], rows.attempt[inside], rows.best[inside])
-                wanted = finds.wanted(rows.example, rows.attempt)
-                rows = rows if wanted.all() else rows.select(wanted)
-            if len(rows.x) == 0 or iteration == n_iterations:
-                break
-            rows.step(norm)
-        rows = rows.select(rows.distance.isfinite())
-        if len(rows.x):
-            rows.approach(problem)
-        if eps is None:
-            _keep_nearest(rows, finds.x_adv, nearest)
-        else:
-            inside = rows.distance <= eps
-            finds.keep(rows.example[inside], rows.attempt[inside], rows.best[inside])
-    return finds.x_adv
+    x_adv = problem.x.clone()
+    nearest = problem.x.new_full((len(x_adv),), torch.inf)
+    first = torch.arange(targets.shape[1], device=targets.device) == 0
+    for those in (first, ~first):
+        nearer = problem.rival_radii.gather(1, targets) < nearest[:, None]
+        for example, attempt in grouped(problem, Finds(problem), tries & those & nearer):
+            rows = _Rows.start(problem, example, attempt, targets[example, attempt])
+            for _ in rows.search(problem, n_iterations):
+                pass
+            # Farthest first: the last write stands.
+            for row in rows.distance.argsort(descending=True, stable=True).tolist():
+                k = rows.example[row]
+                if rows.distance[row] < nearest[k]:
+                    nearest[k], x_adv[k] = rows.distance[row], rows.best[row]
+    return x_adv
 
 
 @dataclass
@@ -91,11 +90,35 @@ class _Rows:
     value: Tensor | None = None
     seen: Tensor | None = None
 
-    def select(self, kept: Tensor) -> _Rows:
-        """Return some pairs only."""
-        values = (getattr(self, field.name) for field in fields(self))
-        chosen: list[Any] = [None if value is None else value[kept] for value in values]
-        return _Rows(*chosen)
+    @classmethod
+    def start(cls, problem: Problem, example: Tensor, attempt: Tensor, target: Tensor) -> _Rows:
+        """Begin each search at its example itself."""
+        origin = problem.x[example]
+        distance = torch.full_like(origin[:, 0, 0, 0], torch.inf)
+        y = problem.y[example]
+        return cls(example, attempt, y, target, origin, origin, origin, distance)
+
+    def search(self, problem: Problem, n_iterations: int) -> Iterator[None]:
+        """Go towards the boundary; pauses after each look, when pairs may be dropped."""
+        for iteration in range(n_iterations + 1):
+            # The last pass only judges the last step.
+            self.look(problem)
+            yield
+            if len(self.x) == 0:
+                return
+            if iteration < n_iterations:
+                self.step(problem.threat_model.norm)
+        self.retain(self.distance.isfinite())
+        if len(self.x):
+            self.approach(problem)
+
+    def retain(self, kept: Tensor) -> None:
+        """Keep some pairs only."""
+        if kept.all():
+            return
+        for field in fields(self):
+            value = getattr(self, field.name)
+            setattr(self, field.name, None if value is None else value[kept])
 
     def look(self, problem: Problem) -> None:
         """Linearise the model at x; where x is adversarial, keep it if near and step back."""
@@ -151,14 +174,6 @@ class _Rows:
         w = self.gradient.flatten(1)
         value = self.value + (w * (points - self.seen).flatten(1)).sum(dim=1)
         return project_onto_hyperplane(points.flatten(1), w, value, norm).reshape(points.shape)
-
-
-def _keep_nearest(rows: _Rows, x_adv: Tensor, nearest: Tensor) -> None:
-    # Farthest first: the last write stands.
-    for row in rows.distance.argsort(descending=True).tolist():
-        example = rows.example[row]
-        if rows.distance[row] < nearest[example]:
-            nearest[example], x_adv[example] = rows.distance[row], rows.best[row]
 
 
 def _size(delta: Tensor, norm: Norm) -> Tensor:

@@ -66,7 +66,13 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
         member(
             "fab-t", all_norms, "FAB towards each target (arXiv 1907.02044)", fab_t, by_rival=True
         ),
-        member("fab-min", all_norms, "FAB-T to the nearest adversarial example there is", fab_min),
+        member(
+            "fab-min",
+            all_norms,
+            "FAB-T to the nearest adversarial example there is",
+            fab_min,
+            by_rival=True,
+        ),
         member("square", both, "random search on scores, 5,000 queries (arXiv 1912.00049)", square),
     )
     return {attack.name: attack for attack in made}
