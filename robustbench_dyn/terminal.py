@@ -34,22 +34,18 @@ def progress_display(*, enabled: bool) -> Iterator[Callable[[cascade.Progress], 
         yield None
         return
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[bracket]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as bars:
+    with _counting_bars(console) as bars:
         tasks: dict[float, object] = {}
 
         def show(report: cascade.Progress) -> None:
             if report.eps not in tasks:
-                tasks[report.eps] = bars.add_task("", total=report.total, bracket="")
+                tasks[report.eps] = bars.add_task("", total=report.total, said="")
             bracket = _bracket(report.counts)
             bars.update(
                 tasks[report.eps],  # type: ignore[arg-type]
                 description=f"eps {report.eps:.4g} {report.stage}",
                 completed=report.done,
-                bracket=bracket,
+                said=bracket,
             )
             if not console.is_terminal:
                 console.print(f"eps {report.eps:.4g} {report.stage} {report.done}/{report.total}: "
@@ -65,11 +61,7 @@ def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | N
         yield None
         return
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as bars:
+    with _counting_bars(console) as bars:
         every = bars.add_task("shards", total=None, said="")
         tasks: dict[Shard, TaskID] = {}
 
@@ -190,6 +182,15 @@ def page(markdown: str) -> None:
         console.print(Markdown(markdown))
     else:
         console.out(markdown, highlight=False, end="")
+
+
+def _counting_bars(console: Console) -> Progress:
+    """Make bars that count, and that say something behind the time left."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"),
+        console=console,
+    )  # fmt: skip
 
 
 def _bracket(counts: dict[Status, int]) -> str:

@@ -14,6 +14,21 @@ def build(input_shape, n_classes):
     return Classifier(nn.Flatten(), nn.Linear(64, n_classes))
 """
 
+# Claims 1, is 3.
+UNSOUND = (
+    HONEST
+    + """
+class Louder(nn.Module):
+    def forward(self, x):
+        return 3 * x
+    def lipschitz_bound(self):
+        return 1.0
+
+def build(input_shape, n_classes):
+    return Classifier(nn.Sequential(Louder(), nn.Flatten()), nn.Linear(64, n_classes))
+"""
+)
+
 
 def write_plugin(folder, code=HONEST, *, factor=1.0):
     """Write a plugin called as its folder, with weights for digits; its build function is `code`.

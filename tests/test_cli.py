@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from digits_plugin import write_plugin
+from digits_plugin import UNSOUND, write_plugin
 
 from robustbench_dyn.cli import main
 from robustbench_dyn.registry import shipped
@@ -223,22 +223,6 @@ def _n_verdicts(path):
 
 def _n_runs(path):
     return _query(path, "SELECT count(*) FROM runs")
-
-
-UNSOUND = """
-from torch import nn
-from robustbench_dyn.flows import Classifier
-
-class Louder(nn.Module):
-    def forward(self, x):
-        return 3 * x
-    def lipschitz_bound(self):
-        return 1.0
-
-def build(input_shape, n_classes):
-    head = nn.Linear(64, n_classes)
-    return Classifier(nn.Sequential(Louder(), nn.Flatten()), head)
-"""
 
 
 def test_a_refuted_certificate_ends_with_exit_1_and_gets_no_row(tmp_path):

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import yaml
-from digits_plugin import HONEST, write_plugin
+from digits_plugin import HONEST, UNSOUND, write_plugin
 
 from robustbench_dyn import InputError, ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.engines import get_engine, local
@@ -47,19 +47,6 @@ def build(input_shape, n_classes):
 )
 DOOMED = MORTAL.replace("len(CALLS) > 12 and left", "True")
 RAISING = HONEST.replace("    return", "    raise ValueError('no such luck')\n    return")
-UNSOUND = (
-    HONEST
-    + """
-class Louder(nn.Module):
-    def forward(self, x):
-        return 3 * x
-    def lipschitz_bound(self):
-        return 1.0
-
-def build(input_shape, n_classes):
-    return Classifier(nn.Sequential(Louder(), nn.Flatten()), nn.Linear(64, n_classes))
-"""
-)
 
 
 def content(**changes):
