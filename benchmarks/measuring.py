@@ -1,0 +1,33 @@
+"""What the benchmarks share: the machine's name, and a CSV that says on which machine it was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """Name the processor, the threads in use, and the versions that decide speed."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
+    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write results/NAME.csv and print it."""
+    RESULTS.mkdir(exist_ok=True)
+    table = pd.DataFrame(rows).assign(machine=machine())
+    path = RESULTS / f"{name}.csv"
+    table.to_csv(path, index=False, lineterminator="\n")
+    print(table.drop(columns="machine").to_string(index=False))
+    print(f"{machine()}\nwritten to {path}")

@@ -1,0 +1,116 @@
+"""What a verdict costs: the cascade against plain AutoAttack, on the same model and examples.
+
+    python benchmarks/verdict_cost.py [--n-examples 1000] [--model lipflow] [--model euler_resnet]
+
+AutoAttack is its authors' release, standard version, given the frozen network at the batch size at
+which it is fastest; the first examples are attacked without freezing, too. Ratios are AutoAttack's
+cost over ours, measured in one run. Results: benchmarks/results/verdict_cost.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import measuring
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
+from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.flows import frozen
+from robustbench_dyn.judging import CountingModel
+
+EPS = 0.5
+CHUNK = 100
+
+
+def plain(model: nn.Module, data: Dataset, batch_size: int, *, freeze: bool) -> dict[str, Any]:
+    """Run pyautoattack's standard version on every example."""
+    counting = CountingModel(model)
+    robust, started = 0, time.perf_counter()
+    with frozen(model) if freeze else nullcontext():
+        # In parts, only so that a long run says how far it is.
+        for start in range(0, len(data), CHUNK):
+            part = data.rows(start, start + CHUNK)
+            attack = AutoAttack(
+                counting, norm="L2", eps=EPS, version="standard", seed=0, device="cpu",
+                verbose=False,
+            )  # fmt: skip
+            x_adv, _ = attack.run_standard_evaluation(part.x, part.y, batch_size=batch_size)
+            robust += int((logits(model, x_adv).argmax(dim=1) == part.y).sum())
+            seconds = time.perf_counter() - started
+            print(f"  {start + len(part)} examples, {counting.forward_passes:,} forwards, "
+                  f"{seconds:.0f} s", flush=True)  # fmt: skip
+    return {
+        "examples": len(data), "robust_accuracy": robust / len(data),
+        "forward_passes": counting.forward_passes, "seconds": seconds,
+    }  # fmt: skip
+
+
+def cascade(model: nn.Module, data: Dataset, attacks: str, certifiers: str) -> dict[str, Any]:
+    """Run the cascade."""
+    started = time.perf_counter()
+    row = evaluate(
+        model, data, ThreatModel("L2", EPS), attacks=attacks, certifiers=certifiers
+    ).summary
+    return {
+        "examples": len(data), "robust_accuracy": row["empirical_accuracy"],
+        "forward_passes": row["forward_passes"], "seconds": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([model(batch) for batch in x.split(250)])
+
+
+def fastest_batch(model: nn.Module, data: Dataset) -> int:
+    """Return the batch size at which AutoAttack's first attack is fastest."""
+    taken = {}
+    for size in (50, 100):
+        with frozen(model):
+            attack = AutoAttack(model, norm="L2", eps=EPS, version="custom", seed=0, device="cpu",
+                                verbose=False, attacks_to_run=["apgd-ce"])  # fmt: skip
+            started = time.perf_counter()
+            part = data.rows(0, CHUNK)
+            attack.run_standard_evaluation(part.x, part.y, batch_size=size)
+            taken[size] = time.perf_counter() - started
+    return min(taken, key=lambda size: taken[size])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n-examples", type=int, default=1000)
+    parser.add_argument("--model", action="append")
+    options = parser.parse_args()
+    rows = []
+    data = load_dataset("fashion_mnist", n_examples=options.n_examples)
+    for name in options.model or ["lipflow", "euler_resnet"]:
+        model = load_model(name)
+        batch_size = fastest_batch(model, data)
+        print(f"{name}: AutoAttack in batches of {batch_size}", flush=True)
+        # Freezing is off for a part of the examples: its factor is the same for all.
+        few = data.rows(0, min(CHUNK, len(data)))
+        measured = {
+            "cascade, our attacks": cascade(model, data, "standard", "auto"),
+            "cascade, official attacks": cascade(model, data, "autoattack", "auto"),
+            "AutoAttack, not frozen": plain(model, few, batch_size, freeze=False),
+            "AutoAttack": plain(model, data, batch_size, freeze=True),
+        }
+        against = measured["AutoAttack"]
+        for what, row in measured.items():
+            share = row["examples"] / against["examples"]
+            rows.append(
+                {"model": name, "eps": EPS, "what": what, **row,
+                 "times_fewer_forwards": share * against["forward_passes"] / row["forward_passes"],
+                 "times_faster": share * against["seconds"] / row["seconds"]}
+            )  # fmt: skip
+        measuring.write("verdict_cost", rows)
+
+
+if __name__ == "__main__":
+    main()
