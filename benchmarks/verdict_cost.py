@@ -25,7 +25,7 @@ from robustbench_dyn.flows import frozen
 from robustbench_dyn.judging import CountingModel
 
 EPS = 0.5
-CHUNK = 100
+CHUNK = 250
 
 
 def plain(model: nn.Module, data: Dataset, batch_size: int, *, freeze: bool) -> dict[str, Any]:
@@ -37,9 +37,8 @@ def plain(model: nn.Module, data: Dataset, batch_size: int, *, freeze: bool) -> 
         for start in range(0, len(data), CHUNK):
             part = data.rows(start, start + CHUNK)
             attack = AutoAttack(
-                counting, norm="L2", eps=EPS, version="standard", seed=0, device="cpu",
-                verbose=False,
-            )  # fmt: skip
+                counting, norm="L2", eps=EPS, version="standard", seed=0, device="cpu"
+            )
             x_adv, _ = attack.run_standard_evaluation(part.x, part.y, batch_size=batch_size)
             robust += int((logits(model, x_adv).argmax(dim=1) == part.y).sum())
             seconds = time.perf_counter() - started
@@ -71,10 +70,10 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
 def fastest_batch(model: nn.Module, data: Dataset) -> int:
     """Return the batch size at which AutoAttack's first attack is fastest."""
     taken = {}
-    for size in (50, 100):
+    for size in (50, 100, 250):
         with frozen(model):
             attack = AutoAttack(model, norm="L2", eps=EPS, version="custom", seed=0, device="cpu",
-                                verbose=False, attacks_to_run=["apgd-ce"])  # fmt: skip
+                                attacks=["apgd-ce"])  # fmt: skip
             started = time.perf_counter()
             part = data.rows(0, CHUNK)
             attack.run_standard_evaluation(part.x, part.y, batch_size=size)
@@ -94,7 +93,7 @@ def main() -> None:
         batch_size = fastest_batch(model, data)
         print(f"{name}: AutoAttack in batches of {batch_size}", flush=True)
         # Freezing is off for a part of the examples: its factor is the same for all.
-        few = data.rows(0, min(CHUNK, len(data)))
+        few = data.rows(0, min(100, len(data)))
         measured = {
             "cascade, our attacks": cascade(model, data, "standard", "auto"),
             "cascade, official attacks": cascade(model, data, "autoattack", "auto"),
