@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's name, and a CSV that says on which machine it was made."""
+"""What the benchmarks share: a CSV of results that names the machine they were made on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def machine() -> str:
     if cpuinfo.is_file():
         lines = cpuinfo.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
-    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{model}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:

@@ -16,6 +16,8 @@ from robustbench_dyn import __version__
 from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from robustbench_dyn.evaluation import Evaluation
 
 app = typer.Typer(
@@ -131,6 +133,55 @@ def run(
         bracket_table(evaluations)
         if profile:
             cost_table(evaluations, peak_memory_mb())
+
+
+@app.command()
+def curve(
+    model: Annotated[str, typer.Option(help="The model, see: dynbench list models.")],
+    dataset: Annotated[str, typer.Option(help="The data set's test split.")] = "fashion_mnist",
+    norm: Annotated[str, typer.Option(help="L2, Linf or L1.")] = "L2",
+    eps: Annotated[
+        list[str] | None, typer.Option(help="Radii; by default from 0 to where nothing stands.")
+    ] = None,
+    n_examples: Annotated[int, typer.Option(help="The first N test examples.")] = 200,
+    certifiers: Annotated[str, typer.Option(help="auto, none, or names with commas.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the attack.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    store: StoreFile = Path("dynbench.sqlite"),
+    export: Annotated[Path | None, typer.Option(help="Write the curve (.csv or .parquet).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    plugins: Plugins = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Bracket the robust accuracy at every eps, from one run of a minimum-norm attack."""
+    from robustbench_dyn import curves  # noqa: PLC0415
+    from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
+    from robustbench_dyn.registry import load_model  # noqa: PLC0415
+    from robustbench_dyn.terminal import plain_table, progress_display  # noqa: PLC0415
+    from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
+
+    check_norm(norm)
+    _check_export(export)
+    radii = [parse_eps(text) for text in eps] if eps else None
+    data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    for radius in radii or []:
+        ThreatModel(norm, radius).check_input_shape(tuple(data.x.shape[1:]))  # type: ignore[arg-type]
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
+    with progress_display(enabled=not as_json) as progress:
+        evaluation = curves.evaluate_distances(
+            network, data, norm, seed=seed, certifiers=certifiers,  # type: ignore[arg-type]
+            device=_check_device(device), store=store, progress=progress,
+        )  # fmt: skip
+    table = curves.curve(evaluation, radii)
+    if export is not None:
+        _write(table, export)
+    points = table.to_dict("records")
+    if as_json:
+        typer.echo(json.dumps({"model": model, "norm": norm, "curve": points}, indent=2))
+    else:
+        rows = [(f"{p['eps']:.4g}", f"{100 * p['certified_accuracy']:.1f}",
+                 f"{100 * p['empirical_accuracy']:.1f}") for p in points]  # fmt: skip
+        plain_table(("eps", "certified %", "empirical %"), rows)
 
 
 @app.command("list")
@@ -340,7 +391,10 @@ def _check_export(path: Path | None) -> None:
 def _export(evaluations: list[Evaluation], path: Path) -> None:
     import pandas as pd  # noqa: PLC0415
 
-    table = pd.concat([e.examples.assign(eps=e.threat_model.eps) for e in evaluations])
+    _write(pd.concat([e.examples.assign(eps=e.threat_model.eps) for e in evaluations]), path)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
     try:
         if path.suffix == ".csv":
             table.to_csv(path, index=False)

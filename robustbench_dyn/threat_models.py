@@ -41,14 +41,19 @@ class ThreatModel:
 
     def check_input_shape(self, input_shape: tuple[int, ...]) -> None:
         """Raise InputError where eps is as wide as the whole input space [0, 1]^d."""
-        dimension = math.prod(input_shape)
-        widest = {"Linf": 1.0, "L2": math.sqrt(dimension), "L1": float(dimension)}[self.norm]
-        # A ball as wide as a quarter of the space's diameter makes every classifier trivial.
-        if self.eps > widest / 4 and self.norm != "Linf":
+        widest = widest_eps(self.norm, input_shape)
+        if self.eps > widest:
             raise InputError(
                 f"eps={self.eps:g} in {self.norm} is more than a quarter of the input range's "
-                f"diameter {widest:g}; give eps in raw input units (8/255, not 8)"
+                f"diameter {4 * widest:g}; give eps in raw input units (8/255, not 8)"
             )
+
+
+def widest_eps(norm: Norm, input_shape: tuple[int, ...]) -> float:
+    """Return the widest eps that a threat model on inputs of this shape may have."""
+    dimension = math.prod(input_shape)
+    # A ball as wide as a quarter of the space's diameter makes every classifier trivial.
+    return {"Linf": 1.0, "L2": math.sqrt(dimension) / 4, "L1": dimension / 4}[norm]
 
 
 def check_norm(norm: str) -> None:
