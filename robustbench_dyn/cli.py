@@ -8,17 +8,12 @@ import sys
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from robustbench_dyn import __version__
 from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from robustbench_dyn.evaluation import Evaluation
 
 app = typer.Typer(
     help="Bracket the robustness of neural networks between attacks and certificates.",
@@ -100,6 +95,7 @@ def run(
     from robustbench_dyn.costs import peak_memory_mb  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415  (heavy: --help is light)
     from robustbench_dyn.evaluation import evaluate_grid  # noqa: PLC0415
+    from robustbench_dyn.export import write_tables  # noqa: PLC0415
     from robustbench_dyn.registry import load_model  # noqa: PLC0415
     from robustbench_dyn.terminal import (  # noqa: PLC0415
         bracket_table,
@@ -122,7 +118,7 @@ def run(
             certifiers=certifiers, device=_check_device(device), store=store, progress=progress,
         )  # fmt: skip
     if export is not None:
-        _export(evaluations, export)
+        write_tables((e.examples.assign(eps=e.threat_model.eps) for e in evaluations), export)
     if as_json:
         rows = [evaluation.summary for evaluation in evaluations]
         about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
@@ -156,6 +152,7 @@ def curve(
     """Bracket the robust accuracy at every eps, from one run of a minimum-norm attack."""
     from robustbench_dyn import curves  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
+    from robustbench_dyn.export import write_tables  # noqa: PLC0415
     from robustbench_dyn.registry import load_model  # noqa: PLC0415
     from robustbench_dyn.terminal import plain_table, progress_display  # noqa: PLC0415
     from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
@@ -174,7 +171,7 @@ def curve(
         )  # fmt: skip
     table = curves.curve(evaluation, radii)
     if export is not None:
-        _write(table, export)
+        write_tables(iter([table]), export)
     points = table.to_dict("records")
     if as_json:
         typer.echo(json.dumps({"model": model, "norm": norm, "curve": points}, indent=2))
@@ -331,10 +328,20 @@ def leaderboard(
     if published:
         page(tables.to_markdown(tables.published()))
         return
-    if not store.is_file():
-        raise InputError(f"there is no store {store}; first: dynbench run --model NAME")
-    for path in tables.write_leaderboards(tables.leaderboard(Store(store)), to):
+    for path in tables.write_leaderboards(tables.leaderboard(Store(_existing(store))), to):
         typer.echo(path)
+
+
+@app.command("export")
+def export_(
+    to: Annotated[Path, typer.Argument(help="The table (.csv or .parquet).")],
+    store: StoreFile = Path("dynbench.sqlite"),
+) -> None:
+    """Write every verdict of a store, a row an example and eps."""
+    from robustbench_dyn.export import export_store  # noqa: PLC0415
+    from robustbench_dyn.store import Store  # noqa: PLC0415
+
+    typer.echo(f"{export_store(Store(_existing(store)), to)} verdicts: {to}")
 
 
 def parse_eps(text: str) -> float:
@@ -380,32 +387,16 @@ def _check_device(name: str) -> Any:
 
 
 def _check_export(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"--export {path} must end in .csv or .parquet")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} of --export does not exist")
+    from robustbench_dyn.export import check_export_path  # noqa: PLC0415
+
+    if path is not None:
+        check_export_path(path)
 
 
-def _export(evaluations: list[Evaluation], path: Path) -> None:
-    import pandas as pd  # noqa: PLC0415
-
-    _write(pd.concat([e.examples.assign(eps=e.threat_model.eps) for e in evaluations]), path)
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    try:
-        if path.suffix == ".csv":
-            table.to_csv(path, index=False)
-        else:
-            table.to_parquet(path, index=False)
-    except ImportError:
-        raise InputError(
-            "writing Parquet needs pyarrow: pip install 'robustbench-dyn[parquet]'"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+def _existing(store: Path) -> Path:
+    if not store.is_file():
+        raise InputError(f"there is no store {store}; first: dynbench run --model NAME")
+    return store
 
 
 def _complain(message: str) -> None:

@@ -15,6 +15,7 @@ from robustbench_dyn.errors import StoreError
 from robustbench_dyn.verdicts import Status, Verdict
 
 _COLUMNS = tuple(column.name for column in fields(Verdict))
+_ROWS_AT_A_TIME = 50_000
 _COSTS = ("examples", "decided", "forward_passes", "backward_passes", "seconds")
 # Step i takes a file from schema i to i + 1; a new file goes through all of them. Never edit one.
 _STEPS = (
@@ -148,15 +149,28 @@ class Store:
         """Yield the verdicts of one evaluation, at one eps or at all, by eps and example."""
         where, values = ("AND eps = ?", (key, eps)) if eps is not None else ("", (key,))
         query = f"SELECT {', '.join(_COLUMNS)} FROM verdicts WHERE key = ? {where}"
-        with _explained(self.path):
-            rows = self._connection.execute(f"{query} ORDER BY eps, example_id", values).fetchall()
-        for row in rows:
+        for row in self._rows(f"{query} ORDER BY eps, example_id", values):
             values_of = dict(zip(_COLUMNS, row, strict=True))
             for column in ("certified_radius", "adversarial_distance"):
                 # SQLite keeps NaN as NULL.
                 if values_of[column] is None:
                     values_of[column] = float("nan")
             yield Verdict(**{**values_of, "status": Status(values_of["status"])})
+
+    def table(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield a query's rows, many at a time; for tables that need not fit in memory."""
+        rows = list[tuple[Any, ...]]()
+        for row in self._rows(query, ()):
+            rows.append(row)
+            if len(rows) == _ROWS_AT_A_TIME:
+                yield rows
+                rows = []
+        if rows:
+            yield rows
+
+    def _rows(self, query: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        with _explained(self.path):
+            yield from self._connection.execute(query, values)
 
     def add_run(self, run: Run) -> None:
         """Record that a run came to its end."""
