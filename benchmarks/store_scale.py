@@ -1,0 +1,75 @@
+"""A million verdicts: written in bulk, read back, made into a leaderboard, exported.
+
+    python benchmarks/store_scale.py [--verdicts 1000000]
+
+Results: benchmarks/results/store_scale.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import measuring
+
+from robustbench_dyn.export import export_store
+from robustbench_dyn.leaderboard import leaderboard
+from robustbench_dyn.store import Run, Store
+from robustbench_dyn.summary import summarise
+from robustbench_dyn.verdicts import Status, Verdict
+
+# One evaluation has this many examples at each of these eps.
+EXAMPLES, EPS = 10_000, (0.25, 0.5, 1.0, 1.5, 2.0)
+RECORD = {
+    "family": "lipschitz_flow", "dataset": "fashion_mnist", "norm": "L2", "seed": 0,
+    "certifiers": ["lipschitz"], "attacks": ["apgd-ce"], "parameters": 0, "lipschitz_bound": 1.0,
+    "flags": [], "weights_sha256": "", "plugin_version": "1", "device": "cpu", "torch_version": "",
+}  # fmt: skip
+
+
+def verdicts(eps: float) -> list[Verdict]:
+    return [
+        Verdict(example_id=i, label=i % 10, prediction=i % 10, eps=eps, status=Status.CERTIFIED,
+                certified_radius=eps + 0.1, certifier="lipschitz", forward_passes=1)
+        for i in range(EXAMPLES)
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--verdicts", type=int, default=1_000_000)
+    total = parser.parse_args().verdicts
+    rows = []
+
+    def measure(what: str, work: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        rows.append({"what": what, "verdicts": total, "seconds": seconds})
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "s.sqlite")
+        at_each_eps = {eps: verdicts(eps) for eps in EPS}
+        keys = [f"{k:064x}" for k in range(total // (EXAMPLES * len(EPS)))]
+
+        def write() -> None:
+            for key in keys:
+                store.add_evaluation(key, RECORD | {"model": key[-4:]})
+                for eps, some in at_each_eps.items():
+                    store.add_verdicts(key, some)
+                    row = summarise(some, RECORD | {"model": key[-4:]}, eps=eps, evaluated_at="")
+                    store.add_run(Run(key, eps, EXAMPLES, row))
+
+        measure("write, 10,000 a transaction, with summaries", write)
+        measure("read all", lambda: [list(store.verdicts(key)) for key in keys])
+        measure("leaderboard", lambda: leaderboard(store))
+        measure("export to Parquet", lambda: export_store(store, Path(folder) / "t.parquet"))
+        measure("export to CSV", lambda: export_store(store, Path(folder) / "t.csv"))
+    measuring.write("store_scale", rows)
+
+
+if __name__ == "__main__":
+    main()
