@@ -1,0 +1,42 @@
+"""How long a user waits for the first line: whole processes, the median of several.
+
+    python benchmarks/start.py [--runs 7]
+
+Results: benchmarks/results/start.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import measuring
+
+COMMANDS = (("--help",), ("list", "models"), ("list", "attacks"), ("run", "--help"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7)
+    runs = parser.parse_args().runs
+    dynbench = Path(sys.executable).with_name("dynbench")
+    rows = []
+    for command in COMMANDS:
+        taken = []
+        for _ in range(runs + 1):
+            started = time.perf_counter()
+            subprocess.run([dynbench, *command], check=True, capture_output=True)
+            taken.append(time.perf_counter() - started)
+        # The first one reads the files from the disk.
+        rows.append({"command": "dynbench " + " ".join(command), "runs": runs,
+                     "median_seconds": statistics.median(taken[1:]),
+                     "max_seconds": max(taken[1:])})  # fmt: skip
+    measuring.write("start", rows)
+
+
+if __name__ == "__main__":
+    main()
