@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ import typer
 
 from robustbench_dyn import __version__
 from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
+from robustbench_dyn.threat_models import parse_eps
 
 app = typer.Typer(
     help="Bracket the robustness of neural networks between attacks and certificates.",
@@ -29,6 +29,13 @@ DEFAULT_EPS = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugins", help="A folder of plugins, or of one plugin.")
 ]
+Model = Annotated[str, typer.Option(help="The model, see: dynbench list models.")]
+TestSplit = Annotated[str, typer.Option(help="The data set's test split.")]
+NormName = Annotated[str, typer.Option(help="L2, Linf or L1.")]
+NExamples = Annotated[int, typer.Option(help="The first N test examples.")]
+Certifiers = Annotated[str, typer.Option(help="auto, none, or names with commas.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 StoreFile = Annotated[Path, typer.Option("--store", help="The SQLite file that keeps verdicts.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where data sets that do not ship lie.")
@@ -65,28 +72,26 @@ def _root(
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Option(help="The model, see: dynbench list models.")],
-    dataset: Annotated[str, typer.Option(help="The data set's test split.")] = "fashion_mnist",
-    norm: Annotated[str, typer.Option(help="L2, Linf or L1.")] = "L2",
+    model: Model,
+    dataset: TestSplit = "fashion_mnist",
+    norm: NormName = "L2",
     eps: Annotated[
         list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")
     ] = None,
     more_eps: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    n_examples: Annotated[
-        int, typer.Option(help="The first N test examples.")
-    ] = DEFAULT_N_EXAMPLES,
+    n_examples: NExamples = DEFAULT_N_EXAMPLES,
     attacks: Annotated[
         str, typer.Option(help="standard, autoattack, plus, rand, none, or names with commas.")
     ] = "standard",
-    certifiers: Annotated[str, typer.Option(help="auto, none, or names with commas.")] = "auto",
+    certifiers: Certifiers = "auto",
     seed: Annotated[int, typer.Option(help="Seed of attacks and audit.")] = 0,
     batch_size: Annotated[str, typer.Option(help="Examples a batch, or auto.")] = "250",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     export: Annotated[
         Path | None, typer.Option(help="Write each example's verdict (.csv or .parquet).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     plugins: Plugins = None,
     data_dir: DataDir = None,
@@ -114,8 +119,8 @@ def run(
     with progress_display(enabled=not as_json) as progress:
         evaluations = evaluate_grid(
             network, data, threat_models, seed=seed, batch_size=_parse_batch_size(batch_size),
-            attacks=attacks,
-            certifiers=certifiers, device=_check_device(device), store=store, progress=progress,
+            attacks=attacks, certifiers=certifiers, device=_check_device(device), store=store,
+            progress=progress,
         )  # fmt: skip
     if export is not None:
         write_tables((e.examples.assign(eps=e.threat_model.eps) for e in evaluations), export)
@@ -133,19 +138,19 @@ def run(
 
 @app.command()
 def curve(
-    model: Annotated[str, typer.Option(help="The model, see: dynbench list models.")],
-    dataset: Annotated[str, typer.Option(help="The data set's test split.")] = "fashion_mnist",
-    norm: Annotated[str, typer.Option(help="L2, Linf or L1.")] = "L2",
+    model: Model,
+    dataset: TestSplit = "fashion_mnist",
+    norm: NormName = "L2",
     eps: Annotated[
         list[str] | None, typer.Option(help="Radii; by default from 0 to where nothing stands.")
     ] = None,
-    n_examples: Annotated[int, typer.Option(help="The first N test examples.")] = 200,
-    certifiers: Annotated[str, typer.Option(help="auto, none, or names with commas.")] = "auto",
+    n_examples: NExamples = 200,
+    certifiers: Certifiers = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the attack.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     export: Annotated[Path | None, typer.Option(help="Write the curve (.csv or .parquet).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
     plugins: Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -171,7 +176,7 @@ def curve(
         )  # fmt: skip
     table = curves.curve(evaluation, radii)
     if export is not None:
-        write_tables(iter([table]), export)
+        write_tables([table], export)
     points = table.to_dict("records")
     if as_json:
         typer.echo(json.dumps({"model": model, "norm": norm, "curve": points}, indent=2))
@@ -282,7 +287,7 @@ def sweep_(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU a worker.")] = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
     plugins: Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -342,14 +347,6 @@ def export_(
     from robustbench_dyn.store import Store  # noqa: PLC0415
 
     typer.echo(f"{export_store(Store(_existing(store)), to)} verdicts: {to}")
-
-
-def parse_eps(text: str) -> float:
-    """Read 0.5 or 8/255; raises InputError where it is neither."""
-    try:
-        return float(Fraction(text.strip()))
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"eps={text!r} is not a number; give it as 0.5 or as 8/255") from None
 
 
 def _parse_batch_size(text: str) -> int | Literal["auto"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ def export_store(store: Store, path: Path) -> int:
     return write_tables(_tables(store), path)
 
 
-def write_tables(tables: Iterator[pd.DataFrame], path: Path) -> int:
+def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
     """Write tables of equal columns one below the other; path is there only when all are."""
     check_export_path(path)
     partial, written = path.with_suffix(path.suffix + ".partial"), 0
@@ -55,7 +55,7 @@ def write_tables(tables: Iterator[pd.DataFrame], path: Path) -> int:
     return written
 
 
-def _write_parquet(tables: Iterator[pd.DataFrame], path: Path) -> int:
+def _write_parquet(tables: Iterable[pd.DataFrame], path: Path) -> int:
     try:
         import pyarrow as pa  # noqa: PLC0415  (an extra)
         from pyarrow import parquet  # noqa: PLC0415

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from robustbench_dyn.errors import SoundnessError
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 if TYPE_CHECKING:
@@ -44,6 +45,19 @@ class Shard:
     def matches(self, record: dict[str, Any]) -> bool:
         """Say whether an evaluation of this record may have begun this shard."""
         return all(record[k] == getattr(self, k) for k in ("model", "dataset", "norm", "seed"))
+
+
+def try_shard(
+    shard: Shard, store: Path, progress: Callable[[Progress], None] | None = None
+) -> tuple[Literal["done", "failed", "unsound"], str]:
+    """Run a shard; say how it ended, and its key in the store or what went wrong."""
+    try:
+        return "done", run_shard(shard, store, progress)
+    except SoundnessError as error:
+        return "unsound", str(error)
+    # Somebody's plugin may raise anything: it fails its own shard.
+    except Exception as error:
+        return "failed", f"{type(error).__name__}: {error}"
 
 
 def run_shard(shard: Shard, store: Path, progress: Callable[[Progress], None] | None = None) -> str:

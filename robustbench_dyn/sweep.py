@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from robustbench_dyn.architectures import StrictFile, read_yaml
 from robustbench_dyn.attacks import resolve_attacks
-from robustbench_dyn.certification import certifier_names
+from robustbench_dyn.certification import named_certifiers
 from robustbench_dyn.datasets import dataset_info
 from robustbench_dyn.engines import Event, get_engine
 from robustbench_dyn.errors import InputError
@@ -21,18 +20,12 @@ from robustbench_dyn.evaluation import conclude
 from robustbench_dyn.registry import discover
 from robustbench_dyn.shards import Shard
 from robustbench_dyn.store import Store
-from robustbench_dyn.threat_models import Norm, ThreatModel
+from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
 
-
-def _number(value: Any) -> Any:
-    """Read 8/255, which YAML takes for a text."""
-    try:
-        return float(Fraction(value)) if isinstance(value, str) else value
-    except (ValueError, ZeroDivisionError):
-        return value
-
-
-Eps = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+# YAML takes 8/255 for a text.
+Eps = Annotated[
+    float, BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps), Field(gt=0)
+]
 Some = Field(min_length=1)
 
 
@@ -154,12 +147,7 @@ def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
     norms = [radii.norm for radii in content.threat_models]
     if len(set(norms)) < len(norms):
         raise InputError("a norm stands twice under threat_models; give it once, with all its eps")
-    for name in content.certifiers.split(","):
-        if name.strip() not in ("auto", "none", *certifier_names()):
-            raise InputError(
-                f"no certifier is called {name!r}; choose auto, none, or "
-                f"{', '.join(certifier_names())}"
-            )
+    named_certifiers(content.certifiers)
 
 
 def _rows(content: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, get_args
 
 from robustbench_dyn.errors import InputError, ShapeError
@@ -47,6 +48,14 @@ class ThreatModel:
                 f"eps={self.eps:g} in {self.norm} is more than a quarter of the input range's "
                 f"diameter {4 * widest:g}; give eps in raw input units (8/255, not 8)"
             )
+
+
+def parse_eps(text: str) -> float:
+    """Read 0.5 or 8/255; raises InputError where it is neither."""
+    try:
+        return float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"eps={text!r} is not a number; give it as 0.5 or as 8/255") from None
 
 
 def widest_eps(norm: Norm, input_shape: tuple[int, ...]) -> float:

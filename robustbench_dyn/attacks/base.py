@@ -86,9 +86,9 @@ def _search(
     """Return candidates for x, searched in chunks of batch_size, each with the same seed.
 
     x: (n, *input_shape) in [0, 1]; y: (n,). rival_radii: see Problem; by default nothing is known.
-    The same arguments give the same candidates. The
-    model runs in eval mode; its modes, requires_grad flags and gradients, and the caller's random
-    streams, are put back. What the model or the library raises is passed on.
+    The same arguments give the same candidates. The model runs in eval mode; its modes,
+    requires_grad flags and gradients, and the caller's random streams, are put back. What the
+    model or the library raises is passed on.
     Raises ShapeError where x and y differ in length, InputError where batch_size is below 1.
     """
     import torch  # noqa: PLC0415  (listing the attacks must not import torch)

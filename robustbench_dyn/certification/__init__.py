@@ -62,27 +62,38 @@ def resolve_certifiers(spec: str | Sequence[str], model: nn.Module) -> list[Cert
 
     Raises InputError for an unknown name, CertificateError where a named one cannot treat model.
     """
-    names = spec.split(",") if isinstance(spec, str) else list(spec)
-    if names in ([], ["none"]):
-        return []
+    names = named_certifiers(spec)
     if names != ["auto"]:
-        return [_named(name.strip(), model) for name in names]
+        return [_able(name, model) for name in names]
     able = []
     for name in _CERTIFIERS:
         try:
-            able.append(_named(name, model))
+            able.append(_able(name, model))
         except CertificateError:
             continue
     return able
 
 
-def _named(name: str, model: nn.Module) -> Certifier:
-    if name not in _CERTIFIERS:
-        near = get_close_matches(name, _CERTIFIERS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(
-            f"no certifier is called {name!r}; {hint}choose auto, none, or {', '.join(_CERTIFIERS)}"
-        )
+def named_certifiers(spec: str | Sequence[str]) -> list[str]:
+    """Return the names in spec, without any for "none", or "auto" alone.
+
+    Raises InputError, with the nearest name, for an unknown one.
+    """
+    names = [name.strip() for name in (spec.split(",") if isinstance(spec, str) else spec)]
+    if names == ["none"]:
+        return []
+    for name in names:
+        if name not in _CERTIFIERS and names != ["auto"]:
+            near = get_close_matches(name, _CERTIFIERS, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(
+                f"no certifier is called {name!r}; {hint}choose auto, none, or "
+                f"{', '.join(_CERTIFIERS)}"
+            )
+    return names
+
+
+def _able(name: str, model: nn.Module) -> Certifier:
     certifier = _CERTIFIERS[name][1]()
     certifier.prepare(model)
     return certifier

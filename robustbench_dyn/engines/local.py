@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_dyn.engines import Event
-from robustbench_dyn.errors import SoundnessError
-from robustbench_dyn.shards import Shard, run_shard
+from robustbench_dyn.shards import Shard, try_shard
 
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation import Progress
@@ -33,8 +32,9 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
-                worker = idle.pop() if idle else _start_worker()
-                worker.shard = waiting.popleft()
+                shard = waiting.popleft()
+                worker = idle.pop() if idle else _start_worker(shard)
+                worker.shard = shard
                 busy[worker.connection] = worker
                 yield Event(worker.shard, "started")
                 # A worker may die before it is asked; its pipe then says so below.
@@ -100,14 +100,14 @@ class _Worker:
         self.connection.close()
 
 
-def _start_worker() -> _Worker:
+def _start_worker(shard: Shard) -> _Worker:
     context: Any = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     # The only other end is the worker's: its death ends the pipe.
     theirs.close()
-    return _Worker(process, ours, None)  # type: ignore[arg-type]
+    return _Worker(process, ours, shard)
 
 
 def _serve(connection: Connection) -> None:
@@ -128,10 +128,4 @@ def _serve(connection: Connection) -> None:
             return
         # Read once, when torch is imported: numpy's and scipy's threads count too.
         os.environ.setdefault("OMP_NUM_THREADS", str(shard.threads))
-        try:
-            connection.send(("done", run_shard(shard, store, report)))
-        except SoundnessError as error:
-            connection.send(("unsound", str(error)))
-        # Somebody's plugin may raise anything: it fails its own shard.
-        except Exception as error:
-            connection.send(("failed", f"{type(error).__name__}: {error}"))
+        connection.send(try_shard(shard, store, report))

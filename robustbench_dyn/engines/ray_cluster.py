@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_dyn.engines import Event
-from robustbench_dyn.errors import InputError, SoundnessError
-from robustbench_dyn.shards import Shard, run_shard
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.shards import Shard, try_shard
 from robustbench_dyn.store import Store
 
 # So many workers or nodes may die of one shard; a cluster loses nodes for reasons of its own.
@@ -75,13 +75,7 @@ def _run_remotely(shard: Shard, known: bytes) -> tuple[str, str, bytes]:
         partial = path.with_suffix(".partial")
         partial.write_bytes(known)
         partial.replace(path)
-    try:
-        state, message = "done", run_shard(shard, path)
-    except SoundnessError as error:
-        state, message = "unsound", str(error)
-    # Somebody's plugin may raise anything: it fails its own shard.
-    except Exception as error:
-        state, message = "failed", f"{type(error).__name__}: {error}"
+    state, message = try_shard(shard, path)
     part = path.read_bytes()
     path.unlink()
     return state, message, part
