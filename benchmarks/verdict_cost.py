@@ -4,7 +4,7 @@
 
 AutoAttack is its authors' release, standard version, given the frozen network at the batch size at
 which it is fastest; the first examples are attacked without freezing, too. Ratios are AutoAttack's
-cost over ours, measured in one run. Results: benchmarks/results/verdict_cost.csv.
+cost over ours, measured in one run. Results: benchmarks/results/verdict_cost_MODEL.csv.
 """
 
 from __future__ import annotations
@@ -86,7 +86,6 @@ def main() -> None:
     parser.add_argument("--n-examples", type=int, default=1000)
     parser.add_argument("--model", action="append")
     options = parser.parse_args()
-    rows = []
     data = load_dataset("fashion_mnist", n_examples=options.n_examples)
     for name in options.model or ["lipflow", "euler_resnet"]:
         model = load_model(name)
@@ -100,7 +99,7 @@ def main() -> None:
             "AutoAttack, not frozen": plain(model, few, batch_size, freeze=False),
             "AutoAttack": plain(model, data, batch_size, freeze=True),
         }
-        against = measured["AutoAttack"]
+        against, rows = measured["AutoAttack"], []
         for what, row in measured.items():
             share = row["examples"] / against["examples"]
             rows.append(
@@ -108,7 +107,7 @@ def main() -> None:
                  "times_fewer_forwards": share * against["forward_passes"] / row["forward_passes"],
                  "times_faster": share * against["seconds"] / row["seconds"]}
             )  # fmt: skip
-        measuring.write("verdict_cost", rows)
+        measuring.write(f"verdict_cost_{name}", rows)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from robustbench_dyn.registry import shipped
 from robustbench_dyn.store import Run, Store
 from robustbench_dyn.summary import SUMMARY_COLUMNS
 
+# What a row cost, for each of its examples.
+_COSTS = ("forward_passes", "backward_passes", "seconds")
 _SHOWN = ("model", "n_examples", "clean_accuracy", "certified_accuracy", "empirical_accuracy",
-          "gap", "ci_low", "ci_high", "certifiers", "attacks", "seconds")  # fmt: skip
+          "gap", "ci_low", "ci_high", "certifiers", "attacks", *_COSTS)  # fmt: skip
 _PERCENT = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap", "ci_low",
             "ci_high")  # fmt: skip
 
@@ -67,13 +69,15 @@ def to_markdown(table: pd.DataFrame) -> str:
         "# Leaderboards",
         "Certified: proved that no adversarial example exists. Empirical: survived the attacks "
         "named. The true robust accuracy lies between the two; [ci_low, ci_high] holds it with "
-        "95 % confidence. Written by `dynbench leaderboard`; the CSVs beside this page hold all "
+        "95 % confidence. Forward passes, backward passes and seconds are those of the mean "
+        "example. Written by `dynbench leaderboard`; the CSVs beside this page hold all "
         "columns.",
     ]
     for dataset, norm, eps, rows in _by_threat_model(table):
         parts.append(f"## {dataset}, {norm}, eps {format_eps(eps)}")
         lines = ["| " + " | ".join(_SHOWN) + " |", "|" + " --- |" * len(_SHOWN)]
-        for row in rows[list(_SHOWN)].to_dict("records"):
+        for row in rows.to_dict("records"):
+            row |= {column: row[column] / row["n_examples"] for column in _COSTS}
             lines.append("| " + " | ".join(_cell(c, row[c]) for c in _SHOWN) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -102,7 +106,9 @@ def _cell(column: str, value: object) -> str:
         return "–"
     if column in _PERCENT:
         return f"{100 * float(str(value)):.1f}"
-    return f"{value:.0f}" if isinstance(value, float) else str(value)
+    if column in _COSTS:
+        return f"{value:.3g}" if column == "seconds" else f"{value:,.0f}"
+    return str(value)
 
 
 def _replace(path: Path, text: str) -> None:

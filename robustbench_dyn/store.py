@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -214,42 +214,37 @@ class Store:
             ).fetchall()
         return [Violation(*row) for row in rows]
 
-    def copy(self, path: Path, keys: Collection[str], examples: Container[int]) -> None:
+    def copy(self, path: Path, keys: Collection[str], examples: range) -> None:
         """Write some examples' verdicts of some evaluations, and their runs, to a new file.
 
         What the verdicts have cost stays here: merging the file back adds what it cost there.
         """
-        copied = Store(path)
-        try:
+        Store(path).close()
+        with self._attached(path) as connection:
             for key in keys:
-                copied.add_evaluation(key, self.record(key))
-                copied.add_verdicts(
-                    key, (v for v in self.verdicts(key) if v.example_id in examples)
+                connection.execute(
+                    "INSERT INTO other.evaluations SELECT * FROM evaluations WHERE key = ?", (key,)
                 )
-            for run in self.runs():
-                if run.key in keys:
-                    copied.add_run(run)
-        finally:
-            copied.close()
+                connection.execute(
+                    "INSERT INTO other.verdicts SELECT * FROM verdicts "
+                    "WHERE key = ? AND example_id >= ? AND example_id < ?",
+                    (key, examples.start, examples.stop),
+                )
+                connection.execute(
+                    "INSERT INTO other.runs SELECT * FROM runs WHERE key = ?", (key,)
+                )
 
     def merge(self, path: Path) -> None:
         """Take over everything that another store holds, which must be at rest."""
         Store(path).close()  # brings it to this schema, or says what is wrong with it
-        with _explained(self.path):
-            self._connection.execute("ATTACH ? AS other", (str(path),))
-        try:
-            with self._transaction() as connection:
-                connection.execute(
-                    "INSERT OR IGNORE INTO evaluations SELECT * FROM other.evaluations"
-                )
-                for table in ("verdicts", "runs", "violations"):
-                    connection.execute(f"REPLACE INTO {table} SELECT * FROM other.{table}")
-                connection.execute(
-                    # WHERE true: or SQLite reads ON CONFLICT as a join.
-                    f"INSERT INTO costs SELECT * FROM other.costs WHERE true {_ADD_COSTS}"
-                )
-        finally:
-            self._connection.execute("DETACH other")
+        with self._attached(path) as connection:
+            connection.execute("INSERT OR IGNORE INTO evaluations SELECT * FROM other.evaluations")
+            for table in ("verdicts", "runs", "violations"):
+                connection.execute(f"REPLACE INTO {table} SELECT * FROM other.{table}")
+            connection.execute(
+                # WHERE true: or SQLite reads ON CONFLICT as a join.
+                f"INSERT INTO costs SELECT * FROM other.costs WHERE true {_ADD_COSTS}"
+            )
 
     def _prepare(self) -> None:
         if self._version() == SCHEMA_VERSION:
@@ -271,6 +266,17 @@ class Store:
     def _version(self) -> int:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         return int(version)
+
+    @contextmanager
+    def _attached(self, path: Path) -> Iterator[sqlite3.Connection]:
+        """Write in one transaction, with another store at hand as `other`."""
+        with _explained(self.path):
+            self._connection.execute("ATTACH ? AS other", (str(path),))
+        try:
+            with self._transaction() as connection:
+                yield connection
+        finally:
+            self._connection.execute("DETACH other")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

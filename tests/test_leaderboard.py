@@ -16,12 +16,14 @@ from robustbench_dyn.store import Run, Store, Violation
 from robustbench_dyn.summary import SUMMARY_COLUMNS
 
 
-def run(model, *, eps=0.5, norm="L2", n_examples=100, certified=0.5, empirical=0.6, key=None):
+def run(model, *, eps=0.5, norm="L2", n_examples=100, certified=0.5, empirical=0.6, key=None,
+        forward_passes=0, seconds=12.3):  # fmt: skip
     row = dict.fromkeys(SUMMARY_COLUMNS) | {
         "model": model, "dataset": "digits", "norm": norm, "eps": eps, "n_examples": n_examples,
         "clean_accuracy": 0.9, "certified_accuracy": certified, "empirical_accuracy": empirical,
         "gap": empirical - certified, "ci_low": 0.4, "ci_high": 0.7, "certifiers": "lipschitz",
-        "attacks": "pgd", "seconds": 12.3,
+        "attacks": "pgd", "forward_passes": forward_passes, "backward_passes": 0,
+        "seconds": seconds,
     }  # fmt: skip
     return Run(key or f"{model}-{norm}", eps, n_examples, row)
 
@@ -64,7 +66,10 @@ def test_one_csv_a_threat_model_and_a_page(tmp_path):
     assert pd.read_csv(written[0])["model"].tolist() == ["a", "b"]
     page = written[-1].read_text()
     assert "## digits, Linf, eps 8/255" in page
-    assert "| a | 100 | 90.0 | 50.0 | 60.0 | 10.0 | 40.0 | 70.0 | lipschitz | pgd | 12 |" in page
+    assert (
+        "| a | 100 | 90.0 | 50.0 | 60.0 | 10.0 | 40.0 | 70.0 | lipschitz | pgd | 0 | 0 | 0.123 |"
+        in page
+    )
 
 
 def test_the_same_store_gives_the_same_bytes(tmp_path):
@@ -84,6 +89,13 @@ def test_an_empty_store_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
         write_leaderboards(leaderboard(Store()), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_what_the_mean_example_cost():
+    table = leaderboard(store_of(run("a", n_examples=4, forward_passes=8_000, seconds=6.0)))
+    heading, _, only = to_markdown(table).splitlines()[-3:]
+    cells = dict(zip(heading.split("|"), only.split("|"), strict=True))
+    assert (cells[" forward_passes "], cells[" seconds "]) == (" 2,000 ", " 1.5 ")
 
 
 @pytest.mark.parametrize(
