@@ -399,7 +399,7 @@ def test_scaled_orthonormal_weights_show_in_the_bound_and_are_mended():
 
 
 def test_more_orthonormal_terms_than_features_are_refused():
-    with pytest.raises(ValueError, match="6 orthonormal terms do not fit into 5 features"):
+    with pytest.raises(ValueError, match="6 orthonormal rows do not fit into 5 dimensions"):
         OrthonormalGradientStep(5, 6)
     OrthonormalGradientStep(5, 5)
 

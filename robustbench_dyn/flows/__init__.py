@@ -1,6 +1,7 @@
 """What architectures are made of: fields, integrators, and operator norms that can be trusted."""
 
 from robustbench_dyn.flows.euler import EulerStep
+from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
 from robustbench_dyn.flows.frozen import Derived, frozen
 from robustbench_dyn.flows.gradient import (
     ConvGradientStep,
@@ -8,20 +9,43 @@ from robustbench_dyn.flows.gradient import (
     GradientStep,
     OrthonormalGradientStep,
 )
-from robustbench_dyn.flows.linear import UnitRowLinear, ZeroPadChannels
+from robustbench_dyn.flows.integrators import Flow
+from robustbench_dyn.flows.linear import UnitNormConv, UnitRowLinear, ZeroPadChannels
 from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
+from robustbench_dyn.flows.mass import FluxField, TransportStep
+from robustbench_dyn.flows.orthogonal import Orthonormal, ShiftedRotation
+from robustbench_dyn.flows.scales import two_scales
+from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
+from robustbench_dyn.flows.sphere import SphereField, SphereStep
+from robustbench_dyn.flows.switching import NaiveStep, SwitchingPair
 
 __all__ = [
+    "Autonomous",
     "Classifier",
     "ConvGradientStep",
+    "ConvPotential",
     "DenseGradientStep",
     "Derived",
     "EulerStep",
+    "Flow",
+    "FluxField",
     "GradientStep",
+    "HamiltonianStep",
+    "NaiveStep",
+    "NonautonomousConv",
+    "Orthonormal",
     "OrthonormalGradientStep",
+    "ShearStep",
+    "ShiftedRotation",
+    "SphereField",
+    "SphereStep",
+    "SwitchingPair",
+    "TransportStep",
+    "UnitNormConv",
     "UnitRowLinear",
     "ZeroPadChannels",
     "frozen",
     "lipschitz_bound",
     "pairwise_lipschitz",
+    "two_scales",
 ]

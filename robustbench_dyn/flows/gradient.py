@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustbench_dyn.flows.activations import find_activation
 from robustbench_dyn.flows.frozen import Derived
 from robustbench_dyn.flows.norms import diagonal_bound, excess
+from robustbench_dyn.flows.orthogonal import Orthonormal
 
 # Keeps the float32 diagonal below the exact one, so that the bound comes out at 1 and not above.
 _SAFETY = 1.0 - 1e-5
@@ -16,16 +21,20 @@ _FLOOR = 1e-12
 
 
 class GradientStep(Derived):
-    """x -> x - 2 W T^-1 relu(W^T x + b), one Euler step down a convex potential.
+    """x -> x - grad V(x) = x - 2 W T^-1 sigma(W^T x + b), V(x) = 2 sum_i R((W^T x + b)_i) / T_ii.
 
-    V(x) = sum_i 2 T_ii^-1 R((W^T x + b)_i) with R' = relu is convex and the step is its gradient
-    step; since W^T W <= T, the step is 1-Lipschitz in L2 for every W and every q > 0.
-    Order 1. Source: SLL, arXiv 2303.03169, Theorem 3; as a gradient flow, arXiv 2210.02373.
+    R' = sigma, and W^T W <= T, so grad V is max abs(sigma')-times 2-Lipschitz for every W and every
+    q > 0: V decreases along the steps. Where sigma is increasing, V is convex and the step is
+    1-Lipschitz in L2. Order 1. n_steps: how many such steps are taken, all down the same V.
+    Source: SLL, arXiv 2303.03169, Theorem 3; as a gradient flow, arXiv 2210.02373.
     `weight` holds W^T: one row (or one filter) for each term of the potential.
     """
 
-    def __init__(self, weight_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, weight_shape: tuple[int, ...], *, activation: str = "relu", n_steps: int = 1
+    ) -> None:
         super().__init__()
+        self.activation, self.n_steps = find_activation(activation), n_steps
         self.weight = nn.Parameter(torch.empty(weight_shape))
         nn.init.orthogonal_(self.weight)
         self.bias = nn.Parameter(torch.zeros(weight_shape[0]))
@@ -37,42 +46,74 @@ class GradientStep(Derived):
             diagonal = diagonal_bound(self.weight, self.log_q.exp())
             return 2 * _SAFETY / diagonal.clamp_min(_FLOOR)
 
-    def lipschitz_bound(self) -> float:
-        """Return 1 + 2 delta, where 2 / T as used exceeds the exact one by a factor 1 + delta.
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the state after n_steps steps, of x's shape."""
+        for state in self.trajectory(x):
+            x = state
+        return x
 
-        With D in [0, 1 + delta], I - W S D W^T is a convex combination's extrapolation by delta.
+    def trajectory(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the state after each step."""
+        scale = self._broadcast(self.derived())
+        for _ in range(self.n_steps):
+            x = x - self._adjoint(self.activation.function(self._arguments(x)) * scale)
+            yield x
+
+    def energy(self, x: Tensor) -> Tensor:
+        """Return V(x), (batch,)."""
+        terms = self.activation.primitive(self._arguments(x)) * self._broadcast(self.derived())
+        return terms.flatten(1).sum(dim=1)
+
+    def lipschitz_bound(self) -> float:
+        """Return (1 + 2 delta)^n_steps for sigma increasing, where 2 / T exceeds the exact one.
+
+        delta: by what factor less 1. With D in [0, 1 + delta], I - W S D W^T is a convex
+        combination's extrapolation by delta. Slopes down to -s add 2 s (1 + delta).
         """
-        return 1.0 + 2.0 * excess(self.weight, self.log_q.exp(), self.derived() / 2)
+        delta = excess(self.weight, self.log_q.exp(), self.derived() / 2)
+        falling = max(0.0, -self.activation.lowest_slope)
+        step: float = 1.0 + 2.0 * delta + 2.0 * falling * (1.0 + delta)
+        return step**self.n_steps
+
+    def _arguments(self, x: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define _arguments()")
+
+    def _adjoint(self, force: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define _adjoint()")
+
+    def _broadcast(self, scale: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define _broadcast()")
 
 
 class DenseGradientStep(GradientStep):
     """A gradient step on vectors, (batch, features) -> (batch, features)."""
 
-    def __init__(self, features: int, terms: int) -> None:
-        super().__init__((terms, features))
+    def __init__(self, features: int, terms: int, **options: Any) -> None:
+        super().__init__((terms, features), **options)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Step once; x: (batch, features)."""
-        force = F.relu(F.linear(x, self.weight, self.bias)) * self.derived()
-        return x - F.linear(force, self.weight.t())
+    def _arguments(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def _adjoint(self, force: Tensor) -> Tensor:
+        return F.linear(force, self.weight.t())
+
+    def _broadcast(self, scale: Tensor) -> Tensor:
+        return scale
 
 
-class OrthonormalGradientStep(nn.Module):
+class OrthonormalGradientStep(Orthonormal):
     """x -> x - 2 W relu(W^T x + b) with orthonormal columns of W, on (batch, features).
 
     The gradient step of V(x) = sum_i 2 R((W^T x + b)_i), at the longest step that is nonexpansive
     because |W| = 1 exactly (arXiv 2210.02373, section 3). No rescaling shortens it, so it passes
-    on more of the gradient than a GradientStep does; in exchange training must call `retract()`
-    after each optimizer step. `weight` holds W^T, (terms, features), terms <= features.
+    on more of the gradient than a GradientStep does. `weight` holds W^T, (terms, features), terms
+    <= features.
     """
 
     step_size = 2.0 * _SAFETY
 
     def __init__(self, features: int, terms: int) -> None:
-        super().__init__()
-        if terms > features:
-            raise ValueError(f"{terms} orthonormal terms do not fit into {features} features")
-        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(terms, features)))
+        super().__init__(terms, features)
         self.bias = nn.Parameter(torch.zeros(terms))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,38 +121,32 @@ class OrthonormalGradientStep(nn.Module):
         force = F.relu(F.linear(x, self.weight, self.bias)) * self.step_size
         return x - F.linear(force, self.weight.t())
 
-    @torch.no_grad()
-    def retract(self) -> None:
-        """Put the rows of `weight` back onto the Stiefel manifold, by the QR retraction.
-
-        QR by Cholesky; Absil, Mahony & Sepulchre, Optimization Algorithms on Matrix Manifolds,
-        2008, example 4.1.3.
-        """
-        lower = torch.linalg.cholesky(self.weight @ self.weight.t())
-        self.weight.copy_(torch.linalg.solve_triangular(lower, self.weight, upper=False))
+    def energy(self, x: Tensor) -> Tensor:
+        """Return V(x), (batch,)."""
+        return self.step_size / 2 * F.relu(F.linear(x, self.weight, self.bias)).square().sum(dim=1)
 
     def lipschitz_bound(self) -> float:
-        """Return max(1, s |W|^2 - 1): each Jacobian is I - s W D W^T with 0 <= D <= I.
-
-        The weights as they are need not be orthonormal: |W|^2 is at most the largest row sum of
-        |W^T W|, in float64.
-        """
-        weight = self.weight.detach().double()
-        squared_norm = float(diagonal_bound(weight, weight.new_ones(len(weight))).max())
-        bound = self.step_size * squared_norm * (1.0 + 1e-10) - 1.0
+        """Return max(1, s |W|^2 - 1): each Jacobian is I - s W D W^T with 0 <= D <= I."""
+        bound = self.step_size * self.squared_norm() - 1.0
         # Written so that NaN stays NaN: max(1, nan) would be 1.
         return 1.0 if bound <= 1.0 else bound
 
 
 class ConvGradientStep(GradientStep):
-    """A gradient step on images with zero padding; T from the kernel's autocorrelation."""
+    """A gradient step on images with zero padding; T from the kernel's autocorrelation.
 
-    def __init__(self, channels: int, terms: int, *, kernel_size: int = 3) -> None:
-        super().__init__((terms, channels, kernel_size, kernel_size))
+    (batch, channels, height, width) -> the same shape.
+    """
+
+    def __init__(self, channels: int, terms: int, *, kernel_size: int = 3, **options: Any) -> None:
+        super().__init__((terms, channels, kernel_size, kernel_size), **options)
         self.padding = kernel_size // 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Step once; x: (batch, channels, height, width)."""
-        force = F.relu(F.conv2d(x, self.weight, self.bias, padding=self.padding))
-        force = force * self.derived()[:, None, None]
-        return x - F.conv_transpose2d(force, self.weight, padding=self.padding)
+    def _arguments(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+
+    def _adjoint(self, force: Tensor) -> Tensor:
+        return F.conv_transpose2d(force, self.weight, padding=self.padding)
+
+    def _broadcast(self, scale: Tensor) -> Tensor:
+        return scale[:, None, None]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.flows.frozen import Derived
+from robustbench_dyn.flows.norms import abs_gram, conv_norm
 
 
 class UnitRowLinear(Derived):
@@ -28,6 +29,36 @@ class UnitRowLinear(Derived):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_features) to logits, (batch, out_features)."""
         return F.linear(x, self.derived(), self.bias)
+
+
+class UnitNormConv(Derived):
+    """A zero-padded convolution divided by a provable bound of its norm, so that its norm is <= 1.
+
+    The bound is the largest row sum of the kernel's autocorrelation (arXiv 2208.03160), which
+    training can differentiate; it is not tight, so neither is the norm.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int = 3, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        nn.init.orthogonal_(self.weight)
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.padding = kernel_size // 2
+
+    def derive(self) -> Tensor:
+        """Return the kernel divided by its bound."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return self.weight / abs_gram(self.weight).sum(dim=1).max().sqrt().clamp_min(1e-12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        return F.conv2d(x, self.derived(), self.bias, padding=self.padding)
+
+    def lipschitz_bound(self) -> float:
+        """Return a bound of the norm of the kernel as it is used."""
+        return conv_norm(self.derived())
 
 
 class ZeroPadChannels(nn.Module):

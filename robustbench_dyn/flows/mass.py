@@ -1,0 +1,76 @@
+"""Flows that keep the sum of the state, and steps that keep it a probability distribution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_dyn.flows.norms import conv_norm
+
+
+class FluxField(nn.Module):
+    """f(x) = S(x) 1 with S(x) skew: what leaves one entry of the state enters its neighbour.
+
+    A network gives each entry the fluxes to its right, lower and next channel's neighbour (the
+    channels form a ring, nothing crosses the border), and f is their divergence. So 1^T f = 0, and
+    every Runge-Kutta method keeps the sum. (arXiv 2210.02373, section 2; S_ij is the flux from j
+    to i.)
+    """
+
+    def __init__(self, channels: int, hidden: int, *, kernel_size: int = 3) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.inner = nn.Conv2d(channels, hidden, kernel_size, padding=padding)
+        self.outer = nn.Conv2d(hidden, 3 * channels, kernel_size, padding=padding)
+
+    def forward(self, _t: float, x: Tensor) -> Tensor:
+        """Return the velocity; x: (batch, channels, height, width)."""
+        right, down, across = self.outer(torch.tanh(self.inner(x))).chunk(3, dim=1)
+        right, down = right[..., :-1], down[..., :-1, :]
+        velocity: Tensor = across.roll(1, dims=1) - across
+        velocity = velocity + F.pad(right, (1, 0)) - F.pad(right, (0, 1))
+        return velocity + F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1))
+
+    def lipschitz_bound(self) -> float:
+        """Return 2 sqrt(3) |outer| |inner|: each of the three differences has norm at most 2."""
+        return 12**0.5 * conv_norm(self.outer.weight) * conv_norm(self.inner.weight) * (1 + 1e-12)
+
+
+class TransportStep(nn.Module):
+    """x+ = P(x) x, P(x) with entries >= 0 and columns that sum to 1: the simplex is kept.
+
+    Each entry shares its mass out between itself, its four neighbours and the channels before and
+    behind it (a ring), by a softmax of what a convolution sees. Nothing crosses the border. So
+    sums are kept, and what is not negative stays so: a Markov chain that depends on its state.
+    max_entry: the largest an entry can get, the total mass for instance; used by the bound alone.
+    """
+
+    def __init__(
+        self, channels: int, *, kernel_size: int = 3, max_entry: float = torch.inf
+    ) -> None:
+        super().__init__()
+        self.max_entry = max_entry
+        self.gate = nn.Conv2d(channels, 7 * channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Step once; x: (batch, channels, height, width)."""
+        n, channels, height, width = x.shape
+        logits = self.gate(x).reshape(n, 7, channels, height, width)
+        shares = (logits + _walls(height, width, logits)).softmax(dim=1) * x[:, None]
+        stay, up, down, left, right, before, behind = shares.unbind(dim=1)
+        moved: Tensor = stay + before.roll(-1, dims=1) + behind.roll(1, dims=1)
+        moved = moved + F.pad(up[..., 1:, :], (0, 0, 0, 1)) + F.pad(down[..., :-1, :], (0, 0, 1, 0))
+        return moved + F.pad(left[..., 1:], (0, 1)) + F.pad(right[..., :-1], (1, 0))
+
+    def lipschitz_bound(self) -> float:
+        """Return sqrt(7) (1 + max_entry |gate| / 2): softmax is 1/2-Lipschitz, shifts are 1."""
+        return 7**0.5 * (1 + self.max_entry * conv_norm(self.gate.weight) / 2) * (1 + 1e-12)
+
+
+def _walls(height: int, width: int, like: Tensor) -> Tensor:
+    """Return -inf where a share would leave the picture, (7, 1, height, width)."""
+    walls = like.new_zeros(7, 1, height, width)
+    walls[1, :, 0], walls[2, :, -1] = -torch.inf, -torch.inf
+    walls[3, :, :, 0], walls[4, :, :, -1] = -torch.inf, -torch.inf
+    return walls

@@ -1,0 +1,103 @@
+"""Expansive and contractive steps in turn: single steps may grow, together they do not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.flows.activations import find_activation
+from robustbench_dyn.flows.linear import UnitNormConv
+from robustbench_dyn.flows.orthogonal import ShiftedRotation
+
+
+class SwitchingPair(nn.Module):
+    """x -> y = x + h2 B^T sigma(B x + c), then y -> y - h1 A^T sigma(A y + b); A, B orthogonal.
+
+    With slopes of sigma in [a, 1], the first step is (1 + h2)-Lipschitz, and the second
+    (1 - a h1)-Lipschitz as long as h1 <= 2 / (1 + a); (1 - a h1)(1 + h2) <= 1 makes the pair
+    nonexpansive although the first step alone expands. (arXiv 2210.02373, section 3.3.)
+    Flexible: both steps are learned under that constraint, from where `contractive` and
+    `expansive` put them. Prescribed (learned=False): they stay there. Raises ValueError where the
+    two break the constraint.
+    """
+
+    def __init__(
+        self, channels: int, *, contractive: float = 1.0, expansive: float = 0.5,
+        learned: bool = True, activation: str = "leaky_relu_0.5",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.activation = find_activation(activation)
+        self.slope = self.activation.lowest_slope
+        longest = 2 / (1 + self.slope)
+        if not 0 < contractive <= longest or not 0 < expansive <= self._most(contractive):
+            raise ValueError(
+                f"contractive={contractive} and expansive={expansive} break (1 - a h1)(1 + h2) <= 1"
+                f" or h1 <= 2 / (1 + a), where a={self.slope} is the lowest slope of {activation}"
+            )
+        self.contraction, self.expansion = ShiftedRotation(channels), ShiftedRotation(channels)
+        self.bias = nn.Parameter(torch.zeros(2, channels, 1, 1))
+        # Both steps as logits of their shares of what they may be.
+        shares = torch.tensor([contractive / longest, expansive / self._most(contractive)])
+        logits = torch.logit(shares.clamp(1e-3, 1 - 1e-3))
+        self.learned = learned
+        self.prescribed = (contractive, expansive)
+        if learned:
+            self.share_logits = nn.Parameter(logits)
+
+    def _most(self, contractive: float) -> float:
+        return 1 / (1 - self.slope * contractive) - 1
+
+    def steps(self) -> tuple[Tensor | float, Tensor | float]:
+        """Return h1 of the contractive and h2 of the expansive step."""
+        if not self.learned:
+            return self.prescribed
+        first, second = torch.sigmoid(self.share_logits)
+        h1 = first * 2 / (1 + self.slope)
+        return h1, second * (1 / (1 - self.slope * h1) - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Step twice; x: (batch, channels, height, width)."""
+        h1, h2 = self.steps()
+        sigma = self.activation.function
+        x = x + h2 * self.expansion.adjoint(sigma(self.expansion(x) + self.bias[1]))
+        return x - h1 * self.contraction.adjoint(sigma(self.contraction(x) + self.bias[0]))
+
+    def bounds(self) -> tuple[float, float]:
+        """Return the Lipschitz bounds of the expansive and of the contractive step, in float64.
+
+        With a defect d of the rotations: 1 + h2 (1 + d), and the largest modulus of the
+        eigenvalues of I - h1 A^T D A, which lie in [1 - h1 (1 + d), 1 - a h1 (1 - d)].
+        """
+        h1, h2 = (float(h) for h in self.steps())
+        d1, d2 = self.contraction.defect(), self.expansion.defect()
+        contractive = max(abs(1 - self.slope * h1 * (1 - d1)), abs(h1 * (1 + d1) - 1))
+        return 1 + h2 * (1 + d2), contractive
+
+    def lipschitz_bound(self) -> float:
+        """Return the product of the two steps' bounds: 1 up to the defect of the rotations."""
+        expansive, contractive = self.bounds()
+        return expansive * contractive * (1 + 1e-12)
+
+
+class NaiveStep(nn.Module):
+    """x -> (x + B sigma(A x + b)) / 2 with |A|, |B| <= 1: 1-Lipschitz by the triangle inequality.
+
+    Half of every step is lost where the two terms do not point the same way: the straw man of the
+    comparison. A and B are convolutions divided by a provable bound of their norm.
+    """
+
+    def __init__(self, channels: int, *, kernel_size: int = 3, activation: str = "relu") -> None:
+        super().__init__()
+        self.activation = find_activation(activation)
+        self.inner = UnitNormConv(channels, channels, kernel_size=kernel_size)
+        self.outer = UnitNormConv(channels, channels, kernel_size=kernel_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Step once; x: (batch, channels, height, width)."""
+        outer: Tensor = self.outer(self.activation.function(self.inner(x)))
+        return (x + outer) / 2
+
+    def lipschitz_bound(self) -> float:
+        """Return (1 + |B| max abs(sigma') |A|) / 2."""
+        inner, outer = self.inner.lipschitz_bound(), self.outer.lipschitz_bound()
+        return (1 + outer * self.activation.steepest * inner) / 2 * (1 + 1e-12)
