@@ -57,7 +57,8 @@ class Architecture:
     """A plugin that has been loaded: its card, its build function, and where it came from.
 
     build(input_shape=(C, H, W), n_classes=K, **options) returns a float32 nn.Module that maps
-    (batch, C, H, W) in [0, 1] to logits (batch, K), with any normalisation inside.
+    (batch, C, H, W) in [0, 1] to logits (batch, K), with any normalisation inside. claims(model)
+    yields the Property objects that the plugin's `properties` function declares, if it has one.
     """
 
     card: Card
@@ -65,6 +66,7 @@ class Architecture:
     folder: Path
     origin: str
     code_sha256: str
+    claims: Callable[[nn.Module], Iterable[Any]] = lambda _model: ()
 
     @property
     def name(self) -> str:

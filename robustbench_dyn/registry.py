@@ -76,6 +76,7 @@ class Registry:
             folder=listing.folder,
             origin=listing.origin,
             code_sha256=hash_code(listing.folder),
+            claims=getattr(module, "properties", lambda _model: ()),
         )
 
     def probe(self, name: str) -> str:

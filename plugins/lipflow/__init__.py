@@ -1,5 +1,7 @@
 """A composition of Euler steps of nonexpansive gradient flows, 1-Lipschitz by a rigorous bound."""
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from robustbench_dyn.flows import (
@@ -7,8 +9,9 @@ from robustbench_dyn.flows import (
     ConvGradientStep,
     OrthonormalGradientStep,
     UnitRowLinear,
-    ZeroPadChannels,
+    two_scales,
 )
+from robustbench_dyn.properties import Nonexpansive, Property
 
 
 def build(
@@ -23,21 +26,21 @@ def build(
     """Lift to `channels` at half resolution, flow, halve again, flow, and flow as a vector.
 
     Between input and head nothing but isometries and gradient steps: no bottleneck loses norm.
-    input_shape: (C, H, W) with H and W divisible by 4. terms: of each dense step's potential.
-    depth: convolutional steps at each of the two scales. dense_depth: dense steps.
+    terms: of each dense step's potential. depth: convolutional steps at each of the two scales.
+    dense_depth: dense steps.
     """
-    image_channels, height, width = input_shape
-    if height % 4 or width % 4 or 4 * image_channels > channels:
-        raise ValueError(
-            f"lipflow needs height and width divisible by 4 and channels >= {4 * image_channels}"
-        )
-    layers: list[nn.Module] = [nn.PixelUnshuffle(2), ZeroPadChannels(channels)]
-    layers += [ConvGradientStep(channels, 4 * channels) for _ in range(depth)]
-    layers += [nn.PixelUnshuffle(2)]
-    layers += [ConvGradientStep(4 * channels, 8 * channels) for _ in range(depth)]
-    features = channels * height * width // 4
-    layers += [
-        nn.Flatten(),
-        *(OrthonormalGradientStep(features, terms) for _ in range(dense_depth)),
-    ]
+
+    def steps(width: int, kernel_size: int) -> list[nn.Module]:
+        # At the finer scale each pixel has four times as many terms as channels, then twice.
+        n_terms = 4 * width if width == channels else 2 * width
+        return [ConvGradientStep(width, n_terms, kernel_size=kernel_size) for _ in range(depth)]
+
+    layers, features = two_scales(input_shape, channels, steps)
+    terms = min(terms, features)
+    layers += [OrthonormalGradientStep(features, terms) for _ in range(dense_depth)]
     return Classifier(nn.Sequential(*layers), UnitRowLinear(features, n_classes))
+
+
+def properties(_model: nn.Module) -> Iterator[Property]:
+    """Claim that all that stands before the head is nonexpansive."""
+    yield Nonexpansive("features")

@@ -1,6 +1,6 @@
 """What architectures are made of: fields, integrators, and operator norms that can be trusted."""
 
-from robustbench_dyn.flows.euler import EulerStep
+from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
 from robustbench_dyn.flows.frozen import Derived, frozen
 from robustbench_dyn.flows.gradient import (
@@ -47,5 +47,6 @@ __all__ = [
     "frozen",
     "lipschitz_bound",
     "pairwise_lipschitz",
+    "residual_features",
     "two_scales",
 ]

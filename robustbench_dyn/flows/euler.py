@@ -23,3 +23,34 @@ class EulerStep(nn.Module):
     def lipschitz_bound(self) -> float:
         """Return 1 + h Lip(f): true for any field, and vacuous for deep networks."""
         return 1.0 + abs(self.step_size) * lipschitz_bound(self.field)
+
+
+def residual_features(
+    input_shape: tuple[int, int, int], *, channels: int, depth: int, step_size: float
+) -> tuple[list[nn.Module], int]:
+    """Return the layers of a plain residual network but for its head, and how many features.
+
+    Pictures, H and W divisible by 4: two scales of `depth` Euler steps. Points, H = W = 1: one.
+    Each step's field is B relu(A x + b), the classical block. Raises ValueError for other shapes.
+    """
+    in_channels, height, width = input_shape
+
+    def steps(width: int, kernel_size: int) -> list[nn.Module]:
+        def conv() -> nn.Module:
+            return nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2)
+
+        fields = [nn.Sequential(conv(), nn.ReLU(), conv()) for _ in range(depth)]
+        return [EulerStep(field, step_size=step_size) for field in fields]
+
+    if height == width == 1:
+        return [
+            nn.Conv2d(in_channels, channels, 1), *steps(channels, 1), nn.ReLU(), nn.Flatten()
+        ], channels  # fmt: skip
+    if height % 4 or width % 4:
+        raise ValueError(f"inputs {input_shape} need height and width divisible by 4")
+    layers = [nn.PixelUnshuffle(2), nn.Conv2d(4 * in_channels, channels, 3, padding=1)]
+    layers += [*steps(channels, 3), nn.ReLU(), nn.PixelUnshuffle(2)]
+    layers += [nn.Conv2d(4 * channels, 4 * channels, 3, padding=1)]
+    layers += [*steps(4 * channels, 3), nn.ReLU(), nn.Flatten(), nn.Linear(
+        channels * height * width // 4, 64), nn.ReLU()]  # fmt: skip
+    return layers, 64

@@ -72,12 +72,16 @@ class SphereStep(nn.Module):
         return stepped
 
     def lipschitz_bound(self) -> float:
-        """Return 1 + h max_norm Lip(S) (1 + h / 2 Lip(f)), with Lip(S) = 2 |U| |V| |W|.
+        """Return the bound on states no longer than max_norm; infinite where that is."""
+        return self.bound_within(self.max_norm)
+
+    def bound_within(self, max_norm: float) -> float:
+        """Return 1 + h R Lip(S) (1 + h / 2 Lip(f)) for |x| <= R, with Lip(S) = 2 |U| |V| |W|.
 
         The Cayley map of a skew argument is orthogonal and 1-Lipschitz in it, and |S| <= 2 |U||V|;
-        Lip(f) <= |S| + max_norm Lip(S). Infinite where max_norm is.
+        Lip(f) <= |S| + R Lip(S).
         """
         h, uv = abs(self.step_size), gram_iteration(self.field.u) * gram_iteration(self.field.v)
         of_s = 2 * uv * gram_iteration(self.field.weight)
-        of_f = 2 * uv + self.max_norm * of_s
-        return (1 + h * self.max_norm * of_s * (1 + h / 2 * of_f)) * (1 + 1e-12)
+        of_f = 2 * uv + max_norm * of_s
+        return (1 + h * max_norm * of_s * (1 + h / 2 * of_f)) * (1 + 1e-12)

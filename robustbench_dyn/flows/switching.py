@@ -22,7 +22,7 @@ class SwitchingPair(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, contractive: float = 1.0, expansive: float = 0.5,
+        self, channels: int, *, contractive: float = 0.3, expansive: float = 0.141,
         learned: bool = True, activation: str = "leaky_relu_0.5",
     ) -> None:  # fmt: skip
         super().__init__()
@@ -68,7 +68,8 @@ class SwitchingPair(nn.Module):
         With a defect d of the rotations: 1 + h2 (1 + d), and the largest modulus of the
         eigenvalues of I - h1 A^T D A, which lie in [1 - h1 (1 + d), 1 - a h1 (1 - d)].
         """
-        h1, h2 = (float(h) for h in self.steps())
+        with torch.no_grad():
+            h1, h2 = (float(h) for h in self.steps())
         d1, d2 = self.contraction.defect(), self.expansion.defect()
         contractive = max(abs(1 - self.slope * h1 * (1 - d1)), abs(h1 * (1 + d1) - 1))
         return 1 + h2 * (1 + d2), contractive

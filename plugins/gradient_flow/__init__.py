@@ -1,0 +1,44 @@
+"""x' = -grad V(x): the energy V decreases along the steps, and V need not be convex."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from robustbench_dyn.flows import Classifier, ConvGradientStep, two_scales
+from robustbench_dyn.properties import EnergyDecreasing, Nonexpansive, Property
+
+
+def build(
+    input_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    channels: int = 16,
+    depth: int = 2,
+    n_steps: int = 2,
+    convex: bool = True,
+) -> nn.Module:
+    """Build scales of `depth` potentials, down each of which go `n_steps` steps.
+
+    convex: potentials sum_i log cosh (convex), or sum_i -cos (not).
+    """
+    activation = "tanh" if convex else "sin"
+
+    def steps(width: int, kernel_size: int) -> list[nn.Module]:
+        return [
+            ConvGradientStep(
+                width, 2 * width, kernel_size=kernel_size, activation=activation, n_steps=n_steps
+            )
+            for _ in range(depth)
+        ]
+
+    layers, features = two_scales(input_shape, channels, steps)
+    return Classifier(nn.Sequential(*layers), nn.Linear(features, n_classes))
+
+
+def properties(model: nn.Module) -> Iterator[Property]:
+    """Claim that each potential decreases, and that convex ones make nonexpansive steps."""
+    for name, module in model.named_modules():
+        if isinstance(module, ConvGradientStep):
+            yield EnergyDecreasing(name)
+            if module.activation.lowest_slope >= 0:
+                yield Nonexpansive(name)

@@ -1,0 +1,38 @@
+"""What architectures claim of themselves, as objects that the harness tests."""
+
+from robustbench_dyn.properties.base import Finding, Property
+from robustbench_dyn.properties.check import check_properties, claims_for_all
+from robustbench_dyn.properties.conduct import BatchIndependent, Deterministic
+from robustbench_dyn.properties.invariants import (
+    EnergyDecreasing,
+    EquilibriumPreserving,
+    Invertible,
+    MassPreserving,
+    NormPreserving,
+    SimplexPreserving,
+)
+from robustbench_dyn.properties.jacobians import (
+    Lipschitz,
+    Nonexpansive,
+    Symplectic,
+    VolumePreserving,
+)
+
+__all__ = [
+    "BatchIndependent",
+    "Deterministic",
+    "EnergyDecreasing",
+    "EquilibriumPreserving",
+    "Finding",
+    "Invertible",
+    "Lipschitz",
+    "MassPreserving",
+    "Nonexpansive",
+    "NormPreserving",
+    "Property",
+    "SimplexPreserving",
+    "Symplectic",
+    "VolumePreserving",
+    "check_properties",
+    "claims_for_all",
+]

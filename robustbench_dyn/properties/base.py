@@ -1,0 +1,71 @@
+"""What a claim about a network is: a property of one of its parts, with a defect that must be 0."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+# What float64 leaves of an exact identity, relative to the numbers in it: 2^12 units in the last
+# place, for sums over thousands of terms and compositions of tens of operations.
+ROUNDING = 2.0**-40
+
+
+@dataclass(frozen=True)
+class Property(ABC):
+    """A claim about a part of a network, in eval mode and float64.
+
+    part: the part's name as in named_modules(); "" is the whole network. The defect of an input is
+    a number that the theory bounds by the tolerance.
+    """
+
+    part: str = ""
+    name: ClassVar[str] = ""
+
+    @abstractmethod
+    def defects(self, part: nn.Module, x: Tensor) -> Tensor:
+        """Return the defect at each input, (batch,); x: (batch, *shape of the part's input)."""
+
+    def tolerance(self, part: nn.Module) -> float:
+        """Return the largest defect that the theory allows: what rounding leaves."""
+        del part
+        return ROUNDING
+
+    def admit(self, x: Tensor) -> Tensor:
+        """Move any x to where the claim is made; everywhere, by default."""
+        return x
+
+    def note(self, part: nn.Module, x: Tensor) -> str:
+        """Say what else was seen."""
+        del part, x
+        return ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The largest defect of one property at one kind of points, beside its tolerance.
+
+    points: "data", "random" or "searched". witness: the input where it is largest, (1, *shape).
+    """
+
+    claim: str
+    part: str
+    points: str
+    defect: float
+    tolerance: float
+    note: str = ""
+    witness: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the defect is within the tolerance; NaN is not."""
+        return self.defect <= self.tolerance
+
+
+def relative(difference: Tensor, reference: Tensor) -> Tensor:
+    """Return norms of differences over those of references, a row each, (batch,)."""
+    size = reference.flatten(1).norm(dim=1).clamp_min(torch.finfo(reference.dtype).tiny)
+    return difference.flatten(1).norm(dim=1) / size

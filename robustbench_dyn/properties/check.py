@@ -1,0 +1,128 @@
+"""Claims tested: in float64, at trained weights, on data, on random and on searched points."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.errors import CertificateError, InputError
+from robustbench_dyn.flows import lipschitz_bound
+from robustbench_dyn.properties.base import Finding, Property
+from robustbench_dyn.properties.conduct import BatchIndependent, Deterministic
+from robustbench_dyn.properties.jacobians import Lipschitz, VolumePreserving
+
+_SEARCH_STEPS = 20
+# A step of the search moves a state by this share of its norm.
+_SEARCH_STEP = 0.05
+# A determinant costs a whole Jacobian.
+_FEW = 2
+
+
+def claims_for_all(model: nn.Module) -> list[Property]:
+    """Return what is asked of every network, and the Lipschitz bound where there is one."""
+    claims: list[Property] = [Deterministic(), BatchIndependent()]
+    try:
+        lipschitz_bound(model)
+    except CertificateError:
+        return claims
+    return [*claims, Lipschitz()]
+
+
+def check_properties(
+    model: nn.Module, claims: Iterable[Property], x: Tensor, *, search: bool = True
+) -> Iterator[Finding]:
+    """Yield a Finding for each claim and kind of points; the model itself is left as it is.
+
+    x: inputs from the data, (batch, *input_shape). Random points are noise at the part's input, of
+    the mean and deviation that the data have there; searched ones start from the data and climb
+    the defect's gradient. Raises InputError where a claim names a part that the model does not
+    have, or where a part cannot be tested.
+    """
+    model = copy.deepcopy(model).double().eval().requires_grad_(False)
+    parts, x = dict(model.named_modules()), x.double()
+    claims = list(claims)
+    unknown = [claim.part for claim in claims if claim.part not in parts]
+    if unknown:
+        raise InputError(f"a property is claimed of {unknown[0]!r}, which is no part of the model")
+    states = _inputs_of(model, {claim.part for claim in claims}, x)
+    for claim in claims:
+        part = parts[claim.part]
+        data = claim.admit(states[claim.part])
+        if isinstance(claim, VolumePreserving):
+            data = data[:_FEW]
+        points = {"data": data, "random": claim.admit(_noise_like(data))}
+        try:
+            if search and claim.tolerance(part) > 0:
+                points["searched"] = _climb(claim, part, data)
+            for kind, inputs in points.items():
+                yield _find(claim, part, kind, inputs)
+        # A part is somebody's code: whatever it raises is said of the claim.
+        except Exception as error:
+            raise InputError(
+                f"{claim.name} of {claim.part or 'the network'!r} cannot be tested: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _find(claim: Property, part: nn.Module, kind: str, inputs: Tensor) -> Finding:
+    defects = claim.defects(part, inputs).detach()
+    # NaN is worse than any number.
+    worst = int(defects.nan_to_num(nan=torch.inf).argmax())
+    return Finding(
+        claim.name, claim.part, kind, float(defects[worst]), claim.tolerance(part),
+        claim.note(part, inputs), inputs[worst : worst + 1].detach(),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _inputs_of(model: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]:
+    """Return what reaches each named part when the model sees x."""
+    seen, hooks = dict[str, Tensor](), []
+    for name, module in model.named_modules():
+        if name in names:
+
+            def keep(_module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                seen.setdefault(name, inputs[-1].detach().clone())
+
+            hooks.append(module.register_forward_pre_hook(keep))
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    missing = names - seen.keys()
+    if missing:
+        raise InputError(f"a property is claimed of {min(missing)!r}, which the model never runs")
+    return seen
+
+
+def _noise_like(x: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    return x.mean() + (x.std() + 1e-3) * noise
+
+
+def _climb(claim: Property, part: nn.Module, x: Tensor) -> Tensor:
+    """Return the worst states met on a climb of the defect's gradient from x, a row each."""
+    length = _SEARCH_STEP * x.flatten(1).norm(dim=1).clamp_min(1e-3)
+    best, worst = x.clone(), claim.defects(part, x).detach()
+    at = x
+    for _ in range(_SEARCH_STEPS):
+        at = at.detach().requires_grad_()
+        defects = claim.defects(part, at)
+        if not defects.requires_grad:
+            break
+        (gradient,) = torch.autograd.grad(defects.sum(), at, allow_unused=True)
+        if gradient is None:
+            break
+        higher = defects.detach() > worst
+        worst = torch.where(higher, defects.detach(), worst)
+        best[higher] = at.detach()[higher]
+        size = gradient.flatten(1).norm(dim=1)
+        direction = gradient / size.clamp_min(1e-300).reshape(-1, *[1] * (x.dim() - 1))
+        step = (length * (size > 0)).reshape(-1, *[1] * (x.dim() - 1))
+        at = claim.admit(at.detach() + step * direction.nan_to_num())
+    return best

@@ -1,0 +1,132 @@
+"""Properties of the derivative: symplectic, volume-preserving, Lipschitz; by Jacobian products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, jvp, vjp
+
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.flows import lipschitz_bound
+from robustbench_dyn.properties.base import ROUNDING, Property
+
+_PAIRS = 8
+# A determinant needs the whole Jacobian: 4096 x 4096 in float64 is 128 MiB.
+_LARGEST_JACOBIAN = 4096
+_POWER_ITERATIONS = 20
+
+
+@dataclass(frozen=True)
+class Symplectic(Property):
+    """J^T Omega J = Omega, the halves of the channels being q and p.
+
+    The defect is abs(omega(J u, J v) - omega(u, v)) for unit u, v drawn at random, over
+    1 + |J u| |J v|, at most over a few pairs.
+    """
+
+    name: ClassVar[str] = "symplectic"
+
+    def defects(self, part: nn.Module, x: Tensor) -> Tensor:
+        worst = x.new_zeros(len(x))
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(_PAIRS):
+            u, v = _unit(x, generator), _unit(x, generator)
+            ju, jv = jvp(part, (x,), (u,))[1], jvp(part, (x,), (v,))[1]
+            size = 1 + ju.flatten(1).norm(dim=1) * jv.flatten(1).norm(dim=1)
+            worst = torch.maximum(worst, (_omega(ju, jv) - _omega(u, v)).abs() / size)
+        return worst
+
+
+def _omega(u: Tensor, v: Tensor) -> Tensor:
+    """Return the canonical symplectic form, sum_i (u_q)_i (v_p)_i - (u_p)_i (v_q)_i, (batch,)."""
+    (uq, up), (vq, vp) = u.chunk(2, dim=1), v.chunk(2, dim=1)
+    return (uq * vp - up * vq).flatten(1).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class VolumePreserving(Property):
+    """abs(det J) = 1; the defect is abs(log abs(det J)) over the number of dimensions.
+
+    Raises ValueError for states of more dimensions than a Jacobian may have.
+    """
+
+    name: ClassVar[str] = "volume-preserving"
+
+    def defects(self, part: nn.Module, x: Tensor) -> Tensor:
+        n = x[0].numel()
+        if n > _LARGEST_JACOBIAN:
+            raise ValueError(f"a state of {n} dimensions is too large for a determinant")
+
+        def flat(state: Tensor) -> Tensor:
+            out: Tensor = part(state.reshape(1, *x.shape[1:]))
+            return out.flatten()
+
+        jacobians = [jacrev(flat, chunk_size=256)(state) for state in x.flatten(1)]
+        return torch.stack([torch.linalg.slogdet(j).logabsdet.abs() / n for j in jacobians])
+
+
+@dataclass(frozen=True)
+class Lipschitz(Property):
+    """|f(x) - f(x')| <= L |x - x'| in L2; L is `bound`, or what lipschitz_bound(part) says.
+
+    The defect is the local operator norm over L, less 1: power iteration from below, which may
+    refute a bound and never proves one.
+    """
+
+    name: ClassVar[str] = "lipschitz"
+    bound: float | None = None
+
+    def upper(self, part: nn.Module) -> float:
+        """Return L."""
+        return lipschitz_bound(part) if self.bound is None else self.bound
+
+    def defects(self, part: nn.Module, x: Tensor) -> Tensor:
+        return operator_norms(part, x) / self.upper(part) - 1
+
+    def note(self, part: nn.Module, x: Tensor) -> str:
+        lower, upper = float(operator_norms(part, x).max()), self.upper(part)
+        return f"steepest {lower:.4g} of at most {upper:.4g}: ratio {lower / upper:.3f}"
+
+
+@dataclass(frozen=True)
+class Nonexpansive(Lipschitz):
+    """|f(x) - f(x')| <= |x - x'| in L2, but for what float32 weights miss of it."""
+
+    name: ClassVar[str] = "nonexpansive"
+    bound: float | None = 1.0
+
+    def tolerance(self, part: nn.Module) -> float:
+        """Return what the certified bound exceeds 1 by, which must be less than 1e-4 a layer."""
+        try:
+            excess = lipschitz_bound(part) - 1
+        except CertificateError:
+            return ROUNDING
+        return max(excess, ROUNDING) if excess < 1e-2 else ROUNDING
+
+
+def operator_norms(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return lower bounds on the spectral norms of the Jacobians at x, (batch,), with a graph.
+
+    Power iteration on J^T J; the last product is differentiable in x. The examples of a batch are
+    taken to be independent of each other.
+    """
+    v = _unit(x, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for _ in range(_POWER_ITERATIONS):
+            forward = jvp(part, (x,), (v,))[1]
+            v = _normalised(vjp(part, x)[1](forward)[0])
+    stretched: Tensor = jvp(part, (x,), (v,))[1]
+    return stretched.flatten(1).norm(dim=1)
+
+
+def _unit(x: Tensor, generator: torch.Generator) -> Tensor:
+    return _normalised(torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device))
+
+
+def _normalised(v: Tensor) -> Tensor:
+    size = v.flatten(1).norm(dim=1).clamp_min(torch.finfo(v.dtype).tiny)
+    return v / size.reshape(-1, *[1] * (v.dim() - 1))
