@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustbench_dyn.adversarial_training import Adversary, perturb
 from robustbench_dyn.architectures import Architecture, Name, Option, StrictFile, read_yaml
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.errors import InputError, IntegrityError
@@ -49,6 +51,7 @@ class Recipe(StrictFile):
     options: dict[str, Option] = Field(default_factory=dict)
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
+    adversary: Adversary | None = None
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -206,10 +209,14 @@ def _train_epoch(
     for step, rows in enumerate(_batches(len(x), recipe.batch_size, generator), start=1):
         inputs = _augment(x[rows], recipe.augmentation, generator).to(device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
+        labels = y[rows].to(device)
         low = recipe.precision == "bfloat16"
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
+            if recipe.adversary is not None:
+                objective = partial(_loss, labels=labels, loss=recipe.loss)
+                inputs = perturb(state.model, inputs, objective, recipe.adversary, generator)
             logits = state.model(inputs)
-        loss = margin_loss(logits.float(), y[rows].to(device), recipe.loss)
+        loss = _loss(logits, labels, recipe.loss)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
@@ -231,6 +238,10 @@ def _retract(model: nn.Module) -> None:
     for module in model.modules():
         if callable(retract := getattr(module, "retract", None)):
             retract()
+
+
+def _loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    return margin_loss(logits.float(), labels, loss)
 
 
 def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
