@@ -243,6 +243,51 @@ def show(
 
 
 @app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="A model's name, or a plugin's folder.")],
+    dataset: Annotated[str | None, typer.Option(help="At the weights for this data set.")] = None,
+    n_examples: Annotated[int, typer.Option(help="How many examples start the search.")] = 4,
+    keep: Annotated[
+        Path | None, typer.Option(help="A folder for the counterexamples, as .npy.")
+    ] = None,
+    plugins: Plugins = None,
+) -> None:
+    """Test what a model claims: each property, on data, random and searched points, in float64."""
+    from robustbench_dyn.checking import check_architecture  # noqa: PLC0415
+    from robustbench_dyn.registry import discover  # noqa: PLC0415
+    from robustbench_dyn.terminal import findings_display  # noqa: PLC0415
+
+    folders = tuple(plugins or ())
+    if Path(model).is_dir():
+        folder = Path(model).resolve()
+        registry = discover((*folders, folder))
+        found = [name for name, known in registry.listings.items() if known.folder == folder]
+        if not found:
+            raise InputError(f"{model} is no plugin: it has no card.yaml")
+        model = found[0]
+    else:
+        registry = discover(folders)
+    architecture = registry.load(model)
+    with findings_display() as show_finding:
+        findings = []
+        for finding in check_architecture(architecture, dataset=dataset, n_examples=n_examples):
+            findings.append(finding)
+            show_finding(finding)
+    broken = [finding for finding in findings if not finding.holds]
+    if keep is not None and broken:
+        import numpy as np  # noqa: PLC0415
+
+        keep.mkdir(parents=True, exist_ok=True)
+        for k, finding in enumerate(broken):
+            if finding.witness is not None:
+                np.save(keep / f"{model}-{finding.claim}-{k}.npy", finding.witness.numpy())
+    if broken:
+        names = ", ".join(sorted({finding.claim for finding in broken}))
+        _complain(f"{model} does not keep what it claims: {names}")
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     model: Annotated[str, typer.Option(help="The model to train.")],
     dataset: Annotated[str, typer.Option(help="The data set's training split.")] = "fashion_mnist",

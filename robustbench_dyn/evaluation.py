@@ -48,10 +48,10 @@ _Item = TypeVar("_Item")
 _NEXT = "next: "
 # Behind the reason of an example that survived at a larger eps: that eps.
 _WITHIN = " within eps "
-DEFAULT_AUDIT_SHARE = 0.02
+DEFAULT_AUDIT_SHARE = 0.01
 _MIN_AUDITED = 5
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
-_CASCADE_VERSION = 3
+_CASCADE_VERSION = 4
 
 
 class Progress(NamedTuple):

@@ -23,6 +23,7 @@ from robustbench_dyn.verdicts import Status
 if TYPE_CHECKING:
     from robustbench_dyn import evaluation as cascade
     from robustbench_dyn.engines import Event
+    from robustbench_dyn.properties import Finding
     from robustbench_dyn.shards import Shard
     from robustbench_dyn.training import EpochReport
 
@@ -163,6 +164,23 @@ def cost_table(evaluations: Sequence[cascade.Evaluation], peak_memory_mb: float)
     plain_table(("eps", "stage", "examples", "decided", "forwards", "backwards", "seconds",
                  "share"), rows)  # fmt: skip
     Console().print(f"peak memory {peak_memory_mb:.0f} MiB")
+
+
+@contextmanager
+def findings_display() -> Iterator[Callable[[Finding], None]]:
+    """Print a table of claims; in a terminal it says what is being tested meanwhile."""
+    rows = list[tuple[str, ...]]()
+    waiting = Console(stderr=True)
+    with waiting.status("testing") as status:
+
+        def show(finding: Finding) -> None:
+            verdict = "holds" if finding.holds else "BROKEN"
+            rows.append((finding.claim, finding.part, finding.points, f"{finding.defect:.1e}",
+                         f"{finding.tolerance:.1e}", verdict, finding.note))  # fmt: skip
+            status.update(f"{finding.claim} {finding.part} {finding.points}: {verdict}")
+
+        yield show
+    plain_table(("claim", "part", "points", "defect", "tolerance", "", "note"), rows)
 
 
 def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -38,6 +38,10 @@ class Property(ABC):
         """Move any x to where the claim is made; everywhere, by default."""
         return x
 
+    def searchable(self, part: nn.Module) -> bool:
+        """Say whether climbing the defect's gradient looks for a counterexample."""
+        return self.tolerance(part) > 0
+
     def note(self, part: nn.Module, x: Tensor) -> str:
         """Say what else was seen."""
         del part, x

@@ -55,7 +55,7 @@ def check_properties(
             data = data[:_FEW]
         points = {"data": data, "random": claim.admit(_noise_like(data))}
         try:
-            if search and claim.tolerance(part) > 0:
+            if search and claim.searchable(part):
                 points["searched"] = _climb(claim, part, data)
             for kind, inputs in points.items():
                 yield _find(claim, part, kind, inputs)

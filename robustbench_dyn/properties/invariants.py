@@ -42,6 +42,10 @@ class _Kept(Property):
         # The next term of the error's expansion hides some of the order.
         return ROUNDING if self.order is None else 0.5
 
+    def searchable(self, part: nn.Module) -> bool:
+        # A search would find the points where the error's leading term happens to vanish.
+        return self.order is None
+
     def note(self, part: nn.Module, x: Tensor) -> str:
         if self.order is None:
             return ""
