@@ -30,6 +30,9 @@ _ETA = 1.05
 _BETA = 0.9
 _FINAL_SEARCH = 3
 _NEARLY = 1.05
+# By how much, at an iteration, the distance may exceed eps and still come below it: more than
+# what was seen of 800 searches on two networks (1.34 times after 20, 1.10 times after 50).
+_HOPELESS = {20: 1.4, 50: 1.15}
 _ORDER = {"L2": 2.0, "Linf": torch.inf, "L1": 1.0}
 _TINY = 1e-12
 
@@ -45,9 +48,12 @@ def fab_targeted(problem: Problem, *, n_targets: int = 9, n_iterations: int = 10
             inside = rows.distance <= eps
             finds.keep(rows.example[inside], rows.attempt[inside], rows.best[inside])
 
-        for _ in rows.search(problem, n_iterations):
+        for iteration, _ in enumerate(rows.search(problem, n_iterations)):
             keep(rows)
-            rows.retain(finds.wanted(rows.example, rows.attempt))
+            too_far = rows.distance > _HOPELESS.get(iteration, torch.inf) * eps
+            rows.retain(
+                finds.wanted(rows.example, rows.attempt) & ~(too_far & rows.distance.isfinite())
+            )
         keep(rows)
         # What lies a little behind the ball's surface may fool from the surface, too.
         rows.retain((rows.distance > eps) & (rows.distance <= _NEARLY * eps))

@@ -1,7 +1,8 @@
 """Our own Auto-PGD, FAB and Square, as entries of the list of attacks.
 
 The members of AutoAttack (arXiv 2003.01690) with their budgets, in loops that keep batches full,
-that let decided examples go at once, and whose finds do not depend on what else is in the batch.
+that let decided and hopeless examples go at once, and whose finds do not depend on what else is in
+the batch.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
             fab_min,
             by_rival=True,
         ),
-        member("square", both, "random search on scores, 5,000 queries (arXiv 1912.00049)", square),
+        member(
+            "square",
+            both,
+            "random search on scores, up to 5,000 queries (arXiv 1912.00049)",
+            square,
+        ),
     )
     return {attack.name: attack for attack in made}

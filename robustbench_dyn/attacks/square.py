@@ -29,12 +29,18 @@ _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _FULL = 64
 _TINY = 1e-12
 _START = -1  # the counter of the first point's draws
+# At these shares of all queries the search looks back, from the second on it may give up: where
+# the margin is more than so many times what it will still fall if each doubling of the queries
+# brings what the last one brought. (It brings less: the squares shrink.)
+_LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+_HOPELESS = 3.0
 
 
 def square(problem: Problem, *, n_queries: int = 5000) -> Tensor:
     """Return the adversarial examples found, (n, C, H, W), and x where there is none.
 
-    Lowers the margin z_y - max of the others. L2 and Linf.
+    Lowers the margin z_y - max of the others, with up to n_queries queries; an example whose margin
+    falls far too slowly is given up earlier. L2 and Linf.
     """
     folded = problem if problem.threat_model.norm == "Linf" else fold(problem)
     found = folded.x.clone()
@@ -53,15 +59,22 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
     streams = Streams.of(x, y, problem.seed)
     best = proposals.first(x, streams)
     margin = _margins(logits_of(problem, best), y)
-    query = torch.zeros_like(y)
+    query, look = torch.zeros_like(y), torch.zeros_like(y)
+    looks = torch.tensor([math.ceil(share * n_queries) for share in _LOOKS], device=y.device)
+    margin_then = margin
     accepted = 1.0
     while True:
         fooled = margin < 0
         found[alive[fooled]] = best[fooled]
-        going = ~fooled & (query < n_queries)
+        looking = query == looks[look]
+        still_to_fall = (margin_then - margin) * torch.log2(n_queries / looks[look])
+        hopeless = looking & (look > 0) & (margin > _HOPELESS * still_to_fall)
+        margin_then = torch.where(looking, margin, margin_then)
+        look = (look + looking.long()).clamp_max(len(looks) - 1)
+        going = ~fooled & ~hopeless & (query < n_queries)
         if not going.all():
-            alive, x, y, best, margin, query = (
-                t[going] for t in (alive, x, y, best, margin, query)
+            alive, x, y, best, margin, query, look, margin_then = (
+                t[going] for t in (alive, x, y, best, margin, query, look, margin_then)
             )
             streams = streams.select(going)
         if len(alive) == 0:
@@ -72,13 +85,14 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
         rows = torch.arange(len(alive), device=query.device).repeat_interleave(ahead)
         points = proposals.next(x[rows], best[rows], streams.select(rows), number.flatten())
         margins = _margins(logits_of(problem, points), y[rows]).reshape(-1, ahead)
-        better = (margins < margin[:, None]) & (number < n_queries)
+        # No further than to the next look, however many proposals fit into the batch.
+        better = (margins < margin[:, None]) & (number < looks[look][:, None])
         first = better.float().argmax(dim=1)
         hit = better.any(dim=1)
         point = points.reshape(-1, ahead, *x.shape[1:])[torch.arange(len(alive)), first]
         best = torch.where(hit.reshape(-1, 1, 1, 1), point, best)
         margin = torch.where(hit, margins.gather(1, first[:, None]).squeeze(1), margin)
-        asked = torch.where(hit, first + 1, ahead)
+        asked = torch.where(hit, first + 1, (looks[look] - query).clamp_max(ahead))
         query = query + asked
         accepted += 0.05 * (float(hit.sum()) / float(asked.sum()) - accepted)
         accepted = max(accepted, 1e-3)
