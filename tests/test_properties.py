@@ -186,7 +186,7 @@ def test_what_lacks_the_property_is_caught_with_a_counterexample(claim, build):
     witness = broken[-1].witness
     assert witness is not None
     # The counterexample alone shows it again.
-    again = [f for f in findings(build_again(build), claim, witness.reshape(1, 4, 4, 4).float())]
+    again = findings(build_again(build), claim, witness.reshape(1, 4, 4, 4).float())
     assert any(not finding.holds for finding in again)
 
 
