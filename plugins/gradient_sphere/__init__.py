@@ -61,7 +61,7 @@ class Alternating(nn.Sequential):
             if isinstance(layer, DenseGradientStep):
                 origin = layer.weight.new_zeros(1, layer.weight.shape[1])
                 # Far above what float32 misses.
-                reach = (own * reach + float(layer(origin).norm())) * (1 + 1e-4)
+                reach = (own * reach + float(layer(origin).detach().norm())) * (1 + 1e-4)
         return bound
 
 
