@@ -1,7 +1,9 @@
 """Integrators: their orders, what they keep, and bounds that no measured slope exceeds."""
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,7 +58,7 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(method):
     x = torch.randn(3, 2, dtype=torch.float64)
     flow, exact = Flow(Rotation(), method=method, n_steps=20), turned(x, 1.5)
     errors = [float((flow.refined(k)(x) - exact).norm()) for k in (1, 2, 4)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         # The next term of the expansion is of relative size h.
         assert math.log2(coarse / fine) == pytest.approx(flow.order, abs=0.15)
 
@@ -103,8 +105,6 @@ def test_legendre_polynomials_are_orthogonal_and_at_most_one():
 
 
 def _gauss():
-    import numpy as np
-
     points, weights = np.polynomial.legendre.leggauss(8)
     return points.astype("float32"), weights.astype("float32")
 
