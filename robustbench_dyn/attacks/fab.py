@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _ALPHA_MAX = 0.1
 _ETA = 1.05
 _BETA = 0.9
-_FINAL_SEARCH = 3
+_FINAL_SEARCH = 10
 _NEARLY = 1.05
 # By how much, at an iteration, the distance may exceed eps and still come below it: more than
 # what was seen of 800 searches on two networks (1.34 times after 20, 1.10 times after 50).
@@ -160,13 +160,10 @@ class _Rows:
         self.x = ((1 - alpha) * forward + alpha * biased).clamp(0, 1)
 
     def approach(self, problem: Problem) -> None:
-        """Come nearer to the boundary on the line from the origin to the best point, by bisection.
-
-        The overshoot leaves the best point a little behind the boundary: the last tenth will do.
-        """
+        """Come to the boundary on the line from the origin to the best point, by bisection."""
         line, shape = self.best - self.origin, (-1, 1, 1, 1)
         high = torch.ones_like(self.distance)
-        low = torch.full_like(high, _BETA)
+        low = torch.zeros_like(high)
         for _ in range(_FINAL_SEARCH):
             middle = (low + high) / 2
             points = self.origin + middle.reshape(shape) * line
