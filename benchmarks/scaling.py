@@ -95,6 +95,8 @@ def _plot_growth(table: pd.DataFrame) -> None:
         axis.plot(rows["value"], relative["value"], "k:", label="proportional")
         axis.set(xscale="log", yscale="log", xlabel=str(what))
         axis.set_xticks(rows["value"], [f"{v:,}" for v in rows["value"]], minor=False, fontsize=8)
+        ticks = [2**k for k in range(-1, 7)]
+        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
     axes[0].set_ylabel("relative to the first")
     axes[0].legend()

@@ -48,7 +48,9 @@ def build(input_shape, n_classes):
     return model
 """
 )
-DOOMED = MORTAL.replace("len(CALLS) > 12 and left", "True")
+DOOMED = HONEST.replace(
+    "    return", "    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)\n    return"
+)
 RAISING = HONEST.replace("    return", "    raise ValueError('no such luck')\n    return")
 
 
