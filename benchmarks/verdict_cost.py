@@ -4,7 +4,9 @@
 
 AutoAttack is its authors' release, standard version, given the frozen network at the batch size at
 which it is fastest; the first examples are attacked without freezing, too. Ratios are AutoAttack's
-cost over ours, measured in one run. Results: benchmarks/results/verdict_cost_MODEL.csv.
+cost over ours, measured in one run: the cascades go before, between and after AutoAttack's parts,
+so that a machine that changes its speed does so for all, and the median of each counts.
+Results: benchmarks/results/verdict_cost_MODEL.csv.
 """
 
 from __future__ import annotations
@@ -25,28 +27,20 @@ from robustbench_dyn.flows import frozen
 from robustbench_dyn.judging import CountingModel
 
 EPS = 0.5
-CHUNK = 250
+PART = 125
 
 
 def plain(model: nn.Module, data: Dataset, batch_size: int, *, freeze: bool) -> dict[str, Any]:
     """Run pyautoattack's standard version on every example."""
     counting = CountingModel(model)
-    robust, started = 0, time.perf_counter()
+    started = time.perf_counter()
     with frozen(model) if freeze else nullcontext():
-        # In parts, only so that a long run says how far it is.
-        for start in range(0, len(data), CHUNK):
-            part = data.rows(start, start + CHUNK)
-            attack = AutoAttack(
-                counting, norm="L2", eps=EPS, version="standard", seed=0, device="cpu"
-            )
-            x_adv, _ = attack.run_standard_evaluation(part.x, part.y, batch_size=batch_size)
-            robust += int((logits(model, x_adv).argmax(dim=1) == part.y).sum())
-            seconds = time.perf_counter() - started
-            print(f"  {start + len(part)} examples, {counting.forward_passes:,} forwards, "
-                  f"{seconds:.0f} s", flush=True)  # fmt: skip
+        attack = AutoAttack(counting, norm="L2", eps=EPS, version="standard", seed=0, device="cpu")
+        x_adv, _ = attack.run_standard_evaluation(data.x, data.y, batch_size=batch_size)
+        robust = int((logits(model, x_adv).argmax(dim=1) == data.y).sum())
     return {
         "examples": len(data), "robust_accuracy": robust / len(data),
-        "forward_passes": counting.forward_passes, "seconds": seconds,
+        "forward_passes": counting.forward_passes, "seconds": time.perf_counter() - started,
     }  # fmt: skip
 
 
@@ -59,6 +53,29 @@ def cascade(model: nn.Module, data: Dataset, attacks: str, certifiers: str) -> d
     return {
         "examples": len(data), "robust_accuracy": row["empirical_accuracy"],
         "forward_passes": row["forward_passes"], "seconds": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def interleaved(model: nn.Module, data: Dataset, batch_size: int) -> dict[str, dict[str, Any]]:
+    """Run AutoAttack in parts, and both cascades before, half-way and after; say what each took."""
+    parts = [data.rows(k, k + PART) for k in range(0, len(data), PART)]
+    runs: dict[str, list[dict[str, Any]]] = {"standard": [], "autoattack": []}
+    pieces = list[dict[str, Any]]()
+    for k in range(len(parts) + 1):
+        if k in (0, len(parts) // 2, len(parts)):
+            for attacks, taken in runs.items():
+                taken.append(cascade(model, data, attacks, "auto"))
+                print(f"  cascade, {attacks}: {taken[-1]}", flush=True)
+        if k < len(parts):
+            pieces.append(plain(model, parts[k], batch_size, freeze=True))
+            print(f"  AutoAttack: {pieces[-1]}", flush=True)
+    whole = {what: sum(piece[what] for piece in pieces)
+             for what in ("examples", "forward_passes", "seconds")}  # fmt: skip
+    right = sum(piece["robust_accuracy"] * piece["examples"] for piece in pieces)
+    ours, theirs = (sorted(r, key=lambda run: run["seconds"])[len(r) // 2] for r in runs.values())
+    return {
+        "cascade, our attacks": ours, "cascade, official attacks": theirs,
+        "AutoAttack": {**whole, "robust_accuracy": right / len(data)},
     }  # fmt: skip
 
 
@@ -75,7 +92,7 @@ def fastest_batch(model: nn.Module, data: Dataset) -> int:
             attack = AutoAttack(model, norm="L2", eps=EPS, version="custom", seed=0, device="cpu",
                                 attacks=["apgd-ce"])  # fmt: skip
             started = time.perf_counter()
-            part = data.rows(0, CHUNK)
+            part = data.rows(0, 250)
             attack.run_standard_evaluation(part.x, part.y, batch_size=size)
             taken[size] = time.perf_counter() - started
     return min(taken, key=lambda size: taken[size])
@@ -93,12 +110,8 @@ def main() -> None:
         print(f"{name}: AutoAttack in batches of {batch_size}", flush=True)
         # Freezing is off for a part of the examples: its factor is the same for all.
         few = data.rows(0, min(100, len(data)))
-        measured = {
-            "cascade, our attacks": cascade(model, data, "standard", "auto"),
-            "cascade, official attacks": cascade(model, data, "autoattack", "auto"),
-            "AutoAttack, not frozen": plain(model, few, batch_size, freeze=False),
-            "AutoAttack": plain(model, data, batch_size, freeze=True),
-        }
+        measured = interleaved(model, data, batch_size)
+        measured["AutoAttack, not frozen"] = plain(model, few, batch_size, freeze=False)
         against, rows = measured["AutoAttack"], []
         for what, row in measured.items():
             share = row["examples"] / against["examples"]
