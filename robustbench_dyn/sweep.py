@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from robustbench_dyn.architectures import StrictFile, read_yaml
+from robustbench_dyn.architectures import StrictFile, read_yaml, split_name
 from robustbench_dyn.attacks import resolve_attacks
 from robustbench_dyn.certification import named_certifiers
 from robustbench_dyn.datasets import dataset_info
@@ -131,9 +131,10 @@ def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
     registry = discover(plugins)
     infos = [dataset_info(name) for name in content.datasets]
     for model in content.models:
-        architecture = registry.load(model)
+        name, variant = split_name(model)
+        architecture = registry.load(name)
         for info in infos:
-            architecture.weights_for(info.name)
+            architecture.weights_for(info.name, variant=variant)
     for info in infos:
         if content.n_examples > info.sizes["test"]:
             raise InputError(

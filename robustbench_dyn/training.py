@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.adversarial_training import Adversary, perturb
-from robustbench_dyn.architectures import Architecture, Name, Option, StrictFile, read_yaml
+from robustbench_dyn.architectures import (
+    Architecture,
+    Name,
+    Option,
+    StrictFile,
+    Variant,
+    read_yaml,
+)
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.errors import InputError, IntegrityError
 from robustbench_dyn.registry import build_model
@@ -43,11 +50,15 @@ class Augmentation(StrictFile):
 
 
 class Recipe(StrictFile):
-    """All that decides a training, as recipes/*.yaml holds it."""
+    """All that decides a training, as recipes/*.yaml holds it.
+
+    variant: what the weights are called where the architecture has several sets for the data set.
+    """
 
     model: Name
     dataset: str
     norm: Norm | None = None
+    variant: Variant = ""
     options: dict[str, Option] = Field(default_factory=dict)
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
@@ -82,14 +93,17 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def find_recipe(architecture: Architecture, dataset: str) -> Path:
-    """Return the plugin's own recipe for dataset; raises InputError, naming those there are."""
+def find_recipe(architecture: Architecture, dataset: str, variant: str = "") -> Path:
+    """Return the plugin's own recipe: DATASET.yaml, or DATASET-VARIANT.yaml.
+
+    Raises InputError, naming those there are.
+    """
     folder = architecture.folder / "recipes"
-    path = folder / f"{dataset}.yaml"
+    path = folder / (f"{dataset}-{variant}.yaml" if variant else f"{dataset}.yaml")
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        there = ", ".join(sorted(p.name for p in folder.glob("*.yaml"))) or "none"
         raise InputError(
-            f"model {architecture.name!r} has no recipe for dataset {dataset!r} (it has: {there}); "
+            f"model {architecture.name!r} has no recipe {path.name} (it has: {there}); "
             "give one with --recipe FILE"
         )
     return path
@@ -278,4 +292,5 @@ def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, 
         "recipe": recipe_file,
         "options": dict(recipe.options),
     }
-    return entry | ({"norm": recipe.norm} if recipe.norm else {})
+    optional = {"norm": recipe.norm, "variant": recipe.variant}
+    return entry | {key: value for key, value in optional.items() if value}

@@ -145,8 +145,10 @@ def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
         training.train(other, architecture, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="fewer than one batch"):
         training.train(recipe, architecture, tmp_path / "w.safetensors", n_examples=100)
-    with pytest.raises(InputError, match=r"no recipe for dataset 'digits'.*fashion_mnist"):
+    with pytest.raises(InputError, match=r"no recipe digits\.yaml \(it has: fashion_mnist\.yaml"):
         training.find_recipe(architecture, "digits")
+    with pytest.raises(InputError, match=r"no recipe fashion_mnist-other\.yaml"):
+        training.find_recipe(architecture, "fashion_mnist", "other")
 
 
 def test_margin_loss_is_cross_entropy_where_the_offset_is_zero():
