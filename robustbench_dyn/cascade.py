@@ -23,7 +23,7 @@ from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.deduction import NEXT, carry_over, first_verdict, next_attack
 from robustbench_dyn.errors import CertificateError, InputError, SoundnessError
-from robustbench_dyn.flows import lipschitz_bound
+from robustbench_dyn.flows import lipschitz_bound, thawed_forward
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
 from robustbench_dyn.judging import CountingModel, judge, predict
 from robustbench_dyn.store import Store, Violation
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 
 _MIN_AUDITED = 5
+# Kept and recomputed weights may differ by rounding, relative to the largest logit.
+_STALE = 1e-4
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
 _CASCADE_VERSION = 4
 
@@ -335,10 +337,26 @@ class Cascade:
                 f"the model has {n_classes} outputs, but the labels go up to {highest}; "
                 "it needs at least two, and one for each class"
             )
+        self._check_frozen(first, logits)
         if _is_softmax(logits):
             self.flags.append("softmax_outputs")
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
         return logits
+
+    def _check_frozen(self, x: Tensor, logits: Tensor) -> None:
+        """Raise InputError where something that the network keeps while frozen is stale."""
+        slack = _STALE * float(logits.abs().max())
+        difference = float((thawed_forward(self.model, x) - logits).abs().max())
+        if not difference > slack:  # NaN is for the verdicts to tell
+            return
+        with torch.no_grad():
+            # A network that draws at random differs from itself.
+            random = float((self.model(x) - logits).abs().max()) > slack
+        if not random:
+            raise InputError(
+                f"the frozen network's logits differ by {difference:.3g} from those of its forward "
+                "in training; what it derives from parameters must be derived by Derived.derive()"
+            )
 
     def _sample(self) -> Tensor:
         """Return the first inputs, as few as any memory holds."""

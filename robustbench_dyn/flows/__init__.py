@@ -2,7 +2,7 @@
 
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
-from robustbench_dyn.flows.frozen import Derived, frozen
+from robustbench_dyn.flows.frozen import Derived, frozen, thawed_forward
 from robustbench_dyn.flows.gradient import (
     ConvGradientStep,
     DenseGradientStep,
@@ -48,5 +48,6 @@ __all__ = [
     "lipschitz_bound",
     "pairwise_lipschitz",
     "residual_features",
+    "thawed_forward",
     "two_scales",
 ]
