@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scipy.stats import beta, binom, binomtest, norm
+from scipy.special import betainc, betaincinv, ndtri
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import Norm
@@ -84,7 +84,7 @@ def certify(selection: Sequence[int], counts: Sequence[int], smoothing: Smoothin
     if top == len(selection) - 1:
         return Certificate(ABSTAINED, 0.0)
     p_lower = lower_confidence_bound(counts[top], sum(counts), smoothing.alpha)
-    radius = smoothing.sigma * float(norm.ppf(p_lower)) * (1 - _ROUNDING)
+    radius = smoothing.sigma * float(ndtri(p_lower)) * (1 - _ROUNDING)
     # Written so that NaN abstains.
     return Certificate(top, radius) if p_lower > 0.5 and radius > 0 else Certificate(ABSTAINED, 0.0)
 
@@ -96,8 +96,8 @@ def predict(counts: Sequence[int], alpha: float) -> int:
     two-sided binomial test at level alpha; -1 where most draws have no class.
     """
     second, first = sorted(range(len(counts)), key=lambda c: counts[c])[-2:]
-    most = counts[first]
-    if most == 0 or binomtest(most, most + counts[second], 0.5).pvalue > alpha:
+    # Two-sided: P(Binomial(a + b, 1/2) >= a), which is I_{1/2}(a, b + 1), and its mirror image.
+    if not counts[first] or 2 * betainc(counts[first], counts[second] + 1, 0.5) > alpha:
         return ABSTAINED
     return first if first < len(counts) - 1 else -1
 
@@ -105,12 +105,14 @@ def predict(counts: Sequence[int], alpha: float) -> int:
 def lower_confidence_bound(successes: int, trials: int, alpha: float) -> float:
     """Return the one-sided Clopper-Pearson bound of a probability at confidence 1 - alpha.
 
-    It is rounded down until P(Binomial(trials, bound) >= successes) <= alpha holds as computed.
+    The largest p with P(Binomial(trials, p) >= successes) = I_p(successes, trials - successes + 1)
+    <= alpha, rounded down until that holds as computed.
     """
     if successes == 0:
         return 0.0
-    bound, step = float(beta.ppf(alpha, successes, trials - successes + 1)), _ROUNDING
-    while binom.sf(successes - 1, trials, bound) > alpha:
+    shape, step = (successes, trials - successes + 1), _ROUNDING
+    bound = float(betaincinv(*shape, alpha)) * (1 - step)
+    while betainc(*shape, bound) > alpha:
         bound *= 1 - step
         step *= 2
     return bound

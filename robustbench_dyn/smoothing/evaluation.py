@@ -310,7 +310,8 @@ class _SmoothedRun:
     def _report(self, eps: float, stage: str) -> None:
         if self.progress is not None:
             verdicts = self.verdicts.values()
-            done = sum(v.reason != _NEXT for v in verdicts)
+            # Votes take longest: while they are counted, an example is done when its are.
+            done = sum(stage == "certify" or v.reason != _NEXT for v in verdicts)
             total = len(self.noisy.row_of)
             self.progress(Progress(eps, stage, done, total, count_statuses(verdicts)))
 
