@@ -17,19 +17,19 @@ from scipy.stats import binomtest
 from test_cli import dynbench_here, refused
 from torch import nn
 
-from robustbench_dyn import Status, ThreatModel
+from robustbench_dyn import (
+    SmoothedClassifier,
+    Smoothing,
+    Status,
+    ThreatModel,
+    evaluate_smoothed,
+)
 from robustbench_dyn.attacks.eot import eot_pgd
 from robustbench_dyn.attacks.streams import Streams
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.export import write_certificates
 from robustbench_dyn.leaderboard import leaderboard
-from robustbench_dyn.smoothing import (
-    CertifiedExample,
-    SmoothedClassifier,
-    Smoothing,
-    evaluate_smoothed,
-    noisy,
-)
+from robustbench_dyn.smoothing import CertifiedExample, noisy
 from robustbench_dyn.store import Store
 from robustbench_dyn.verdicts import ABSTAINED, Verdict
 

@@ -89,7 +89,8 @@ def evaluate_smoothed(
     the attack nor the certificate has seen, answers another class.
     Votes do not depend on alpha, norm and eps, and each batch of them is kept in the store: a run
     that was killed goes on in the middle of an example. batch_size: noisy copies that the model is
-    given at once, or "auto". The other options are those of evaluation.evaluate_grid.
+    given at once, or "auto". The other options are those of evaluation.evaluate_grid. The row's
+    [ci_low, ci_high] takes the verdicts as they are; what alpha leaves open comes on top.
     Raises InputError for bad input.
     """
     if len({threat_model.norm for threat_model in threat_models}) != 1:
