@@ -177,7 +177,7 @@ def test_smaller_eps_follow_from_larger_ones_without_votes():
     empirical = [e.summary["empirical_accuracy"] for e in evaluations]
     assert certified == pytest.approx([4 / 6, 4 / 6, 0])
     assert empirical == pytest.approx([5 / 6, 4 / 6, 4 / 6])
-    assert all(v.reason == "audited: survived eot-pgd within 0.25"
+    assert all(v.reason == "audited: survived eot-pgd within eps 0.25"
                for v in evaluations[1].verdicts if v.status is Status.CERTIFIED)  # fmt: skip
     # All votes are charged to the largest eps, which came first.
     assert evaluations[2].costs[0].forward_passes == 6 * 220

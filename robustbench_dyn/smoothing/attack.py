@@ -19,9 +19,6 @@ from robustbench_dyn.verdicts import ABSTAINED, Status, Verdict
 log = logging.getLogger(__name__)
 
 ATTACK = "eot-pgd"
-SURVIVED = f"survived {ATTACK}"
-# Before the reason of an example that is certified, and was attacked all the same.
-AUDITED = "audited: "
 N_STEPS, N_DRAWS = 20, 16
 
 
@@ -93,7 +90,7 @@ def judge(
         answer = predict(votes, smoothing.alpha)
     if answer in (label, ABSTAINED) or not reached <= threat_model.eps:
         certified = verdict.status is Status.CERTIFIED
-        return replace(verdict, reason=(AUDITED if certified else "") + SURVIVED)
+        return replace(verdict, reason=("audited: " if certified else "") + f"survived {ATTACK}")
     reason = ""
     if reached <= verdict.certified_radius:
         reason = f"inside the radius, which holds with probability {1 - smoothing.alpha:g}"
@@ -109,5 +106,5 @@ def judge(
 
 def _failed(verdict: Verdict, failure: str) -> Verdict:
     if verdict.status is Status.CERTIFIED:
-        return replace(verdict, reason=AUDITED + failure)
+        return replace(verdict, reason=f"audited: {failure}")
     return replace(verdict, status=Status.ERROR, reason=failure)

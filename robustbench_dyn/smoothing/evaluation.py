@@ -19,20 +19,21 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.cascade import Progress
 from robustbench_dyn.certification.smoothing import Smoothing, certify, predict, radius_in
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.deduction import NEXT, carry_over, first_verdict
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation import (
     DEFAULT_AUDIT_SHARE,
     Evaluation,
-    Progress,
     as_dataset,
     conclude,
 )
 from robustbench_dyn.flows import frozen
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
-from robustbench_dyn.smoothing.attack import ATTACK, AUDITED, N_DRAWS, N_STEPS, SURVIVED, attack
+from robustbench_dyn.smoothing.attack import ATTACK, N_DRAWS, N_STEPS, attack
 from robustbench_dyn.smoothing.noisy import NoisyExamples
 from robustbench_dyn.store import Store, Votes
 from robustbench_dyn.summary import count_statuses
@@ -40,7 +41,7 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 from robustbench_dyn.verdicts import ABSTAINED, Status, Verdict
 
 # The reason of an example that waits for the attack.
-_NEXT = f"next: {ATTACK}"
+_NEXT = NEXT + ATTACK
 _MIN_AUDITED = 5
 # Bump when votes or verdicts change, so that no old one is taken for a new one.
 _VERSION = 1
@@ -126,6 +127,7 @@ class _SmoothedRun:
     ) -> None:  # fmt: skip
         self.noisy, self.smoothing, self.store, self.norm = noisy, noisy.smoothing, store, norm
         self.attacked, self.audit_share, self.progress = attacked, audit_share, progress
+        self.first_attack = ATTACK if attacked else ""
         record, self.votes_key = self._describe(model, name)
         self.key = hash_configuration({k: record[k] for k in record if k != "flags"})
         store.add_evaluation(self.key, record)
@@ -184,7 +186,8 @@ class _SmoothedRun:
             if verdict.eps != eps:
                 others.setdefault(verdict.example_id, []).append(verdict)
         new = [i for i in self.noisy.row_of if i not in self.verdicts]
-        self._keep(self._carry_over(others[i], eps) for i in new if i in others)
+        carried = [carry_over(others[i], eps, self.first_attack) for i in new if i in others]
+        self._keep(_explained(verdict) for verdict in carried)
         for example_id in new:
             if example_id not in others:
                 verdict = self._first_verdict(example_id, eps)
@@ -196,45 +199,15 @@ class _SmoothedRun:
     def _first_verdict(self, example_id: int, eps: float) -> Verdict:
         found = self.certified(example_id)
         prediction = predict(self.votes[example_id, "estimate"].counts, self.smoothing.alpha)
-        label, radius, reason = found.label, math.nan, ""
-        if found.prediction == label:
+        radius = math.nan
+        if found.prediction == found.label:
             radius = radius_in(self.norm, found.radius, self.noisy.dimension)
-        if prediction == -1:
-            status = Status.ERROR
-            reason = "most noisy copies have no class: their logits tie or are not finite"
-        elif prediction != label:
-            status = Status.MISCLASSIFIED
-            reason = "abstained" if prediction == ABSTAINED else ""
-        elif radius >= eps:
-            status = Status.CERTIFIED
-        else:
-            status, reason = Status.UNDECIDED, _NEXT if self.attacked else "no attack was asked for"
-        correct = status in (Status.CERTIFIED, Status.UNDECIDED)
-        return Verdict(
-            example_id=example_id, label=label, prediction=prediction, status=status, eps=eps,
-            certified_radius=radius if correct else math.nan,
-            certifier=self.smoothing.label(self.norm) if correct else "",
-            forward_passes=self.smoothing.n0 + self.smoothing.n, seconds=found.seconds,
-            reason=reason,
+        return _explained(
+            first_verdict(
+                example_id, found.label, prediction, eps, radius, self.smoothing.label(self.norm),
+                self.smoothing.n0 + self.smoothing.n, found.seconds, self.first_attack,
+            )
         )  # fmt: skip
-
-    def _carry_over(self, known: list[Verdict], eps: float) -> Verdict:
-        """Say at eps what follows from one example's verdicts at other eps, without any pass."""
-        first = self._first_verdict(known[0].example_id, eps)
-        first = replace(first, forward_passes=0, seconds=0.0)
-        for verdict in known:
-            if verdict.status is Status.BROKEN and verdict.adversarial_distance <= eps:
-                return replace(
-                    first, status=Status.BROKEN, attack=verdict.attack, x_adv=verdict.x_adv,
-                    adversarial_distance=verdict.adversarial_distance, reason=verdict.reason,
-                )  # fmt: skip
-        for verdict in known:
-            survived = verdict.reason.removeprefix(AUDITED)
-            if verdict.eps > eps and survived.startswith(SURVIVED):
-                reason = survived if survived != SURVIVED else f"{SURVIVED} within {verdict.eps:g}"
-                certified = first.status is Status.CERTIFIED
-                return replace(first, reason=(AUDITED if certified else "") + reason)
-        return first
 
     def _audit_sample(self, eps: float) -> list[Verdict]:
         # By radius: whoever was broken by an audit stays in the sample when the run goes on.
@@ -315,6 +288,16 @@ class _SmoothedRun:
             done = sum(stage == "certify" or v.reason != _NEXT for v in verdicts)
             total = len(self.noisy.row_of)
             self.progress(Progress(eps, stage, done, total, count_statuses(verdicts)))
+
+
+def _explained(verdict: Verdict) -> Verdict:
+    """Say why there is no prediction."""
+    if verdict.prediction == ABSTAINED:
+        return replace(verdict, reason="abstained")
+    if verdict.prediction == -1:
+        reason = "most noisy copies have no class: their logits tie or are not finite"
+        return replace(verdict, reason=reason)
+    return verdict
 
 
 def _open(store: Path | str | None) -> Store:
