@@ -140,6 +140,71 @@ def run(
 
 
 @app.command()
+def smooth(
+    model: Model,
+    sigma: Annotated[float, typer.Option(help="The noise's standard deviation, in input units.")],
+    n0: Annotated[int, typer.Option(help="Noisy copies that choose the class.")] = 100,
+    n: Annotated[int, typer.Option(help="Further copies that vote on it.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="How often a certificate may be wrong.")] = 0.001,
+    dataset: TestSplit = "fashion_mnist",
+    norm: NormName = "L2",
+    eps: Annotated[
+        list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")
+    ] = None,
+    more_eps: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    n_examples: NExamples = 100,
+    attacks: Annotated[
+        Literal["eot-pgd", "none"], typer.Option(help="Ascent in expectation over noise, or none.")
+    ] = "eot-pgd",
+    seed: Annotated[int, typer.Option(help="Seed of the noise and the audit.")] = 0,
+    batch_size: Annotated[str, typer.Option(help="Noisy copies a batch, or auto.")] = "250",
+    device: Device = "cpu",
+    store: StoreFile = Path("dynbench.sqlite"),
+    export: Annotated[
+        Path | None, typer.Option(help="Write each example's certificate (.tsv).")
+    ] = None,
+    as_json: AsJson = False,
+    plugins: Plugins = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Bracket the smoothed classifier of a model: votes on noisy copies, and attacks on it."""
+    from robustbench_dyn.certification.smoothing import Smoothing  # noqa: PLC0415
+
+    # Before anything heavy: what is wrong with it can be told at once.
+    smoothing = Smoothing(sigma, n0=n0, n=n, alpha=alpha)
+    from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
+    from robustbench_dyn.export import check_export_path, write_certificates  # noqa: PLC0415
+    from robustbench_dyn.registry import load_model  # noqa: PLC0415
+    from robustbench_dyn.smoothing import evaluate_smoothed  # noqa: PLC0415
+    from robustbench_dyn.terminal import bracket_table, progress_display  # noqa: PLC0415
+    from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
+
+    check_norm(norm)
+    if export is not None:
+        check_export_path(export, (".tsv",))
+    given = [*(eps or []), *(more_eps or [])]
+    radii = [parse_eps(text) for text in given] or [DEFAULT_EPS[norm]]
+    threat_models = [ThreatModel(norm, radius) for radius in dict.fromkeys(radii)]  # type: ignore[arg-type]
+    data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
+    with progress_display(enabled=not as_json) as progress:
+        smoothed = evaluate_smoothed(
+            network, data, threat_models, smoothing, seed=seed,
+            batch_size=_parse_batch_size(batch_size), attacked=attacks != "none",
+            device=_check_device(device), store=store, progress=progress,
+        )  # fmt: skip
+    if export is not None:
+        write_certificates(smoothed.certificates, export)
+    if as_json:
+        rows = [evaluation.summary for evaluation in smoothed.evaluations]
+        about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
+                 "smoothing": asdict(smoothing)}  # fmt: skip
+        typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
+    else:
+        bracket_table(smoothed.evaluations)
+
+
+@app.command()
 def curve(
     model: Model,
     dataset: TestSplit = "fashion_mnist",
@@ -272,7 +337,9 @@ def list_(
     else:
         from robustbench_dyn.certification import certifier_names  # noqa: PLC0415
 
-        plain_table(("certifier", "proves by"), list(certifier_names().items()))
+        smoothing = ("smoothing", "votes on noisy copies; of the smoothed classifier: "
+                                  "dynbench smooth")  # fmt: skip
+        plain_table(("certifier", "proves by"), [*certifier_names().items(), smoothing])
 
 
 @app.command()

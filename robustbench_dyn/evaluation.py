@@ -99,7 +99,7 @@ def evaluate_grid(
     Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
     """
     norm = _one_norm(threat_models)
-    dataset = _as_dataset(data, n_examples)
+    dataset = as_dataset(data, n_examples)
     _check_options(batch_size, audit_share)
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
@@ -173,7 +173,8 @@ def _check_options(batch_size: int | str, audit_share: float) -> None:
         raise InputError(f"audit_share={audit_share} must be a fraction between 0 and 1")
 
 
-def _as_dataset(data: Dataset | str | tuple[Tensor, Tensor], n_examples: int | None) -> Dataset:
+def as_dataset(data: Dataset | str | tuple[Tensor, Tensor], n_examples: int | None) -> Dataset:
+    """Return the first examples of a data set by name, a Dataset, or tensors, once checked."""
     if isinstance(data, str):
         return load_dataset(data, n_examples=n_examples)
     if isinstance(data, Dataset):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,10 +43,15 @@ class Loss(StrictFile):
 
 
 class Augmentation(StrictFile):
-    """Random shifts of up to `shift` pixels (zeros come in) and horizontal flips."""
+    """Random shifts of up to `shift` pixels (zeros come in), horizontal flips, Gaussian noise.
+
+    noise: its standard deviation in raw input units; the result is not clipped to [0, 1]. What is
+    to be smoothed is trained with the noise that smooths it (arXiv 1902.02918, Section 3.3).
+    """
 
     shift: Annotated[int, Field(ge=0, le=8)] = 0
     flip: bool = False
+    noise: Annotated[float, Field(ge=0, le=10)] = 0.0
 
 
 class Recipe(StrictFile):
@@ -71,6 +76,14 @@ class Recipe(StrictFile):
     batch_size: Annotated[int, Field(ge=1)] = 256
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _noise_or_adversary(self) -> Recipe:
+        if self.adversary is not None and self.augmentation.noise:
+            raise ValueError(
+                "augmentation.noise leaves [0, 1], where an adversary has to stay; drop one of them"
+            )
+        return self
 
 
 class EpochReport(NamedTuple):
@@ -280,6 +293,8 @@ def _augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) 
         height, width = x.shape[2:]
         padded = F.pad(x, (margin,) * 4)
         x = padded[:, :, down : down + height, right : right + width]
+    if augmentation.noise:
+        x = x + augmentation.noise * torch.randn(x.shape, generator=generator)
     return x
 
 

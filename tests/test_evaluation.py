@@ -20,7 +20,7 @@ from robustbench_dyn import (
 )
 from robustbench_dyn.attacks import Attack, attack_info
 from robustbench_dyn.attacks.base import searching
-from robustbench_dyn.evaluation import _as_dataset
+from robustbench_dyn.evaluation import as_dataset
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.leaderboard import leaderboard
 from robustbench_dyn.store import Store
@@ -358,7 +358,7 @@ def test_several_eps_share_their_work_and_agree_with_single_runs(counted):
 def test_a_second_identical_run_makes_no_pass(counted, tmp_path, monkeypatch):
     registered = cascade.identify(counted, points(DISTANCES)[0], name="counted")
     counted.identity = registered
-    dataset = _as_dataset(points(DISTANCES), None)
+    dataset = as_dataset(points(DISTANCES), None)
     dataset = cascade.Dataset(**{**vars(dataset), "class_names": ("a", "b")})
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     first = evaluate(counted, dataset, L2, **options)

@@ -128,6 +128,12 @@ def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(architecture
         (("optimizer: adam", "optimizer: magic"), "optimizer"),
         (("seed: 0", "seeds: 0"), "unknown key 'seeds'"),
         (("learning_rate: 0.01", "learning_rate: -1"), "learning_rate"),
+        (("{shift: 1}", "{noise: -0.1}"), "noise"),
+        (("{shift: 1}", "{noise: 64}"), "noise"),
+        (
+            ("{shift: 1}", "{noise: 0.1}\nadversary: {norm: L2, eps: 0.5}"),
+            "where an adversary has to stay; drop one",
+        ),
     ],
 )
 def test_recipes_are_strict(change, message, tmp_path):
@@ -149,6 +155,41 @@ def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
         training.find_recipe(architecture, "digits")
     with pytest.raises(InputError, match=r"no recipe fashion_mnist-other\.yaml"):
         training.find_recipe(architecture, "fashion_mnist", "other")
+
+
+def test_noise_is_gaussian_seeded_unclipped_and_new_in_each_batch():
+    def augment(noise, generator=None):
+        generator = generator or torch.Generator().manual_seed(3)
+        return training._augment(x, training.Augmentation(noise=noise), generator)
+
+    x = torch.full((8, 1, 50, 50), 0.9)
+    delta = augment(0.25) - x
+    # Four standard errors of 20,000 draws: 4 * 0.25 / sqrt(20,000), and that over sqrt(2).
+    assert abs(float(delta.mean())) < 0.0071
+    assert abs(float(delta.std()) - 0.25) < 0.005
+    assert augment(0.25).max() > 1
+    assert torch.equal(augment(0.25), augment(0.25))
+    one = torch.Generator().manual_seed(3)
+    assert not torch.equal(augment(0.25, one), augment(0.25, one))
+    assert augment(0.0) is x
+
+
+def test_a_recipe_with_noise_trains_and_goes_on_after_a_stop(architecture, tmp_path):
+    (tmp_path / "noisy.yaml").write_text(RECIPE.replace("{shift: 1}", "{noise: 0.1}"))
+    recipe = training.read_recipe(tmp_path / "noisy.yaml")
+
+    def stop(report):
+        if report.step == 16:
+            raise KeyboardInterrupt
+
+    whole = training.train(recipe, architecture, tmp_path / "whole.safetensors")
+    out = tmp_path / "stopped.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, architecture, out, progress=stop)
+    assert training.train(recipe, architecture, out).sha256 == whole.sha256
+    quiet = recipe.model_copy(update={"augmentation": training.Augmentation()})
+    other = training.train(quiet, architecture, tmp_path / "quiet.safetensors")
+    assert other.sha256 != whole.sha256
 
 
 def test_margin_loss_is_cross_entropy_where_the_offset_is_zero():
