@@ -1,5 +1,6 @@
 """What architectures are made of: fields, integrators, and operator norms that can be trusted."""
 
+from robustbench_dyn.flows.activations import MaxMin
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
 from robustbench_dyn.flows.frozen import Derived, frozen
@@ -13,6 +14,7 @@ from robustbench_dyn.flows.integrators import Flow
 from robustbench_dyn.flows.linear import UnitNormConv, UnitRowLinear, ZeroPadChannels
 from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
 from robustbench_dyn.flows.mass import FluxField, TransportStep
+from robustbench_dyn.flows.norms import conv_norm, matrix_norm
 from robustbench_dyn.flows.orthogonal import Orthonormal, ShiftedRotation
 from robustbench_dyn.flows.scales import two_scales
 from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
@@ -31,6 +33,7 @@ __all__ = [
     "FluxField",
     "GradientStep",
     "HamiltonianStep",
+    "MaxMin",
     "NaiveStep",
     "NonautonomousConv",
     "Orthonormal",
@@ -44,8 +47,10 @@ __all__ = [
     "UnitNormConv",
     "UnitRowLinear",
     "ZeroPadChannels",
+    "conv_norm",
     "frozen",
     "lipschitz_bound",
+    "matrix_norm",
     "pairwise_lipschitz",
     "residual_features",
     "two_scales",
