@@ -28,7 +28,10 @@ class StrictFile(BaseModel):
 
 
 class Weights(StrictFile):
-    """One trained set of weights: which data and norm it was trained for, and by which recipe."""
+    """One trained set of weights: which data and norm it was trained for, and by which recipe.
+
+    training_seconds: wall clock, on whatever machine trained it; None where nobody took it down.
+    """
 
     file: str
     sha256: Sha256
@@ -36,6 +39,7 @@ class Weights(StrictFile):
     norm: Norm | None = None
     recipe: str
     options: dict[str, Option] = {}
+    training_seconds: Annotated[float, Field(ge=0)] | None = None
 
 
 class Card(StrictFile):

@@ -293,7 +293,11 @@ def show(
     for weights in card.weights:
         options = ", ".join(f"{key}={value}" for key, value in weights.options.items())
         trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
-        typer.echo(f"weights: {weights.file} for {trained_for}; {options}; {weights.recipe}")
+        seconds = weights.training_seconds
+        trained_in = "" if seconds is None else f"; trained in {seconds:g} s"
+        typer.echo(
+            f"weights: {weights.file} for {trained_for}; {options}; {weights.recipe}{trained_in}"
+        )
 
 
 @app.command()

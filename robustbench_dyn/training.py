@@ -277,5 +277,6 @@ def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, 
         "dataset": recipe.dataset,
         "recipe": recipe_file,
         "options": dict(recipe.options),
+        "training_seconds": round(trained.seconds, 1),
     }
     return entry | ({"norm": recipe.norm} if recipe.norm else {})

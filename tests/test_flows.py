@@ -14,6 +14,8 @@ from torch import nn
 
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import (
+    AlmostOrthogonalConv,
+    AlmostOrthogonalLinear,
     Classifier,
     ConvGradientStep,
     DenseGradientStep,
@@ -536,6 +538,53 @@ def test_gradient_steps_descend_their_potential():
     torch.testing.assert_close(moved, x - gradient)
     assert (potential(moved) <= potential(x) + 1e-12).all()
     assert (potential(x + gradient) > potential(x)).any()
+
+
+# Almost-orthogonal layers
+
+
+def almost_orthogonal(seed=0, *, n_in=3, n_out=4, kernel_size=3, scale=1.0):
+    """Return a convolution and a dense layer with any weights."""
+    conv = AlmostOrthogonalConv(n_in, n_out, kernel_size=kernel_size)
+    dense = AlmostOrthogonalLinear(n_in, n_out)
+    for layer in (conv, dense):
+        layer.weight.data.copy_(scale * normal(*layer.weight.shape, seed=seed))
+    return conv, dense
+
+
+@few
+@given(seeds, st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 3, 5]), st.floats(-4, 4))
+def test_almost_orthogonal_layers_are_nonexpansive(seed, n_in, n_out, kernel_size, exponent):
+    conv, dense = almost_orthogonal(
+        seed, n_in=n_in, n_out=n_out, kernel_size=kernel_size, scale=10**exponent
+    )
+    for layer, shape in ((conv, (n_in, 6, 6)), (dense, (n_in,))):
+        # float32 weights miss 1 by their rounding.
+        assert lipschitz_bound(layer) <= 1 + 1e-5
+        assert not under_estimates(lipschitz_bound(layer) + 1e-6, materialise(layer, shape))
+
+
+def test_almost_orthogonal_layers_are_their_formula():
+    _, dense = almost_orthogonal()
+    weight = dense.weight.detach().double().numpy()
+    scales = [1 / math.sqrt(sum(abs(weight[:, i] @ weight[:, j]) for j in range(3)))
+              for i in range(3)]  # fmt: skip
+    np.testing.assert_allclose(dense.derived().detach().numpy(), weight * scales, rtol=1e-5)
+    start, square = AlmostOrthogonalConv(3, 3), torch.eye(3)
+    x = normal(2, 3, 5, 5).float()
+    torch.testing.assert_close(start(x), x)
+    np.testing.assert_allclose(start.derived()[:, :, 1, 1].detach(), square)
+
+
+def test_a_scale_by_the_norms_of_single_columns_is_rejected():
+    class Normalised(AlmostOrthogonalLinear):
+        def derive(self):
+            return nn.functional.normalize(self.weight, dim=0)
+
+    layer = Normalised(3, 4)
+    layer.weight.data.copy_(normal(4, 3))
+    assert lipschitz_bound(layer) > 1.1
+    assert under_estimates(1.0, materialise(layer, (3,)))
 
 
 # Orthonormal weights

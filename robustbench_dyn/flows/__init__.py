@@ -11,7 +11,13 @@ from robustbench_dyn.flows.gradient import (
     OrthonormalGradientStep,
 )
 from robustbench_dyn.flows.integrators import Flow
-from robustbench_dyn.flows.linear import UnitNormConv, UnitRowLinear, ZeroPadChannels
+from robustbench_dyn.flows.linear import (
+    AlmostOrthogonalConv,
+    AlmostOrthogonalLinear,
+    UnitNormConv,
+    UnitRowLinear,
+    ZeroPadChannels,
+)
 from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
 from robustbench_dyn.flows.mass import FluxField, TransportStep
 from robustbench_dyn.flows.norms import conv_norm, matrix_norm
@@ -22,6 +28,8 @@ from robustbench_dyn.flows.sphere import SphereField, SphereStep
 from robustbench_dyn.flows.switching import NaiveStep, SwitchingPair
 
 __all__ = [
+    "AlmostOrthogonalConv",
+    "AlmostOrthogonalLinear",
     "Autonomous",
     "Classifier",
     "ConvGradientStep",
