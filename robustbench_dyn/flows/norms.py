@@ -118,8 +118,8 @@ def symbol_norm(kernel: Tensor, *, n_iterations: int = 8) -> float:
     taps = kernel.permute(2, 3, 0, 1).flatten(0, 1).to(frequencies.dtype)
     chunk = max(1, _LARGEST_CHUNK // (n_out * n_in))
     logs = [
-        _log_gram_bound(torch.tensordot(phases, taps, dims=1), n_iterations)
-        for phases in frequencies.split(chunk)
+        _log_gram_bound(torch.tensordot(frequencies[k : k + chunk], taps, dims=1), n_iterations)
+        for k in range(0, len(frequencies), chunk)
     ]
     return float((torch.stack(logs).max() / 2).exp()) * _between(size) * _ROUNDING
 
