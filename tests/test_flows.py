@@ -342,6 +342,17 @@ def test_kernels_too_large_for_the_grid_keep_the_other_bounds():
     assert conv_norm(kernel) <= 3 * 1.01 * spectral_norm(kernel[:, :, 1, 1].double())
 
 
+def test_the_symbols_bound_does_not_depend_on_the_chunks(monkeypatch):
+    kernel = normal(3, 2, 3, 3)
+    whole = symbol_norm(kernel)
+    for entries in (1, 100):
+        monkeypatch.setattr("robustbench_dyn.flows.norms._LARGEST_CHUNK", entries)
+        assert symbol_norm(kernel) == pytest.approx(whole, rel=1e-12)
+    # Nor does a frequency at which it is no number get lost among the others.
+    kernel[1, 1, 0, 0] = math.nan
+    assert math.isnan(symbol_norm(kernel))
+
+
 def test_a_kernel_that_is_zero_at_some_frequencies_has_a_bound():
     difference = torch.tensor([1.0, -1.0]).double()[None, None, None]
     assert symbol_norm(difference) == pytest.approx(2.0, rel=0.006)
