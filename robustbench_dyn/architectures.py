@@ -34,6 +34,8 @@ class Weights(StrictFile):
     """One trained set of weights: which data and norm it was trained for, and by which recipe.
 
     variant: tells apart the sets of one architecture and data set; the default set has none.
+    training_seconds: processor time of all threads, wall clock where a GPU trained; None where
+    nobody took it down.
     """
 
     file: str
@@ -43,15 +45,17 @@ class Weights(StrictFile):
     variant: Variant = ""
     recipe: str
     options: dict[str, Option] = {}
+    training_seconds: Annotated[float, Field(ge=0)] | None = None
 
 
 class Card(StrictFile):
-    """What card.yaml says about an architecture."""
+    """What card.yaml says about an architecture; requires: packages that its code imports."""
 
     name: Name
     family: str
     summary: str
     version: str
+    requires: tuple[str, ...] = ()
     properties: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()

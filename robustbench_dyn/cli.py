@@ -362,7 +362,11 @@ def show(
         options = ", ".join(f"{key}={value}" for key, value in weights.options.items())
         trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
         name = full_name(card.name, weights.variant)
-        typer.echo(f"{name} for {trained_for}: {weights.file}; {options}; {weights.recipe}")
+        seconds = weights.training_seconds
+        trained_in = "" if seconds is None else f"; trained in {seconds:g} s"
+        typer.echo(
+            f"{name} for {trained_for}: {weights.file}; {options}; {weights.recipe}{trained_in}"
+        )
 
 
 @app.command()

@@ -306,6 +306,7 @@ def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, 
         "dataset": recipe.dataset,
         "recipe": recipe_file,
         "options": dict(recipe.options),
+        "training_seconds": round(trained.seconds, 1),
     }
     optional = {"norm": recipe.norm, "variant": recipe.variant}
     return entry | {key: value for key, value in optional.items() if value}

@@ -206,3 +206,4 @@ def test_the_entry_for_the_card_fits_its_schema(architecture, recipe, tmp_path):
     card = architecture.card.model_dump() | {"weights": [entry]}
     (weights,) = type(architecture.card).model_validate(card).weights
     assert (weights.dataset, weights.sha256) == ("digits", trained.sha256)
+    assert weights.training_seconds == pytest.approx(trained.seconds, abs=0.05)

@@ -1,5 +1,6 @@
 """What architectures are made of: fields, integrators, and operator norms that can be trusted."""
 
+from robustbench_dyn.flows.activations import MaxMin
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
 from robustbench_dyn.flows.frozen import Derived, frozen, thawed_forward
@@ -10,9 +11,16 @@ from robustbench_dyn.flows.gradient import (
     OrthonormalGradientStep,
 )
 from robustbench_dyn.flows.integrators import Flow
-from robustbench_dyn.flows.linear import UnitNormConv, UnitRowLinear, ZeroPadChannels
+from robustbench_dyn.flows.linear import (
+    AlmostOrthogonalConv,
+    AlmostOrthogonalLinear,
+    UnitNormConv,
+    UnitRowLinear,
+    ZeroPadChannels,
+)
 from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
 from robustbench_dyn.flows.mass import FluxField, TransportStep
+from robustbench_dyn.flows.norms import conv_norm, matrix_norm
 from robustbench_dyn.flows.orthogonal import Orthonormal, ShiftedRotation
 from robustbench_dyn.flows.scales import two_scales
 from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
@@ -20,6 +28,8 @@ from robustbench_dyn.flows.sphere import SphereField, SphereStep
 from robustbench_dyn.flows.switching import NaiveStep, SwitchingPair
 
 __all__ = [
+    "AlmostOrthogonalConv",
+    "AlmostOrthogonalLinear",
     "Autonomous",
     "Classifier",
     "ConvGradientStep",
@@ -31,6 +41,7 @@ __all__ = [
     "FluxField",
     "GradientStep",
     "HamiltonianStep",
+    "MaxMin",
     "NaiveStep",
     "NonautonomousConv",
     "Orthonormal",
@@ -44,8 +55,10 @@ __all__ = [
     "UnitNormConv",
     "UnitRowLinear",
     "ZeroPadChannels",
+    "conv_norm",
     "frozen",
     "lipschitz_bound",
+    "matrix_norm",
     "pairwise_lipschitz",
     "residual_features",
     "thawed_forward",

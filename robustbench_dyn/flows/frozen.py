@@ -24,7 +24,7 @@ class Derived(nn.Module):
 
     def derived(self) -> Tensor:
         """Return derive(), kept while the parameters are frozen and unchanged."""
-        parameters = list(self.parameters(recurse=False))
+        parameters = list(self.parameters())
         if any(parameter.requires_grad for parameter in parameters):
             self._kept = None
             return self.derive()
