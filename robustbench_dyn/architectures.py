@@ -39,12 +39,13 @@ class Weights(StrictFile):
 
 
 class Card(StrictFile):
-    """What card.yaml says about an architecture."""
+    """What card.yaml says about an architecture; requires: packages that its code imports."""
 
     name: Name
     family: str
     summary: str
     version: str
+    requires: tuple[str, ...] = ()
     properties: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()

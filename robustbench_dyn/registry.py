@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,7 +234,23 @@ def _read_listing(folder: Path, origin: str) -> Listing:
         card = read_yaml(folder / "card.yaml", Card)
     except DynbenchError as error:
         return Listing(folder.name, folder, origin, problem=str(error))
+    missing = [package for package in card.requires if not _installed(package)]
+    if missing:
+        # Known without importing the plugin, which a list of all models must not do.
+        problem = (
+            f"it needs {' and '.join(missing)}, which is not installed: "
+            f"pip install {' '.join(missing)}"
+        )
+        return Listing(card.name, folder, origin, problem=problem)
     return Listing(card.name, folder, origin, card=card)
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _import_plugin(listing: Listing) -> Any:

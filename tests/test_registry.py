@@ -118,6 +118,18 @@ def test_a_broken_plugin_says_why_and_breaks_nobody_else(tmp_path, code, message
         registry.load("broken")
 
 
+def test_a_missing_package_is_named_before_the_plugin_is_imported(tmp_path):
+    code = "raise RuntimeError('imported')"
+    plugin(tmp_path, "needy", code=code, requires="[torch, no-such-package]")
+    plugin(tmp_path, "content", requires="[torch]")
+    registry = discover((tmp_path,))
+    assert registry.listings["content"].problem == ""
+    problem = "needs no-such-package, which is not installed: pip install no-such-package"
+    assert problem in registry.listings["needy"].problem
+    with pytest.raises(RegistryError, match=problem):
+        registry.load("needy")
+
+
 def test_a_build_that_fails_names_its_plugin(tmp_path):
     plugin(tmp_path, "fails", code="def build(input_shape, n_classes): raise ValueError('odd')")
     with pytest.raises(RegistryError, match=r"'fails'.*odd"):
