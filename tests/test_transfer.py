@@ -10,6 +10,7 @@ from torch import nn
 
 from robustbench_dyn import InputError, ThreatModel, evaluate
 from robustbench_dyn.attacks import attack_info, resolve_attacks, surrogates_of, transfer
+from robustbench_dyn.attacks.base import Problem
 from robustbench_dyn.judging import CountingModel
 from robustbench_dyn.threat_models import distance
 
@@ -100,23 +101,47 @@ def search(model, x, y, threat_model, *, n_classes=5, batch_size=8):
     )
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("L2", 0.35), ("Linf", 0.06)])
-@pytest.mark.parametrize("scale", [0.4, 1.0])
-def test_what_is_found_does_not_depend_on_the_batch(norm, eps, scale, monkeypatch):
+@pytest.mark.parametrize("n_classes", [3, 5])
+@pytest.mark.parametrize(("norm", "eps"), [("L2", 0.14), ("L2", 0.35), ("Linf", 0.03)])
+def test_what_is_found_does_not_depend_on_the_batch(norm, eps, n_classes, monkeypatch):
     for name in ("apgd", "apgd_targeted"):
         shorter = partial(getattr(transfer, name), n_iterations=12)
         monkeypatch.setattr(transfer, name, shorter)
-    # Eight levels: many points have the same margin.
-    model = Masked(Rows(), {"first": Rows(), "second": Masked(Rows())}, levels=8)
-    x, y = examples(model)
-    threat_model = ThreatModel(norm, eps * scale)
-    together = search(model, x, y, threat_model)
-    alone = [search(model, x[k : k + 1], y[k : k + 1], threat_model) for k in range(len(x))]
-    assert torch.equal(together, torch.cat(alone))
-    order = torch.tensor([4, 1, 5, 0, 3, 2])
-    assert torch.equal(together[order], search(model, x[order], y[order], threat_model))
-    assert torch.equal(together, search(model, x, y, threat_model, batch_size=1))
+    smooth = Rows(n_classes)
+    model = Masked(smooth, {"first": smooth, "second": Masked(Rows(n_classes))}, levels=64)
+    x, y = examples(model, n=10)
+    threat_model = ThreatModel(norm, eps)
+
+    def found(rows, batch_size=64):
+        return search(model, x[rows], y[rows], threat_model, n_classes=n_classes,
+                      batch_size=batch_size)  # fmt: skip
+
+    together = found(torch.arange(10))
+    assert torch.equal(together, torch.cat([found([k]) for k in range(10)]))
+    order = torch.tensor([4, 1, 5, 0, 3, 2, 9, 8, 7, 6])
+    assert torch.equal(together[order], found(order))
+    assert torch.equal(together, found(torch.arange(10), batch_size=1))
     assert not torch.equal(together, x)
+
+
+def test_of_equal_margins_the_earliest_try_is_kept_in_whatever_order_they_come():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    nn.init.zeros_(model[1].weight)
+    x, y = torch.zeros(1, 1, 2, 2), torch.tensor([0])
+    model[1].bias.data = torch.tensor([1.0, 0.0])
+    known = torch.zeros(1, 2)
+    tries = {attempt: torch.full((1, 1, 2, 2), 0.1 * attempt) for attempt in (2, 1, 3)}
+
+    def best(*groups):
+        witness = transfer._Witness(Problem(model, x, y, L2, 0, 2, 8, known))
+        for attempts in groups:
+            shown = torch.cat([tries[attempt] for attempt in attempts])
+            example = torch.zeros(len(attempts), dtype=torch.int64)
+            assert not witness(example, torch.tensor(attempts), shown, shown).any()
+        return witness.best
+
+    for groups in ([[2, 1, 3]], [[1], [2], [3]], [[3], [2, 1]], [[2], [3], [1]]):
+        assert torch.equal(best(*groups), tries[1])
 
 
 # The suite, and the row

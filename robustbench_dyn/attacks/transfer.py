@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 
 # As in AutoAttack where there are too few classes for targets.
 _RESTARTS_OF_FEW_CLASSES = 5
+# On each surrogate: with all nine of AutoAttack this would cost more than the rest of the suite.
+_N_TARGETS = 3
 
 
 def transfer(problem: Problem) -> Tensor:
     """Return what Auto-PGD on the model's surrogates finds, (n, C, H, W).
 
-    Each surrogate is attacked in turn, on cross-entropy and then towards each target (with 4
-    classes; with fewer, cross-entropy gets restarts); every point on the way is shown to the model,
-    and what has fooled it leaves. Where nothing does, the point that lowered the model's margin
-    most is returned, and x without surrogates.
+    Each surrogate is attacked in turn, on cross-entropy and then towards its likeliest targets
+    (with 4 classes; with fewer, cross-entropy gets restarts); every point on the way is shown to
+    the model, and what has fooled it leaves. Where nothing does, the point that lowered the model's
+    margin most is returned, and x without surrogates.
     """
     found, lowest = problem.x.clone(), torch.full_like(problem.y, torch.inf, dtype=torch.float32)
     for surrogate in surrogates_of(problem.model).values():
@@ -51,7 +53,7 @@ def _craft(problem: Problem, surrogate: nn.Module, *, targeted: bool) -> tuple[T
     """Return each example's best point on one surrogate, and the model's margin there."""
     witness, on_surrogate = _Witness(problem), problem._replace(model=surrogate)
     if targeted:
-        finds = apgd_targeted(on_surrogate, fooled=witness)
+        finds = apgd_targeted(on_surrogate, n_targets=_N_TARGETS, fooled=witness)
     else:
         restarts = 1 if problem.n_classes >= 4 else _RESTARTS_OF_FEW_CLASSES
         finds = apgd(on_surrogate, loss="ce", n_restarts=restarts, fooled=witness)
