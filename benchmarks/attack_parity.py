@@ -1,6 +1,6 @@
 """Each of our attacks against the same attack of pyautoattack and of torchattacks.
 
-    python benchmarks/attack_parity.py [--n-examples 1000] [--model lipflow] [--model euler_resnet]
+    python benchmarks/attack_parity.py [--n-examples 1000] [--model lipflow] [--model feedforward]
 
 Every attack is run by itself. What a certificate decides is left out for all alike: no attack can
 break it. An attack is weaker by the points of robust accuracy that it leaves above its rival's.
@@ -113,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     data = load_dataset("fashion_mnist", n_examples=options.n_examples)
     weaker = list[dict[str, Any]]()
-    for name in options.model or ["lipflow", "euler_resnet"]:
+    for name in options.model or ["lipflow", "feedforward"]:
         model = load_model(name)
         rows = [row for t in THREAT_MODELS for row in compare(name, model, data, t)]
         measuring.write(f"attack_parity_{name}", rows)

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.attacks import Attack, resolve_attacks
+from robustbench_dyn.attacks import Attack, resolve_attacks, surrogates_of
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
 from robustbench_dyn.certification import Certifier, resolve_certifiers
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.deduction import NEXT, carry_over, first_verdict, next_attack
 from robustbench_dyn.errors import CertificateError, InputError, SoundnessError
-from robustbench_dyn.flows import lipschitz_bound, thawed_forward
+from robustbench_dyn.flows import frozen, lipschitz_bound, thawed_forward
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
 from robustbench_dyn.judging import CountingModel, judge, predict
 from robustbench_dyn.store import Store, Violation
@@ -79,7 +79,9 @@ class Cascade:
         self.verdicts = dict[int, Verdict]()
         self.n_classes = dataset.n_classes if known else self._first_logits().shape[1]
         self.identity = known or identify(model, self._fingerprint(), name=name)
-        self.attacks = resolve_attacks(attacks, norm, self.n_classes)
+        self.attacks = resolve_attacks(
+            attacks, norm, self.n_classes, has_surrogates=bool(surrogates_of(model))
+        )
         self.certifiers: list[tuple[Certifier, Tensor]] = [
             (certifier, certifier.prepare(model))
             for certifier in resolve_certifiers(certifiers, model)
@@ -365,11 +367,22 @@ class Cascade:
 
     @torch.no_grad()
     def _fingerprint(self) -> Tensor:
-        """Return the logits of inputs that depend on nothing but their shape."""
+        """Return the logits of inputs that depend on nothing but their shape.
+
+        Those of the model's surrogates follow: what an attack on them finds depends on them.
+        """
         like, generator = self.dataset.x, torch.Generator().manual_seed(0)
         probe = torch.rand(4, *like.shape[1:], generator=generator, dtype=like.dtype)
-        logits: Tensor = self.model(probe.to(self.device))
-        return logits
+        logits = [self.model(probe.to(self.device))]
+        for name, surrogate in self.model.surrogates().items():
+            with frozen(surrogate.to(self.device)):
+                logits.append(surrogate(probe.to(self.device)))
+            if logits[-1].shape != logits[0].shape:
+                raise InputError(
+                    f"surrogate {name!r} returns {tuple(logits[-1].shape)} where the model returns "
+                    f"{tuple(logits[0].shape)}; it must have the same inputs and classes"
+                )
+        return torch.cat(logits)
 
     def _describe(self, model: nn.Module, norm: str) -> dict[str, Any]:
         identity = self.identity

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.attacks.base import surrogates_of
 from robustbench_dyn.threat_models import ThreatModel, distance, project
 
 
@@ -14,19 +16,28 @@ class CountingModel(nn.Module):
     """A model that counts the examples that pass through it forwards and backwards.
 
     A network that differentiates inside its forward fails where no graph is recorded, as it is
-    under no_grad; such a network gets a graph of its own there.
+    under no_grad; such a network gets a graph of its own there. The model's surrogates count as
+    itself.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, count: Callable[[int, int], None] | None = None) -> None:
         super().__init__()
         self.model = model
         self.forward_passes = 0
         self.backward_passes = 0
+        self._count = count or self._add
         self._needs_graph = False
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """Return the model's surrogates, whose passes are counted here."""
+        return {
+            name: CountingModel(surrogate, self._count)
+            for name, surrogate in surrogates_of(self.model).items()
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits, (batch, classes)."""
-        self.forward_passes += len(x)
+        self._count(len(x), 0)
         if torch.is_grad_enabled():
             logits: Tensor = self.model(x)
             if isinstance(logits, Tensor) and logits.requires_grad:
@@ -48,7 +59,11 @@ class CountingModel(nn.Module):
         return cast(Tensor, logits.detach())
 
     def _count_backward(self, gradient: Tensor) -> None:
-        self.backward_passes += len(gradient)
+        self._count(0, len(gradient))
+
+    def _add(self, forward: int, backward: int) -> None:
+        self.forward_passes += forward
+        self.backward_passes += backward
 
 
 class Judgement(NamedTuple):

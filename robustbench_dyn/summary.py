@@ -8,6 +8,7 @@ from typing import Any
 
 from scipy.stats import beta
 
+from robustbench_dyn.attacks import BLACK_BOX, TRANSFER
 from robustbench_dyn.verdicts import Status, Verdict
 
 SUMMARY_COLUMNS: tuple[str, ...] = (
@@ -41,6 +42,10 @@ def summarise(
     refuted = sum(v.adversarial_distance <= v.certified_radius for v in verdicts)
     if refuted:
         flags.append(f"hits_inside_radius:{refuted}")
+    transferred = sum(v.status is Status.BROKEN and v.attack == TRANSFER for v in verdicts)
+    if transferred and _follows_white_box(record["attacks"]):
+        # A sign of masked gradients: what broke these looked at gradients of another network.
+        flags.append(f"transfer_beats_white_box:{transferred}")
     if counts[Status.ERROR]:
         flags.append(f"errors:{counts[Status.ERROR]}")
     return {
@@ -61,6 +66,11 @@ def summarise(
         "flags": " ".join(flags),
         "evaluated_at": evaluated_at,
     }
+
+
+def _follows_white_box(attacks: Sequence[str]) -> bool:
+    before = attacks[: attacks.index(TRANSFER)] if TRANSFER in attacks else ()
+    return any(name not in BLACK_BOX for name in before)
 
 
 def count_statuses(verdicts: Iterable[Verdict]) -> dict[Status, int]:

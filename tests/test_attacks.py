@@ -25,7 +25,7 @@ from robustbench_dyn.threat_models import NORMS, ThreatModel, distance, project
 
 DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}
 PAIRS = [(name, norm) for name in attack_names() for norm in NORMS
-         if norm in attack_info(name).norms]  # fmt: skip
+         if norm in attack_info(name).norms and not attack_info(name).on_surrogates]  # fmt: skip
 
 
 class Linear(nn.Module):

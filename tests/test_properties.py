@@ -21,6 +21,7 @@ from robustbench_dyn.flows import (
 )
 from robustbench_dyn.properties import (
     BatchIndependent,
+    Convergent,
     Deterministic,
     EnergyDecreasing,
     EquilibriumPreserving,
@@ -126,6 +127,8 @@ HONEST = [
     (NormPreserving("1"), lambda: Sphere(Flow(SphereField(64, 5), method="implicit_midpoint",
                                               duration=0.2))),
     (NormPreserving("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="rk4"))),
+    (Convergent("1", order=1), lambda: Sphere(Flow(SphereField(64, 5)))),
+    (Convergent("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="rk4_38"))),
     (EnergyDecreasing(), lambda: ConvGradientStep(4, 8, n_steps=3)),
     (EnergyDecreasing(), lambda: ConvGradientStep(4, 8, activation="sin", n_steps=3)),
     (EquilibriumPreserving("1"), lambda: Sphere(SphereStep(64, 5))),
@@ -143,6 +146,8 @@ LIARS = [
     (SimplexPreserving(), lambda: Overshooting(4)),
     (NormPreserving("1"), lambda: Sphere(Flow(SphereField(64, 5)))),
     (NormPreserving("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="heun"))),
+    (Convergent("1", order=2), lambda: Sphere(Flow(SphereField(64, 5)))),
+    (Convergent("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="heun"))),
     (EnergyDecreasing(), lambda: Rising(4, 8)),
     (EquilibriumPreserving(), lambda: ShearStep(coupling(), coupling())),
     (Nonexpansive(), lambda: ShearStep(coupling(), coupling())),

@@ -8,13 +8,26 @@ from difflib import get_close_matches
 
 from robustbench_dyn.attacks import own
 from robustbench_dyn.attacks import pyautoattack_adapter as autoattack
-from robustbench_dyn.attacks.base import Attack
+from robustbench_dyn.attacks.base import Attack, surrogates_of
+from robustbench_dyn.attacks.own import TRANSFER
 from robustbench_dyn.attacks.pyautoattack_adapter import PREFIX, Settings
 from robustbench_dyn.attacks.torchattacks_adapter import ATTACKS
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import check_norm
 
-__all__ = ["Attack", "attack_info", "attack_names", "resolve_attacks", "suite_names"]
+__all__ = [
+    "BLACK_BOX",
+    "TRANSFER",
+    "Attack",
+    "attack_info",
+    "attack_names",
+    "resolve_attacks",
+    "suite_names",
+    "surrogates_of",
+]
+
+# The attacks that look at no gradient of the model.
+BLACK_BOX = frozenset({TRANSFER, "square", PREFIX + "square"})
 
 _NAMED: dict[str, Attack] = {
     attack.name: attack
@@ -69,13 +82,16 @@ def attack_info(name: str) -> Attack:
     )
 
 
-def resolve_attacks(spec: str | Sequence[str], norm: str, n_classes: int) -> list[Attack]:
+def resolve_attacks(
+    spec: str | Sequence[str], norm: str, n_classes: int, *, has_surrogates: bool | None = None
+) -> list[Attack]:
     """Return the attacks that spec names, in order: a suite, a name, names with commas, or a list.
 
     In a suite, members whose loss is undefined for so few classes are left out and Auto-PGD on
-    cross-entropy gets five restarts instead. Raises InputError for an unknown norm, fewer than 2
-    classes, an empty list, an unknown name, and for a named attack that does not know the norm or
-    needs more classes.
+    cross-entropy gets five restarts instead. has_surrogates: whether the model names surrogates,
+    where that is known; if so, the transfer attack ends the standard suite. Raises InputError for
+    an unknown norm, fewer than 2 classes, an empty list, an unknown name, and for a named attack
+    that does not know the norm, needs more classes, or needs surrogates where there are none.
     """
     check_norm(norm)
     if n_classes < 2:
@@ -84,17 +100,24 @@ def resolve_attacks(spec: str | Sequence[str], norm: str, n_classes: int) -> lis
     if not names:
         raise InputError("the list of attacks is empty; to run no attack, say 'none'")
     if len(names) == 1 and names[0] in _SUITES:
-        return _suite(names[0], norm, n_classes)
-    return [_fitting(attack_info(name), norm, n_classes) for name in names]
+        return _suite(names[0], norm, n_classes, has_surrogates=bool(has_surrogates))
+    attacks = [_fitting(attack_info(name), norm, n_classes) for name in names]
+    for attack in attacks:
+        if attack.on_surrogates and has_surrogates is False:
+            raise InputError(
+                f"attack {attack.name!r} needs surrogates, and the model names none; give it a "
+                "method surrogates() -> dict[str, nn.Module], or choose another attack"
+            )
+    return attacks
 
 
-def _suite(name: str, norm: str, n_classes: int) -> list[Attack]:
+def _suite(name: str, norm: str, n_classes: int, *, has_surrogates: bool) -> list[Attack]:
     if name == "standard" and norm == "L1":
         # Our Auto-PGD and Square know no L1.
         name = "autoattack"
     if name == "standard":
         known, many = own.members(), own.members(apgd_restarts=5)
-        wanted = list(_SUITES[name])
+        wanted = [*_SUITES[name], *([TRANSFER] if has_surrogates else [])]
     else:
         settings = _SETTINGS.get((name, norm), _SETTINGS[name, ""])
         known = autoattack.members(settings)

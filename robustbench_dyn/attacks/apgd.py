@@ -24,16 +24,22 @@ if TYPE_CHECKING:
     from robustbench_dyn.attacks.base import Problem
 
 Loss = Literal["ce", "dlr"]
+# (example, attempt, x (rows, C, H, W), logits of the model at x) -> which rows are finds, (rows,).
+Verdicts = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
 _MOMENTUM = 0.75
 # A step size is kept only while at least this share of the steps since the last check went up.
 _SHARE_UP = 0.75
 _TINY = 1e-12
 
 
-def apgd(problem: Problem, *, loss: Loss, n_restarts: int = 1, n_iterations: int = 100) -> Tensor:
+def apgd(
+    problem: Problem, *, loss: Loss, n_restarts: int = 1, n_iterations: int = 100,
+    fooled: Verdicts | None = None,
+) -> Tensor:  # fmt: skip
     """Return the adversarial examples found, (n, C, H, W), and x where there is none.
 
-    loss: cross-entropy, or the difference of logits ratio (DLR), which needs 3 classes.
+    loss: cross-entropy, or the difference of logits ratio (DLR), which needs 3 classes. fooled:
+    what counts as found; by default what fools the model.
     """
 
     def losses(example: Tensor, _attempt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -43,13 +49,16 @@ def apgd(problem: Problem, *, loss: Loss, n_restarts: int = 1, n_iterations: int
         return lambda logits, rows: _dlr(logits, y[rows])
 
     tries = problem.x.new_ones(len(problem.x), n_restarts, dtype=torch.bool)
-    return _search(problem, losses, tries, n_iterations)
+    return _search(problem, losses, tries, n_iterations, fooled)
 
 
-def apgd_targeted(problem: Problem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
+def apgd_targeted(
+    problem: Problem, *, n_targets: int = 9, n_iterations: int = 100,
+    fooled: Verdicts | None = None,
+) -> Tensor:  # fmt: skip
     """Return what Auto-PGD on the targeted DLR finds for the n_targets likeliest rivals.
 
-    Needs 4 classes. Returns (n, C, H, W), x where nothing was found.
+    Needs 4 classes. fooled: as in apgd. Returns (n, C, H, W), x where nothing was found.
     """
     targets, tries = ranked_targets(problem, n_targets)
 
@@ -57,7 +66,7 @@ def apgd_targeted(problem: Problem, *, n_targets: int = 9, n_iterations: int = 1
         y, target = problem.y[example], targets[example, attempt]
         return lambda logits, rows: _targeted_dlr(logits, y[rows], target[rows])
 
-    return _search(problem, losses, tries, n_iterations)
+    return _search(problem, losses, tries, n_iterations, fooled)
 
 
 def _search(
@@ -65,6 +74,7 @@ def _search(
     losses: Callable[[Tensor, Tensor], Callable[[Tensor, Tensor], Tensor]],
     tries: Tensor,
     n_iterations: int,
+    fooled: Verdicts | None,
 ) -> Tensor:
     finds = Finds(problem)
     streams = Streams.of(problem.x, problem.y, problem.seed)
@@ -75,9 +85,12 @@ def _search(
         for iteration in range(n_iterations + 1):
             # The last pass only judges the last step.
             gradient, loss, logits = gradient_of(problem, state.x, losses(*state.rows))
-            fooled = logits.argmax(dim=1) != problem.y[state.example]
-            if fooled.any():
-                finds.keep(state.example[fooled], state.attempt[fooled], state.x[fooled])
+            if fooled is None:
+                found = logits.argmax(dim=1) != problem.y[state.example]
+            else:
+                found = fooled(*state.rows, state.x, logits)
+            if found.any():
+                finds.keep(state.example[found], state.attempt[found], state.x[found])
             wanted = finds.wanted(*state.rows) & loss.isfinite()
             state.see(gradient, loss)
             if not wanted.all():

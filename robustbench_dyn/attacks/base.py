@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from robustbench_dyn.threat_models import ThreatModel
 
 
+def surrogates_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the networks on which transfer attacks on model are crafted, by name.
+
+    They are what its method `surrogates()` returns, if it has one: modules of the same inputs and
+    classes, the same ones at each call. Raises InputError where it returns anything else.
+    """
+    from torch import nn  # noqa: PLC0415
+
+    named = getattr(model, "surrogates", None)
+    found = named() if callable(named) else {}
+    if not isinstance(found, dict) or not all(isinstance(m, nn.Module) for m in found.values()):
+        raise InputError(
+            f"surrogates() of {type(model).__name__} must return a dict of names to modules"
+        )
+    return found
+
+
 class Problem(NamedTuple):
     """What to attack: a wrapped model, x (n, C, H, W) float32, y (n,) int64.
 
@@ -46,7 +63,8 @@ class Attack:
 
     norms: the norms that it knows. library: whose code it runs. min_classes: the fewest classes
     for which its loss is defined. by_rival: it tries each rival class, and profits from knowing
-    those that cannot win. search(model, x, y, threat_model, *, seed, batch_size, n_classes,
+    those that cannot win. on_surrogates: it does nothing to a model that names none.
+    search(model, x, y, threat_model, *, seed, batch_size, n_classes,
     rival_radii=None) returns candidates of x's shape, dtype and device, and any point, x for
     instance, where it found nothing.
     """
@@ -58,6 +76,7 @@ class Attack:
     min_classes: int
     search: Callable[..., Tensor]
     by_rival: bool = False
+    on_surrogates: bool = False
 
 
 def searching(
@@ -140,7 +159,8 @@ def wrap(model: nn.Module, x: Tensor, n_classes: int) -> nn.Module:
         return images.clone().to(x.dtype).view(len(images), *x.shape[1:])
 
     try:
-        with torch.no_grad():
+        # A surrogate comes here as it was built, perhaps in train mode.
+        with _undisturbed(model), torch.no_grad():
             model(x[:1].clone())
         needs_graph = False
     except RuntimeError:  # a failure of another cause is raised again by the search's first pass
@@ -169,8 +189,17 @@ def wrap(model: nn.Module, x: Tensor, n_classes: int) -> nn.Module:
             logits = self.model(inputs)
             return logits.float().clone()
 
+        def surrogates(self) -> dict[str, nn.Module]:
+            """Return the model's surrogates, each in the same clothes."""
+            return {
+                name: wrap(surrogate, x, n_classes)
+                for name, surrogate in surrogates_of(self.model).items()
+            }
+
+    wrapped = Wrapped()
     # In eval mode itself, or torchattacks would "restore" train mode, model and all, after a call.
-    return Wrapped().eval()
+    wrapped.training = False
+    return wrapped
 
 
 @contextmanager

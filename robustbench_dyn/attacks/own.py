@@ -1,4 +1,4 @@
-"""Our own Auto-PGD, FAB and Square, as entries of the list of attacks.
+"""Our own Auto-PGD, FAB, Square and transfer attack, as entries of the list of attacks.
 
 The members of AutoAttack (arXiv 2003.01690) with their budgets, in loops that keep batches full,
 that let decided and hopeless examples go at once, and whose finds do not depend on what else is in
@@ -14,6 +14,8 @@ from robustbench_dyn.attacks.base import Attack, Problem, searching
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TRANSFER = "transfer"
 
 
 def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
@@ -50,14 +52,22 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
 
         return square(problem)
 
+    def transfer(problem: Problem) -> Tensor:
+        from robustbench_dyn.attacks.transfer import transfer  # noqa: PLC0415
+
+        return transfer(problem)
+
     both, all_norms = frozenset({"Linf", "L2"}), frozenset({"Linf", "L2", "L1"})
 
     def member(
         name: str, norms: frozenset[str], description: str, perturb: Callable[[Problem], Tensor],
-        *, min_classes: int = 2, by_rival: bool = False,
+        *, min_classes: int = 2, by_rival: bool = False, on_surrogates: bool = False,
     ) -> Attack:  # fmt: skip
         search = searching(perturb, gathers=True)
-        return Attack(name, norms, "robustbench-dyn", description, min_classes, search, by_rival)
+        return Attack(
+            name, norms, "robustbench-dyn", description, min_classes, search, by_rival,
+            on_surrogates,
+        )  # fmt: skip
 
     made = (
         member("apgd-ce", both, "Auto-PGD on cross-entropy (arXiv 2003.01690)", apgd_ce),
@@ -79,6 +89,14 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
             both,
             "random search on scores, up to 5,000 queries (arXiv 1912.00049)",
             square,
+        ),
+        member(
+            TRANSFER,
+            both,
+            "Auto-PGD on the surrogates that a model names",
+            transfer,
+            by_rival=True,
+            on_surrogates=True,
         ),
     )
     return {attack.name: attack for attack in made}

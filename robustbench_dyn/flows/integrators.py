@@ -32,6 +32,10 @@ EXPLICIT: dict[str, Tableau] = {
     "euler": Tableau(1, ((),), (1.0,)),
     "heun": Tableau(2, ((), (1.0,)), (0.5, 0.5)),
     "rk4": Tableau(4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+    # Kutta's 3/8 rule, which torchdiffeq calls rk4.
+    "rk4_38": Tableau(
+        4, ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)
+    ),
 }
 METHODS = (*EXPLICIT, "implicit_midpoint")
 
@@ -40,10 +44,10 @@ class Flow(nn.Module):
     """x(0) -> x(1) of x' = f(t, x), by n_steps equal steps of a one-step method.
 
     field: a module f(t, x) that keeps the shape of x. method: "euler" (order 1), "heun" (2),
-    "rk4" (4) or "implicit_midpoint" (2; it keeps quadratic invariants such as the norm, up to its
-    fixed-point iteration, which wants h Lip(f) < 2). All of them keep linear invariants and
-    equilibria. duration: the end of the interval in the field's own time unit; the field sees t
-    in [0, 1]. Raises ValueError for another method or fewer than one step.
+    "rk4" and "rk4_38" (4) or "implicit_midpoint" (2; it keeps quadratic invariants such as the
+    norm, up to its fixed-point iteration, which wants h Lip(f) < 2). All of them keep linear
+    invariants and equilibria. duration: the end of the interval in the field's own time unit; the
+    field sees t in [0, 1]. Raises ValueError for another method or fewer than one step.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from robustbench_dyn.properties.base import Finding, Property
 from robustbench_dyn.properties.check import check_properties, claims_for_all
 from robustbench_dyn.properties.conduct import BatchIndependent, Deterministic
+from robustbench_dyn.properties.convergence import Convergent
 from robustbench_dyn.properties.invariants import (
     EnergyDecreasing,
     EquilibriumPreserving,
@@ -20,6 +21,7 @@ from robustbench_dyn.properties.jacobians import (
 
 __all__ = [
     "BatchIndependent",
+    "Convergent",
     "Deterministic",
     "EnergyDecreasing",
     "EquilibriumPreserving",
