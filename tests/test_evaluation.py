@@ -302,7 +302,7 @@ def searcher(find):
      (lambda p: p.x + torch.inf, "undecided")],
 )  # fmt: skip
 def test_candidates_are_judged_by_the_harness_alone(find, expected, monkeypatch):
-    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_: [searcher(find)])
+    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: [searcher(find)])
     model = halfspaces()
     evaluation = evaluate(model, points(DISTANCES), L2, certifiers=[])
     if expected == "undecided":
@@ -321,7 +321,7 @@ def test_an_attack_that_fails_makes_errors_and_not_robust_examples(monkeypatch):
     def explode(problem):
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_: [searcher(explode)])
+    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: [searcher(explode)])
     evaluation = evaluate(halfspaces(), points(DISTANCES), L2, certifiers=[])
     assert set(statuses(evaluation)) == {"error"}
     assert evaluation.examples["reason"].str.contains("out of order").all()
@@ -333,7 +333,7 @@ def test_what_another_attack_breaks_is_broken_though_one_failed(monkeypatch):
         raise RuntimeError("out of order")
 
     chain = [searcher(explode), attack_info("pgd")]
-    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_: chain)
+    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: chain)
     evaluation = evaluate(halfspaces(), points(DISTANCES), L2, certifiers=[])
     assert statuses(evaluation) == ["broken"] * 3 + ["error"] * 3
 
