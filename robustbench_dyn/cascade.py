@@ -250,6 +250,9 @@ class Cascade:
                 )  # fmt: skip
             else:
                 charged = self._hand_on(charged, following)
+                if prepared.certifier.exhaustive and charged.status is Status.UNDECIDED:
+                    reason = f"{charged.reason}, and {prepared.certifier.name} came to no end"
+                    charged = replace(charged, reason=reason)
             verdicts.append(charged)
         decided = sum(v.status is not Status.UNDECIDED for v in verdicts)
         cost = StageCost(

@@ -93,6 +93,12 @@ def _linear_relaxation() -> Certifier:
     return linear_relaxation.CERTIFIER
 
 
+def _complete() -> Certifier:
+    from robustbench_dyn.certification import complete  # noqa: PLC0415
+
+    return complete.CERTIFIER
+
+
 # The cheapest first: this is the order in which they are asked.
 _CERTIFIERS: dict[str, tuple[str, Callable[[], Certifier]]] = {
     "lipschitz": ("global L2 Lipschitz bound of each logit difference", _lipschitz),
@@ -100,6 +106,10 @@ _CERTIFIERS: dict[str, tuple[str, Callable[[], Certifier]]] = {
     "linear_relaxation": (
         "lines around every activation, with optimised slopes (alpha-CROWN)",
         _linear_relaxation,
+    ),
+    "complete": (
+        "mixed-integer programs (HiGHS): exact for small networks of ReLU, Linf and L1",
+        _complete,
     ),
 }
 
