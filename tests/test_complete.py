@@ -94,10 +94,7 @@ def test_the_bracket_of_digits_closes(digits):
     decided = {cost.stage: cost.decided for cost in evaluation.costs}
     assert list(decided) == ["certify", "interval", "linear_relaxation", "fgsm", "complete"]
     assert min(decided[stage] for stage in ("linear_relaxation", "fgsm", "complete")) > 0
-    by_complete = evaluation.examples["attack"] == "complete"
-    assert by_complete.any()
     assert (evaluation.examples["certifier"] == "complete").any()
-    assert (evaluation.examples["adversarial_distance"][by_complete] <= LINF.eps).all()
     # The relaxation alone leaves some open.
     before = evaluate(model, (x, y), LINF, attacks="fgsm", certifiers="linear_relaxation")
     assert (before.examples["status"] == "undecided").any()
@@ -112,7 +109,11 @@ def test_certificates_stand_up_to_a_strong_attack(digits):
     attacked = evaluate(model, (x, y), LINF, attacks="standard", certifiers="none").examples
     assert (proved["status"] == "certified").sum() > 5
     assert not ((proved["status"] == "certified") & (attacked["status"] == "broken")).any()
-    assert not ((proved["status"] == "broken") & (attacked["status"] == "misclassified")).any()
+    # Without an attack, it finds the counterexamples itself; the harness has judged them.
+    broken = proved["status"] == "broken"
+    assert (broken == (attacked["status"] == "broken")).all()
+    assert (proved["attack"][broken] == "complete").all()
+    assert (proved["adversarial_distance"][broken] <= LINF.eps).all()
 
 
 def test_a_repeated_run_and_a_resumed_one_end_with_the_same_verdicts(digits, tmp_path):
