@@ -35,8 +35,9 @@ def evaluate_distances(
     """Search each example's nearest adversarial example at any distance; see curve.
 
     certifiers: "auto" means those whose radii hold at any eps; what proves the ball of one eps
-    alone has nothing to say of a curve. options: those of evaluate, but for attacks. The verdicts are those at the widest eps of the
-    norm, so that an example is broken at the distance where its nearest find lies.
+    alone has nothing to say of a curve. options: those of evaluate, but for attacks. The verdicts
+    are those at the widest eps of the norm, so that an example is broken at the distance where its
+    nearest find lies.
     """
     x = data[0] if isinstance(data, tuple) else data.x
     input_shape = tuple(x.shape[1:])
