@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,10 +19,17 @@ from torch import Tensor, nn
 
 from robustbench_dyn.attacks import Attack, resolve_attacks, surrogates_of
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
-from robustbench_dyn.certification import Certifier, resolve_certifiers
+from robustbench_dyn.certification import Prepared, radii, resolve_certifiers
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.deduction import NEXT, carry_over, first_verdict, next_attack
+from robustbench_dyn.deduction import (
+    NEXT,
+    NOT_ATTACKED,
+    SURVIVED,
+    carry_over,
+    first_verdict,
+    next_tool,
+)
 from robustbench_dyn.errors import CertificateError, InputError, SoundnessError
 from robustbench_dyn.flows import frozen, lipschitz_bound, thawed_forward
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
@@ -37,6 +45,8 @@ _Item = TypeVar("_Item")
 _MIN_AUDITED = 5
 # Kept and recomputed weights may differ by rounding, relative to the largest logit.
 _STALE = 1e-4
+# An exhaustive search may take its whole time for each example, and what is known is kept.
+_SEARCHED_AT_ONCE = 4
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
 _CASCADE_VERSION = 4
 
@@ -44,7 +54,7 @@ _CASCADE_VERSION = 4
 class Progress(NamedTuple):
     """Where a run stands at one eps: examples whose verdict is final, of all, and the counts.
 
-    stage: "certify", the name of the attack at work, or "done".
+    stage: "certify", the name of the certifier or of the attack at work, or "done".
     """
 
     eps: float
@@ -58,14 +68,13 @@ class Cascade:
     """One evaluation at work: what it depends on, its model, its data and its store."""
 
     def __init__(
-        self, model: nn.Module, dataset: Dataset, store: Store, norm: str, device: torch.device,
+        self, model: nn.Module, dataset: Dataset, store: Store, norm: Norm, device: torch.device,
         seed: int, batch_size: int | Literal["auto"], attacks: str | Sequence[str],
         certifiers: str | Sequence[str], audit_share: float, name: str | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:  # fmt: skip
         self.model = CountingModel(model)
-        self.dataset, self.store, self.device = dataset, store, device
-        self.dimension = math.prod(dataset.x.shape[1:])
+        self.dataset, self.store, self.device, self.norm = dataset, store, device, norm
         self.seed, self.batch_size, self.audit_share = seed, batch_size, audit_share
         # What one chunk holds now: batch_size until memory runs out; 0 until it is measured.
         self.chunk_size = 0 if batch_size == "auto" else batch_size
@@ -82,9 +91,13 @@ class Cascade:
         self.attacks = resolve_attacks(
             attacks, norm, self.n_classes, has_surrogates=bool(surrogates_of(model))
         )
-        self.certifiers: list[tuple[Certifier, Tensor]] = [
-            (certifier, certifier.prepare(model))
-            for certifier in resolve_certifiers(certifiers, model)
+        self.certifiers = resolve_certifiers(certifiers, model, tuple(dataset.x.shape[1:]), norm)
+        # Each comes in when all before it have left an example undecided.
+        looking = [c for c in self.certifiers if not c.certifier.at_any_eps]
+        self.tools: list[Attack | Prepared] = [
+            *(c for c in looking if not c.certifier.exhaustive),
+            *self.attacks,
+            *(c for c in looking if c.certifier.exhaustive),
         ]
         self.record = self._describe(model, norm)
         self.key = hash_configuration(
@@ -98,14 +111,14 @@ class Cascade:
         kept = self.store.verdicts(self.key, threat_model.eps)
         self.verdicts = {v.example_id: v for v in kept if v.example_id in self.row_of}
         self._classify_and_certify(threat_model)
-        self._attack_what_is_left(threat_model)
+        self._decide_what_is_left(threat_model)
         self._report(threat_model, "done")
         return tuple(self.verdicts[i] for i in sorted(self.verdicts))
 
     def costs(self, threat_model: ThreatModel) -> tuple[StageCost, ...]:
         """Return what one eps took, in the order of the stages, earlier runs included."""
         # A stage that was only carried on takes its place in the order of the cascade.
-        stages = ["certify", *(attack.name for attack in self.attacks)]
+        stages = ["certify", *map(_name, self.tools)]
         costs = self.store.costs(self.key, threat_model.eps)
         return tuple(sorted(costs, key=lambda cost: stages.index(cost.stage)))
 
@@ -116,26 +129,25 @@ class Cascade:
         missing = [i for i in new if i not in known]
         if missing and not self.checked:
             self.n_classes, self.checked = self._first_logits().shape[1], True
-        first = self.attacks[0].name if self.attacks else ""
-        work = partial(self._first_verdicts, threat_model, first)
+        work = partial(self._first_verdicts, threat_model, self._first_tool)
         for _ in self._in_chunks(missing, work):
             self._report(threat_model, "certify")
 
     def _first_verdicts(
-        self, threat_model: ThreatModel, first_attack: str, ids: list[int]
+        self, threat_model: ThreatModel, first_tool: str, ids: list[int]
     ) -> tuple[list[Verdict], StageCost]:
         started, before = time.perf_counter(), self.model.forward_passes
         x, y = self._tensors(ids)
         with torch.no_grad():
             logits = self.model(x)
         predictions = predict(logits).tolist()
-        radii, names = self._certify(logits, y, threat_model)
+        found, names = self._certify(x, logits, y, threat_model)
         forward, seconds = self.model.forward_passes - before, time.perf_counter() - started
         passes = _shares(forward, len(ids))
         verdicts = [
             first_verdict(
-                example_id, int(y[k]), predictions[k], threat_model.eps, radii[k], names[k],
-                passes[k], seconds / len(ids), first_attack,
+                example_id, int(y[k]), predictions[k], threat_model.eps, found[k], names[k],
+                passes[k], seconds / len(ids), first_tool,
             )
             for k, example_id in enumerate(ids)
         ]  # fmt: skip
@@ -144,19 +156,19 @@ class Cascade:
         return verdicts, cost
 
     def _certify(
-        self, logits: Tensor, y: Tensor, threat_model: ThreatModel
+        self, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
     ) -> tuple[list[float], list[str]]:
         best = [math.nan] * len(y)
         names = [""] * len(y)
-        for certifier, prepared in self.certifiers:
-            radii = certifier.radii(
-                prepared, logits, y, norm=threat_model.norm, dimension=self.dimension
-            ).tolist()
-            for k, radius in enumerate(radii):
-                if radius > 0 and not best[k] >= radius:
-                    best[k], names[k] = radius, certifier.label(threat_model.norm)
+        for prepared in self.certifiers:
+            label = prepared.label(threat_model.norm)
+            if prepared.certifier.at_any_eps:
+                of_each = radii(prepared.prove(x, logits, y, threat_model)).tolist()
+                for k, radius in enumerate(of_each):
+                    if radius > 0 and not best[k] >= radius:
+                        best[k], names[k] = radius, label
             # A row always says which certifier was asked, also where it proved nothing.
-            names = [name or certifier.label(threat_model.norm) for name in names]
+            names = [name or label for name in names]
         return best, names
 
     def _known_from_other_eps(self, threat_model: ThreatModel) -> dict[int, Verdict]:
@@ -164,27 +176,43 @@ class Cascade:
         for verdict in self.store.verdicts(self.key):
             if verdict.example_id in self.row_of and verdict.eps != threat_model.eps:
                 known.setdefault(verdict.example_id, []).append(verdict)
-        first = self.attacks[0].name if self.attacks else ""
-        return {i: carry_over(others, threat_model.eps, first) for i, others in known.items()}
+        proofs = [tool for tool in self.tools if isinstance(tool, Prepared)]
+        first_proof = _name(proofs[0]) if proofs else ""
+        return {
+            i: carry_over(others, threat_model.eps, self._first_tool, first_proof)
+            for i, others in known.items()
+        }
 
-    def _attack_what_is_left(self, threat_model: ThreatModel) -> None:
-        if not self.attacks:
-            return
-        first = self.attacks[0].name
-        self._keep(replace(v, reason=NEXT + first) for v in self._audit_sample())
-        names = [attack.name for attack in self.attacks]
-        for attack, following in zip(self.attacks, [*names[1:], ""], strict=True):
-            turn = [v for v in self.verdicts.values() if next_attack(v) == attack.name]
+    @property
+    def _first_tool(self) -> str:
+        return _name(self.tools[0]) if self.tools else ""
+
+    def _decide_what_is_left(self, threat_model: ThreatModel) -> None:
+        names = [*map(_name, self.tools), ""]
+        for tool, (name, following) in zip(self.tools, pairwise(names), strict=True):
+            if self.attacks and tool is self.attacks[0]:
+                self._keep(replace(v, reason=NEXT + name) for v in self._audit_sample())
+            turn = [v for v in self.verdicts.values() if next_tool(v) == name]
             turn.sort(key=lambda verdict: verdict.example_id)
             if turn:
-                self._report(threat_model, attack.name)
-            work = partial(self._attack, attack, following, threat_model)
-            for _ in self._in_chunks(turn, work):
+                self._report(threat_model, name)
+            if isinstance(tool, Prepared):
+                work = partial(self._prove, tool, following, threat_model)
+                at_once = _SEARCHED_AT_ONCE if tool.certifier.exhaustive else None
+            else:
+                work, at_once = partial(self._attack, tool, following, threat_model), None
+            for _ in self._in_chunks(turn, work, at_once=at_once):
                 self._raise_violations()
-                self._report(threat_model, attack.name)
+                self._report(threat_model, name)
 
     def _audit_sample(self) -> list[Verdict]:
-        certified = [v for v in self.verdicts.values() if v.status is Status.CERTIFIED]
+        # What an exhaustive certifier proved has been attacked before.
+        exhaustive = {c.label(self.norm) for c in self.certifiers if c.certifier.exhaustive}
+        certified = [
+            v
+            for v in self.verdicts.values()
+            if v.status is Status.CERTIFIED and v.certifier not in exhaustive
+        ]
         size = max(_MIN_AUDITED, math.ceil(self.audit_share * len(certified)))
         if self.audit_share == 0:
             size = 0
@@ -194,33 +222,72 @@ class Cascade:
         )
         return [verdict for verdict in certified[:size] if not verdict.reason]
 
+    def _prove(
+        self, prepared: Prepared, following: str, threat_model: ThreatModel, chunk: list[Verdict]
+    ) -> tuple[list[Verdict], StageCost]:
+        """Ask a certifier that looks at the ball; what it leaves has `following` before it."""
+        started, before = time.perf_counter(), self.model.forward_passes
+        x, y = self._tensors([verdict.example_id for verdict in chunk])
+        with torch.no_grad():
+            logits = self.model(x)
+        proof = prepared.prove(x, logits, y, threat_model)
+        proved = radii(proof).tolist()
+        hits: dict[int, tuple[str, float, bytes]] = {}
+        if proof.candidates is not None:
+            hits = self._judge(prepared.certifier.name, proof.candidates, x, y, threat_model)
+        seconds = time.perf_counter() - started
+        forward = self.model.forward_passes - before
+        verdicts = []
+        for k, (verdict, passes) in enumerate(
+            zip(chunk, _shares(forward, len(chunk)), strict=True)
+        ):
+            charged = replace(
+                verdict, forward_passes=verdict.forward_passes + passes,
+                seconds=verdict.seconds + seconds / len(chunk),
+            )  # fmt: skip
+            if k in hits:
+                charged = self._broken(charged, hits[k], threat_model)
+            elif proved[k] >= threat_model.eps:
+                charged = replace(
+                    charged, status=Status.CERTIFIED, certified_radius=proved[k],
+                    certifier=prepared.label(threat_model.norm), reason="",
+                )  # fmt: skip
+            else:
+                charged = self._hand_on(charged, following)
+                if prepared.certifier.exhaustive and charged.status is Status.UNDECIDED:
+                    reason = f"{charged.reason}, and {prepared.certifier.name} came to no end"
+                    charged = replace(charged, reason=reason)
+            verdicts.append(charged)
+        decided = sum(v.status is not Status.UNDECIDED for v in verdicts)
+        cost = StageCost(
+            threat_model.eps, prepared.certifier.name, len(chunk), decided, forward, 0, seconds
+        )
+        return verdicts, cost
+
     def _attack(
         self, attack: Attack, following: str, threat_model: ThreatModel, chunk: list[Verdict]
     ) -> tuple[list[Verdict], StageCost]:
         """Attack a chunk; whoever survives has the attack called `following` before it."""
         started = time.perf_counter()
         forwards, backwards = self.model.forward_passes, self.model.backward_passes
-        ids = [verdict.example_id for verdict in chunk]
-        x, y = self._tensors(ids)
+        x, y = self._tensors([verdict.example_id for verdict in chunk])
         hits: dict[int, tuple[str, float, bytes]] = {}
-        failure, norm = "", threat_model.norm
+        failure = ""
         try:
             found = attack.search(
                 self.model, x, y, threat_model, seed=self._seed_for(attack),
                 batch_size=self.chunk_size, n_classes=self.n_classes,
-                rival_radii=self._rival_radii(chunk, x, y, norm) if attack.by_rival else None,
+                rival_radii=(
+                    self._rival_radii(chunk, x, y, threat_model) if attack.by_rival else None
+                ),
             )  # fmt: skip
-            judged = judge(self.model, found, x, y, threat_model)
+            hits = self._judge(attack.name, found, x, y, threat_model)
         # Attacks run somebody's model inside somebody's library: a failure is recorded.
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             failure = f"{attack.name} failed: {type(error).__name__}: {error}"
             log.warning("%s", failure)
-        else:
-            for k in judged.fooled.nonzero().flatten().tolist():
-                x_adv = judged.x_adv[k].cpu().contiguous().numpy().tobytes()
-                hits[k] = (attack.name, float(judged.distance[k]), x_adv)
         seconds = time.perf_counter() - started
         forward, backward = (
             self.model.forward_passes - forwards,
@@ -244,19 +311,31 @@ class Cascade:
         ]  # fmt: skip
         return verdicts, cost
 
-    def _rival_radii(self, chunk: list[Verdict], x: Tensor, y: Tensor, norm: Norm) -> Tensor | None:
+    def _judge(
+        self, name: str, found: Tensor, x: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> dict[int, tuple[str, float, bytes]]:
+        """Return (name, distance, bytes of x_adv) of the candidates that fool the model."""
+        judged = judge(self.model, found, x, y, threat_model)
+        hits = {}
+        for k in judged.fooled.nonzero().flatten().tolist():
+            x_adv = judged.x_adv[k].cpu().contiguous().numpy().tobytes()
+            hits[k] = (name, float(judged.distance[k]), x_adv)
+        return hits
+
+    def _rival_radii(
+        self, chunk: list[Verdict], x: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> Tensor | None:
         """Return the radii inside which each class cannot overtake the label, (n, classes).
 
-        An audit asks whether the certificates are right: there they rule nothing out.
+        Only what costs next to nothing is asked again. An audit asks whether the certificates are
+        right: there they rule nothing out.
         """
-        if not self.certifiers:
+        cheap = [prepared for prepared in self.certifiers if prepared.certifier.at_any_eps]
+        if not cheap:
             return None
         with torch.no_grad():
             logits = self.model(x)
-        of_each = [
-            certifier.rival_radii(prepared, logits, y, norm=norm, dimension=self.dimension)
-            for certifier, prepared in self.certifiers
-        ]
+        of_each = [prepared.prove(x, logits, y, threat_model).rival_radii for prepared in cheap]
         audited = torch.tensor([verdict.status is Status.CERTIFIED for verdict in chunk])
         return torch.stack(of_each).amax(dim=0).masked_fill(audited[:, None], 0.0)
 
@@ -265,23 +344,45 @@ class Cascade:
         following: str, threat_model: ThreatModel,
     ) -> Verdict:  # fmt: skip
         if hit is not None:
-            attack, reached, x_adv = hit
-            if verdict.certified_radius >= reached:
-                self._keep_violation(verdict, attack, reached, x_adv, threat_model)
-            return replace(
-                verdict, status=Status.BROKEN, attack=attack, adversarial_distance=reached,
-                x_adv=x_adv, reason="",
-            )  # fmt: skip
-        # Failures so far stand behind the name of the attack whose turn it was.
-        failures = [*verdict.reason.split("; ")[1:], *([failure] if failure else [])]
+            return self._broken(verdict, hit, threat_model)
+        if failure:
+            # Failures so far stand behind the name of the attack whose turn it was.
+            verdict = replace(verdict, reason=f"{verdict.reason}; {failure}")
+        return self._hand_on(verdict, following)
+
+    def _broken(
+        self, verdict: Verdict, hit: tuple[str, float, bytes], threat_model: ThreatModel
+    ) -> Verdict:
+        attack, reached, x_adv = hit
+        if verdict.certified_radius >= reached:
+            self._keep_violation(verdict, attack, reached, x_adv, threat_model)
+        return replace(
+            verdict, status=Status.BROKEN, attack=attack, adversarial_distance=reached,
+            x_adv=x_adv, reason="",
+        )  # fmt: skip
+
+    def _hand_on(self, verdict: Verdict, following: str) -> Verdict:
+        """Say who comes next for an example that a tool left as it was, or that nobody does."""
+        notes = verdict.reason.split("; ")[1:]
+        survived = [note for note in notes if note.startswith(SURVIVED)]
+        attacks = {attack.name for attack in self.attacks}
+        if survived and following in attacks:
+            # At a larger eps: what comes after the attacks is next.
+            after = self.tools[self.tools.index(self.attacks[-1]) + 1 :]
+            following = _name(after[0]) if after else ""
+        if verdict.status is Status.CERTIFIED and following not in attacks:
+            following = ""
         if following:
-            return replace(verdict, reason="; ".join([NEXT + following, *failures]))
-        survived = f"survived {'+'.join(attack.name for attack in self.attacks)}"
+            return replace(verdict, reason="; ".join([NEXT + following, *notes]))
+        if not survived:
+            names = "+".join(attack.name for attack in self.attacks)
+            survived = [SURVIVED + names if names else NOT_ATTACKED]
+        failures = [note for note in notes if not note.startswith(SURVIVED)]
         if verdict.status is Status.CERTIFIED:
-            return replace(verdict, reason=f"audited: {'; '.join(failures) or survived}")
+            return replace(verdict, reason=f"audited: {'; '.join(failures) or survived[0]}")
         if failures:
             return replace(verdict, status=Status.ERROR, reason="; ".join(failures))
-        return replace(verdict, reason=survived)
+        return replace(verdict, reason=survived[0])
 
     def _keep_violation(
         self, verdict: Verdict, attack: str, reached: float, x_adv: bytes, threat_model: ThreatModel
@@ -384,7 +485,7 @@ class Cascade:
                 )
         return torch.cat(logits)
 
-    def _describe(self, model: nn.Module, norm: str) -> dict[str, Any]:
+    def _describe(self, model: nn.Module, norm: Norm) -> dict[str, Any]:
         identity = self.identity
         try:
             bound: float | None = lipschitz_bound(model)
@@ -403,7 +504,7 @@ class Cascade:
             "data_sha256": self.dataset.sha256,
             "norm": norm,
             "attacks": [attack.name for attack in self.attacks],
-            "certifiers": [certifier.label(norm) for certifier, _ in self.certifiers],  # type: ignore[arg-type]
+            "certifiers": [prepared.label(norm) for prepared in self.certifiers],
             "seed": self.seed,
             "batch_size": self.batch_size,
             "audit_share": self.audit_share,
@@ -415,15 +516,19 @@ class Cascade:
         }
 
     def _in_chunks(
-        self, items: list[_Item], work: Callable[[list[_Item]], tuple[list[Verdict], StageCost]]
-    ) -> Iterator[None]:
-        """Do the work chunk by chunk and keep its verdicts; where memory runs out, halve them."""
+        self, items: list[_Item], work: Callable[[list[_Item]], tuple[list[Verdict], StageCost]],
+        *, at_once: int | None = None,
+    ) -> Iterator[None]:  # fmt: skip
+        """Do the work chunk by chunk and keep its verdicts; where memory runs out, halve them.
+
+        at_once: the most items of a chunk, besides.
+        """
         start = 0
         if items and not self.chunk_size:
             self.chunk_size = choose_batch_size(self.model.model, self._sample())
             log.info("batches of %d", self.chunk_size)
         while start < len(items):
-            chunk = items[start : start + self.chunk_size]
+            chunk = items[start : start + min(self.chunk_size, at_once or self.chunk_size)]
             try:
                 verdicts, cost = work(chunk)
             except Exception as error:
@@ -454,7 +559,7 @@ class Cascade:
         if self.progress is None:
             return
         verdicts = self.verdicts.values()
-        done = sum(v.status is not Status.UNDECIDED or not next_attack(v) for v in verdicts)
+        done = sum(v.status is not Status.UNDECIDED or not next_tool(v) for v in verdicts)
         self.progress(
             Progress(threat_model.eps, stage, done, len(self.row_of), count_statuses(verdicts))
         )
@@ -468,3 +573,7 @@ def _is_softmax(logits: Tensor) -> bool:
 def _shares(total: int, n: int) -> list[int]:
     """Split a count into n whole shares that add up to it."""
     return [total // n + (k < total % n) for k in range(n)]
+
+
+def _name(tool: Attack | Prepared) -> str:
+    return tool.certifier.name if isinstance(tool, Prepared) else tool.name

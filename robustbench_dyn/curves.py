@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robustbench_dyn.certification import resolve_certifiers
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation import Evaluation, evaluate
 from robustbench_dyn.threat_models import Norm, ThreatModel, widest_eps
@@ -24,16 +25,29 @@ _POINTS = 33
 
 
 def evaluate_distances(
-    model: nn.Module, data: Dataset | tuple[Tensor, Tensor], norm: Norm, **options: Any
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    norm: Norm,
+    *,
+    certifiers: str | Sequence[str] = "auto",
+    **options: Any,
 ) -> Evaluation:
     """Search each example's nearest adversarial example at any distance; see curve.
 
-    options: those of evaluate, but for attacks. The verdicts are those at the widest eps of the
-    norm, so that an example is broken at the distance where its nearest find lies.
+    certifiers: "auto" means those whose radii hold at any eps; what proves the ball of one eps
+    alone has nothing to say of a curve. options: those of evaluate, but for attacks. The verdicts
+    are those at the widest eps of the norm, so that an example is broken at the distance where its
+    nearest find lies.
     """
     x = data[0] if isinstance(data, tuple) else data.x
-    threat_model = ThreatModel(norm, widest_eps(norm, tuple(x.shape[1:])))
-    return evaluate(model, data, threat_model, attacks=MINIMUM_NORM_ATTACK, **options)
+    input_shape = tuple(x.shape[1:])
+    threat_model = ThreatModel(norm, widest_eps(norm, input_shape))
+    if certifiers == "auto":
+        found = resolve_certifiers("auto", model, input_shape, norm)
+        certifiers = [p.certifier.name for p in found if p.certifier.at_any_eps]
+    return evaluate(
+        model, data, threat_model, attacks=MINIMUM_NORM_ATTACK, certifiers=certifiers, **options
+    )
 
 
 def curve(evaluation: Evaluation, radii: Sequence[float] | None = None) -> pd.DataFrame:

@@ -8,15 +8,18 @@ from functools import partial
 
 from robustbench_dyn.verdicts import Status, Verdict
 
-# The reason of an example that waits for an attack: these words and the attack's name.
+# The reason of an example that waits for an attack or a certifier: these words and its name. What
+# is known so far stands behind it.
 NEXT = "next: "
 # Behind the reason of an example that survived at a larger eps: that eps.
 _WITHIN = " within eps "
+NOT_ATTACKED = "no attack was asked for"
+SURVIVED = "survived "
 
 
 def first_verdict(
     example_id: int, label: int, prediction: int, eps: float, radius: float, certifier: str,
-    passes: int, seconds: float, first_attack: str,
+    passes: int, seconds: float, first_tool: str,
 ) -> Verdict:  # fmt: skip
     """Say what a clean pass and the certifiers tell; radius is NaN where nothing is proved."""
     reason = ""
@@ -28,7 +31,7 @@ def first_verdict(
         status = Status.CERTIFIED
     else:
         status = Status.UNDECIDED
-        reason = NEXT + first_attack if first_attack else "no attack was asked for"
+        reason = NEXT + first_tool if first_tool else NOT_ATTACKED
     correct = status in (Status.CERTIFIED, Status.UNDECIDED)
     return Verdict(
         example_id=example_id, label=label, prediction=prediction, status=status, eps=eps,
@@ -37,29 +40,36 @@ def first_verdict(
     )  # fmt: skip
 
 
-def next_attack(verdict: Verdict) -> str:
-    """Name the attack that the example waits for, or nothing."""
+def next_tool(verdict: Verdict) -> str:
+    """Name the attack or the certifier that the example waits for, or nothing."""
     turn, *_ = verdict.reason.split("; ")
     return turn.removeprefix(NEXT) if turn.startswith(NEXT) else ""
 
 
-def carry_over(known: list[Verdict], eps: float, first_attack: str) -> Verdict:
-    """Say at eps what follows from one example's verdicts at other eps, without any pass."""
+def carry_over(known: list[Verdict], eps: float, first_tool: str, first_proof: str = "") -> Verdict:
+    """Say at eps what follows from one example's verdicts at other eps, without any pass.
+
+    first_tool: what an example waits for of which nothing is known. first_proof: the certifier,
+    if there is one, that may prove at eps what nobody could at a larger one.
+    """
     at_no_cost = partial(replace, eps=eps, forward_passes=0, backward_passes=0, seconds=0.0)
     for verdict in known:
         if verdict.status is Status.BROKEN and verdict.adversarial_distance <= eps:
             return at_no_cost(verdict)
     for verdict in known:
-        survived = verdict.reason.removeprefix("audited: ").startswith("survived ")
+        survived = verdict.reason.removeprefix("audited: ").startswith(SURVIVED)
         if verdict.eps > eps and survived:
             reason = verdict.reason
             if _WITHIN not in reason:
                 reason += f"{_WITHIN}{verdict.eps:g}"
             if verdict.status is Status.UNDECIDED and verdict.certified_radius >= eps:
                 return at_no_cost(verdict, status=Status.CERTIFIED, reason=f"audited: {reason}")
+            if verdict.status is Status.UNDECIDED and first_proof:
+                return at_no_cost(verdict, reason=f"{NEXT}{first_proof}; {reason}")
             return at_no_cost(verdict, reason=reason)
-    first = known[0]
+    # NaN, where nothing is proved, is the least.
+    first = max(known, key=lambda verdict: max(0.0, verdict.certified_radius))
     return first_verdict(
         first.example_id, first.label, first.prediction, eps, first.certified_radius,
-        first.certifier, 0, 0.0, first_attack,
+        first.certifier, 0, 0.0, first_tool,
     )  # fmt: skip

@@ -159,7 +159,7 @@ def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) ->
     return summary
 
 
-def _one_norm(threat_models: Sequence[ThreatModel]) -> str:
+def _one_norm(threat_models: Sequence[ThreatModel]) -> Norm:
     norms = {threat_model.norm for threat_model in threat_models}
     if len(norms) != 1:
         raise InputError(f"a grid needs threat models of one norm; these have {sorted(norms)}")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustbench_dyn.certification import certifier_names, resolve_certifiers
-from robustbench_dyn.certification.lipschitz import CERTIFIER
+from robustbench_dyn.certification import Proof, certifier_names, radii, resolve_certifiers
+from robustbench_dyn.certification.lipschitz import rival_radii
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import (
     Classifier,
@@ -24,7 +24,7 @@ from robustbench_dyn.flows import (
     frozen,
     pairwise_lipschitz,
 )
-from robustbench_dyn.threat_models import NORMS
+from robustbench_dyn.threat_models import NORMS, ThreatModel
 
 few = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)
@@ -59,10 +59,14 @@ def problem(model, seed, n=8):
 
 
 def certify(model, x, y, norm):
-    (certifier,) = resolve_certifiers("auto", model)
     with frozen(model), torch.no_grad():
-        prepared = certifier.prepare(model)
-        return certifier.radii(prepared, model(x), y, norm=norm, dimension=x[:1].numel() or 1)
+        (prepared,) = resolve_certifiers("lipschitz", model, x.shape[1:], norm)
+        return radii(prepared.prove(x, model(x), y, ThreatModel(norm, 0.1)))
+
+
+def radii_from(bounds, logits, y, norm="L2", dimension=DIMENSION):
+    """Return the radii that a matrix of bounds gives."""
+    return radii(Proof(rival_radii(bounds, logits, y, norm=norm, dimension=dimension)))
 
 
 def exact_distances(model, x, y, norm):
@@ -143,7 +147,7 @@ def too_short(model, x, y, norm):
 def with_one_bound(model, x, y, norm):
     """Use sqrt(2) Lip(F) for all pairs."""
     bounds = pairwise_lipschitz(nn.Sequential(nn.Flatten(), model.head, nn.Identity()))
-    return CERTIFIER.radii(bounds, model(x).detach(), y, norm=norm, dimension=x[0].numel())
+    return radii_from(bounds, model(x).detach(), y, norm)
 
 
 def regardless_of_the_label(model, x, y, norm):
@@ -232,7 +236,7 @@ def test_a_certificate_that_forgets_the_features_is_caught():
     x, y = problem(flat, 0)
     with torch.no_grad():
         bounds = pairwise_lipschitz(Classifier(nn.Flatten(), model.head))
-        found = CERTIFIER.radii(bounds, model(x), y, norm="L2", dimension=DIMENSION)
+        found = radii_from(bounds, model(x), y)
     assert fault(lambda *_: found, flat, x, y, "L2") == "unsound"
 
 
@@ -313,9 +317,7 @@ def test_a_convolutional_network_is_certified(norm):
 
 def certified(logits, y, bounds=None, norm="L2"):
     bounds = torch.ones(1, 1).double() if bounds is None else bounds
-    return CERTIFIER.radii(
-        bounds, torch.as_tensor(logits), torch.as_tensor(y), norm=norm, dimension=4
-    )
+    return radii_from(bounds, torch.as_tensor(logits), torch.as_tensor(y), norm, 4)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -417,24 +419,32 @@ def test_each_example_is_certified_by_itself():
 
 class Opaque(nn.Module):
     def forward(self, x):
-        return x.flatten(1)
+        return x.flatten(1).exp()
 
 
-def names(spec, model=None):
-    return [certifier.name for certifier in resolve_certifiers(spec, model or random_linear(0))]
+def resolve(spec, model=None, shape=(3, 4), norm="L2"):
+    return resolve_certifiers(spec, model or random_linear(0), shape, norm)
+
+
+def names(spec, model=None, shape=(3, 4)):
+    return [prepared.certifier.name for prepared in resolve(spec, model, shape)]
 
 
 def test_names_resolve():
     assert names("auto") == names("lipschitz") == names(" lipschitz ") == ["lipschitz"]
-    assert names(["lipschitz"]) == names(["auto"]) == list(certifier_names())
+    assert names(["lipschitz"]) == names(["auto"]) == ["lipschitz"]
+    # Asked in the order of their costs, once.
+    several = ["linear_relaxation", "lipschitz", "interval", "interval"]
+    assert names(several) == ["lipschitz", "interval", "linear_relaxation"]
     assert names("none") == names([]) == names(["none"]) == []
 
 
 def test_labels_name_the_derivation():
-    (certifier,) = resolve_certifiers("lipschitz", random_linear(0))
+    (prepared,) = resolve("lipschitz")
+    certifier = prepared.certifier
     assert certifier.deterministic
     assert certifier.description == certifier_names()[certifier.name]
-    assert [certifier.label(norm) for norm in ("L2", "Linf", "L1")] == [
+    assert [prepared.label(norm) for norm in ("L2", "Linf", "L1")] == [
         "lipschitz", "lipschitz-from-L2", "lipschitz-from-L2",
     ]  # fmt: skip
 
@@ -447,7 +457,7 @@ def test_labels_name_the_derivation():
 )  # fmt: skip
 def test_unknown_names_are_refused_with_a_suggestion(spec, message):
     with pytest.raises(InputError, match=message):
-        resolve_certifiers(spec, random_linear(0))
+        resolve(spec)
 
 
 def test_auto_gives_none_for_a_model_without_a_known_bound_and_a_name_says_why():
@@ -459,7 +469,7 @@ def test_auto_gives_none_for_a_model_without_a_known_bound_and_a_name_says_why()
         assert names("auto", model) == []
         assert names("none", model) == []
         with pytest.raises(CertificateError, match=culprit):
-            resolve_certifiers("lipschitz", model)
+            resolve("lipschitz", model)
     assert names("auto", nn.Sequential(nn.Flatten(), nn.Linear(4, 2))) == ["lipschitz"]
 
 
@@ -469,15 +479,15 @@ def test_an_error_in_somebodys_bound_is_not_mistaken_for_no_bound():
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        resolve_certifiers("auto", Faulty())
+        resolve("auto", Faulty())
 
 
 def test_preparing_leaves_the_model_as_it_is():
     model, _ = rigid(0)
     model.train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    (certifier,) = resolve_certifiers("auto", model)
-    assert not certifier.prepare(model).requires_grad
+    (prepared,) = resolve("auto", model)
+    assert not prepared.state.requires_grad
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

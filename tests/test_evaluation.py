@@ -461,8 +461,13 @@ def test_a_row_adds_up():
     assert row["lipschitz_bound"] >= 1
 
 
-def test_a_model_without_a_known_bound_is_attacked_only():
-    evaluation = evaluate(Network(), sample(Network()), L2, attacks="pgd")
+def test_a_model_that_no_certifier_knows_is_attacked_only():
+    class Exponential(Network):
+        def forward(self, x):
+            return super().forward(x.exp() - 1)
+
+    evaluation = evaluate(Exponential(), sample(Network()), L2, attacks="pgd")
+    assert evaluation.summary["certifiers"] == "none"
     assert evaluation.summary["lipschitz_bound"] is None
     assert evaluation.summary["certified_accuracy"] == 0
     with pytest.raises(InputError):

@@ -222,7 +222,7 @@ def test_what_certificates_rule_out_changes_no_verdict(monkeypatch):
     x = torch.rand(40, 1, 6, 6, generator=generator)
     with torch.no_grad():
         y = model(x).argmax(dim=1)
-    options = {"attacks": "apgd-t,fab-t", "audit_share": 0.0}
+    options = {"attacks": "apgd-t,fab-t", "audit_share": 0.0, "certifiers": "lipschitz"}
     pruned = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
     monkeypatch.setattr(cascade.Cascade, "_rival_radii", lambda *_: None)
     whole = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)

@@ -1,44 +1,78 @@
-"""Certifiers: for each example a radius inside which no adversarial example exists."""
+"""Certifiers: which classes cannot overtake the label, within a radius or within one ball."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.threat_models import Norm
+from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+class Proof(NamedTuple):
+    """rival_radii: (batch, classes) float64, in the threat model's norm and rounded down.
+
+    Nearer than entry j, class j does not reach the label's logit; inf for the label itself, 0
+    where nothing is proved. candidates: of x's shape, points that the certifier takes for
+    adversarial examples (x itself where it has none); the harness judges them.
+    """
+
+    rival_radii: Tensor
+    candidates: Tensor | None = None
+
+
+def _own_name(_norm: Norm) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
 class Certifier:
     """A proof method.
 
-    rival_radii(prepared, logits, y, norm=..., dimension=...) returns (batch, classes) float64:
-    nearer than entry j, in `norm` and rounded down, class j does not reach the label's logit; inf
-    for the label itself, 0 where nothing is proved. prepared = prepare(model), which raises
-    CertificateError, with the reason, for a model that the method knows nothing about.
-    label(norm) is the name in the table.
+    prove(state, x, logits, y, threat_model) returns a Proof; x: (batch, *input_shape), logits:
+    (batch, classes) as the model computed them, y: (batch,). state = prepare(model, input_shape),
+    which raises CertificateError, with the reason, for a model that the method cannot treat.
+    label(norm) is the name in the table. norms: those that it knows.
+    at_any_eps: its radii do not depend on the threat model's eps, and cost next to nothing; others
+    say of the ball of one threat model that a class is excluded, by a radius of eps, or not.
+    exhaustive: it searches until it has decided, so it comes after the attacks.
     """
 
     name: str
     description: str
     deterministic: bool
-    prepare: Callable[[nn.Module], Tensor]
-    rival_radii: Callable[..., Tensor]
-    label: Callable[[Norm], str]
+    prepare: Callable[[nn.Module, tuple[int, ...]], Any]
+    prove: Callable[..., Proof]
+    label: Callable[[Norm], str] = _own_name
+    norms: frozenset[Norm] = frozenset(NORMS)
+    at_any_eps: bool = False
+    exhaustive: bool = False
 
-    def radii(
-        self, prepared: Tensor, logits: Tensor, y: Tensor, *, norm: Norm, dimension: int
-    ) -> Tensor:
-        """Return the radii inside which no class overtakes the label, (batch,); NaN for none."""
-        of_rivals = self.rival_radii(prepared, logits, y, norm=norm, dimension=dimension)
-        nearest = of_rivals.amin(dim=1)
-        return nearest.where(nearest > 0, float("nan"))
+
+class Prepared(NamedTuple):
+    """A certifier with what it knows of one model."""
+
+    certifier: Certifier
+    state: Any
+
+    def prove(self, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel) -> Proof:
+        """Return the certifier's Proof for examples of this model."""
+        return self.certifier.prove(self.state, x, logits, y, threat_model)
+
+    def label(self, norm: Norm) -> str:
+        """Return the certifier's name in the table."""
+        return self.certifier.label(norm) or self.certifier.name
+
+
+def radii(proof: Proof) -> Tensor:
+    """Return the radii inside which no class overtakes the label, (batch,); NaN for none."""
+    nearest = proof.rival_radii.amin(dim=1)
+    return nearest.where(nearest > 0, float("nan"))
 
 
 def _lipschitz() -> Certifier:
@@ -47,8 +81,36 @@ def _lipschitz() -> Certifier:
     return lipschitz.CERTIFIER
 
 
+def _interval() -> Certifier:
+    from robustbench_dyn.certification import interval  # noqa: PLC0415
+
+    return interval.CERTIFIER
+
+
+def _linear_relaxation() -> Certifier:
+    from robustbench_dyn.certification import linear_relaxation  # noqa: PLC0415
+
+    return linear_relaxation.CERTIFIER
+
+
+def _complete() -> Certifier:
+    from robustbench_dyn.certification import complete  # noqa: PLC0415
+
+    return complete.CERTIFIER
+
+
+# The cheapest first: this is the order in which they are asked.
 _CERTIFIERS: dict[str, tuple[str, Callable[[], Certifier]]] = {
     "lipschitz": ("global L2 Lipschitz bound of each logit difference", _lipschitz),
+    "interval": ("interval bounds of every value over the ball and [0, 1]", _interval),
+    "linear_relaxation": (
+        "lines around every activation, with optimised slopes (alpha-CROWN)",
+        _linear_relaxation,
+    ),
+    "complete": (
+        "mixed-integer programs (HiGHS): exact for small networks of ReLU, Linf and L1",
+        _complete,
+    ),
 }
 
 
@@ -57,20 +119,48 @@ def certifier_names() -> dict[str, str]:
     return {name: description for name, (description, _) in _CERTIFIERS.items()}
 
 
-def resolve_certifiers(spec: str | Sequence[str], model: nn.Module) -> list[Certifier]:
-    """Return the certifiers that spec names: "auto" (those that know the model), "none", or names.
+def resolve_certifiers(
+    spec: str | Sequence[str], model: nn.Module, input_shape: tuple[int, ...], norm: Norm
+) -> list[Prepared]:
+    """Return the certifiers that spec names, ready for model and the cheapest first.
 
-    Raises InputError for an unknown name, CertificateError where a named one cannot treat model.
+    spec: "none", names, or "auto", which chooses by architecture: a model whose Lipschitz bound is
+    useful (no logit difference has more than certification.lipschitz.USEFUL) gets that certificate
+    alone, which costs nothing at any eps, while relaxing such deep networks proves little for
+    much. Any other model gets each certifier that knows its operations, and `complete` only where
+    it is small enough to be searched.
+    Raises InputError for an unknown name or one that does not know the norm, CertificateError,
+    naming the operation, where a named one cannot treat model.
     """
     names = named_certifiers(spec)
-    if names != ["auto"]:
-        return [_able(name, model) for name in names]
+    if names == ["auto"]:
+        return _automatic(model, input_shape, norm)
+    order = list(_CERTIFIERS)
+    ready = []
+    for name in sorted(dict.fromkeys(names), key=order.index):
+        certifier = _CERTIFIERS[name][1]()
+        if norm not in certifier.norms:
+            known = ", ".join(sorted(certifier.norms))
+            raise InputError(f"certifier {name!r} knows {known}, not {norm}; choose another one")
+        ready.append(Prepared(certifier, certifier.prepare(model, input_shape)))
+    return ready
+
+
+def _automatic(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> list[Prepared]:
+    from robustbench_dyn.certification.lipschitz import is_useful  # noqa: PLC0415
+
     able = []
     for name in _CERTIFIERS:
+        certifier = _CERTIFIERS[name][1]()
+        if norm not in certifier.norms:
+            continue
         try:
-            able.append(_able(name, model))
+            ready = Prepared(certifier, certifier.prepare(model, input_shape))
         except CertificateError:
             continue
+        able.append(ready)
+        if name == "lipschitz" and is_useful(ready.state):
+            break
     return able
 
 
@@ -91,9 +181,3 @@ def named_certifiers(spec: str | Sequence[str]) -> list[str]:
                 f"{', '.join(_CERTIFIERS)}"
             )
     return names
-
-
-def _able(name: str, model: nn.Module) -> Certifier:
-    certifier = _CERTIFIERS[name][1]()
-    certifier.prepare(model)
-    return certifier

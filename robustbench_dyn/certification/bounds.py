@@ -1,0 +1,66 @@
+"""Interval bounds of every value, with their rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.certification.balls import Ball
+from robustbench_dyn.certification.network import Network, Pointwise
+
+_UNIT = 2.0**-53
+
+
+class Bounds(NamedTuple):
+    """Lists over the values: lower <= value <= upper and the terms that it is summed of.
+
+    lower[k], upper[k]: (batch, *shape), float64. terms[k]: at least the sum of the absolute values
+    of all terms of an affine value, and at least abs(value): what its rounding is measured by.
+    """
+
+    lower: list[Tensor]
+    upper: list[Tensor]
+    terms: list[Tensor]
+
+    def tighten(self, value: int, lower: Tensor, upper: Tensor) -> None:
+        """Keep the better of the known bounds and these."""
+        self.lower[value] = self.lower[value].maximum(lower)
+        self.upper[value] = self.upper[value].minimum(upper)
+
+
+def propagate(
+    network: Network, ball: Ball, refine: Callable[[int, Bounds], None] | None = None
+) -> Bounds:
+    """Return bounds of every value over the ball: centres through weights, radii through abs.
+
+    network: of float64. refine(k, bounds) may tighten value k, the last one that is known, before
+    what follows is made of it. (Interval bound propagation, arXiv 1810.12715, Section 3.)
+    """
+    lower, upper = ball.box()
+    bounds = Bounds([lower], [upper], [upper.abs()])
+    for k, node in enumerate(network.nodes, start=1):
+        lows = [bounds.lower[i] for i in node.inputs]
+        highs = [bounds.upper[i] for i in node.inputs]
+        if isinstance(node, Pointwise):
+            low, high = node.activation(lows[0]), node.activation(highs[0])
+            terms = torch.maximum(low.abs(), high.abs())
+            slack = 16 * _UNIT * terms + node.activation.error
+        else:
+            centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
+            radii = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
+            sizes = [torch.maximum(a.abs(), b.abs()) for a, b in zip(lows, highs, strict=True)]
+            centre, radius = node.linear(*centres), node.spread(*radii)
+            terms = node.spread(*sizes)
+            if node.bias is not None:
+                centre, terms = centre + node.bias, terms + node.bias.abs()
+            low, high = centre - radius, centre + radius
+            slack = 2 * (node.terms + 6) * _UNIT * terms
+        bounds.lower.append(low - slack)
+        bounds.upper.append(high + slack)
+        bounds.terms.append(terms)
+        if refine is not None:
+            refine(k, bounds)
+    return bounds

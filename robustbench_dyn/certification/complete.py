@@ -1,0 +1,119 @@
+"""The complete certifier: a mixed-integer program says of a small network what is true."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.certification import Certifier, Proof
+from robustbench_dyn.certification.activations import LeakyReLU
+from robustbench_dyn.certification.balls import Ball
+from robustbench_dyn.certification.linear_relaxation import relaxed_differences
+from robustbench_dyn.certification.network import Pointwise
+from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
+from robustbench_dyn.certification.programs import Composition, Program, compose
+from robustbench_dyn.certification.tightening import Relaxed, relax, relaxed_bounds
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.threat_models import ThreatModel
+
+SECONDS_AN_EXAMPLE = 60.0
+_MOST_NEURONS = 600
+# HiGHS keeps its constraints within 1e-6: a bound must exceed 0 by this much, in logits of size 1.
+_TOLERANCE = 1e-4
+
+
+class Searchable(NamedTuple):
+    """A relaxed network with its affine maps composed."""
+
+    relaxed: Relaxed
+    composition: Composition
+
+
+def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Searchable:
+    relaxed = relax(model, input_shape)
+    network = relaxed.exact
+    for k in network.activations:
+        node = network.nodes[k - 1]
+        if isinstance(node, Pointwise) and not isinstance(node.activation, LeakyReLU):
+            raise CertificateError(
+                f"complete knows ReLU and leaky ReLU, not {type(node.activation).__name__}; "
+                "choose linear_relaxation"
+            )
+    n_neurons = sum(math.prod(network.shape(k)) for k in network.activations)
+    if n_neurons > _MOST_NEURONS:
+        raise CertificateError(
+            f"the network has {n_neurons} neurons, and complete searches at most {_MOST_NEURONS}; "
+            "choose linear_relaxation"
+        )
+    return Searchable(relaxed, compose(network))
+
+
+@torch.no_grad()
+def prove(
+    state: Searchable, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+) -> Proof:
+    """Exclude rivals by the relaxation, and then find the least difference of each that is left.
+
+    An example whose every rival is excluded is certified; one where a difference falls below 0
+    has the point as a candidate; one that takes more than SECONDS_AN_EXAMPLE stays open. What
+    HiGHS proves is proved up to its tolerances, so that bounds within _TOLERANCE do not count.
+    """
+    # The program's arithmetic is done on the CPU; small networks lose nothing there.
+    pairs = pairs_to_prove(x, logits, y)
+    least = relaxed_differences(state.relaxed, x, pairs, threat_model)
+    candidates = x.clone()
+    scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
+    for example in torch.unique(pairs.example).tolist():
+        rows = (pairs.example == example).nonzero().flatten()
+        rows = rows[least[rows] <= pairs.rounding[rows]]
+        if not len(rows):
+            continue
+        # The rival that the relaxation fears most is the likeliest to win.
+        rows = rows[least[rows].argsort()]
+        proved, found = _search(
+            state, x[example : example + 1], pairs.at(rows), threat_model,
+            _TOLERANCE * float(scale[example]),
+        )  # fmt: skip
+        least[rows] = least[rows].maximum(proved)
+        if found is not None:
+            candidates[example] = found.to(candidates).view_as(candidates[example])
+    proved_pairs = pairs.at(least > pairs.rounding)
+    return Proof(radii_of(proved_pairs, logits, y, threat_model.eps), candidates)
+
+
+def _search(
+    state: Searchable, x: Tensor, pairs: Pairs, threat_model: ThreatModel, tolerance: float
+) -> tuple[Tensor, Tensor | None]:
+    """Return proven lower bounds of one example's pairs, and a point where one is negative."""
+    network, until = state.relaxed.exact, time.monotonic() + SECONDS_AN_EXAMPLE
+    ball = Ball(x.cpu(), threat_model)
+    bounds, _ = relaxed_bounds(state.relaxed, ball)
+    program = Program(network, state.composition, bounds, ball, 0)
+    proved = pairs.differences.new_full((len(pairs.differences),), -torch.inf)
+    for k, row in enumerate(pairs.differences.cpu().numpy()):
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        minimum = program.minimise(len(network.nodes), row, seconds=left)
+        proved[k] = minimum.above - tolerance
+        if minimum.x is not None and minimum.below <= 0:
+            return proved, torch.from_numpy(minimum.x)
+        if proved[k] <= pairs.rounding[k]:
+            # One rival that stays open leaves the example open.
+            break
+    return proved, None
+
+
+CERTIFIER = Certifier(
+    name="complete",
+    description="mixed-integer programs (HiGHS): exact for small networks of ReLU, Linf and L1",
+    deterministic=True,
+    prepare=_prepare,
+    prove=prove,
+    norms=frozenset({"Linf", "L1"}),
+    exhaustive=True,
+)

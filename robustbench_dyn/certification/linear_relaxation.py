@@ -1,0 +1,110 @@
+"""The certificate of a linear relaxation: every activation lies between two lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.certification import Certifier, Proof
+from robustbench_dyn.certification.activations import Lines
+from robustbench_dyn.certification.back_substitution import (
+    concretise,
+    difference_bounds,
+    substitute,
+)
+from robustbench_dyn.certification.balls import Ball
+from robustbench_dyn.certification.bounds import Bounds
+from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
+from robustbench_dyn.certification.slopes import optimised_lines
+from robustbench_dyn.certification.tightening import (
+    Relaxed,
+    interval_bounds,
+    relax,
+    relaxed_bounds,
+)
+from robustbench_dyn.threat_models import ThreatModel
+
+# Where intervals are wider than this many times the logits, no line makes up for it.
+_HOPELESS = 1e4
+# Slopes are searched where the bound is below 0 by at most this many times the margin.
+_WITHIN_REACH = 2.0
+_ITERATIONS = 20
+
+
+@torch.no_grad()
+def prove(
+    relaxed: Relaxed, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+) -> Proof:
+    """Exclude each rival whose difference to the label is above 0 by a linear relaxation.
+
+    Dearer means only for what is left: intervals; back-substitution with fixed slopes, over
+    bounds that are tightened the same way; then slopes of their own for each example and rival.
+    """
+    pairs = pairs_to_prove(x, logits, y)
+    ball = Ball(x, threat_model)
+    bounds = interval_bounds(relaxed, ball)
+    least = difference_bounds(
+        relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
+    )
+    scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)[pairs.example]
+    worst = _by_example(torch.minimum(least / scale, least - pairs.rounding), pairs, len(x))
+    left = ((worst <= 0) & (worst > -_HOPELESS))[pairs.example]
+    least[left] = relaxed_differences(relaxed, x, pairs.at(left), threat_model).maximum(least[left])
+    return Proof(radii_of(pairs.at(least > pairs.rounding), logits, y, threat_model.eps))
+
+
+def relaxed_differences(
+    relaxed: Relaxed, x: Tensor, pairs: Pairs, threat_model: ThreatModel,
+    *, n_iterations: int = _ITERATIONS,
+) -> Tensor:  # fmt: skip
+    """Return lower bounds of the pairs' differences over the ball, (n,), float64."""
+    examples, owner = torch.unique(pairs.example, return_inverse=True)
+    if not len(examples):
+        return pairs.differences.new_zeros(0)
+    ball = Ball(x[examples], threat_model)
+    bounds, lines = relaxed_bounds(relaxed, ball)
+    least = difference_bounds(relaxed.exact, bounds, ball, pairs.differences, owner, lines=lines)
+    if not lines or not n_iterations:
+        return least
+    at_x = relaxed.exact.values(x[examples].double())[-1]
+    margins = (pairs.differences * at_x[owner]).sum(dim=1)
+    worst = _by_example(least + _WITHIN_REACH * margins, pairs._replace(example=owner), len(x))
+    todo = ((least <= pairs.rounding) & (worst[owner] > 0)).nonzero().flatten()
+    least[todo] = least[todo].maximum(
+        _with_better_slopes(
+            relaxed, bounds, ball, pairs.differences[todo], owner[todo], lines, n_iterations
+        )
+    )
+    return least
+
+
+def _with_better_slopes(
+    relaxed: Relaxed, bounds: Bounds, ball: Ball, differences: Tensor, owner: Tensor,
+    starting: Mapping[int, Lines], n_iterations: int,
+) -> Tensor:  # fmt: skip
+    """Search slopes in the fast dtype, and prove with them in float64."""
+    found = [differences.new_zeros(0)]
+    last = len(relaxed.exact.nodes)
+    for rows, lines in optimised_lines(
+        relaxed.fast, bounds, ball, differences, owner, starting, n_iterations=n_iterations
+    ):
+        bound = substitute(relaxed.exact, bounds, last, differences[rows], owner[rows], lines)
+        found.append(concretise(bound, ball, bounds, owner[rows]))
+    return torch.cat(found)
+
+
+def _by_example(least: Tensor, pairs: Pairs, n: int) -> Tensor:
+    """Return the smallest value of each example's pairs, (n,); inf where it has none."""
+    smallest = least.new_full((n,), torch.inf)
+    return smallest.scatter_reduce(0, pairs.example, least, "amin")
+
+
+CERTIFIER = Certifier(
+    name="linear_relaxation",
+    description="lines around every activation, with optimised slopes (alpha-CROWN)",
+    deterministic=True,
+    prepare=relax,
+    prove=prove,
+)

@@ -1,0 +1,196 @@
+"""A small piecewise-linear network over one ball as a mixed-integer linear program."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import Bounds as VariableBounds
+from scipy.optimize import LinearConstraint, milp
+from torch import Tensor
+
+from robustbench_dyn.certification.activations import LeakyReLU
+from robustbench_dyn.certification.balls import Ball
+from robustbench_dyn.certification.bounds import Bounds
+from robustbench_dyn.certification.network import Affine, Network, Pointwise
+
+Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+
+
+class Composition(NamedTuple):
+    """Each affine value as a function of its sources: the input and the activations before it.
+
+    maps[k][s]: (entries of k, entries of s); offsets[k]: (entries of k,). By value.
+    """
+
+    maps: dict[int, dict[int, Array]]
+    offsets: dict[int, Array]
+
+
+def compose(network: Network) -> Composition:
+    """Compose all affine maps between the activations; network: of float64."""
+    zero = torch.zeros(1, *network.input_shape, dtype=network.dtype)
+    maps: dict[int, dict[int, Array]] = {}
+    for source in (0, *network.activations):
+        shape = network.shape(source)
+        units = torch.eye(int(np.prod(shape)), dtype=network.dtype).view(-1, *shape)
+        columns = {source: units}
+        for k, node in enumerate(network.nodes[source:], start=source + 1):
+            if not isinstance(node, Affine) or not any(i in columns for i in node.inputs):
+                continue
+            nothing = [zero.new_zeros(len(units), *network.shape(i)) for i in node.inputs]
+            inputs = [columns.get(i, z) for i, z in zip(node.inputs, nothing, strict=True)]
+            columns[k] = node.linear(*inputs)
+        for k, column in columns.items():
+            maps.setdefault(k, {})[source] = column.flatten(1).T.numpy()
+    values: list[Tensor] = [zero]
+    for k, node in enumerate(network.nodes, start=1):
+        if isinstance(node, Affine):
+            value = node.linear(*(values[i] for i in node.inputs))
+            values.append(value if node.bias is None else value + node.bias)
+        else:
+            values.append(zero.new_zeros(1, *network.shape(k)))
+    return Composition(maps, {k: value[0].flatten().numpy() for k, value in enumerate(values)})
+
+
+class Minimum(NamedTuple):
+    """above: a proven lower bound (-inf where there is none); x: the best point found, or None."""
+
+    above: float
+    below: float
+    x: Array | None
+
+
+class Program:
+    """The network's graph over the ball of one example.
+
+    A neuron whose sign is open has a binary variable, 1 where it is active; its big-M constants
+    are the bounds of its argument (Tjeng et al., arXiv 1711.07356, Section 4.1).
+    """
+
+    def __init__(
+        self, network: Network, composition: Composition, bounds: Bounds, ball: Ball, example: int
+    ) -> None:
+        def of_example(values: list[Tensor], k: int) -> Array:
+            return cast(Array, values[k][example].flatten().numpy())
+
+        self.composition = composition
+        self.lows, self.highs, self.whole = list[Array](), list[Array](), list[Array]()
+        self.n = 0
+        self.rows, self.sides = list[sparse.spmatrix](), list[tuple[Array, Array]]()
+        low, high = ball.lower[example].numpy(), ball.upper[example].numpy()
+        self.places = {0: self._variables(low, high)}
+        neurons = []
+        for k in network.activations:
+            node = network.nodes[k - 1]
+            assert isinstance(node, Pointwise)
+            assert isinstance(node.activation, LeakyReLU)
+            (i,) = node.inputs
+            self.places[k] = self._variables(
+                of_example(bounds.lower, k), of_example(bounds.upper, k)
+            )
+            arguments = of_example(bounds.lower, i), of_example(bounds.upper, i)
+            neurons.append((k, i, node.activation.a, *arguments))
+        binaries = []
+        for _, _, a, lower, upper in neurons:
+            unstable = np.flatnonzero((lower < 0) & (upper > 0) & (a < 1))
+            ones = np.ones(len(unstable))
+            binaries.append((unstable, self._variables(0 * ones, ones, whole=True)))
+        moves = self._variables(0 * low, high - low) if ball.norm == "L1" else None
+        for neuron, (unstable, place) in zip(neurons, binaries, strict=True):
+            self._add_neurons(*neuron, unstable, place)
+        if moves is not None:
+            self._add_budget(moves, ball.centre[example].numpy(), ball.eps)
+
+    def minimise(self, value: int, row: Array, *, seconds: float) -> Minimum:
+        """Minimise <row, value> until its sign is known, or for so many seconds."""
+        cost = np.zeros(self.n)
+        for source, matrix in self.composition.maps[value].items():
+            start = self.places[source]
+            cost[start : start + matrix.shape[1]] += row @ matrix
+        # HiGHS measures its gap by the objective, of which the constant has to be part: a variable
+        # that is 1.
+        constant = float(row @ self.composition.offsets[value])
+        constraints = []
+        if self.rows:
+            matrix = sparse.vstack(self.rows)
+            matrix = sparse.hstack([matrix, sparse.csr_matrix((matrix.shape[0], 1))])
+            sides = [np.concatenate(part) for part in zip(*self.sides, strict=True)]
+            constraints = [LinearConstraint(matrix.tocsr(), *sides)]
+        found = milp(
+            np.append(cost, constant),
+            integrality=np.concatenate([*self.whole, [0.0]]),
+            bounds=VariableBounds(
+                np.concatenate([*self.lows, [1.0]]), np.concatenate([*self.highs, [1.0]])
+            ),
+            constraints=constraints,
+            # Within this share of the value, both bounds have one sign.
+            options={"time_limit": max(seconds, 0.01), "mip_rel_gap": 0.99},
+        )
+        # A program without open signs is linear: solved, its value is its bound.
+        bound = found.mip_dual_bound
+        if bound is None and found.status == 0:
+            bound = found.fun
+        above = -np.inf if bound is None else float(bound)
+        if found.x is None:
+            return Minimum(above, np.inf, None)
+        start = self.places[0]
+        return Minimum(above, float(found.fun), found.x[start : start + len(self.lows[0])])
+
+    def _variables(self, low: Array, high: Array, *, whole: bool = False) -> int:
+        """Add variables between low and high; return the place of the first."""
+        self.lows.append(low)
+        self.highs.append(np.maximum(high, low))
+        self.whole.append(np.full(len(low), float(whole)))
+        self.n += len(low)
+        return self.n - len(low)
+
+    def _constrain(self, matrix: sparse.spmatrix, low: Array, high: Array) -> None:
+        self.rows.append(matrix.tocsr())
+        self.sides.append((low, high))
+
+    def _argument(self, i: int, entries: Places) -> tuple[sparse.spmatrix, Array]:
+        """Return the matrix and the offset that give some entries of an affine value."""
+        matrix = np.zeros((len(entries), self.n))
+        for source, block in self.composition.maps[i].items():
+            start = self.places[source]
+            matrix[:, start : start + block.shape[1]] += block[entries]
+        return sparse.csr_matrix(matrix), self.composition.offsets[i][entries]
+
+    def _add_neurons(
+        self, k: int, i: int, a: float, lower: Array, upper: Array, unstable: Places, place: int
+    ) -> None:
+        stable = np.setdiff1d(np.arange(len(lower)), unstable)
+        if len(stable):
+            z, offset = self._argument(i, stable)
+            slopes = np.where(lower >= 0, 1.0, a)[stable]
+            y = self._units(self.places[k] + stable)
+            self._constrain(y - sparse.diags(slopes) @ z, slopes * offset, slopes * offset)
+        if len(unstable):
+            z, offset = self._argument(i, unstable)
+            y = self._units(self.places[k] + unstable)
+            b = self._units(place + np.arange(len(unstable)))
+            low, high = (1 - a) * lower[unstable], (1 - a) * upper[unstable]
+            free = np.full(len(unstable), np.inf)
+            self._constrain(y - z, offset, free)
+            self._constrain(y - a * z, a * offset, free)
+            # y <= z - (1 - a) l (1 - b) and y <= a z + (1 - a) u b
+            self._constrain(y - z - sparse.diags(low) @ b, -free, offset - low)
+            self._constrain(y - a * z - sparse.diags(high) @ b, -free, a * offset)
+
+    def _add_budget(self, moves: int, centre: Array, eps: float) -> None:
+        places = np.arange(len(centre))
+        x, move = self._units(self.places[0] + places), self._units(moves + places)
+        free = np.full(len(centre), np.inf)
+        self._constrain(x - move, -free, centre)
+        self._constrain(x + move, centre, free)
+        total = sparse.csr_matrix(move.sum(axis=0))
+        self._constrain(total, np.array([-np.inf]), np.array([eps]))
+
+    def _units(self, columns: Places) -> sparse.spmatrix:
+        n = len(columns)
+        return sparse.csr_matrix((np.ones(n), (np.arange(n), columns)), shape=(n, self.n))

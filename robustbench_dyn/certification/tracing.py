@@ -1,0 +1,71 @@
+"""Networks as they are certified: recorded, lowered, and checked against the model itself."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.certification.network import Network
+from robustbench_dyn.certification.recording import Recording, record
+from robustbench_dyn.certification.rules import lower
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.flows import frozen
+
+_PROBES = 4
+
+
+def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Network, Network]:
+    """Return model as a network in float64, and in the dtype in which searching is fastest.
+
+    Both compute with the model's own weights, exactly. The second is of float32 where the model
+    is, and where this device's float32 is what it says. Raises CertificateError, naming the
+    operation, where model does anything that the rules do not know, and where what was recorded
+    does not compute what model does.
+    """
+    dtype = _dtype_of(model)
+    recording = record(model, input_shape, dtype)
+    exact = lower(recording, torch.float64)
+    _check_against(model, recording, exact)
+    honest = (
+        dtype is torch.float32
+        and recording.device.type == "cpu"
+        and torch.get_float32_matmul_precision() == "highest"
+    )
+    return exact, lower(recording, torch.float32) if honest else exact
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    dtypes = {parameter.dtype for parameter in model.parameters()} or {torch.float32}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise CertificateError(
+            f"the network's parameters are {', '.join(sorted(map(str, dtypes)))}; "
+            "relaxations know networks of float32 or of float64 alone"
+        )
+    return dtypes.pop()
+
+
+def _check_against(model: nn.Module, recording: Recording, network: Network) -> None:
+    """Compare with the model on other inputs, together and alone: nothing else was recorded."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(_PROBES, *network.input_shape, generator=generator, dtype=torch.float64)
+    x = x.to(recording.device, recording.dtype)
+    with frozen(model), torch.inference_mode(False), torch.no_grad():
+        theirs = cast(Tensor, model(x)).double()
+    try:
+        together = network.values(x.double())[-1]
+        alone = torch.cat([network.values(one.double())[-1] for one in torch.split(x, 1)])
+    except RuntimeError as error:
+        raise CertificateError(
+            f"the network was recorded for two inputs and fails for another number: {error}"
+        ) from error
+    scale = theirs.abs().max().clamp_min(1.0)
+    tolerance = scale * (1e-3 if recording.dtype is torch.float32 else 1e-9)
+    for ours in (together, alone):
+        # Written so that NaN fails it.
+        if ours.shape != theirs.shape or not ((ours - theirs).abs() <= tolerance).all():
+            raise CertificateError(
+                "what was recorded of the network does not compute what the network does: it "
+                "draws random numbers, mixes the examples of a batch, or decides by its values"
+            )
