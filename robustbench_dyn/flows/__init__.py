@@ -14,6 +14,7 @@ from robustbench_dyn.flows.linear import UnitNormConv, UnitRowLinear, ZeroPadCha
 from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
 from robustbench_dyn.flows.mass import FluxField, TransportStep
 from robustbench_dyn.flows.orthogonal import Orthonormal, Rotation, ShiftedRotation
+from robustbench_dyn.flows.periodic import PeriodicConv
 from robustbench_dyn.flows.scales import two_scales
 from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
 from robustbench_dyn.flows.sphere import SphereField, SphereStep
@@ -35,6 +36,7 @@ __all__ = [
     "NonautonomousConv",
     "Orthonormal",
     "OrthonormalGradientStep",
+    "PeriodicConv",
     "Rotation",
     "ShearStep",
     "ShiftedRotation",

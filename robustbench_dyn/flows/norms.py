@@ -34,11 +34,12 @@ def gram_iteration(weight: Tensor, *, n_iterations: int = 8) -> float:
 
 
 def conv_norm(kernel: Tensor) -> float:
-    """Return an upper bound on the norm of a zero-padded convolution of any size and stride.
+    """Return an upper bound on the norm of a convolution of any size and stride.
 
-    The smallest of three provable bounds: sqrt(norm_1 norm_inf); the row sums of the kernel's
-    autocorrelation (arXiv 2208.03160); sqrt(kh kw) times the norm of the reshaped kernel.
-    kernel: (out_channels, in_channels, kh, kw).
+    With zeros around the picture, or with opposite edges that meet. The smallest of four provable
+    bounds: sqrt(norm_1 norm_inf); the row sums of the kernel's autocorrelation (arXiv 2208.03160);
+    sqrt(kh kw) times the norm of the reshaped kernel; and that of gram_range, the tightest for
+    kernels that are near orthogonal. kernel: (out_channels, in_channels, kh, kw).
     """
     kernel = kernel.detach().double()
     magnitude = kernel.abs()
@@ -47,7 +48,38 @@ def conv_norm(kernel: Tensor) -> float:
     autocorrelation = float(abs_gram(kernel).sum(dim=1).max())
     patches = kernel.shape[2] * kernel.shape[3]
     reshaped = math.sqrt(patches) * gram_iteration(kernel.flatten(1))
-    return min(math.sqrt(column_sum * row_sum), math.sqrt(autocorrelation), reshaped) * _ROUNDING
+    by_symbol = math.sqrt(gram_range(kernel)[1])
+    bounds = (math.sqrt(column_sum * row_sum), math.sqrt(autocorrelation), reshaped, by_symbol)
+    return min(bounds) * _ROUNDING
+
+
+def gram_range(kernel: Tensor, *, n_frequencies: int = 16) -> tuple[float, float]:
+    """Return a lower and an upper bound of the eigenvalues of A^T A, A the periodic convolution.
+
+    They hold on pictures of any size, and the upper one for zero padding too, which cuts a part
+    out of A. Those eigenvalues are those of the symbol's Gram matrices G(t), t in [0, 2 pi)^2, and
+    u* G(t) u is a trigonometric polynomial of degree d = k - 1 in each variable. Such a p with
+    |p - c| <= r on N equispaced points has |p - c| <= r / cos(pi d / N) everywhere, N > 2 d: about
+    a maximum at distance s of the next point it lies above cos(d s) times it (M. Riesz; Ehlich &
+    Zeller, Mathematische Zeitschrift 86, 1964). c and r come from the eigenvalues on the grid; the
+    nearer they are to each other, the tighter. NaN for weights that are not finite.
+    """
+    kernel = kernel.detach().double()
+    if not kernel.isfinite().all():
+        return math.nan, math.nan
+    wide = kernel.shape[0] < kernel.shape[1]
+    sizes = [max(n_frequencies, 8 * (k - 1)) for k in kernel.shape[2:]]
+    # Opposite frequencies have conjugate symbols: half of them are enough.
+    symbol = torch.fft.rfft2(kernel, s=sizes).permute(2, 3, 0, 1)
+    gram = symbol @ symbol.mH if wide else symbol.mH @ symbol
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    low, high = float(eigenvalues.min()), float(eigenvalues.max())
+    centre, reach = (low + high) / 2, (high - low) / 2
+    for k, size in zip(kernel.shape[2:], sizes, strict=True):
+        reach /= math.cos(math.pi * (k - 1) / size)
+    slack = (_ROUNDING - 1) * high
+    # More inputs than outputs: some direction is lost.
+    return 0.0 if wide else max(0.0, centre - reach - slack), centre + reach + slack
 
 
 def abs_gram(weight: Tensor) -> Tensor:
