@@ -182,7 +182,7 @@ def published(architecture, **changes):
     """Return a recipe like the published one, for the digits."""
     content = {
         "model": architecture.name, "dataset": "digits", "epochs": 3, "batch_size": 128,
-        "options": {"channels": 8, "terms": 16, "depth": 1, "dense_depth": 2},
+        "options": {"channels": 8, "terms": 8, "depth": 1, "dense_depth": 1},
         "loss": {"kind": "hinge", "margin": 0.3}, "optimizer": "sgd", "momentum": 0.9,
         "learning_rate": 0.05, "decay": {"every": 1, "factor": 4}, "augmentation": {"crop": 1},
     }  # fmt: skip
