@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
     from robustbench_dyn.evaluation import Evaluation, benchmark, evaluate, evaluate_grid
     from robustbench_dyn.registry import load_model
+    from robustbench_dyn.smoothing import SmoothedClassifier, Smoothing, evaluate_smoothed
     from robustbench_dyn.threat_models import ThreatModel
     from robustbench_dyn.verdicts import Status, Verdict
 
@@ -20,6 +21,8 @@ __all__ = [
     "DynbenchError",
     "Evaluation",
     "InputError",
+    "SmoothedClassifier",
+    "Smoothing",
     "SoundnessError",
     "Status",
     "ThreatModel",
@@ -27,6 +30,7 @@ __all__ = [
     "benchmark",
     "evaluate",
     "evaluate_grid",
+    "evaluate_smoothed",
     "load_dataset",
     "load_model",
 ]
@@ -37,6 +41,8 @@ _HOMES = {
     "DynbenchError": "errors",
     "Evaluation": "evaluation",
     "InputError": "errors",
+    "SmoothedClassifier": "smoothing",
+    "Smoothing": "smoothing",
     "SoundnessError": "errors",
     "Status": "verdicts",
     "ThreatModel": "threat_models",
@@ -44,6 +50,7 @@ _HOMES = {
     "benchmark": "evaluation",
     "evaluate": "evaluation",
     "evaluate_grid": "evaluation",
+    "evaluate_smoothed": "smoothing",
     "load_dataset": "datasets",
     "load_model": "registry",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import Norm
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Option = bool | int | float | str
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Variant = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_.-]*)?$")]
+# Of what a file holds, as much as an error message shows.
+_LONGEST_SHOWN = 80
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -28,28 +31,50 @@ class StrictFile(BaseModel):
 
 
 class Weights(StrictFile):
-    """One trained set of weights: which data and norm it was trained for, and by which recipe."""
+    """One trained set of weights: which data and norm it was trained for, and by which recipe.
+
+    variant: tells apart the sets of one architecture and data set; the default set has none.
+    training_seconds: processor time of all threads, wall clock where a GPU trained; None where
+    nobody took it down.
+    """
 
     file: str
     sha256: Sha256
     dataset: str
     norm: Norm | None = None
+    variant: Variant = ""
     recipe: str
     options: dict[str, Option] = {}
+    training_seconds: Annotated[float, Field(ge=0)] | None = None
 
 
 class Card(StrictFile):
-    """What card.yaml says about an architecture."""
+    """What card.yaml says about an architecture; requires: packages that its code imports."""
 
     name: Name
     family: str
     summary: str
     version: str
+    requires: tuple[str, ...] = ()
     properties: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
     license: str = "MIT"
     weights: tuple[Weights, ...] = ()
+
+    @field_validator("weights")
+    @classmethod
+    def _told_apart(cls, weights: tuple[Weights, ...]) -> tuple[Weights, ...]:
+        seen = set[tuple[str, str | None, str]]()
+        for one in weights:
+            key = (one.dataset, one.norm, one.variant)
+            if key in seen:
+                raise ValueError(
+                    f"two sets of weights for {one.dataset} and norm {one.norm} cannot be told "
+                    "apart; give one of them a variant"
+                )
+            seen.add(key)
+        return weights
 
 
 @dataclass(frozen=True)
@@ -73,20 +98,33 @@ class Architecture:
         """The card's name, unique in a registry."""
         return self.card.name
 
-    def weights_for(self, dataset: str, norm: Norm | None = None) -> Weights:
-        """Return the weights trained on dataset, those for norm first.
+    def weights_for(self, dataset: str, norm: Norm | None = None, variant: str = "") -> Weights:
+        """Return the weights of that variant trained on dataset, those for norm first.
 
         Raises InputError, naming what there is, where no weights fit.
         """
-        fitting = [weights for weights in self.card.weights if weights.dataset == dataset]
+        fitting = [w for w in self.card.weights if (w.dataset, w.variant) == (dataset, variant)]
         if not fitting:
-            there = sorted({weights.dataset for weights in self.card.weights})
+            there = sorted({f"{full_name(self.name, w.variant)} on {w.dataset}"
+                            for w in self.card.weights})  # fmt: skip
+            name = full_name(self.name, variant)
             raise InputError(
-                f"model {self.name!r} has no weights for dataset {dataset!r}; "
-                f"it has weights for: {', '.join(there) or 'none'}. "
-                f"Train some: dynbench train --model {self.name} --dataset {dataset}"
+                f"model {name!r} has no weights for dataset {dataset!r}; "
+                f"there are weights for: {', '.join(there) or 'none'}. "
+                f"Train some: dynbench train --model {name} --dataset {dataset}"
             )
         return min(fitting, key=lambda weights: weights.norm != norm)
+
+
+def full_name(name: str, variant: str) -> str:
+    """Return NAME, or NAME/VARIANT: what a set of weights is called on the command line."""
+    return f"{name}/{variant}" if variant else name
+
+
+def split_name(model_name: str) -> tuple[str, str]:
+    """Return the name and the variant of NAME/VARIANT; the variant is empty where none is given."""
+    name, _, variant = model_name.partition("/")
+    return name, variant
 
 
 _File = TypeVar("_File", bound=StrictFile)
@@ -117,7 +155,9 @@ def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
         elif problem["type"] == "missing":
             yield f"the key {place!r} is missing"
         else:
-            yield f"{place}: {_one_line(problem['msg'])} (it is {problem['input']!r})"
+            given = repr(problem["input"])
+            shown = given if len(given) <= _LONGEST_SHOWN else given[:_LONGEST_SHOWN] + "..."
+            yield f"{place}: {_one_line(problem['msg'])} (it is {shown})"
 
 
 def _one_line(text: str) -> str:

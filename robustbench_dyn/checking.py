@@ -19,20 +19,21 @@ def check_architecture(
     architecture: Architecture,
     *,
     dataset: str | None = None,
+    variant: str = "",
     n_examples: int = 4,
     search: bool = True,
 ) -> Iterator[Finding]:
     """Yield what was found for each claim of a plugin, and for those that all networks must meet.
 
-    dataset: at which weights; by default the card's first. A plugin without weights is tested as
-    it is built, from seed 0. The first finding says whether card.yaml and the plugin's
-    `properties` function name the same ones. Raises InputError where a claim cannot be tested, and
-    what load_weights raises.
+    dataset and variant: at which weights; by default the first data set of the card. A plugin
+    without weights is tested as it is built, from seed 0. The first finding says whether card.yaml
+    and the plugin's `properties` function name the same ones. Raises InputError where a claim
+    cannot be tested, and what load_weights raises.
     """
     name = dataset or next((w.dataset for w in architecture.card.weights), _WITHOUT_WEIGHTS)
     data = load_dataset(name, n_examples=n_examples)
     if architecture.card.weights:
-        model = load_weights(architecture, architecture.weights_for(name))
+        model = load_weights(architecture, architecture.weights_for(name, variant=variant))
     else:
         model = _fresh(architecture, tuple(data.x.shape[1:]), data.n_classes)
     claims = list(architecture.claims(model))

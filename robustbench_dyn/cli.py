@@ -32,7 +32,7 @@ DEFAULT_EPS = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugins", help="A folder of plugins, or of one plugin.")
 ]
-Model = Annotated[str, typer.Option(help="The model, see: dynbench list models.")]
+Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT, see: dynbench list models.")]
 TestSplit = Annotated[str, typer.Option(help="The data set's test split.")]
 NormName = Annotated[str, typer.Option(help="L2, Linf or L1.")]
 NExamples = Annotated[int, typer.Option(help="The first N test examples.")]
@@ -137,6 +137,71 @@ def run(
         bracket_table(evaluations)
         if profile:
             cost_table(evaluations, peak_memory_mb())
+
+
+@app.command()
+def smooth(
+    model: Model,
+    sigma: Annotated[float, typer.Option(help="The noise's standard deviation, in input units.")],
+    n0: Annotated[int, typer.Option(help="Noisy copies that choose the class.")] = 100,
+    n: Annotated[int, typer.Option(help="Further copies that vote on it.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="How often a certificate may be wrong.")] = 0.001,
+    dataset: TestSplit = "fashion_mnist",
+    norm: NormName = "L2",
+    eps: Annotated[
+        list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")
+    ] = None,
+    more_eps: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    n_examples: NExamples = 100,
+    attacks: Annotated[
+        Literal["eot-pgd", "none"], typer.Option(help="Ascent in expectation over noise, or none.")
+    ] = "eot-pgd",
+    seed: Annotated[int, typer.Option(help="Seed of the noise and the audit.")] = 0,
+    batch_size: Annotated[str, typer.Option(help="Noisy copies a batch, or auto.")] = "250",
+    device: Device = "cpu",
+    store: StoreFile = Path("dynbench.sqlite"),
+    export: Annotated[
+        Path | None, typer.Option(help="Write each example's certificate (.tsv).")
+    ] = None,
+    as_json: AsJson = False,
+    plugins: Plugins = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Bracket the smoothed classifier of a model: votes on noisy copies, and attacks on it."""
+    from robustbench_dyn.certification.smoothing import Smoothing  # noqa: PLC0415
+
+    # Before anything heavy: what is wrong with it can be told at once.
+    smoothing = Smoothing(sigma, n0=n0, n=n, alpha=alpha)
+    from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
+    from robustbench_dyn.export import check_export_path, write_certificates  # noqa: PLC0415
+    from robustbench_dyn.registry import load_model  # noqa: PLC0415
+    from robustbench_dyn.smoothing import evaluate_smoothed  # noqa: PLC0415
+    from robustbench_dyn.terminal import bracket_table, progress_display  # noqa: PLC0415
+    from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
+
+    check_norm(norm)
+    if export is not None:
+        check_export_path(export, (".tsv",))
+    given = [*(eps or []), *(more_eps or [])]
+    radii = [parse_eps(text) for text in given] or [DEFAULT_EPS[norm]]
+    threat_models = [ThreatModel(norm, radius) for radius in dict.fromkeys(radii)]  # type: ignore[arg-type]
+    data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
+    with progress_display(enabled=not as_json) as progress:
+        smoothed = evaluate_smoothed(
+            network, data, threat_models, smoothing, seed=seed,
+            batch_size=_parse_batch_size(batch_size), attacked=attacks != "none",
+            device=_check_device(device), store=store, progress=progress,
+        )  # fmt: skip
+    if export is not None:
+        write_certificates(smoothed.certificates, export)
+    if as_json:
+        rows = [evaluation.summary for evaluation in smoothed.evaluations]
+        about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
+                 "smoothing": asdict(smoothing)}  # fmt: skip
+        typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
+    else:
+        bracket_table(smoothed.evaluations)
 
 
 @app.command()
@@ -272,18 +337,21 @@ def list_(
     else:
         from robustbench_dyn.certification import certifier_names  # noqa: PLC0415
 
-        plain_table(("certifier", "proves by"), list(certifier_names().items()))
+        smoothing = ("smoothing", "votes on noisy copies; of the smoothed classifier: "
+                                  "dynbench smooth")  # fmt: skip
+        plain_table(("certifier", "proves by"), [*certifier_names().items(), smoothing])
 
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: Annotated[str, typer.Argument(help="The model's name, see: dynbench list models.")],
     plugins: Plugins = None,
 ) -> None:
     """Show a model's card."""
+    from robustbench_dyn.architectures import full_name, split_name  # noqa: PLC0415
     from robustbench_dyn.registry import discover  # noqa: PLC0415
 
-    architecture = discover(tuple(plugins or ())).load(model)
+    architecture = discover(tuple(plugins or ())).load(split_name(model)[0])
     card = architecture.card
     typer.echo(f"{card.name} {card.version} ({card.family}), from {architecture.origin}")
     typer.echo(card.summary)
@@ -293,12 +361,17 @@ def show(
     for weights in card.weights:
         options = ", ".join(f"{key}={value}" for key, value in weights.options.items())
         trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
-        typer.echo(f"weights: {weights.file} for {trained_for}; {options}; {weights.recipe}")
+        name = full_name(card.name, weights.variant)
+        seconds = weights.training_seconds
+        trained_in = "" if seconds is None else f"; trained in {seconds:g} s"
+        typer.echo(
+            f"{name} for {trained_for}: {weights.file}; {options}; {weights.recipe}{trained_in}"
+        )
 
 
 @app.command()
 def check(
-    model: Annotated[str, typer.Argument(help="A model's name, or a plugin's folder.")],
+    model: Annotated[str, typer.Argument(help="NAME, NAME/VARIANT, or a plugin's folder.")],
     dataset: Annotated[str | None, typer.Option(help="At the weights for this data set.")] = None,
     n_examples: Annotated[int, typer.Option(help="How many examples start the search.")] = 4,
     keep: Annotated[
@@ -307,6 +380,7 @@ def check(
     plugins: Plugins = None,
 ) -> None:
     """Test what a model claims: each property, on data, random and searched points, in float64."""
+    from robustbench_dyn.architectures import split_name  # noqa: PLC0415
     from robustbench_dyn.checking import check_architecture  # noqa: PLC0415
     from robustbench_dyn.registry import discover  # noqa: PLC0415
     from robustbench_dyn.terminal import findings_display  # noqa: PLC0415
@@ -318,13 +392,16 @@ def check(
         found = [name for name, known in registry.listings.items() if known.folder == folder]
         if not found:
             raise InputError(f"{model} is no plugin: it has no card.yaml")
-        model = found[0]
+        name, variant = found[0], ""
     else:
         registry = discover(folders)
-    architecture = registry.load(model)
+        name, variant = split_name(model)
+    architecture = registry.load(name)
     with findings_display() as show_finding:
         findings = []
-        for finding in check_architecture(architecture, dataset=dataset, n_examples=n_examples):
+        for finding in check_architecture(
+            architecture, dataset=dataset, variant=variant, n_examples=n_examples
+        ):
             findings.append(finding)
             show_finding(finding)
     broken = [finding for finding in findings if not finding.holds]
@@ -334,7 +411,7 @@ def check(
         keep.mkdir(parents=True, exist_ok=True)
         for k, finding in enumerate(broken):
             if finding.witness is not None:
-                np.save(keep / f"{model}-{finding.claim}-{k}.npy", finding.witness.numpy())
+                np.save(keep / f"{name}-{finding.claim}-{k}.npy", finding.witness.numpy())
     if broken:
         names = ", ".join(sorted({finding.claim for finding in broken}))
         _complain(f"{model} does not keep what it claims: {names}")
@@ -343,7 +420,7 @@ def check(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(help="The model to train.")],
+    model: Annotated[str, typer.Option(help="NAME or NAME/VARIANT to train.")],
     dataset: Annotated[str, typer.Option(help="The data set's training split.")] = "fashion_mnist",
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe; by default the plugin's own.")
@@ -356,15 +433,17 @@ def train(
 ) -> None:
     """Train a model by its recipe; a killed training goes on where it stopped."""
     from robustbench_dyn import training  # noqa: PLC0415
+    from robustbench_dyn.architectures import split_name  # noqa: PLC0415
     from robustbench_dyn.registry import discover  # noqa: PLC0415
     from robustbench_dyn.terminal import training_display  # noqa: PLC0415
 
-    architecture = discover(tuple(plugins or ())).load(model)
-    path = recipe or training.find_recipe(architecture, dataset)
+    name, variant = split_name(model)
+    architecture = discover(tuple(plugins or ())).load(name)
+    path = recipe or training.find_recipe(architecture, dataset, variant)
     content = training.read_recipe(path)
     if content.dataset != dataset:
         raise InputError(f"the recipe {path} is for dataset {content.dataset!r}, not {dataset!r}")
-    target = out or Path("trained") / f"{model}-{dataset}.safetensors"
+    target = out or Path("trained") / f"{model.replace('/', '-')}-{dataset}.safetensors"
     with training_display() as progress:
         trained = training.train(
             content, architecture, target, data_dir=data_dir, device=str(_check_device(device)),
@@ -458,6 +537,7 @@ def _parse_batch_size(text: str) -> int | Literal["auto"]:
 
 
 def _model_rows(plugins: list[Path] | None) -> list[tuple[str, ...]]:
+    from robustbench_dyn.architectures import full_name  # noqa: PLC0415
     from robustbench_dyn.registry import discover  # noqa: PLC0415
 
     rows = list[tuple[str, ...]]()
@@ -465,7 +545,9 @@ def _model_rows(plugins: list[Path] | None) -> list[tuple[str, ...]]:
         if listing.card is None:
             rows.append((listing.name, "broken", listing.problem, listing.origin))
         else:
-            trained = ", ".join(sorted({weights.dataset for weights in listing.card.weights}))
+            trained = ", ".join(
+                sorted({full_name(w.dataset, w.variant) for w in listing.card.weights})
+            )
             rows.append((listing.name, listing.card.family, trained or "–", listing.origin))
     return rows
 

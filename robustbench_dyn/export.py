@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +14,17 @@ from robustbench_dyn.verdicts import EXAMPLE_COLUMNS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from robustbench_dyn.smoothing import CertifiedExample
     from robustbench_dyn.store import Store
 
 # What tells one evaluation from another, beside its key.
 EVALUATION_COLUMNS = ("model", "dataset", "norm", "seed", "attacks", "certifiers")
 
 
-def check_export_path(path: Path) -> None:
+def check_export_path(path: Path, suffixes: tuple[str, ...] = (".csv", ".parquet")) -> None:
     """Raise InputError where no table can be written to path."""
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"the table {path} must end in .csv or .parquet")
+    if path.suffix not in suffixes:
+        raise InputError(f"the table {path} must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} of the table does not exist")
 
@@ -53,6 +56,32 @@ def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return written
+
+
+def write_certificates(certificates: Iterable[CertifiedExample], path: Path) -> None:
+    """Write certificates of randomised smoothing as tables of that field have them, in TSV.
+
+    The columns of github.com/locuslab/smoothing: idx, label, predict (-1 where it abstained),
+    radius (L2, here rounded down), correct and time. Raises InputError where path cannot be
+    written.
+    """
+    check_export_path(path, (".tsv",))
+    lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
+    for example_id, label, prediction, radius, seconds in certificates:
+        # Decimal: the binary fraction below a radius can be printed as the decimal above it.
+        rounded = Decimal(radius).quantize(Decimal("1e-5"), ROUND_FLOOR)
+        lines.append(
+            f"{example_id}\t{label}\t{max(prediction, -1)}\t{rounded}\t"
+            f"{int(prediction == label)}\t{timedelta(seconds=seconds)}"
+        )
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _write_parquet(tables: Iterable[pd.DataFrame], path: Path) -> int:

@@ -69,9 +69,10 @@ def to_markdown(table: pd.DataFrame) -> str:
         "# Leaderboards",
         "Certified: proved that no adversarial example exists. Empirical: survived the attacks "
         "named. The true robust accuracy lies between the two; [ci_low, ci_high] holds it with "
-        "95 % confidence. Forward passes, backward passes and seconds are those of the mean "
-        "example. Written by `dynbench leaderboard`; the CSVs beside this page hold all "
-        "columns.",
+        "95 % confidence. A model NAME~SIGMA is a smoothed classifier: each of its certificates is "
+        "wrong with the probability alpha that it names, at most. Forward passes, backward passes "
+        "and seconds are those of the mean example. Written by `dynbench leaderboard`; the CSVs "
+        "beside this page hold all columns.",
     ]
     for dataset, norm, eps, rows in _by_threat_model(table):
         parts.append(f"## {dataset}, {norm}, eps {format_eps(eps)}")

@@ -31,7 +31,7 @@ class Loss(StrictFile):
     def _fits_its_kind(self) -> Self:
         if (self.kind == "hinge") != (self.margin is not None):
             raise ValueError("a hinge needs a margin, and no other loss has one")
-        if self.kind == "hinge" and self.model_fields_set & {"offset", "temperature"}:
+        if self.kind == "hinge" and (self.offset, self.temperature) != (0.0, 1.0):
             raise ValueError("offset and temperature belong to cross_entropy")
         return self
 

@@ -9,11 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_dyn.architectures import Architecture, Card, Weights, read_yaml
+from robustbench_dyn.architectures import (
+    Architecture,
+    Card,
+    Weights,
+    full_name,
+    read_yaml,
+    split_name,
+)
 from robustbench_dyn.errors import DynbenchError, IntegrityError, RegistryError
 
 if TYPE_CHECKING:
@@ -140,13 +147,16 @@ def load_model(
 ) -> nn.Module:
     """Return a registered architecture with its trained weights, in eval mode, on the CPU.
 
-    Maps (batch, C, H, W) in [0, 1] to logits (batch, K). threat_model is norm by the name that
-    RobustBench gives it. Raises RegistryError for an unknown or broken plugin, InputError where
+    Maps (batch, C, H, W) in [0, 1] to logits (batch, K). model_name: NAME, or NAME/VARIANT where
+    an architecture has several sets of weights. threat_model is norm by the name that RobustBench
+    gives it. Raises RegistryError for an unknown or broken plugin, InputError where
     it has no weights for dataset, IntegrityError where the weights file is not the one that the
     card names.
     """
-    architecture = discover(plugins).load(model_name)
-    return load_weights(architecture, architecture.weights_for(dataset, norm or threat_model))
+    name, variant = split_name(model_name)
+    architecture = discover(plugins).load(name)
+    weights = architecture.weights_for(dataset, norm or threat_model, variant)
+    return load_weights(architecture, weights)
 
 
 def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
@@ -180,7 +190,7 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
             f"{path} does not fit model {architecture.name!r}: {reason}"
         ) from error
     model.identity = ModelIdentity(  # type: ignore[assignment]
-        name=architecture.name,
+        name=full_name(architecture.name, weights.variant),
         family=architecture.card.family,
         plugin_version=architecture.card.version,
         code_sha256=architecture.code_sha256,
@@ -234,7 +244,23 @@ def _read_listing(folder: Path, origin: str) -> Listing:
         card = read_yaml(folder / "card.yaml", Card)
     except DynbenchError as error:
         return Listing(folder.name, folder, origin, problem=str(error))
+    missing = [package for package in card.requires if not _installed(package)]
+    if missing:
+        # Known without importing the plugin, which a list of all models must not do.
+        problem = (
+            f"it needs {' and '.join(missing)}, which is not installed: "
+            f"pip install {' '.join(missing)}"
+        )
+        return Listing(card.name, folder, origin, problem=problem)
     return Listing(card.name, folder, origin, card=card)
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _import_plugin(listing: Listing) -> Any:

@@ -11,7 +11,7 @@ from robustbench_dyn.errors import SoundnessError
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation import Progress
+    from robustbench_dyn.cascade import Progress
 
 
 @dataclass(frozen=True)

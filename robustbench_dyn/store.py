@@ -46,11 +46,22 @@ CREATE TABLE costs (
     seconds REAL, PRIMARY KEY (key, eps, stage)
 ) WITHOUT ROWID;
 """,
+    """
+CREATE TABLE votes (
+    key TEXT NOT NULL, example_id INTEGER NOT NULL, stage TEXT NOT NULL, draws INTEGER NOT NULL,
+    counts TEXT NOT NULL, seconds REAL, PRIMARY KEY (key, example_id, stage)
+) WITHOUT ROWID;
+""",
 )
 SCHEMA_VERSION = len(_STEPS)
 
 
 _ADD_COSTS = "ON CONFLICT DO UPDATE SET " + ", ".join(f"{c} = {c} + excluded.{c}" for c in _COSTS)
+# Counts only grow: of two states of one count, the one with more draws is the later one.
+_MORE_DRAWS = (
+    "ON CONFLICT DO UPDATE SET draws = excluded.draws, counts = excluded.counts, "
+    "seconds = excluded.seconds WHERE excluded.draws > draws"
+)
 
 
 class Run(NamedTuple):
@@ -71,6 +82,17 @@ class Violation(NamedTuple):
     attack: str
     path: str
     x_adv: bytes
+
+
+class Votes(NamedTuple):
+    """How a classifier has voted so far on noisy copies of one example.
+
+    draws: how many copies. counts: (n_classes + 1,), last those without a class.
+    """
+
+    draws: int
+    counts: tuple[int, ...]
+    seconds: float
 
 
 class Store:
@@ -172,6 +194,23 @@ class Store:
         with _explained(self.path):
             yield from self._connection.execute(query, values)
 
+    def add_votes(self, key: str, example_id: int, stage: str, votes: Votes) -> None:
+        """Keep the votes on one example so far, in place of fewer of them.
+
+        key: of all that they depend on. stage: what they are for.
+        """
+        values = (key, example_id, stage, votes.draws, json.dumps(votes.counts), votes.seconds)
+        with self._transaction() as connection:
+            connection.execute(f"INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?) {_MORE_DRAWS}", values)
+
+    def votes(self, key: str) -> dict[tuple[int, str], Votes]:
+        """Return all votes of one key, by example and stage."""
+        query = "SELECT example_id, stage, draws, counts, seconds FROM votes WHERE key = ?"
+        return {
+            (example_id, stage): Votes(draws, tuple(json.loads(counts)), seconds)
+            for example_id, stage, draws, counts, seconds in self._rows(query, (key,))
+        }
+
     def add_run(self, run: Run) -> None:
         """Record that a run came to its end."""
         with self._transaction() as connection:
@@ -244,6 +283,9 @@ class Store:
             connection.execute(
                 # WHERE true: or SQLite reads ON CONFLICT as a join.
                 f"INSERT INTO costs SELECT * FROM other.costs WHERE true {_ADD_COSTS}"
+            )
+            connection.execute(
+                f"INSERT INTO votes SELECT * FROM other.votes WHERE true {_MORE_DRAWS}"
             )
 
     def _prepare(self) -> None:

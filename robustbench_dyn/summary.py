@@ -27,7 +27,8 @@ def summarise(
     record: what the evaluation depends on, as the store keeps it. ci_low and ci_high enclose the
     true robust accuracy with 95 % confidence: the lower Clopper-Pearson limit of the certified
     accuracy and the upper one of the empirical accuracy (of the clean accuracy where no attack
-    ran). empirical_accuracy and gap are None where no attack ran.
+    ran). empirical_accuracy and gap are None where no attack ran. flags tell of errors, and of
+    attacks that landed inside the radius of a probabilistic certificate.
     """
     counts = count_statuses(verdicts)
     n = len(verdicts)
@@ -36,6 +37,10 @@ def summarise(
     attacked = bool(record["attacks"])
     correct = standing + counts[Status.BROKEN]
     flags = list(record["flags"])
+    # Of deterministic certificates there are none: such a run has no row.
+    refuted = sum(v.adversarial_distance <= v.certified_radius for v in verdicts)
+    if refuted:
+        flags.append(f"hits_inside_radius:{refuted}")
     if counts[Status.ERROR]:
         flags.append(f"errors:{counts[Status.ERROR]}")
     return {

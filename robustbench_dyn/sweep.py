@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from robustbench_dyn.architectures import StrictFile, read_yaml
+from robustbench_dyn.architectures import StrictFile, read_yaml, split_name
 from robustbench_dyn.attacks import resolve_attacks
 from robustbench_dyn.certification import named_certifiers
 from robustbench_dyn.datasets import dataset_info
@@ -27,6 +27,7 @@ Eps = Annotated[
     float, BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps), Field(gt=0)
 ]
 Some = Field(min_length=1)
+Count = Annotated[int, Field(ge=1)]
 
 
 class Radii(StrictFile):
@@ -36,22 +37,40 @@ class Radii(StrictFile):
     eps: Annotated[tuple[Eps, ...], Some]
 
 
+class Entry(StrictFile):
+    """A model of a sweep, NAME or NAME/VARIANT; n_examples: of its own, where it has its own."""
+
+    name: str
+    n_examples: Count | None = None
+
+
+ModelEntry = Annotated[
+    Entry, BeforeValidator(lambda entry: {"name": entry} if isinstance(entry, str) else entry)
+]
+
+
 class Sweep(StrictFile):
     """What sweep.yaml holds.
 
+    models: names, or mappings with the keys of Entry.
     examples_per_shard: how many examples a worker takes at a time; by default all of them, and
     fewer where one evaluation is to be spread over several workers.
     """
 
-    models: Annotated[tuple[str, ...], Some]
+    models: Annotated[tuple[ModelEntry, ...], Some]
     datasets: Annotated[tuple[str, ...], Some]
     threat_models: Annotated[tuple[Radii, ...], Some]
-    n_examples: Annotated[int, Field(ge=1)]
+    n_examples: Count
     seeds: Annotated[tuple[int, ...], Some]
     attacks: str = "standard"
     certifiers: str = "auto"
-    batch_size: Annotated[int, Field(ge=1)] = 250
-    examples_per_shard: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Count = 250
+    examples_per_shard: Count | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many examples each model is tried on; of a model named twice, the last says."""
+        return {entry.name: entry.n_examples or self.n_examples for entry in self.models}
 
 
 @dataclass
@@ -117,29 +136,30 @@ def sweep(
 
 
 def _split(content: Sweep) -> Iterator[tuple[str, str, Radii, int, int, int]]:
-    size = content.examples_per_shard or content.n_examples
-    for model in dict.fromkeys(content.models):
+    for model, n_examples in content.sizes.items():
+        size = content.examples_per_shard or n_examples
         for dataset in dict.fromkeys(content.datasets):
             for radii in content.threat_models:
                 for seed in dict.fromkeys(content.seeds):
-                    for start in range(0, content.n_examples, size):
-                        stop = min(start + size, content.n_examples)
+                    for start in range(0, n_examples, size):
+                        stop = min(start + size, n_examples)
                         yield model, dataset, radii, seed, start, stop
 
 
 def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
     registry = discover(plugins)
     infos = [dataset_info(name) for name in content.datasets]
-    for model in content.models:
-        architecture = registry.load(model)
+    for model, n_examples in content.sizes.items():
+        name, variant = split_name(model)
+        architecture = registry.load(name)
         for info in infos:
-            architecture.weights_for(info.name)
+            architecture.weights_for(info.name, variant=variant)
+            if n_examples > info.sizes["test"]:
+                raise InputError(
+                    f"n_examples={n_examples}, but {info.name} has {info.sizes['test']} "
+                    "test examples"
+                )
     for info in infos:
-        if content.n_examples > info.sizes["test"]:
-            raise InputError(
-                f"n_examples={content.n_examples}, but {info.name} has {info.sizes['test']} "
-                "test examples"
-            )
         for radii in content.threat_models:
             resolve_attacks(content.attacks, radii.norm, info.n_classes)
             for eps in radii.eps:
@@ -152,16 +172,18 @@ def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
 
 def _rows(content: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, Any]]:
     """Return the rows of the evaluations of which every shard is done."""
-    done: dict[tuple[str, tuple[float, ...]], int] = {}
+    done: dict[tuple[str, str, tuple[float, ...]], int] = {}
     for shard, key in keys.items():
-        done[key, shard.eps] = done.get((key, shard.eps), 0) + shard.stop - shard.start
+        evaluation = (shard.model, key, shard.eps)
+        done[evaluation] = done.get(evaluation, 0) + shard.stop - shard.start
     rows, store = [], Store(path)
-    for (key, radii), n_done in done.items():
-        if n_done < content.n_examples:
+    for (model, key, radii), n_done in done.items():
+        n_examples = content.sizes[model]
+        if n_done < n_examples:
             continue
         for eps in radii:
             verdicts = store.verdicts(key, eps)
-            first = [v for v in verdicts if v.example_id < content.n_examples]
+            first = [v for v in verdicts if v.example_id < n_examples]
             rows.append(conclude(store, key, eps, first))
     store.close()
     return rows

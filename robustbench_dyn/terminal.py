@@ -21,8 +21,9 @@ from rich.table import Table
 from robustbench_dyn.verdicts import Status
 
 if TYPE_CHECKING:
-    from robustbench_dyn import evaluation as cascade
+    from robustbench_dyn import cascade
     from robustbench_dyn.engines import Event
+    from robustbench_dyn.evaluation import Evaluation
     from robustbench_dyn.properties import Finding
     from robustbench_dyn.shards import Shard
     from robustbench_dyn.training import EpochReport
@@ -122,7 +123,7 @@ def sweep_table(rows: Sequence[dict[str, Any]]) -> None:
                  "empirical %", "gap", "seconds"), shown)  # fmt: skip
 
 
-def bracket_table(evaluations: Sequence[cascade.Evaluation]) -> None:
+def bracket_table(evaluations: Sequence[Evaluation]) -> None:
     """Print the leaderboard rows of a run, accuracies in percent."""
     first = evaluations[0].summary
     n = first["n_examples"]
@@ -151,7 +152,7 @@ def bracket_table(evaluations: Sequence[cascade.Evaluation]) -> None:
         console.print(f"flags: {first['flags']}")
 
 
-def cost_table(evaluations: Sequence[cascade.Evaluation], peak_memory_mb: float) -> None:
+def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None:
     """Print what each stage took, in this run and in those that it goes on from."""
     costs = [cost for evaluation in evaluations for cost in evaluation.costs]
     total = sum(cost.seconds for cost in costs) or 1.0

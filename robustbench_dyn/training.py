@@ -12,10 +12,17 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustbench_dyn.adversarial_training import Adversary, perturb
-from robustbench_dyn.architectures import Architecture, Name, Option, StrictFile, read_yaml
+from robustbench_dyn.architectures import (
+    Architecture,
+    Name,
+    Option,
+    StrictFile,
+    Variant,
+    read_yaml,
+)
+from robustbench_dyn.augmentation import Augmentation, augment
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.errors import InputError, IntegrityError
 from robustbench_dyn.losses import Loss, margin_loss, orthogonality_penalty
@@ -26,27 +33,18 @@ from robustbench_dyn.threat_models import Norm
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Augmentation(StrictFile):
-    """Random shifts of up to `shift` or `crop` pixels (zeros come in) and horizontal flips.
-
-    shift moves a batch as one, crop each example its own way.
-    """
-
-    shift: Annotated[int, Field(ge=0, le=8)] = 0
-    crop: Annotated[int, Field(ge=0, le=8)] = 0
-    flip: bool = False
-
-
 class Recipe(StrictFile):
     """All that decides a training, as recipes/*.yaml holds it.
 
     orthogonality: the weight of the penalty on what is not orthogonal (losses.py). decay: by steps
     instead of in one cycle.
+    variant: what the weights are called where the architecture has several sets for the data set.
     """
 
     model: Name
     dataset: str
     norm: Norm | None = None
+    variant: Variant = ""
     options: dict[str, Option] = Field(default_factory=dict)
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
@@ -64,10 +62,14 @@ class Recipe(StrictFile):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _leaves_nothing_unused(self) -> Self:
+    def _has_no_contradiction(self) -> Self:
+        if self.adversary is not None and self.augmentation.noise:
+            raise ValueError(
+                "augmentation.noise leaves [0, 1], where an adversary has to stay; drop one of them"
+            )
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum is of sgd alone, not of {self.optimizer}")
-        if self.decay is not None and "warmup" in self.model_fields_set:
+        if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
             raise ValueError("warmup belongs to the one cycle that runs without decay")
         return self
 
@@ -92,14 +94,17 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def find_recipe(architecture: Architecture, dataset: str) -> Path:
-    """Return the plugin's own recipe for dataset; raises InputError, naming those there are."""
+def find_recipe(architecture: Architecture, dataset: str, variant: str = "") -> Path:
+    """Return the plugin's own recipe: DATASET.yaml, or DATASET-VARIANT.yaml.
+
+    Raises InputError, naming those there are.
+    """
     folder = architecture.folder / "recipes"
-    path = folder / f"{dataset}.yaml"
+    path = folder / (f"{dataset}-{variant}.yaml" if variant else f"{dataset}.yaml")
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        there = ", ".join(sorted(p.name for p in folder.glob("*.yaml"))) or "none"
         raise InputError(
-            f"model {architecture.name!r} has no recipe for dataset {dataset!r} (it has: {there}); "
+            f"model {architecture.name!r} has no recipe {path.name} (it has: {there}); "
             "give one with --recipe FILE"
         )
     return path
@@ -195,7 +200,7 @@ class _State:
             raise IntegrityError(
                 f"the checkpoint {self.checkpoint} cannot be read; delete it to start anew"
             ) from error
-        if _parse(kept["fingerprint"]) != _parse(self.fingerprint):
+        if not self._made(kept["fingerprint"]):
             raise InputError(
                 f"the checkpoint {self.checkpoint} belongs to another recipe; "
                 "delete it or give another --out"
@@ -205,14 +210,14 @@ class _State:
         self.schedule.load_state_dict(kept["schedule"])
         self.epoch, self.seconds = kept["epoch"], kept["seconds"]
 
-
-def _parse(fingerprint: str) -> tuple[Recipe, str] | None:
-    # A checkpoint that was written before recipes had a key means that key's default.
-    recipe, _, n_examples = fingerprint.rpartition(" ")
-    try:
-        return Recipe.model_validate_json(recipe), n_examples
-    except ValidationError:
-        return None
+    def _made(self, fingerprint: str) -> bool:
+        # A checkpoint that was written before recipes had a key means that key's default.
+        content, _, n_examples = fingerprint.rpartition(" ")
+        try:
+            recipe = Recipe.model_validate_json(content)
+        except ValidationError:
+            return False
+        return f"{recipe.model_dump_json()} {n_examples}" == self.fingerprint
 
 
 def _train_epoch(
@@ -224,7 +229,7 @@ def _train_epoch(
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
     state.model.train()
     for step, rows in enumerate(_batches(len(x), recipe.batch_size, generator), start=1):
-        inputs = _augment(x[rows], recipe.augmentation, generator).to(device)
+        inputs = augment(x[rows], recipe.augmentation, generator).to(device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = y[rows].to(device)
         low = recipe.precision == "bfloat16"
@@ -268,28 +273,6 @@ def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     return (order[start : start + size] for start in range(0, n - size + 1, size))
 
 
-def _augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    if augmentation.flip:
-        flipped = torch.rand(len(x), generator=generator) < 0.5
-        x = torch.where(flipped[:, None, None, None], x.flip(3), x)
-    margin = augmentation.shift
-    if margin:
-        down, right = torch.randint(2 * margin + 1, (2,), generator=generator).tolist()
-        height, width = x.shape[2:]
-        padded = F.pad(x, (margin,) * 4)
-        x = padded[:, :, down : down + height, right : right + width]
-    return _crop(x, augmentation.crop, generator) if augmentation.crop else x
-
-
-def _crop(x: Tensor, margin: int, generator: torch.Generator) -> Tensor:
-    n, _, height, width = x.shape
-    down, right = torch.randint(2 * margin + 1, (2, n, 1), generator=generator)
-    rows, columns = torch.arange(height) + down, torch.arange(width) + right
-    padded = F.pad(x, (margin,) * 4).permute(0, 2, 3, 1)
-    cropped = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return cropped.permute(0, 3, 1, 2)
-
-
 def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, Any]:
     """Return the entry that a card's `weights` list needs for these weights."""
     entry: dict[str, Any] = {
@@ -298,5 +281,7 @@ def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, 
         "dataset": recipe.dataset,
         "recipe": recipe_file,
         "options": dict(recipe.options),
+        "training_seconds": round(trained.seconds, 1),
     }
-    return entry | ({"norm": recipe.norm} if recipe.norm else {})
+    optional = {"norm": recipe.norm, "variant": recipe.variant}
+    return entry | {key: value for key, value in optional.items() if value}

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from robustbench_dyn.errors import InputError
 
+# The prediction of a smoothed classifier that cannot say which class it prefers.
+ABSTAINED = -2
+
 
 class Status(StrEnum):
     """The five things that can be said of an example; only `certified` is a proof of robustness."""
@@ -24,7 +27,8 @@ class Verdict:
     """One example's status with its evidence; a row of `Evaluation.examples`.
 
     certified_radius and adversarial_distance are in the threat model's norm, NaN where there is
-    none. prediction is -1 where the model gave no usable one. seconds is the example's share of
+    none. prediction is -1 where the model gave no usable one, and ABSTAINED where a smoothed
+    classifier gave none, which counts as misclassified. seconds is the example's share of
     its batch's wall clock. x_adv holds the adversarial example's bytes (its dtype is the input's).
     Raises InputError where the evidence does not carry the status.
     """

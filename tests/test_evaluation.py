@@ -13,13 +13,14 @@ from robustbench_dyn import (
     SoundnessError,
     ThreatModel,
     benchmark,
+    cascade,
     evaluate,
     evaluate_grid,
     load_model,
 )
-from robustbench_dyn import evaluation as cascade
 from robustbench_dyn.attacks import Attack, attack_info
 from robustbench_dyn.attacks.base import searching
+from robustbench_dyn.evaluation import as_dataset
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.leaderboard import leaderboard
 from robustbench_dyn.store import Store
@@ -357,7 +358,7 @@ def test_several_eps_share_their_work_and_agree_with_single_runs(counted):
 def test_a_second_identical_run_makes_no_pass(counted, tmp_path, monkeypatch):
     registered = cascade.identify(counted, points(DISTANCES)[0], name="counted")
     counted.identity = registered
-    dataset = cascade._as_dataset(points(DISTANCES), None)
+    dataset = as_dataset(points(DISTANCES), None)
     dataset = cascade.Dataset(**{**vars(dataset), "class_names": ("a", "b")})
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     first = evaluate(counted, dataset, L2, **options)
@@ -471,3 +472,36 @@ def test_a_model_without_a_known_bound_is_attacked_only():
 def test_scale_claims_what_it_is():
     assert Scale(1.05).lipschitz_bound() == 1.05
     assert Scale(1.05, 1.0).lipschitz_bound() == 1.0
+
+
+class Keeping(nn.Module):
+    """Keeps its scaled weights once its parameters are frozen; honest or with an old scale."""
+
+    def __init__(self, kept_scale):
+        super().__init__()
+        self.weight, self.kept_scale = nn.Parameter(torch.eye(3, 64)), kept_scale
+
+    def forward(self, x):
+        scale = 2.0 if self.weight.requires_grad else self.kept_scale
+        return x.flatten(1) @ (scale * self.weight).t()
+
+
+def test_a_network_that_keeps_something_stale_is_refused():
+    data = (torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
+    options = {"attacks": "none", "certifiers": "none"}
+    evaluate(Keeping(2.0), data, ThreatModel("L2", 0.5), **options)
+    with pytest.raises(InputError, match=r"differ by .* from those of its forward in training"):
+        evaluate(Keeping(1.9), data, ThreatModel("L2", 0.5), **options)
+
+
+def test_a_network_that_draws_at_random_is_not_called_stale():
+    class Dicing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(3, 64))
+
+        def forward(self, x):
+            return x.flatten(1) @ self.weight.t() + torch.rand(len(x), 3)
+
+    data = (torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
+    evaluate(Dicing(), data, ThreatModel("L2", 0.5), attacks="none", certifiers="none")

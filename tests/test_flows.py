@@ -14,12 +14,15 @@ from torch import nn
 
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import (
+    AlmostOrthogonalConv,
+    AlmostOrthogonalLinear,
     Classifier,
     ConvGradientStep,
     DenseGradientStep,
     Derived,
     EulerStep,
     GradientStep,
+    MaxMin,
     OrthonormalGradientStep,
     PeriodicConv,
     UnitRowLinear,
@@ -28,7 +31,17 @@ from robustbench_dyn.flows import (
     lipschitz_bound,
     pairwise_lipschitz,
 )
-from robustbench_dyn.flows.norms import conv_norm, diagonal_bound, gram_iteration, gram_range
+from robustbench_dyn.flows.norms import (
+    abs_gram,
+    conv_norm,
+    diagonal_bound,
+    gram_iteration,
+    matrix_norm,
+    perron_bound,
+    polyphase,
+    symbol_norm,
+)
+from robustbench_dyn.flows.periodic import gram_range
 
 few = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)
@@ -115,6 +128,52 @@ def test_gram_iteration_of_special_matrices():
         assert not gram_iteration(weight) < math.inf
 
 
+def near_orthonormal(rows, columns, residual, *, seed=0):
+    long = normal(max(rows, columns), min(rows, columns), seed=seed)
+    matrix = torch.linalg.qr(long).Q + residual * normal(*long.shape, seed=seed + 1)
+    return matrix if rows >= columns else matrix.T
+
+
+@few
+@given(seeds, st.integers(1, 12), st.integers(1, 12), st.sampled_from([1.0, 1e-3, 0.0]))
+def test_the_matrix_bound_is_an_upper_bound_and_exact_for_orthonormal_ones(
+    seed, rows, columns, residual
+):
+    matrix = near_orthonormal(rows, columns, residual, seed=seed)
+    assert not under_estimates(matrix_norm(matrix), matrix)
+    assert matrix_norm(matrix) <= gram_iteration(matrix)
+    if residual == 0.0:
+        assert matrix_norm(matrix) == pytest.approx(1.0, abs=1e-9)
+    # Gram iteration, alone, is off by the rank.
+    assert gram_iteration(torch.eye(64)) > 1.003
+
+
+@few
+@given(seeds, st.integers(1, 9), st.floats(0, 1))
+def test_the_perron_bound_is_an_upper_bound_that_iterations_bring_down(seed, n, sparsity):
+    matrix = normal(n, n, seed=seed).abs()
+    matrix = matrix * (normal(n, n, seed=seed + 1).abs() > sparsity)
+    matrix = matrix + matrix.T
+    radius = float(torch.linalg.eigvalsh(matrix).abs().max())
+    bounds = [perron_bound(matrix, n_iterations=k) for k in (1, 2, 4, 20, 200)]
+    assert all(bound >= radius * (1 - SVD_ROUNDING) for bound in bounds)
+    assert all(b <= a for a, b in pairwise(bounds))
+    assert bounds[0] == pytest.approx(float(matrix.sum(dim=1).max()))
+
+
+def test_the_perron_bound_of_special_matrices():
+    assert perron_bound(torch.zeros(3, 3).double()) == 0.0
+    # Two blocks, the second of which fades from the iteration.
+    blocks = torch.block_diag(torch.full((3, 3), 2.0), torch.ones(2, 2), torch.zeros(1, 1)).double()
+    assert perron_bound(blocks) == pytest.approx(6.0)
+    # Row sums 11 and 3; the radius is 1 + sqrt(20), towards which the ratio of -0.63 converges.
+    lopsided = torch.tensor([[1.0, 10.0], [2.0, 1.0]]).double()
+    assert perron_bound(lopsided, n_iterations=1) == pytest.approx(11.0)
+    assert perron_bound(lopsided) == pytest.approx(1 + 20**0.5, rel=1e-3)
+    lopsided[0, 1] = math.nan
+    assert math.isnan(perron_bound(lopsided))
+
+
 # Norms of convolutions
 
 CONVOLUTIONS = [
@@ -162,6 +221,151 @@ def test_conv_bound_is_tight_where_it_can_be():
     assert conv_norm(delta) <= 3 * 1.01
     delta[:, :, 1, 1] = torch.eye(4)
     assert conv_norm(delta) == pytest.approx(1.0)
+
+
+SIZES = [(1, 1), (3, 3), (2, 4), (5, 5)]
+
+
+def largest_on_grid(kernel, points):
+    """Return the largest norm of a kernel's symbol on a grid, by exact singular values."""
+    symbols = np.fft.fft2(kernel.double().numpy(), (points, points), axes=(2, 3))
+    return float(np.linalg.norm(symbols.transpose(2, 3, 0, 1), ord=2, axis=(2, 3)).max())
+
+
+@few
+@given(
+    seeds, st.integers(1, 5), st.integers(1, 5), st.sampled_from([(1, 1), (3, 3), (2, 4), (5, 5)])
+)
+def test_the_symbols_bound_is_tight_over_all_frequencies(seed, n_in, n_out, size):
+    kernel = normal(n_out, n_in, *size, seed=seed)
+    fine = largest_on_grid(kernel, 120)
+    # Half a percent an axis for the grid, and rank^(1/2^9) for Gram iteration.
+    assert fine * (1 - SVD_ROUNDING) <= symbol_norm(kernel) <= fine * 1.005**2 * 5 ** (1 / 2**9)
+    assert conv_norm(kernel) <= symbol_norm(kernel) * (1 + SVD_ROUNDING)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
+def test_what_the_grid_misses_is_covered_where_it_misses_most(share):
+    # The symbol's singular values are abs(cos(t - s)) and abs(cos(t + s)): 1 at t = s, and squared
+    # the very polynomial for which the correction is sharp. The grid has 32 points.
+    s = share * 2 * math.pi / 32
+    turn = torch.tensor([[math.cos(s), -math.sin(s)], [math.sin(s), math.cos(s)]]).double()
+    kernel = torch.zeros(2, 2, 1, 3).double()
+    kernel[:, :, 0, 0], kernel[:, :, 0, 2] = turn.T / 2, turn / 2
+    assert 1 <= symbol_norm(kernel) <= 1.0049 * 2 ** (1 / 2**9)
+    if share == 0.5:
+        assert largest_on_grid(kernel, 32) == pytest.approx(math.cos(math.pi / 32))
+        assert 1 <= symbol_norm(kernel) <= 2 ** (1 / 2**9)
+
+
+def test_the_largest_norm_on_a_coarse_grid_is_rejected_as_a_bound():
+    caught = 0
+    for seed in range(20):
+        kernel = normal(2, 2, 3, 3, seed=seed)
+        conv = convolution(3, 1, 1, seed=seed, channels=(2, 2))
+        conv.weight.data.copy_(kernel)
+        matrix = materialise(conv, (2, 12, 12))
+        caught += under_estimates(largest_on_grid(kernel, 4), matrix)
+        assert not under_estimates(symbol_norm(kernel), matrix)
+    assert caught > 5
+
+
+def test_an_image_of_one_size_does_not_bound_another():
+    # On a circle of 6 pixels the symbol is known at 6 frequencies only; abs(1 + 2i sin t) peaks
+    # between them.
+    kernel = torch.tensor([1.0, 1.0, -1.0]).double()[None, None, None]
+    circular_on_six = largest_on_grid(kernel, 6)
+    conv = nn.Conv2d(1, 1, (1, 3), padding=(0, 1), bias=False)
+    conv.weight.data.copy_(kernel)
+    matrix = materialise(conv, (1, 1, 20))
+    assert under_estimates(circular_on_six, matrix)
+    assert not under_estimates(conv_norm(kernel), matrix)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 3), (1, 2), (2, 1)])
+@pytest.mark.parametrize("size", [(3, 3), (4, 4), (2, 5), (1, 1)])
+def test_strided_and_transposed_bounds_hold_and_are_tight(stride, size):
+    conv = nn.Conv2d(2, 3, size, stride=stride, padding=1)
+    conv.weight.data.copy_(normal(3, 2, *size))
+    back = nn.ConvTranspose2d(3, 2, size, stride=stride, padding=1, output_padding=0)
+    back.weight = conv.weight
+    bound = lipschitz_bound(conv)
+    assert lipschitz_bound(back) == bound
+    matrix = materialise(conv, (2, 14, 14))
+    assert not under_estimates(bound, matrix)
+    assert not under_estimates(bound, materialise(back, (3, 7, 7)))
+    # Images of this size come within a tenth of the norm on infinite ones.
+    assert bound <= 1.1 * spectral_norm(matrix)
+
+
+def test_the_bound_of_stride_two_is_below_that_of_stride_one():
+    kernel = normal(4, 2, 4, 4)
+    assert conv_norm(kernel, stride=(2, 2)) < 0.8 * conv_norm(kernel)
+    conv = nn.Conv2d(2, 4, 4, padding=1)
+    conv.weight.data.copy_(kernel)
+    assert under_estimates(conv_norm(kernel, stride=(2, 2)), materialise(conv, (2, 8, 8)))
+
+
+def test_polyphase_is_the_same_convolution_on_phases():
+    x, kernel = normal(5, 2, 12, 8), normal(3, 2, 5, 4)
+    direct = nn.functional.conv2d(x, kernel, stride=(3, 2))
+    phases = x.reshape(5, 2, 4, 3, 4, 2).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    by_phases = nn.functional.conv2d(phases, polyphase(kernel, (3, 2)))
+    torch.testing.assert_close(by_phases, direct)
+
+
+def orthogonal_kernel(channels, residual=0.0):
+    """Return shifts of rotated channels, an orthogonal convolution, and what is left of it."""
+    kernel = torch.zeros(channels, channels, 3, 3).double()
+    rotation = torch.linalg.qr(normal(channels, channels)).Q
+    for channel in range(channels):
+        kernel[channel, :, channel % 3, channel // 3 % 3] = rotation[channel]
+    return kernel + residual * normal(*kernel.shape)
+
+
+@pytest.mark.parametrize("channels", [4, 24, 140])
+def test_orthogonal_convolutions_have_a_bound_of_one_up_to_their_residual(channels):
+    assert conv_norm(orthogonal_kernel(channels)) == pytest.approx(1.0, abs=1e-9)
+    residual = orthogonal_kernel(channels, residual=1e-3)
+    assert conv_norm(residual) > 1.005
+
+
+def test_a_residual_that_a_library_overlooks_is_in_the_bound():
+    kernel = orthogonal_kernel(4, residual=1e-2)
+    exact = largest_on_grid(kernel, 64)
+    assert exact > 1.01
+    assert exact * (1 - SVD_ROUNDING) <= conv_norm(kernel) <= 1.02 * exact
+
+
+def test_kernels_too_large_for_the_grid_keep_the_other_bounds():
+    kernel = torch.zeros(140, 140, 3, 3)
+    kernel[:, :, 1, 1] = normal(140, 140).float()
+    assert symbol_norm(kernel) == math.inf
+    assert conv_norm(kernel) <= 3 * 1.01 * spectral_norm(kernel[:, :, 1, 1].double())
+
+
+def test_the_symbols_bound_does_not_depend_on_the_chunks(monkeypatch):
+    kernel = normal(3, 2, 3, 3)
+    whole = symbol_norm(kernel)
+    for entries in (1, 100):
+        monkeypatch.setattr("robustbench_dyn.flows.norms._LARGEST_CHUNK", entries)
+        assert symbol_norm(kernel) == pytest.approx(whole, rel=1e-12)
+    # Nor does a frequency at which it is no number get lost among the others.
+    kernel[1, 1, 0, 0] = math.nan
+    assert math.isnan(symbol_norm(kernel))
+
+
+def test_a_kernel_that_is_zero_at_some_frequencies_has_a_bound():
+    difference = torch.tensor([1.0, -1.0]).double()[None, None, None]
+    assert symbol_norm(difference) == pytest.approx(2.0, rel=0.006)
+    assert conv_norm(torch.zeros(2, 3, 3, 3)) == 0.0
+
+
+def test_the_autocorrelation_bounds_by_rows_and_by_columns():
+    tall = near_orthonormal(6, 2, 0.0)[:, :, None, None]
+    assert conv_norm(tall) == pytest.approx(1.0, abs=1e-9)
+    # By rows alone it would not be: six rows cannot be orthogonal in two dimensions.
+    assert perron_bound(abs_gram(tall)) > 1.05
 
 
 def test_the_norm_of_the_reshaped_kernel_is_rejected_as_a_bound():
@@ -347,6 +551,53 @@ def test_gradient_steps_descend_their_potential():
     torch.testing.assert_close(moved, x - gradient)
     assert (potential(moved) <= potential(x) + 1e-12).all()
     assert (potential(x + gradient) > potential(x)).any()
+
+
+# Almost-orthogonal layers
+
+
+def almost_orthogonal(seed=0, *, n_in=3, n_out=4, kernel_size=3, scale=1.0):
+    """Return a convolution and a dense layer with any weights."""
+    conv = AlmostOrthogonalConv(n_in, n_out, kernel_size=kernel_size)
+    dense = AlmostOrthogonalLinear(n_in, n_out)
+    for layer in (conv, dense):
+        layer.weight.data.copy_(scale * normal(*layer.weight.shape, seed=seed))
+    return conv, dense
+
+
+@few
+@given(seeds, st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 3, 5]), st.floats(-4, 4))
+def test_almost_orthogonal_layers_are_nonexpansive(seed, n_in, n_out, kernel_size, exponent):
+    conv, dense = almost_orthogonal(
+        seed, n_in=n_in, n_out=n_out, kernel_size=kernel_size, scale=10**exponent
+    )
+    for layer, shape in ((conv, (n_in, 6, 6)), (dense, (n_in,))):
+        # float32 weights miss 1 by their rounding.
+        assert lipschitz_bound(layer) <= 1 + 1e-5
+        assert not under_estimates(lipschitz_bound(layer) + 1e-6, materialise(layer, shape))
+
+
+def test_almost_orthogonal_layers_are_their_formula():
+    _, dense = almost_orthogonal()
+    weight = dense.weight.detach().double().numpy()
+    scales = [1 / math.sqrt(sum(abs(weight[:, i] @ weight[:, j]) for j in range(3)))
+              for i in range(3)]  # fmt: skip
+    np.testing.assert_allclose(dense.derived().detach().numpy(), weight * scales, rtol=1e-5)
+    start, square = AlmostOrthogonalConv(3, 3), torch.eye(3)
+    x = normal(2, 3, 5, 5).float()
+    torch.testing.assert_close(start(x), x)
+    np.testing.assert_allclose(start.derived()[:, :, 1, 1].detach(), square)
+
+
+def test_a_scale_by_the_norms_of_single_columns_is_rejected():
+    class Normalised(AlmostOrthogonalLinear):
+        def derive(self):
+            return nn.functional.normalize(self.weight, dim=0)
+
+    layer = Normalised(3, 4)
+    layer.weight.data.copy_(normal(4, 3))
+    assert lipschitz_bound(layer) > 1.1
+    assert under_estimates(1.0, materialise(layer, (3,)))
 
 
 # Orthonormal weights
@@ -689,8 +940,9 @@ def test_zero_pad_channels_appends_zeros():
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_average_pooling_bound_is_exact(k):
-    pool = nn.AvgPool2d(k)
+@pytest.mark.parametrize("divisor", [None, 1, 3])
+def test_average_pooling_bound_is_exact(k, divisor):
+    pool = nn.AvgPool2d(k, divisor_override=divisor)
     exact = spectral_norm(materialise(pool, (2, 6, 6)))
     assert lipschitz_bound(pool) == pytest.approx(exact, rel=1e-12)
 
@@ -698,8 +950,7 @@ def test_average_pooling_bound_is_exact(k):
 @pytest.mark.parametrize(
     "pool",
     [nn.AvgPool2d(3, stride=1), nn.AvgPool2d(3, stride=2, padding=1),
-     nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d(2, padding=1, count_include_pad=False),
-     nn.AvgPool2d(2, divisor_override=1)],
+     nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d(2, padding=1, count_include_pad=False)],
 )  # fmt: skip
 def test_average_pooling_where_one_over_k_is_no_bound_is_refused(pool):
     # What the bound of plain pooling would have claimed is too small for each of these.
@@ -840,6 +1091,9 @@ def test_a_periodic_convolution_that_is_not_finite_has_no_bounds():
 def test_convolutions_of_other_kinds_are_refused(options):
     with pytest.raises(CertificateError, match="Conv2d"):
         lipschitz_bound(nn.Conv2d(4, 4, 3, padding=1, **options))
+    if "padding_mode" not in options:
+        with pytest.raises(CertificateError, match="ConvTranspose2d"):
+            lipschitz_bound(nn.ConvTranspose2d(4, 4, 3, padding=1, **options))
     assert lipschitz_bound(nn.Conv2d(4, 4, 3, padding=1)) > 0
 
 
@@ -849,6 +1103,20 @@ def test_leaky_relu_bound_is_its_steepest_slope(slope):
     x = torch.linspace(-1, 1, 21).double()
     slopes = (nn.LeakyReLU(slope)(x).diff() / x.diff()).abs()
     assert float(slopes.max()) == pytest.approx(bound)
+
+
+def test_maxmin_orders_pairs_of_channels_and_is_nonexpansive():
+    x = normal(50, 6, 3)
+    y = MaxMin()(x)
+    pairs = torch.stack(x.chunk(2, dim=1)).sort(dim=0, descending=True).values
+    torch.testing.assert_close(y, torch.cat(list(pairs), dim=1))
+    torch.testing.assert_close(y.flatten(1).norm(dim=1), x.flatten(1).norm(dim=1))
+    for k in range(5):
+        jacobian = torch.func.jacrev(lambda x: MaxMin()(x[None])[0])(normal(6, seed=k))
+        # A permutation: every gradient keeps its norm.
+        assert torch.equal(jacobian.sum(dim=0), torch.ones(6).double())
+        assert torch.equal(jacobian.sum(dim=1), torch.ones(6).double())
+        assert not under_estimates(lipschitz_bound(MaxMin()), jacobian)
 
 
 # What is not known

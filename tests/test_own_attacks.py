@@ -6,8 +6,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from robustbench_dyn import Status, ThreatModel, evaluate
-from robustbench_dyn import evaluation as cascade
+from robustbench_dyn import Status, ThreatModel, cascade, evaluate
 from robustbench_dyn.attacks import attack_info, square
 from robustbench_dyn.attacks.streams import Streams
 from robustbench_dyn.flows import Classifier
@@ -225,7 +224,7 @@ def test_what_certificates_rule_out_changes_no_verdict(monkeypatch):
         y = model(x).argmax(dim=1)
     options = {"attacks": "apgd-t,fab-t", "audit_share": 0.0}
     pruned = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
-    monkeypatch.setattr(cascade._Cascade, "_rival_radii", lambda *_: None)
+    monkeypatch.setattr(cascade.Cascade, "_rival_radii", lambda *_: None)
     whole = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
     assert pruned.examples["status"].equals(whole.examples["status"])
     assert set(pruned.examples["status"]) >= {Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED}

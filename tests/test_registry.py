@@ -118,6 +118,18 @@ def test_a_broken_plugin_says_why_and_breaks_nobody_else(tmp_path, code, message
         registry.load("broken")
 
 
+def test_a_missing_package_is_named_before_the_plugin_is_imported(tmp_path):
+    code = "raise RuntimeError('imported')"
+    plugin(tmp_path, "needy", code=code, requires="[torch, no-such-package]")
+    plugin(tmp_path, "content", requires="[torch]")
+    registry = discover((tmp_path,))
+    assert registry.listings["content"].problem == ""
+    problem = "needs no-such-package, which is not installed: pip install no-such-package"
+    assert problem in registry.listings["needy"].problem
+    with pytest.raises(RegistryError, match=problem):
+        registry.load("needy")
+
+
 def test_a_build_that_fails_names_its_plugin(tmp_path):
     plugin(tmp_path, "fails", code="def build(input_shape, n_classes): raise ValueError('odd')")
     with pytest.raises(RegistryError, match=r"'fails'.*odd"):
@@ -149,7 +161,7 @@ def test_weights_are_loaded_and_checked(tmp_path):
     with_weights(tmp_path, "weighted")
     model = load_model("weighted", dataset="digits", plugins=(tmp_path,))
     assert model.identity.name == "weighted"
-    with pytest.raises(InputError, match="has weights for: digits"):
+    with pytest.raises(InputError, match="there are weights for: weighted on digits"):
         load_model("weighted", dataset="mnist", plugins=(tmp_path,))
 
 
@@ -191,3 +203,36 @@ def test_a_plugin_without_a_card_is_listed_as_broken(tmp_path):
     assert "cannot be read" in discover((tmp_path,)).listings["bare"].problem
     shutil.rmtree(tmp_path / "bare")
     assert "bare" not in discover((tmp_path,)).listings
+
+
+def add_weights(folder, name, value, **keys):
+    """Write a network whose logits are all `value`, and its entry in the card."""
+    path = folder / f"{name}.safetensors"
+    save_file({"1.weight": torch.zeros(10, 64), "1.bias": torch.full((10,), value)}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = {"file": path.name, "sha256": digest, "dataset": "digits", "recipe": "none"} | keys
+    return "{" + ", ".join(f"{k}: {v}" for k, v in entry.items()) + "}"
+
+
+def test_variants_of_weights_are_told_apart_by_name(tmp_path):
+    folder = plugin(tmp_path, "several")
+    sets = [add_weights(folder, "a", 1.0, variant="wide"), add_weights(folder, "b", 2.0)]
+    with (folder / "card.yaml").open("a") as card:
+        card.write(f"weights: [{', '.join(sets)}]\n")
+    x = torch.zeros(1, 1, 8, 8)
+    default = load_model("several", dataset="digits", plugins=(tmp_path,))
+    wide = load_model("several/wide", dataset="digits", plugins=(tmp_path,))
+    assert float(default(x).detach()[0, 0]) == 2.0
+    assert float(wide(x).detach()[0, 0]) == 1.0
+    assert (default.identity.name, wide.identity.name) == ("several", "several/wide")
+    with pytest.raises(InputError, match=r"several/narrow' has no weights.*several/wide on"):
+        load_model("several/narrow", dataset="digits", plugins=(tmp_path,))
+
+
+def test_weights_that_cannot_be_told_apart_are_refused(tmp_path):
+    folder = plugin(tmp_path, "twice")
+    sets = [add_weights(folder, "a", 1.0), add_weights(folder, "b", 2.0)]
+    with (folder / "card.yaml").open("a") as card:
+        card.write(f"weights: [{', '.join(sets)}]\n")
+    with pytest.raises(RegistryError, match="cannot be told apart; give one of them a variant"):
+        load_model("twice", dataset="digits", plugins=(tmp_path,))

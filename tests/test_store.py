@@ -13,7 +13,7 @@ import pytest
 from robustbench_dyn import store as storing
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.errors import StoreError
-from robustbench_dyn.store import SCHEMA_VERSION, Run, Store, Violation
+from robustbench_dyn.store import SCHEMA_VERSION, Run, Store, Violation, Votes
 from robustbench_dyn.verdicts import Status, Verdict
 
 
@@ -177,11 +177,14 @@ def test_many_may_open_a_new_store_at_once(tmp_path):
         assert [v.example_id for v in Store(path).verdicts("k")] == list(range(n))
 
 
-def test_an_older_file_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path, monkeypatch):
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_an_older_file_is_brought_up_to_date_and_keeps_what_it_holds(
+    version, tmp_path, monkeypatch
+):
     path = tmp_path / "old.sqlite"
     with monkeypatch.context() as past:
-        past.setattr(storing, "_STEPS", storing._STEPS[:1])
-        past.setattr(storing, "SCHEMA_VERSION", 1)
+        past.setattr(storing, "_STEPS", storing._STEPS[:version])
+        past.setattr(storing, "SCHEMA_VERSION", version)
         old = Store(path)
         old.add_evaluation("k", {"model": "m"})
         old.add_verdicts("k", [verdict(0)])
@@ -191,6 +194,21 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path, m
     assert [v.example_id for v in store.verdicts("k")] == [0]
     store.add_verdicts("k", [verdict(1)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
     assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 1, 1, 1, 0, 0.25)]
+    store.add_votes("v", 0, "select", Votes(3, (2, 1, 0), 0.5))
+    assert store.votes("v") == {(0, "select"): Votes(3, (2, 1, 0), 0.5)}
+
+
+def test_votes_only_grow_and_those_of_a_merged_store_count_where_they_are_more(tmp_path):
+    store, other = Store(), Store(tmp_path / "other.sqlite")
+    for kept, draws in ((store, 4), (store, 2), (other, 3)):
+        kept.add_votes("v", 0, "select", Votes(draws, (draws, 0), 0.5))
+    other.add_votes("v", 1, "estimate", Votes(5, (5, 0), 0.5))
+    other.close()
+    store.merge(tmp_path / "other.sqlite")
+    assert store.votes("v") == {
+        (0, "select"): Votes(4, (4, 0), 0.5), (1, "estimate"): Votes(5, (5, 0), 0.5),
+    }  # fmt: skip
+    assert store.votes("w") == {}
 
 
 def test_costs_add_up_over_runs():

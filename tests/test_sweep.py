@@ -116,6 +116,17 @@ def test_a_second_sweep_computes_nothing(undisturbed, plugins):
     ]
 
 
+def test_a_model_may_have_a_number_of_examples_of_its_own(plugins, tmp_path):
+    write_plugin(tmp_path / "more" / "other")
+    models = ["linear", {"name": "other", "n_examples": 25}]
+    outcome = sweep(
+        content(models=models, attacks="none"),
+        tmp_path / "s.sqlite", workers=1, plugins=(plugins, tmp_path / "more"),
+    )  # fmt: skip
+    sizes = {(row["model"], row["n_examples"]) for row in outcome.rows}
+    assert sizes == {("linear", 60), ("other", 25)}
+
+
 def test_killed_workers_leave_no_trace(undisturbed, plugins, tmp_path):
     killed = []
 
@@ -176,6 +187,8 @@ def test_a_bad_shard_harms_no_other(code, factor, fate, reason, plugins, tmp_pat
     [
         ({"model": ["linear"]}, "unknown key 'model'"),
         ({"models": []}, "models"),
+        ({"models": [{"name": "linear", "examples": 5}]}, "unknown key 'models.0.examples'"),
+        ({"models": [{"name": "linear", "n_examples": 5000}]}, "5000, but digits has"),
         ({"n_examples": 0}, "n_examples"),
         ({"n_examples": 10_000}, r"has \d+ test examples"),
         ({"threat_models": [{"norm": "L3", "eps": [1]}]}, "norm"),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from robustbench_dyn import training
+from robustbench_dyn import augmentation, training
 from robustbench_dyn.errors import InputError, IntegrityError
 from robustbench_dyn.flows import lipschitz_bound
 from robustbench_dyn.losses import orthogonality_penalty
@@ -140,6 +140,12 @@ def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(architecture
         (("offset: 0.3, temperature: 0.25", "kind: hinge"), "a hinge needs a margin"),
         (("offset: 0.3", "margin: 0.3"), "a hinge needs a margin"),
         (("offset: 0.3", "kind: hinge, margin: 0.3"), "belong to cross_entropy"),
+        (("{shift: 1}", "{noise: -0.1}"), "noise"),
+        (("{shift: 1}", "{noise: 64}"), "noise"),
+        (
+            ("{shift: 1}", "{noise: 0.1}\nadversary: {norm: L2, eps: 0.5}"),
+            "where an adversary has to stay; drop one",
+        ),
     ],
 )
 def test_recipes_are_strict(change, message, tmp_path):
@@ -157,8 +163,45 @@ def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
         training.train(other, architecture, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="fewer than one batch"):
         training.train(recipe, architecture, tmp_path / "w.safetensors", n_examples=100)
-    with pytest.raises(InputError, match=r"no recipe for dataset 'digits'.*fashion_mnist"):
+    with pytest.raises(InputError, match=r"no recipe digits\.yaml \(it has: fashion_mnist\.yaml"):
         training.find_recipe(architecture, "digits")
+    with pytest.raises(InputError, match=r"no recipe fashion_mnist-other\.yaml"):
+        training.find_recipe(architecture, "fashion_mnist", "other")
+
+
+def test_noise_is_gaussian_seeded_unclipped_and_new_in_each_batch():
+    def augment(noise, generator=None):
+        generator = generator or torch.Generator().manual_seed(3)
+        return augmentation.augment(x, training.Augmentation(noise=noise), generator)
+
+    x = torch.full((8, 1, 50, 50), 0.9)
+    delta = augment(0.25) - x
+    # Four standard errors of 20,000 draws: 4 * 0.25 / sqrt(20,000), and that over sqrt(2).
+    assert abs(float(delta.mean())) < 0.0071
+    assert abs(float(delta.std()) - 0.25) < 0.005
+    assert augment(0.25).max() > 1
+    assert torch.equal(augment(0.25), augment(0.25))
+    one = torch.Generator().manual_seed(3)
+    assert not torch.equal(augment(0.25, one), augment(0.25, one))
+    assert augment(0.0) is x
+
+
+def test_a_recipe_with_noise_trains_and_goes_on_after_a_stop(architecture, tmp_path):
+    (tmp_path / "noisy.yaml").write_text(RECIPE.replace("{shift: 1}", "{noise: 0.1}"))
+    recipe = training.read_recipe(tmp_path / "noisy.yaml")
+
+    def stop(report):
+        if report.step == 16:
+            raise KeyboardInterrupt
+
+    whole = training.train(recipe, architecture, tmp_path / "whole.safetensors")
+    out = tmp_path / "stopped.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, architecture, out, progress=stop)
+    assert training.train(recipe, architecture, out).sha256 == whole.sha256
+    quiet = recipe.model_copy(update={"augmentation": training.Augmentation()})
+    other = training.train(quiet, architecture, tmp_path / "quiet.safetensors")
+    assert other.sha256 != whole.sha256
 
 
 def test_margin_loss_is_cross_entropy_where_the_offset_is_zero():
@@ -255,8 +298,8 @@ def test_a_recipe_that_asks_for_orthogonality_where_nothing_measures_it_is_refus
 def test_a_crop_moves_each_example_its_own_way_and_a_shift_all_alike():
     x = torch.arange(1.0, 65.0).reshape(1, 1, 8, 8).repeat(16, 1, 1, 1)
 
-    def offsets(augmentation):
-        moved = training._augment(x, augmentation, torch.Generator().manual_seed(0))
+    def offsets(chosen):
+        moved = augmentation.augment(x, chosen, torch.Generator().manual_seed(0))
         assert moved.shape == x.shape
         windows = F.pad(x[:1], (2,) * 4)
         found = []
@@ -297,3 +340,4 @@ def test_the_entry_for_the_card_fits_its_schema(architecture, recipe, tmp_path):
     card = architecture.card.model_dump() | {"weights": [entry]}
     (weights,) = type(architecture.card).model_validate(card).weights
     assert (weights.dataset, weights.sha256) == ("digits", trained.sha256)
+    assert weights.training_seconds == pytest.approx(trained.seconds, abs=0.05)

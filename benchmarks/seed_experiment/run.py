@@ -53,7 +53,7 @@ def architecture() -> Architecture:
 
 
 def recipe_for(dataset: str, steps: str) -> Recipe:
-    return read_recipe(HERE / "published_resnet" / "recipes" / f"{dataset}_{steps}.yaml")
+    return read_recipe(HERE / "published_resnet" / "recipes" / f"{dataset}-{steps}.yaml")
 
 
 def trained(recipe: Recipe, folder: Path, **options: Any) -> tuple[nn.Module, float]:

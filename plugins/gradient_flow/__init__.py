@@ -19,9 +19,9 @@ def build(
 ) -> nn.Module:
     """Build scales of `depth` potentials, down each of which go `n_steps` steps.
 
-    convex: potentials sum_i log cosh (convex), or sum_i -cos (not).
+    convex: potentials sum_i relu(.)^2 / 2 (convex), or sum_i -cos (not).
     """
-    activation = "tanh" if convex else "sin"
+    activation = "relu" if convex else "sin"
 
     def steps(width: int, kernel_size: int) -> list[nn.Module]:
         return [

@@ -17,6 +17,7 @@ def build(
     n_steps: int = 2,
     duration: float = 1.0,
     method: str = "heun",
+    gain: float = 1.0,
     simplex: bool = False,
 ) -> nn.Module:
     """Build scales of `depth` flows of fluxes, or, with simplex=True, of steps x+ = P(x) x.
@@ -31,7 +32,7 @@ def build(
             return [
                 TransportStep(width, kernel_size=kernel_size, max_entry=mass) for _ in range(depth)
             ]
-        fields = [FluxField(width, width, kernel_size=kernel_size) for _ in range(depth)]
+        fields = [FluxField(width, width, kernel_size=kernel_size, gain=gain) for _ in range(depth)]
         return [Flow(f, method=method, n_steps=n_steps, duration=duration) for f in fields]
 
     layers, features = two_scales(input_shape, channels, steps)

@@ -10,7 +10,7 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.shards import Shard
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation import Progress
+    from robustbench_dyn.cascade import Progress
 
 __all__ = ["Engine", "Event", "engine_names", "get_engine"]
 

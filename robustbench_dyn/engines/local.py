@@ -17,7 +17,7 @@ from robustbench_dyn.engines import Event
 from robustbench_dyn.shards import Shard, try_shard
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation import Progress
+    from robustbench_dyn.cascade import Progress
 
 # A shard whose workers die so often in a row without one more verdict is given up.
 _PATIENCE = 10

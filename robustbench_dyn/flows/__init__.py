@@ -1,8 +1,9 @@
 """What architectures are made of: fields, integrators, and operator norms that can be trusted."""
 
+from robustbench_dyn.flows.activations import MaxMin
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
-from robustbench_dyn.flows.frozen import Derived, frozen
+from robustbench_dyn.flows.frozen import Derived, frozen, thawed_forward
 from robustbench_dyn.flows.gradient import (
     ConvGradientStep,
     DenseGradientStep,
@@ -10,9 +11,16 @@ from robustbench_dyn.flows.gradient import (
     OrthonormalGradientStep,
 )
 from robustbench_dyn.flows.integrators import Flow
-from robustbench_dyn.flows.linear import UnitNormConv, UnitRowLinear, ZeroPadChannels
+from robustbench_dyn.flows.linear import (
+    AlmostOrthogonalConv,
+    AlmostOrthogonalLinear,
+    UnitNormConv,
+    UnitRowLinear,
+    ZeroPadChannels,
+)
 from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
 from robustbench_dyn.flows.mass import FluxField, TransportStep
+from robustbench_dyn.flows.norms import conv_norm, matrix_norm
 from robustbench_dyn.flows.orthogonal import Orthonormal, Rotation, ShiftedRotation
 from robustbench_dyn.flows.periodic import PeriodicConv
 from robustbench_dyn.flows.scales import two_scales
@@ -21,6 +29,8 @@ from robustbench_dyn.flows.sphere import SphereField, SphereStep
 from robustbench_dyn.flows.switching import NaiveStep, SwitchingPair
 
 __all__ = [
+    "AlmostOrthogonalConv",
+    "AlmostOrthogonalLinear",
     "Autonomous",
     "Classifier",
     "ConvGradientStep",
@@ -32,6 +42,7 @@ __all__ = [
     "FluxField",
     "GradientStep",
     "HamiltonianStep",
+    "MaxMin",
     "NaiveStep",
     "NonautonomousConv",
     "Orthonormal",
@@ -47,9 +58,12 @@ __all__ = [
     "UnitNormConv",
     "UnitRowLinear",
     "ZeroPadChannels",
+    "conv_norm",
     "frozen",
     "lipschitz_bound",
+    "matrix_norm",
     "pairwise_lipschitz",
     "residual_features",
+    "thawed_forward",
     "two_scales",
 ]

@@ -24,7 +24,7 @@ class Derived(nn.Module):
 
     def derived(self) -> Tensor:
         """Return derive(), kept while the parameters are frozen and unchanged."""
-        parameters = list(self.parameters(recurse=False))
+        parameters = list(self.parameters())
         if any(parameter.requires_grad for parameter in parameters):
             self._kept = None
             return self.derive()
@@ -51,3 +51,20 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(wanted)
         for module, training in modes:
             module.training = training
+
+
+@torch.no_grad()
+def thawed_forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Return model(x) as in training, where nothing is kept; the parameters are frozen afterwards.
+
+    model: inside `frozen`. What the frozen forward gives has to equal this.
+    """
+    parameters = list(model.parameters())
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        logits: Tensor = model(x)
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    return logits

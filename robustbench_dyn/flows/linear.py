@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.flows.frozen import Derived
-from robustbench_dyn.flows.norms import abs_gram, conv_norm
+from robustbench_dyn.flows.norms import abs_gram, conv_norm, matrix_norm
 
 
 class UnitRowLinear(Derived):
@@ -59,6 +59,47 @@ class UnitNormConv(Derived):
     def lipschitz_bound(self) -> float:
         """Return a bound of the norm of the kernel as it is used."""
         return conv_norm(self.derived())
+
+
+class AlmostOrthogonalConv(UnitNormConv):
+    """x -> W T^-1/2 x + b with T_ii = sum_j |W^T W|_ij: each input channel has a scale of its own.
+
+    1-Lipschitz for every W, and orthogonal where W is, whence the start: the identity. Source: AOL,
+    arXiv 2208.03160, Theorem 1 and section 5.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=kernel_size)
+        nn.init.dirac_(self.weight)
+
+    def derive(self) -> Tensor:
+        """Return W T^-1/2, a kernel."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            diagonal = abs_gram(self.weight.transpose(0, 1)).sum(dim=1)
+            return self.weight * diagonal.clamp_min(1e-12).rsqrt()[:, None, None]
+
+
+class AlmostOrthogonalLinear(Derived):
+    """AlmostOrthogonalConv on vectors, (batch, in_features) -> (batch, out_features)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(out_features, in_features)))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def derive(self) -> Tensor:
+        """Return W T^-1/2, (out_features, in_features)."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            diagonal = abs_gram(self.weight.t()).sum(dim=1)
+            return self.weight * diagonal.clamp_min(1e-12).rsqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x affinely."""
+        return F.linear(x, self.derived(), self.bias)
+
+    def lipschitz_bound(self) -> float:
+        """Return a bound of the norm of the matrix as it is used."""
+        return matrix_norm(self.derived())
 
 
 class ZeroPadChannels(nn.Module):

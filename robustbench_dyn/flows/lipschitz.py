@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows.linear import UnitRowLinear
-from robustbench_dyn.flows.norms import conv_norm, gram_iteration
+from robustbench_dyn.flows.norms import conv_norm, matrix_norm
 
 
 class Classifier(nn.Module):
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
 
     def lipschitz_bound(self) -> float:
         """Return Lip(features) |head|; certificates use pairwise_lipschitz, which is sharper."""
-        return lipschitz_bound(self.features) * gram_iteration(head_weight(self.head))
+        return lipschitz_bound(self.features) * matrix_norm(head_weight(self.head))
 
 
 def lipschitz_bound(module: object) -> float:
@@ -96,11 +96,11 @@ def _(module: nn.AvgPool2d) -> float:
     kernel, stride = module.kernel_size, module.stride
     if kernel != stride or not isinstance(kernel, int):
         raise CertificateError("AvgPool2d has a known bound only where stride equals kernel_size")
-    # Windows across the border, or a divisor of one's own, are not means of k^2 entries.
-    if module.padding != 0 or module.ceil_mode or module.divisor_override is not None:
-        raise CertificateError("AvgPool2d has a known bound only for plain means without padding")
-    # k x k windows do not overlap, and the mean of k^2 entries has norm 1 / k.
-    return 1.0 / kernel
+    # Windows across the border are not means of k^2 entries.
+    if module.padding != 0 or module.ceil_mode:
+        raise CertificateError("AvgPool2d has a known bound only without padding")
+    # k x k windows do not overlap, and the sum of k^2 entries has norm k.
+    return kernel / abs(module.divisor_override or kernel**2)
 
 
 @_layer_bound.register
@@ -127,14 +127,17 @@ def _pair(n: int | tuple[int, ...]) -> tuple[int, ...]:
 
 @_layer_bound.register
 def _(module: nn.Linear) -> float:
-    return gram_iteration(module.weight)
+    return matrix_norm(module.weight)
 
 
-@_layer_bound.register
-def _(module: nn.Conv2d) -> float:
+@_layer_bound.register(nn.Conv2d)
+@_layer_bound.register(nn.ConvTranspose2d)
+def _convolution(module: nn.Conv2d | nn.ConvTranspose2d) -> float:
     if module.padding_mode != "zeros" or module.groups != 1 or module.dilation != (1, 1):
-        raise CertificateError("Conv2d has a known bound only with zero padding and one group")
-    return conv_norm(module.weight)
+        raise CertificateError(
+            f"{type(module).__name__} has a known bound only with zero padding and one group"
+        )
+    return conv_norm(module.weight, stride=(module.stride[0], module.stride[1]))
 
 
 @_layer_bound.register

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,13 +17,17 @@ class FluxField(nn.Module):
     A network gives each entry the fluxes to its right, lower and next channel's neighbour (the
     channels form a ring, nothing crosses the border), and f is their divergence. So 1^T f = 0, and
     every Runge-Kutta method keeps the sum. (arXiv 2210.02373, section 2; S_ij is the flux from j
-    to i.)
+    to i.) gain: how far the start is from a linear field; small states want a large one.
     """
 
-    def __init__(self, channels: int, hidden: int, *, kernel_size: int = 3) -> None:
+    def __init__(
+        self, channels: int, hidden: int, *, kernel_size: int = 3, gain: float = 1.0
+    ) -> None:
         super().__init__()
         padding = kernel_size // 2
         self.inner = nn.Conv2d(channels, hidden, kernel_size, padding=padding)
+        nn.init.orthogonal_(self.inner.weight, gain=gain)
+        nn.init.uniform_(cast(Tensor, self.inner.bias), -gain, gain)
         self.outer = nn.Conv2d(hidden, 3 * channels, kernel_size, padding=padding)
 
     def forward(self, _t: float, x: Tensor) -> Tensor:

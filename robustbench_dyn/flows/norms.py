@@ -10,6 +10,12 @@ from torch.nn import functional as F
 
 # Covers the rounding of the float64 sums below: they add far fewer than 1e5 terms of one sign.
 _ROUNDING = 1.0 + 1e-10
+# 1 / cos(pi / 32) = 1.0048: what a grid of frequencies misses is half a percent an axis.
+_POINTS_A_DEGREE = 16
+# Of a Gram iteration over all frequencies, which it allows some seconds for.
+_MOST_PRODUCTS = 2**30
+# Entries of the symbols that are looked at together: 64 MiB.
+_LARGEST_CHUNK = 2**22
 
 
 def gram_iteration(weight: Tensor, *, n_iterations: int = 8) -> float:
@@ -33,53 +39,149 @@ def gram_iteration(weight: Tensor, *, n_iterations: int = 8) -> float:
     return float(torch.tensor(log_norm / 2, dtype=torch.float64).exp()) * _ROUNDING
 
 
-def conv_norm(kernel: Tensor) -> float:
-    """Return an upper bound on the norm of a convolution of any size and stride.
+def matrix_norm(weight: Tensor) -> float:
+    """Return an upper bound on the spectral norm of a matrix, (rows, columns).
 
-    With zeros around the picture, or with opposite edges that meet. The smallest of four provable
-    bounds: sqrt(norm_1 norm_inf); the row sums of the kernel's autocorrelation (arXiv 2208.03160);
-    sqrt(kh kw) times the norm of the reshaped kernel; and that of gram_range, the tightest for
-    kernels that are near orthogonal. kernel: (out_channels, in_channels, kh, kw).
+    The smaller of gram_iteration and perron_bound; the second is exact for orthonormal rows or
+    columns, where the first is off by its own rank.
     """
-    kernel = kernel.detach().double()
+    weight = weight.detach().double()
+    narrow = weight if weight.shape[0] <= weight.shape[1] else weight.T
+    return _least(gram_iteration(weight), math.sqrt(perron_bound(abs_gram(narrow))))
+
+
+def conv_norm(kernel: Tensor, *, stride: tuple[int, int] = (1, 1)) -> float:
+    """Return an upper bound on the norm of a convolution on images of any size.
+
+    Holds for zeros around the image, as many as one likes, and for the adjoint, which is the
+    transposed convolution. Also for circular padding, where the output has as many positions as
+    the image has blocks of `stride`. The smallest of four provable bounds of polyphase(kernel):
+    sqrt(norm_1 norm_inf); the perron_bound of the autocorrelation by rows or by columns (arXiv
+    2208.03160), exact for orthogonal convolutions; sqrt(kh kw) times the norm of the reshaped
+    kernel; and symbol_norm, the tightest for most others. kernel: (out_channels, in_channels, kh,
+    kw), for a transposed convolution (in_channels, out_channels, kh, kw).
+    """
+    kernel = polyphase(kernel.detach().double(), stride)
+    n_out, n_in, *size = kernel.shape
     magnitude = kernel.abs()
     column_sum = float(magnitude.sum(dim=(0, 2, 3)).max())
     row_sum = float(magnitude.sum(dim=(1, 2, 3)).max())
-    autocorrelation = float(abs_gram(kernel).sum(dim=1).max())
-    patches = kernel.shape[2] * kernel.shape[3]
-    reshaped = math.sqrt(patches) * gram_iteration(kernel.flatten(1))
-    by_symbol = math.sqrt(gram_range(kernel)[1])
-    bounds = (math.sqrt(column_sum * row_sum), math.sqrt(autocorrelation), reshaped, by_symbol)
-    return min(bounds) * _ROUNDING
+    bound = _least(
+        math.sqrt(column_sum * row_sum) * _ROUNDING,
+        math.sqrt(perron_bound(abs_gram(kernel))),
+        math.sqrt(perron_bound(abs_gram(kernel.transpose(0, 1)))),
+        math.sqrt(math.prod(size)) * gram_iteration(kernel.flatten(1)),
+    )
+    # The mean over all frequencies of the symbol's squared Frobenius norm is the kernel's.
+    at_least = float(kernel.norm()) / math.sqrt(min(n_out, n_in))
+    # What is so close to orthogonal would only be spoilt by the grid's correction.
+    return bound if bound <= at_least * _between(size) else _least(bound, symbol_norm(kernel))
 
 
-def gram_range(kernel: Tensor, *, n_frequencies: int = 16) -> tuple[float, float]:
-    """Return a lower and an upper bound of the eigenvalues of A^T A, A the periodic convolution.
+def polyphase(kernel: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Return the kernel by which a strided convolution is one of stride 1.
 
-    They hold on pictures of any size, and the upper one for zero padding too, which cuts a part
-    out of A. Those eigenvalues are those of the symbol's Gram matrices G(t), t in [0, 2 pi)^2, and
-    u* G(t) u is a trigonometric polynomial of degree d = k - 1 in each variable. Such a p with
-    |p - c| <= r on N equispaced points has |p - c| <= r / cos(pi d / N) everywhere, N > 2 d: about
-    a maximum at distance s of the next point it lies above cos(d s) times it (M. Riesz; Ehlich &
-    Zeller, Mathematische Zeitschrift 86, 1964). c and r come from the eigenvalues on the grid; the
-    nearer they are to each other, the tighter. NaN for weights that are not finite.
+    It acts on the phases of the image, x_p[m] = x[s m + p], as channels: y[n] = sum_k W[k] x[s n +
+    k] = sum_p sum_a W[s a + p] x_p[n + a]. kernel: (out, in, kh, kw); returns (out, in sh sw,
+    ceil(kh / sh), ceil(kw / sw)).
+    """
+    sh, sw = stride
+    kernel = F.pad(kernel, (0, -kernel.shape[3] % sw, 0, -kernel.shape[2] % sh))
+    n_out, n_in, kh, kw = kernel.shape
+    blocks = kernel.reshape(n_out, n_in, kh // sh, sh, kw // sw, sw)
+    return blocks.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+def symbol_norm(kernel: Tensor, *, n_iterations: int = 8) -> float:
+    """Return an upper bound on the norm of a convolution of stride 1 on the infinite grid.
+
+    That is the supremum over all frequencies t of the norm of the symbol W(t) = sum_k W[k] exp(-i
+    k t): of a zero-padded convolution, which is a block of the infinite one, and of a circular one,
+    whose symbol is known on a grid, no norm is larger. Gram iteration bounds it on a grid of M
+    points an axis, and between them it is at most 1 / cos(pi (k - 1) / 2M) times as large an axis.
+    Proof: let a unit vector u attain the supremum s of p = |W(t) u|^2. p - s / 2 is a trigonometric
+    polynomial of degree k - 1 and at most s / 2 in modulus, so at distance d from its maximum it is
+    at least s / 2 cos((k - 1) d) (M. Riesz, 1914), and p at least s cos((k - 1) d / 2)^2; the
+    nearest point of the grid is at most pi / M away. (Arguments of this kind, without p >= 0:
+    Pfister & Bresler, arXiv 1802.09588; for convolutions: Delattre et al., arXiv 2305.16173.)
+
+    kernel: (out, in, kh, kw). Infinite where it would take more than seconds.
     """
     kernel = kernel.detach().double()
-    if not kernel.isfinite().all():
-        return math.nan, math.nan
-    wide = kernel.shape[0] < kernel.shape[1]
-    sizes = [max(n_frequencies, 8 * (k - 1)) for k in kernel.shape[2:]]
-    # Opposite frequencies have conjugate symbols: half of them are enough.
-    symbol = torch.fft.rfft2(kernel, s=sizes).permute(2, 3, 0, 1)
-    gram = symbol @ symbol.mH if wide else symbol.mH @ symbol
-    eigenvalues = torch.linalg.eigvalsh(gram)
-    low, high = float(eigenvalues.min()), float(eigenvalues.max())
-    centre, reach = (low + high) / 2, (high - low) / 2
-    for k, size in zip(kernel.shape[2:], sizes, strict=True):
-        reach /= math.cos(math.pi * (k - 1) / size)
-    slack = (_ROUNDING - 1) * high
-    # More inputs than outputs: some direction is lost.
-    return 0.0 if wide else max(0.0, centre - reach - slack), centre + reach + slack
+    n_out, n_in, *size = kernel.shape
+    points = [max(1, _POINTS_A_DEGREE * (k - 1)) for k in size]
+    # The second term is what the table of exponentials is allowed.
+    products = max(min(n_out, n_in) ** 3, 16 * math.prod(size)) * math.prod(points) / 2
+    if products > _MOST_PRODUCTS:
+        return math.inf
+    frequencies = _grid(points, size).to(kernel.device)
+    taps = kernel.permute(2, 3, 0, 1).flatten(0, 1).to(frequencies.dtype)
+    chunk = max(1, _LARGEST_CHUNK // (n_out * n_in))
+    logs = [
+        _log_gram_bound(torch.tensordot(frequencies[k : k + chunk], taps, dims=1), n_iterations)
+        for k in range(0, len(frequencies), chunk)
+    ]
+    return float((torch.stack(logs).max() / 2).exp()) * _between(size) * _ROUNDING
+
+
+def _between(size: list[int]) -> float:
+    """Return by what factor a symbol may exceed its largest norm on the grid."""
+    return math.prod(1 / math.cos(math.pi / (2 * _POINTS_A_DEGREE)) for k in size if k > 1)
+
+
+def _grid(points: list[int], size: list[int]) -> Tensor:
+    """Return exp(-i k t) for the frequencies t of a grid, (frequencies, kh kw).
+
+    A real kernel has conjugate symbols at t and -t, so half of the first axis is enough.
+    """
+    half = torch.arange(points[0] // 2 + 1, dtype=torch.float64) * (2 * math.pi / points[0])
+    whole = torch.arange(points[1], dtype=torch.float64) * (2 * math.pi / points[1])
+    down, right = (torch.arange(k, dtype=torch.float64) for k in size)
+    angles = (half[:, None] * down)[:, None, :, None] + (whole[:, None] * right)[None, :, None, :]
+    return torch.polar(torch.ones(()).double(), -angles.flatten(2).flatten(0, 1)).contiguous()
+
+
+def _log_gram_bound(matrices: Tensor, n_iterations: int) -> Tensor:
+    """Return the log of an upper bound on the largest squared norm of matrices, (n, rows, columns).
+
+    gram_iteration on all of them. One whose upper bound is below another's lower bound, which is
+    less by rank^(1/2^k), cannot be the largest, and is left out from then on.
+    """
+    wide = matrices.shape[1] < matrices.shape[2]
+    gram = matrices @ matrices.mH if wide else matrices.mH @ matrices
+    log_rank = math.log(gram.shape[1])
+    log_scale, power = gram.new_zeros(len(gram), dtype=torch.float64), 1.0
+    for _ in range(n_iterations):
+        scale = torch.linalg.matrix_norm(gram)
+        upper = log_scale + power * scale.log()
+        # Written so that NaN is never left out.
+        open_ = ~(upper < (upper - power / 2 * log_rank).max())
+        # A symbol that is zero stays zero; its bound is tiny.
+        scale = scale[open_].clamp_min(torch.finfo(torch.float64).tiny)
+        gram = gram[open_] / scale[:, None, None]
+        log_scale = log_scale[open_] + power * scale.log()
+        gram, power = gram @ gram, power / 2
+    return (log_scale + power * torch.linalg.matrix_norm(gram).log()).max()
+
+
+def perron_bound(gram: Tensor, *, n_iterations: int = 20) -> float:
+    """Return an upper bound on the spectral radius of a matrix with entries at least 0, (n, n).
+
+    max_i (A q)_i / q_i for any q > 0 (Collatz & Wielandt); iterating q -> A q brings it down from
+    the largest row sum towards the radius itself.
+    """
+    q, bound = gram.new_ones(len(gram)), torch.full((), torch.inf, dtype=gram.dtype)
+    for _ in range(n_iterations):
+        image = gram @ q
+        # torch's minimum keeps NaN; so does the division by a maximum that is NaN.
+        bound = torch.minimum(bound, (image / q).max())
+        q = (image / image.max().clamp_min(torch.finfo(gram.dtype).tiny)).clamp_min(1e-9)
+    return float(bound) * _ROUNDING
+
+
+def _least(*bounds: float) -> float:
+    # Unlike the built-in min, this is NaN where one of them is: what is not a number has no bound.
+    return float(torch.tensor(bounds, dtype=torch.float64).min())
 
 
 def abs_gram(weight: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from robustbench_dyn.flows.norms import conv_norm, gram_range
 
 
 class PeriodicConv(nn.Module):
@@ -57,7 +56,37 @@ class PeriodicConv(nn.Module):
 
     def lipschitz_bound(self) -> float:
         """Return a bound of |A|, of the kernel as it is."""
-        return conv_norm(self.weight)
+        return math.sqrt(self.gram_range()[1]) * (1 + 1e-12)
+
+
+def gram_range(kernel: Tensor, *, n_frequencies: int = 16) -> tuple[float, float]:
+    """Return a lower and an upper bound of the eigenvalues of A^T A, A the periodic convolution.
+
+    They hold on pictures of any size, and the upper one for zero padding too, which cuts a part
+    out of A. Those eigenvalues are those of the symbol's Gram matrices G(t), t in [0, 2 pi)^2, and
+    u* G(t) u is a trigonometric polynomial of degree d = k - 1 in each variable. Such a p with
+    |p - c| <= r on N equispaced points has |p - c| <= r / cos(pi d / N) everywhere, N > 2 d: about
+    a maximum at distance s of the next point it lies above cos(d s) times it (M. Riesz; Ehlich &
+    Zeller, Mathematische Zeitschrift 86, 1964). c and r come from the eigenvalues on the grid; the
+    nearer they are to each other, the tighter. NaN for weights that are not finite.
+    """
+    kernel = kernel.detach().double()
+    if not kernel.isfinite().all():
+        return math.nan, math.nan
+    wide = kernel.shape[0] < kernel.shape[1]
+    sizes = [max(n_frequencies, 8 * (k - 1)) for k in kernel.shape[2:]]
+    # Opposite frequencies have conjugate symbols: half of them are enough.
+    symbol = torch.fft.rfft2(kernel, s=sizes).permute(2, 3, 0, 1)
+    gram = symbol @ symbol.mH if wide else symbol.mH @ symbol
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    low, high = float(eigenvalues.min()), float(eigenvalues.max())
+    centre, reach = (low + high) / 2, (high - low) / 2
+    for k, size in zip(kernel.shape[2:], sizes, strict=True):
+        reach /= math.cos(math.pi * (k - 1) / size)
+    # Covers the rounding of eigenvalues in float64.
+    slack = 1e-10 * high
+    # More inputs than outputs: some direction is lost.
+    return 0.0 if wide else max(0.0, centre - reach - slack), centre + reach + slack
 
 
 def _wrap(x: Tensor, width: int) -> Tensor:

@@ -1,0 +1,126 @@
+"""Each of our attacks against the same attack of pyautoattack and of torchattacks.
+
+    python benchmarks/attack_parity.py [--n-examples 1000] [--model lipflow] [--model euler_resnet]
+
+Every attack is run by itself. What a certificate decides is left out for all alike: no attack can
+break it. An attack is weaker by the points of robust accuracy that it leaves above its rival's.
+Results: benchmarks/results/attack_parity_MODEL.csv. Ends with exit code 1 where one of ours is
+weaker by more than 0.2 points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import measuring
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
+from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.flows import frozen
+from robustbench_dyn.judging import CountingModel, judge
+from robustbench_dyn.verdicts import Status
+
+THREAT_MODELS = (ThreatModel("L2", 0.5), ThreatModel("Linf", 8 / 255))
+ALLOWED = 0.002
+# Ours, and what torchattacks calls the same.
+OURS = {"apgd-ce": "APGD", "apgd-t": "APGDT", "fab-t": "FAB", "square": "Square"}
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """The examples that neither the clean pass nor a certificate decided, of `total` in all."""
+
+    data: Dataset
+    certified: int
+    total: int
+
+
+def undecided(model: nn.Module, data: Dataset, threat_model: ThreatModel) -> Undecided:
+    found = evaluate(model, data, threat_model, attacks="none")
+    left = {v.example_id for v in found.verdicts if v.status is Status.UNDECIDED}
+    rows = torch.tensor([k for k, i in enumerate(data.ids.tolist()) if i in left])
+    part = Dataset(x=data.x[rows], y=data.y[rows], ids=data.ids[rows], name=data.name,
+                   split=data.split, class_names=data.class_names, sha256=data.sha256)  # fmt: skip
+    certified = sum(v.status is Status.CERTIFIED for v in found.verdicts)
+    return Undecided(part, certified, len(data))
+
+
+def by_the_harness(
+    model: nn.Module, left: Undecided, threat_model: ThreatModel, name: str
+) -> dict[str, Any]:
+    """Run an attack of the registry without certificates, which would spare ours some rivals."""
+    row = evaluate(model, left.data, threat_model, attacks=name, certifiers="none").summary
+    standing = round(row["empirical_accuracy"] * len(left.data))
+    return {"standing": standing, "forward_passes": row["forward_passes"],
+            "seconds": row["seconds"]}  # fmt: skip
+
+
+def by_torchattacks(
+    model: nn.Module, left: Undecided, threat_model: ThreatModel, name: str
+) -> dict[str, Any]:
+    """Run torchattacks' own class with AutoAttack's settings, and judge its candidates."""
+    kind, options = OURS[name], {"norm": threat_model.norm, "eps": threat_model.eps, "seed": 0}
+    settings: dict[str, dict[str, Any]] = {
+        "apgd-ce": {"steps": 100, "n_restarts": 1, "loss": "ce"},
+        "apgd-t": {"steps": 100, "n_restarts": 1, "n_classes": 10},
+        "fab-t": {"steps": 100, "n_restarts": 1, "n_classes": 10, "multi_targeted": True},
+        "square": {"n_queries": 5000, "n_restarts": 1, "resc_schedule": False},
+    }
+    counting, standing, started = CountingModel(model), 0, time.perf_counter()
+    with frozen(model):
+        attack = getattr(torchattacks, kind)(counting, **options, **settings[name])
+        for x, y in zip(left.data.x.split(250), left.data.y.split(250), strict=True):
+            candidates: Tensor = attack(x.clone(), y)
+            standing += int((~judge(model, candidates, x, y, threat_model).fooled).sum())
+    return {"standing": standing, "forward_passes": counting.forward_passes,
+            "seconds": time.perf_counter() - started}  # fmt: skip
+
+
+def compare(
+    name: str, model: nn.Module, data: Dataset, threat_model: ThreatModel
+) -> list[dict[str, Any]]:
+    left, rows = undecided(model, data, threat_model), list[dict[str, Any]]()
+    for ours in OURS:
+        runs = {
+            "robustbench-dyn": by_the_harness(model, left, threat_model, ours),
+            "pyautoattack": by_the_harness(model, left, threat_model, f"aa-{ours}"),
+            "torchattacks": by_torchattacks(model, left, threat_model, ours),
+        }
+        own = runs["robustbench-dyn"]["standing"]
+        for library, run in runs.items():
+            standing = run.pop("standing")
+            rows.append(
+                {"model": name, "norm": threat_model.norm, "eps": threat_model.eps, "attack": ours,
+                 "library": library, "n_examples": left.total, "attacked": len(left.data),
+                 "robust_accuracy": (left.certified + standing) / left.total,
+                 "ours_weaker_by": (own - standing) / left.total, **run}
+            )  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n-examples", type=int, default=1000)
+    parser.add_argument("--model", action="append")
+    options = parser.parse_args()
+    data = load_dataset("fashion_mnist", n_examples=options.n_examples)
+    weaker = list[dict[str, Any]]()
+    for name in options.model or ["lipflow", "euler_resnet"]:
+        model = load_model(name)
+        rows = [row for t in THREAT_MODELS for row in compare(name, model, data, t)]
+        measuring.write(f"attack_parity_{name}", rows)
+        weaker += [row for row in rows if row["ours_weaker_by"] > ALLOWED]
+    if weaker:
+        sys.exit(f"weaker by more than {100 * ALLOWED} points: {weaker}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""An orthogonal convolutional network: the 1-Lipschitz baseline without residual connections."""
+
+from collections.abc import Iterator
+
+import torch
+from orthogonium.layers import AdaptiveOrthoConv2d, OrthoLinear
+from orthogonium.model_factory.classparam import ClassParam
+from orthogonium.reparametrizers import BatchedIdentity, BatchedQROrthogonalization, OrthoParams
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_dyn.flows import (
+    Classifier,
+    Derived,
+    MaxMin,
+    UnitRowLinear,
+    conv_norm,
+    matrix_norm,
+)
+from robustbench_dyn.properties import Nonexpansive, Property
+
+# QR, unlike the library's default of Bjorck's iteration, keeps no state that a forward pass would
+# change, is exact to rounding, and takes a tenth of the time.
+_BY_QR = OrthoParams(
+    spectral_normalizer=BatchedIdentity,
+    orthogonalizer=ClassParam(BatchedQROrthogonalization),
+)
+
+
+class OrthogonalConv(Derived):
+    """orthogonium's convolution of orthogonal kernel (AOC, arXiv 2501.07930), circular padding.
+
+    The kernel is made in float32 whatever the precision of the forward pass, and once while the
+    network is frozen. The library's word that it is orthogonal counts for nothing in the bound.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.layer = AdaptiveOrthoConv2d(
+            n_in, n_out, kernel_size, stride=stride, padding=0, ortho_params=_BY_QR
+        )
+        self.stride = (stride, stride)
+        margin = kernel_size - stride
+        self.margins = (margin // 2, margin - margin // 2) * 2
+
+    def derive(self) -> Tensor:
+        """Return the kernel, (out, in, kernel_size, kernel_size)."""
+        with torch.autocast(self.layer.bias.device.type, enabled=False):
+            kernel: Tensor = self.layer.weight
+        return kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in, h, w) to (batch, out, h / stride, w / stride)."""
+        around = F.pad(x, self.margins, mode="circular")
+        return F.conv2d(around, self.derived(), self.layer.bias, stride=self.stride)
+
+    def lipschitz_bound(self) -> float:
+        """Return a bound of the norm of the kernel as it is used."""
+        return conv_norm(self.derived(), stride=self.stride)
+
+
+class OrthogonalLinear(Derived):
+    """orthogonium's dense layer of orthonormal rows or columns; otherwise as OrthogonalConv."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.layer = OrthoLinear(n_in, n_out, ortho_params=_BY_QR)
+
+    def derive(self) -> Tensor:
+        """Return the matrix, (n_out, n_in)."""
+        with torch.autocast(self.layer.bias.device.type, enabled=False):
+            weight: Tensor = self.layer.weight
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, n_in) to (batch, n_out)."""
+        return F.linear(x, self.derived(), self.layer.bias)
+
+    def lipschitz_bound(self) -> float:
+        """Return a bound of the norm of the matrix as it is used."""
+        return matrix_norm(self.derived())
+
+
+def build(
+    input_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    channels: int = 32,
+    features: int = 512,
+    dense_depth: int = 2,
+) -> nn.Module:
+    """Build the network "Large" of BCOP (Li et al., arXiv 1911.00937), with MaxMin between layers.
+
+    Pictures: twice a 3 x 3 convolution and a 4 x 4 one of stride 2, to `channels` and then to twice
+    as many; points, with H = W = 1: none. Then dense_depth dense layers to `features`. Height and
+    width must be divisible by 4.
+    """
+    n_in, height, width = input_shape
+    layers = list[nn.Module]()
+    if height > 1:
+        if height % 4 or width % 4:
+            raise ValueError(f"inputs {input_shape} need height and width divisible by 4")
+        layers.append(nn.PixelUnshuffle(2))
+        n_in = 4 * n_in
+        for n_out, stride in ((channels, 1), (channels, 1), (2 * channels, 2), (2 * channels, 1)):
+            layers += [OrthogonalConv(n_in, n_out, kernel_size=2 + stride, stride=stride), MaxMin()]
+            n_in = n_out
+        height, width = height // 4, width // 4
+    layers.append(nn.Flatten())
+    length = n_in * height * width
+    for _ in range(dense_depth):
+        layers += [OrthogonalLinear(length, features), MaxMin()]
+        length = features
+    return Classifier(nn.Sequential(*layers), UnitRowLinear(length, n_classes))
+
+
+def properties(_model: nn.Module) -> Iterator[Property]:
+    """Claim that all that stands before the head is nonexpansive."""
+    yield Nonexpansive("features")

@@ -1,0 +1,457 @@
+"""The cascade: clean, certify, attack what is left, the cheapest decisive tool first."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.attacks import Attack, resolve_attacks
+from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
+from robustbench_dyn.certification import Certifier, resolve_certifiers
+from robustbench_dyn.costs import StageCost
+from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.deduction import NEXT, carry_over, first_verdict, next_attack
+from robustbench_dyn.errors import CertificateError, InputError, SoundnessError
+from robustbench_dyn.flows import lipschitz_bound, thawed_forward
+from robustbench_dyn.identity import hash_configuration, identify, registered_identity
+from robustbench_dyn.judging import CountingModel, judge, predict
+from robustbench_dyn.store import Store, Violation
+from robustbench_dyn.summary import count_statuses
+from robustbench_dyn.threat_models import Norm, ThreatModel
+from robustbench_dyn.verdicts import Status, Verdict
+
+log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+
+_MIN_AUDITED = 5
+# Kept and recomputed weights may differ by rounding, relative to the largest logit.
+_STALE = 1e-4
+# Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
+_CASCADE_VERSION = 4
+
+
+class Progress(NamedTuple):
+    """Where a run stands at one eps: examples whose verdict is final, of all, and the counts.
+
+    stage: "certify", the name of the attack at work, or "done".
+    """
+
+    eps: float
+    stage: str
+    done: int
+    total: int
+    counts: dict[Status, int]
+
+
+class Cascade:
+    """One evaluation at work: what it depends on, its model, its data and its store."""
+
+    def __init__(
+        self, model: nn.Module, dataset: Dataset, store: Store, norm: str, device: torch.device,
+        seed: int, batch_size: int | Literal["auto"], attacks: str | Sequence[str],
+        certifiers: str | Sequence[str], audit_share: float, name: str | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:  # fmt: skip
+        self.model = CountingModel(model)
+        self.dataset, self.store, self.device = dataset, store, device
+        self.dimension = math.prod(dataset.x.shape[1:])
+        self.seed, self.batch_size, self.audit_share = seed, batch_size, audit_share
+        # What one chunk holds now: batch_size until memory runs out; 0 until it is measured.
+        self.chunk_size = 0 if batch_size == "auto" else batch_size
+        self.progress = progress
+        self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
+        self.flags = list[str]()
+        # A registered model is checked at its first pass: a repeated run needs none at all.
+        known = registered_identity(model) if dataset.n_classes else None
+        self.checked = known is None
+        # The verdicts at the eps of the moment, by example_id, as the store has them.
+        self.verdicts = dict[int, Verdict]()
+        self.n_classes = dataset.n_classes if known else self._first_logits().shape[1]
+        self.identity = known or identify(model, self._fingerprint(), name=name)
+        self.attacks = resolve_attacks(attacks, norm, self.n_classes)
+        self.certifiers: list[tuple[Certifier, Tensor]] = [
+            (certifier, certifier.prepare(model))
+            for certifier in resolve_certifiers(certifiers, model)
+        ]
+        self.record = self._describe(model, norm)
+        self.key = hash_configuration(
+            {k: self.record[k] for k in self.record if k not in ("flags", "evaluated_at")}
+        )
+
+    def run(self, threat_model: ThreatModel) -> tuple[Verdict, ...]:
+        """Bring every example to its final verdict at one eps; return them by example_id."""
+        self.store.add_evaluation(self.key, self.record)
+        self._raise_violations()
+        kept = self.store.verdicts(self.key, threat_model.eps)
+        self.verdicts = {v.example_id: v for v in kept if v.example_id in self.row_of}
+        self._classify_and_certify(threat_model)
+        self._attack_what_is_left(threat_model)
+        self._report(threat_model, "done")
+        return tuple(self.verdicts[i] for i in sorted(self.verdicts))
+
+    def costs(self, threat_model: ThreatModel) -> tuple[StageCost, ...]:
+        """Return what one eps took, in the order of the stages, earlier runs included."""
+        # A stage that was only carried on takes its place in the order of the cascade.
+        stages = ["certify", *(attack.name for attack in self.attacks)]
+        costs = self.store.costs(self.key, threat_model.eps)
+        return tuple(sorted(costs, key=lambda cost: stages.index(cost.stage)))
+
+    def _classify_and_certify(self, threat_model: ThreatModel) -> None:
+        new = [i for i in self.row_of if i not in self.verdicts]
+        known = self._known_from_other_eps(threat_model) if new else {}
+        self._keep(known[i] for i in new if i in known)
+        missing = [i for i in new if i not in known]
+        if missing and not self.checked:
+            self.n_classes, self.checked = self._first_logits().shape[1], True
+        first = self.attacks[0].name if self.attacks else ""
+        work = partial(self._first_verdicts, threat_model, first)
+        for _ in self._in_chunks(missing, work):
+            self._report(threat_model, "certify")
+
+    def _first_verdicts(
+        self, threat_model: ThreatModel, first_attack: str, ids: list[int]
+    ) -> tuple[list[Verdict], StageCost]:
+        started, before = time.perf_counter(), self.model.forward_passes
+        x, y = self._tensors(ids)
+        with torch.no_grad():
+            logits = self.model(x)
+        predictions = predict(logits).tolist()
+        radii, names = self._certify(logits, y, threat_model)
+        forward, seconds = self.model.forward_passes - before, time.perf_counter() - started
+        passes = _shares(forward, len(ids))
+        verdicts = [
+            first_verdict(
+                example_id, int(y[k]), predictions[k], threat_model.eps, radii[k], names[k],
+                passes[k], seconds / len(ids), first_attack,
+            )
+            for k, example_id in enumerate(ids)
+        ]  # fmt: skip
+        decided = sum(v.status is not Status.UNDECIDED for v in verdicts)
+        cost = StageCost(threat_model.eps, "certify", len(ids), decided, forward, 0, seconds)
+        return verdicts, cost
+
+    def _certify(
+        self, logits: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> tuple[list[float], list[str]]:
+        best = [math.nan] * len(y)
+        names = [""] * len(y)
+        for certifier, prepared in self.certifiers:
+            radii = certifier.radii(
+                prepared, logits, y, norm=threat_model.norm, dimension=self.dimension
+            ).tolist()
+            for k, radius in enumerate(radii):
+                if radius > 0 and not best[k] >= radius:
+                    best[k], names[k] = radius, certifier.label(threat_model.norm)
+            # A row always says which certifier was asked, also where it proved nothing.
+            names = [name or certifier.label(threat_model.norm) for name in names]
+        return best, names
+
+    def _known_from_other_eps(self, threat_model: ThreatModel) -> dict[int, Verdict]:
+        known: dict[int, list[Verdict]] = {}
+        for verdict in self.store.verdicts(self.key):
+            if verdict.example_id in self.row_of and verdict.eps != threat_model.eps:
+                known.setdefault(verdict.example_id, []).append(verdict)
+        first = self.attacks[0].name if self.attacks else ""
+        return {i: carry_over(others, threat_model.eps, first) for i, others in known.items()}
+
+    def _attack_what_is_left(self, threat_model: ThreatModel) -> None:
+        if not self.attacks:
+            return
+        first = self.attacks[0].name
+        self._keep(replace(v, reason=NEXT + first) for v in self._audit_sample())
+        names = [attack.name for attack in self.attacks]
+        for attack, following in zip(self.attacks, [*names[1:], ""], strict=True):
+            turn = [v for v in self.verdicts.values() if next_attack(v) == attack.name]
+            turn.sort(key=lambda verdict: verdict.example_id)
+            if turn:
+                self._report(threat_model, attack.name)
+            work = partial(self._attack, attack, following, threat_model)
+            for _ in self._in_chunks(turn, work):
+                self._raise_violations()
+                self._report(threat_model, attack.name)
+
+    def _audit_sample(self) -> list[Verdict]:
+        certified = [v for v in self.verdicts.values() if v.status is Status.CERTIFIED]
+        size = max(_MIN_AUDITED, math.ceil(self.audit_share * len(certified)))
+        if self.audit_share == 0:
+            size = 0
+        # A rank of its own for each example: the sample does not depend on the others.
+        certified.sort(
+            key=lambda v: hashlib.sha256(f"audit {self.seed} {v.example_id}".encode()).digest()
+        )
+        return [verdict for verdict in certified[:size] if not verdict.reason]
+
+    def _attack(
+        self, attack: Attack, following: str, threat_model: ThreatModel, chunk: list[Verdict]
+    ) -> tuple[list[Verdict], StageCost]:
+        """Attack a chunk; whoever survives has the attack called `following` before it."""
+        started = time.perf_counter()
+        forwards, backwards = self.model.forward_passes, self.model.backward_passes
+        ids = [verdict.example_id for verdict in chunk]
+        x, y = self._tensors(ids)
+        hits: dict[int, tuple[str, float, bytes]] = {}
+        failure, norm = "", threat_model.norm
+        try:
+            found = attack.search(
+                self.model, x, y, threat_model, seed=self._seed_for(attack),
+                batch_size=self.chunk_size, n_classes=self.n_classes,
+                rival_radii=self._rival_radii(chunk, x, y, norm) if attack.by_rival else None,
+            )  # fmt: skip
+            judged = judge(self.model, found, x, y, threat_model)
+        # Attacks run somebody's model inside somebody's library: a failure is recorded.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            failure = f"{attack.name} failed: {type(error).__name__}: {error}"
+            log.warning("%s", failure)
+        else:
+            for k in judged.fooled.nonzero().flatten().tolist():
+                x_adv = judged.x_adv[k].cpu().contiguous().numpy().tobytes()
+                hits[k] = (attack.name, float(judged.distance[k]), x_adv)
+        seconds = time.perf_counter() - started
+        forward, backward = (
+            self.model.forward_passes - forwards,
+            self.model.backward_passes - backwards,
+        )
+        cost = StageCost(
+            threat_model.eps, attack.name, len(chunk), len(hits), forward, backward, seconds
+        )
+        shares = zip(_shares(forward, len(chunk)), _shares(backward, len(chunk)), strict=True)
+        verdicts = [
+            self._after_attack(
+                replace(
+                    verdict,
+                    forward_passes=verdict.forward_passes + n_forward,
+                    backward_passes=verdict.backward_passes + n_backward,
+                    seconds=verdict.seconds + seconds / len(chunk),
+                ),
+                hits.get(k), failure, following, threat_model,
+            )
+            for k, (verdict, (n_forward, n_backward)) in enumerate(zip(chunk, shares, strict=True))
+        ]  # fmt: skip
+        return verdicts, cost
+
+    def _rival_radii(self, chunk: list[Verdict], x: Tensor, y: Tensor, norm: Norm) -> Tensor | None:
+        """Return the radii inside which each class cannot overtake the label, (n, classes).
+
+        An audit asks whether the certificates are right: there they rule nothing out.
+        """
+        if not self.certifiers:
+            return None
+        with torch.no_grad():
+            logits = self.model(x)
+        of_each = [
+            certifier.rival_radii(prepared, logits, y, norm=norm, dimension=self.dimension)
+            for certifier, prepared in self.certifiers
+        ]
+        audited = torch.tensor([verdict.status is Status.CERTIFIED for verdict in chunk])
+        return torch.stack(of_each).amax(dim=0).masked_fill(audited[:, None], 0.0)
+
+    def _after_attack(
+        self, verdict: Verdict, hit: tuple[str, float, bytes] | None, failure: str,
+        following: str, threat_model: ThreatModel,
+    ) -> Verdict:  # fmt: skip
+        if hit is not None:
+            attack, reached, x_adv = hit
+            if verdict.certified_radius >= reached:
+                self._keep_violation(verdict, attack, reached, x_adv, threat_model)
+            return replace(
+                verdict, status=Status.BROKEN, attack=attack, adversarial_distance=reached,
+                x_adv=x_adv, reason="",
+            )  # fmt: skip
+        # Failures so far stand behind the name of the attack whose turn it was.
+        failures = [*verdict.reason.split("; ")[1:], *([failure] if failure else [])]
+        if following:
+            return replace(verdict, reason="; ".join([NEXT + following, *failures]))
+        survived = f"survived {'+'.join(attack.name for attack in self.attacks)}"
+        if verdict.status is Status.CERTIFIED:
+            return replace(verdict, reason=f"audited: {'; '.join(failures) or survived}")
+        if failures:
+            return replace(verdict, status=Status.ERROR, reason="; ".join(failures))
+        return replace(verdict, reason=survived)
+
+    def _keep_violation(
+        self, verdict: Verdict, attack: str, reached: float, x_adv: bytes, threat_model: ThreatModel
+    ) -> None:
+        x, _ = self._tensors([verdict.example_id])
+        path = ""
+        if self.store.path is not None:
+            folder = self.store.path.parent / "counterexamples"
+            folder.mkdir(exist_ok=True)
+            file = folder / f"{self.key[:12]}-{threat_model.norm}-{verdict.example_id}.npz"
+            original = x[0].cpu().numpy()
+            np.savez(
+                file, x=original, label=verdict.label, eps=threat_model.eps,
+                x_adv=np.frombuffer(x_adv, dtype=original.dtype).reshape(original.shape),
+                certified_radius=verdict.certified_radius, distance=reached,
+            )  # fmt: skip
+            path = str(file)
+        self.store.add_violation(
+            self.key,
+            threat_model.eps,
+            Violation(verdict.example_id, verdict.certified_radius, reached, attack, path, x_adv),
+        )
+
+    def _raise_violations(self) -> None:
+        violations = self.store.violations(self.key)
+        if violations:
+            first = violations[0]
+            raise SoundnessError(
+                f"{len(violations)} attack(s) landed inside a certified ball of "
+                f"{self.record['model']!r}: example {first.example_id} is certified within "
+                f"{first.certified_radius:.6g}, and {first.attack} fools the model at "
+                f"{first.adversarial_distance:.6g}; the certificate or the model is wrong"
+                + (f" (counterexample: {first.path})" if first.path else ""),
+                [violation._asdict() for violation in violations],
+            )
+
+    def _first_logits(self) -> Tensor:
+        """Return the logits of the first examples; raises InputError where they are not logits."""
+        first = self._sample()
+        try:
+            with torch.no_grad():
+                logits = self.model(first)
+        except Exception as error:
+            raise InputError(
+                f"the model cannot classify inputs of shape {tuple(self.dataset.x.shape[1:])}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(first):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(f"the model must return logits (batch, classes); it returned {shape}")
+        n_classes = logits.shape[1]
+        highest = int(self.dataset.y.max())
+        if n_classes < 2 or highest >= n_classes:
+            raise InputError(
+                f"the model has {n_classes} outputs, but the labels go up to {highest}; "
+                "it needs at least two, and one for each class"
+            )
+        self._check_frozen(first, logits)
+        if _is_softmax(logits):
+            self.flags.append("softmax_outputs")
+            log.warning("the outputs are probabilities; gradients vanish: return logits instead")
+        return logits
+
+    def _check_frozen(self, x: Tensor, logits: Tensor) -> None:
+        """Raise InputError where something that the network keeps while frozen is stale."""
+        slack = _STALE * float(logits.abs().max())
+        difference = float((thawed_forward(self.model, x) - logits).abs().max())
+        if not difference > slack:  # NaN is for the verdicts to tell
+            return
+        with torch.no_grad():
+            # A network that draws at random differs from itself.
+            random = float((self.model(x) - logits).abs().max()) > slack
+        if not random:
+            raise InputError(
+                f"the frozen network's logits differ by {difference:.3g} from those of its forward "
+                "in training; what it derives from parameters must be derived by Derived.derive()"
+            )
+
+    def _sample(self) -> Tensor:
+        """Return the first inputs, as few as any memory holds."""
+        size = 4 if self.batch_size == "auto" else min(4, self.batch_size)
+        return self.dataset.x[:size].to(self.device)
+
+    @torch.no_grad()
+    def _fingerprint(self) -> Tensor:
+        """Return the logits of inputs that depend on nothing but their shape."""
+        like, generator = self.dataset.x, torch.Generator().manual_seed(0)
+        probe = torch.rand(4, *like.shape[1:], generator=generator, dtype=like.dtype)
+        logits: Tensor = self.model(probe.to(self.device))
+        return logits
+
+    def _describe(self, model: nn.Module, norm: str) -> dict[str, Any]:
+        identity = self.identity
+        try:
+            bound: float | None = lipschitz_bound(model)
+        except CertificateError:
+            bound = None
+        return {
+            "model": identity.name,
+            "family": identity.family,
+            "plugin_version": identity.plugin_version,
+            "weights_sha256": identity.weights_sha256,
+            "state_sha256": identity.state_sha256,
+            "code_sha256": identity.code_sha256,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "lipschitz_bound": bound,
+            "dataset": self.dataset.name,
+            "data_sha256": self.dataset.sha256,
+            "norm": norm,
+            "attacks": [attack.name for attack in self.attacks],
+            "certifiers": [certifier.label(norm) for certifier, _ in self.certifiers],  # type: ignore[arg-type]
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "audit_share": self.audit_share,
+            "device": self.device.type,
+            "torch_version": torch.__version__,
+            "attack_versions": [version("torchattacks"), version("pyautoattack")],
+            "cascade_version": _CASCADE_VERSION,
+            "flags": self.flags,
+        }
+
+    def _in_chunks(
+        self, items: list[_Item], work: Callable[[list[_Item]], tuple[list[Verdict], StageCost]]
+    ) -> Iterator[None]:
+        """Do the work chunk by chunk and keep its verdicts; where memory runs out, halve them."""
+        start = 0
+        if items and not self.chunk_size:
+            self.chunk_size = choose_batch_size(self.model.model, self._sample())
+            log.info("batches of %d", self.chunk_size)
+        while start < len(items):
+            chunk = items[start : start + self.chunk_size]
+            try:
+                verdicts, cost = work(chunk)
+            except Exception as error:
+                if not is_out_of_memory(error) or self.chunk_size == 1:
+                    raise
+                self.chunk_size = max(1, self.chunk_size // 2)
+                log.warning("out of memory: batches of %d from here on", self.chunk_size)
+                continue
+            self._keep(verdicts, cost)
+            start += len(chunk)
+            yield
+
+    def _keep(self, verdicts: Iterable[Verdict], cost: StageCost | None = None) -> None:
+        new = {verdict.example_id: verdict for verdict in verdicts}
+        if new:
+            self.store.add_verdicts(self.key, new.values(), cost)
+            self.verdicts |= new
+
+    def _tensors(self, ids: list[int]) -> tuple[Tensor, Tensor]:
+        rows = torch.tensor([self.row_of[example_id] for example_id in ids])
+        return self.dataset.x[rows].to(self.device), self.dataset.y[rows].to(self.device)
+
+    def _seed_for(self, attack: Attack) -> int:
+        text = f"{self.seed} {attack.name}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+    def _report(self, threat_model: ThreatModel, stage: str) -> None:
+        if self.progress is None:
+            return
+        verdicts = self.verdicts.values()
+        done = sum(v.status is not Status.UNDECIDED or not next_attack(v) for v in verdicts)
+        self.progress(
+            Progress(threat_model.eps, stage, done, len(self.row_of), count_statuses(verdicts))
+        )
+
+
+def _is_softmax(logits: Tensor) -> bool:
+    sums_to_one = (logits.sum(dim=1) - 1).abs().max() < 1e-5
+    return bool(logits.min() >= 0 and sums_to_one)
+
+
+def _shares(total: int, n: int) -> list[int]:
+    """Split a count into n whole shares that add up to it."""
+    return [total // n + (k < total % n) for k in range(n)]
