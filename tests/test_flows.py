@@ -1036,10 +1036,10 @@ def test_zero_padding_loses_the_lower_bound_and_so_is_no_orthogonal_map():
 
 
 def test_the_spectrum_on_a_coarse_grid_alone_is_rejected():
-    # Its symbol is largest between the four frequencies of a 4 x 4 grid.
+    # |1 + e^it - e^2it|^2 = 3 - 2 cos 2t is largest between three equispaced frequencies.
     kernel = torch.zeros(1, 1, 1, 3)
     kernel[0, 0, 0] = torch.tensor([1.0, 1.0, -1.0])
-    symbol = torch.fft.fft2(kernel[0, 0].double(), s=(4, 4)).abs().square()
+    symbol = torch.fft.fft(kernel[0, 0].double(), n=3).abs().square()
     conv = PeriodicConv(1, 1)
     conv.weight.data.zero_()
     conv.weight.data[:, :, 1] = kernel[:, :, 0]
@@ -1153,7 +1153,7 @@ def patched(module):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(nn.MaxPool2d(3, stride=1), "MaxPool2d"), (nn.BatchNorm2d(3), "BatchNorm2d"),
+    [(nn.LPPool2d(2, 2), "LPPool2d"), (nn.BatchNorm2d(3), "BatchNorm2d"),
      (nn.Softmax(dim=1), "Softmax"), (Residual(nn.ReLU()), "Residual"),
      (DoubleLinear(3, 3), "DoubleLinear"), (DoubleDense(3, 3), "DoubleDense"),
      (DoubleClassifier(nn.Identity(), nn.Linear(3, 2)), "DoubleClassifier"),
