@@ -64,9 +64,11 @@ def test_recipes_differ_in_steps_margin_and_penalty_alone(dataset):
     recipes = [run.recipe_for(dataset, steps) for steps in run.STEPS]
     assert [recipe.options["steps"] for recipe in recipes] == list(run.STEPS)
     common = [
-        recipe.model_dump(exclude={"options": {"steps"}, "loss": {"margin"}, "orthogonality": True})
+        recipe.model_dump(exclude={"variant": True, "options": {"steps"}, "loss": {"margin"},
+                                   "orthogonality": True})
         for recipe in recipes
-    ]
+    ]  # fmt: skip
+    assert [recipe.variant for recipe in recipes] == list(run.STEPS)
     assert all(other == common[0] for other in common)
     assert [recipe.orthogonality > 0 for recipe in recipes] == [False, True, True, True, True]
 
