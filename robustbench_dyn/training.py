@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustbench_dyn.adversarial_training import Adversary, perturb
 from robustbench_dyn.architectures import (
@@ -23,40 +22,22 @@ from robustbench_dyn.architectures import (
     Variant,
     read_yaml,
 )
+from robustbench_dyn.augmentation import Augmentation, augment
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.errors import InputError, IntegrityError
+from robustbench_dyn.losses import Loss, margin_loss, orthogonality_penalty
+from robustbench_dyn.optimizers import Decay, OptimizerName, make_optimizer, make_schedule
 from robustbench_dyn.registry import build_model
 from robustbench_dyn.threat_models import Norm
 
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Loss(StrictFile):
-    """temperature * cross_entropy((logits - offset * onehot) / temperature).
-
-    The offset asks for a margin: it decides where between clean and certified accuracy one lands
-    (Prach & Lampert, arXiv 2208.03160, eq. 9). offset 0 and temperature 1 is cross-entropy.
-    """
-
-    offset: float = 0.0
-    temperature: Positive = 1.0
-
-
-class Augmentation(StrictFile):
-    """Random shifts of up to `shift` pixels (zeros come in), horizontal flips, Gaussian noise.
-
-    noise: its standard deviation in raw input units; the result is not clipped to [0, 1]. What is
-    to be smoothed is trained with the noise that smooths it (arXiv 1902.02918, Section 3.3).
-    """
-
-    shift: Annotated[int, Field(ge=0, le=8)] = 0
-    flip: bool = False
-    noise: Annotated[float, Field(ge=0, le=10)] = 0.0
-
-
 class Recipe(StrictFile):
     """All that decides a training, as recipes/*.yaml holds it.
 
+    orthogonality: the weight of the penalty on what is not orthogonal (losses.py). decay: by steps
+    instead of in one cycle.
     variant: what the weights are called where the architecture has several sets for the data set.
     """
 
@@ -68,21 +49,28 @@ class Recipe(StrictFile):
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
     adversary: Adversary | None = None
-    optimizer: Literal["adam", "adamw"] = "adam"
+    orthogonality: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: OptimizerName = "adam"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    decay: Decay | None = None
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 256
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
     @model_validator(mode="after")
-    def _noise_or_adversary(self) -> Recipe:
+    def _has_no_contradiction(self) -> Self:
         if self.adversary is not None and self.augmentation.noise:
             raise ValueError(
                 "augmentation.noise leaves [0, 1], where an adversary has to stay; drop one of them"
             )
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum is of sgd alone, not of {self.optimizer}")
+        if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
+            raise ValueError("warmup belongs to the one cycle that runs without decay")
         return self
 
 
@@ -176,16 +164,14 @@ class _State:
     def __init__(self, recipe: Recipe, model: nn.Module, n_examples: int, checkpoint: Path) -> None:
         self.recipe, self.model, self.checkpoint = recipe, model, checkpoint
         self.steps_per_epoch = n_examples // recipe.batch_size
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-        self.optimizer = kind(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            recipe.learning_rate,
-            total_steps=self.steps_per_epoch * recipe.epochs,
-            pct_start=recipe.warmup,
-        )
+        self.optimizer = make_optimizer(
+            recipe.optimizer, model.parameters(), learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+        )  # fmt: skip
+        self.schedule = make_schedule(
+            self.optimizer, recipe.decay, learning_rate=recipe.learning_rate, warmup=recipe.warmup,
+            epochs=recipe.epochs, steps_per_epoch=self.steps_per_epoch,
+        )  # fmt: skip
         self.epoch, self.seconds = 0, 0.0
         self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
 
@@ -214,7 +200,7 @@ class _State:
             raise IntegrityError(
                 f"the checkpoint {self.checkpoint} cannot be read; delete it to start anew"
             ) from error
-        if kept["fingerprint"] != self.fingerprint:
+        if not self._made(kept["fingerprint"]):
             raise InputError(
                 f"the checkpoint {self.checkpoint} belongs to another recipe; "
                 "delete it or give another --out"
@@ -223,6 +209,15 @@ class _State:
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
         self.epoch, self.seconds = kept["epoch"], kept["seconds"]
+
+    def _made(self, fingerprint: str) -> bool:
+        # A checkpoint that was written before recipes had a key means that key's default.
+        content, _, n_examples = fingerprint.rpartition(" ")
+        try:
+            recipe = Recipe.model_validate_json(content)
+        except ValidationError:
+            return False
+        return f"{recipe.model_dump_json()} {n_examples}" == self.fingerprint
 
 
 def _train_epoch(
@@ -234,7 +229,7 @@ def _train_epoch(
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
     state.model.train()
     for step, rows in enumerate(_batches(len(x), recipe.batch_size, generator), start=1):
-        inputs = _augment(x[rows], recipe.augmentation, generator).to(device)
+        inputs = augment(x[rows], recipe.augmentation, generator).to(device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = y[rows].to(device)
         low = recipe.precision == "bfloat16"
@@ -244,6 +239,8 @@ def _train_epoch(
                 inputs = perturb(state.model, inputs, objective, recipe.adversary, generator)
             logits = state.model(inputs)
         loss = _loss(logits, labels, recipe.loss)
+        if recipe.orthogonality:
+            loss = loss + recipe.orthogonality * orthogonality_penalty(state.model)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
@@ -271,31 +268,9 @@ def _loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     return margin_loss(logits.float(), labels, loss)
 
 
-def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """Return T * CE((F - u * onehot(y)) / T), averaged; logits: (batch, classes), y: (batch,)."""
-    onehot = F.one_hot(y, logits.shape[1])
-    shifted = (logits - loss.offset * onehot) / loss.temperature
-    return loss.temperature * F.cross_entropy(shifted, y)
-
-
 def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     order = torch.randperm(n, generator=generator)
     return (order[start : start + size] for start in range(0, n - size + 1, size))
-
-
-def _augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    if augmentation.flip:
-        flipped = torch.rand(len(x), generator=generator) < 0.5
-        x = torch.where(flipped[:, None, None, None], x.flip(3), x)
-    margin = augmentation.shift
-    if margin:
-        down, right = torch.randint(2 * margin + 1, (2,), generator=generator).tolist()
-        height, width = x.shape[2:]
-        padded = F.pad(x, (margin,) * 4)
-        x = padded[:, :, down : down + height, right : right + width]
-    if augmentation.noise:
-        x = x + augmentation.noise * torch.randn(x.shape, generator=generator)
-    return x
 
 
 def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from robustbench_dyn.flows import (
     GradientStep,
     MaxMin,
     OrthonormalGradientStep,
+    PeriodicConv,
     UnitRowLinear,
     ZeroPadChannels,
     frozen,
@@ -40,6 +41,7 @@ from robustbench_dyn.flows.norms import (
     polyphase,
     symbol_norm,
 )
+from robustbench_dyn.flows.periodic import gram_range
 
 few = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)
@@ -957,6 +959,133 @@ def test_average_pooling_where_one_over_k_is_no_bound_is_refused(pool):
         lipschitz_bound(pool)
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, (3, 2)])
+def test_maximum_pooling_without_overlap_is_nonexpansive_and_its_bound_is_exact(kernel):
+    pool = nn.MaxPool2d(kernel)
+    assert lipschitz_bound(pool) == 1.0
+    x, y = normal(64, 2, 7, 7), normal(64, 2, 7, 7, seed=1)
+    moved = (pool(x) - pool(y)).flatten(1).norm(dim=1)
+    assert bool((moved <= (x - y).flatten(1).norm(dim=1)).all())
+    # Where each window's largest entry moves, nothing is lost.
+    lit = torch.zeros(1, 1, 6, 6).double()
+    lit[0, 0, 0, 0] = 1.0
+    assert float((pool(lit) - pool(2 * lit)).norm()) == 1.0
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": 1}, {"stride": (3, 2)}, {"dilation": 2}],
+)  # fmt: skip
+def test_maximum_pooling_whose_windows_overlap_expands_and_is_refused(options):
+    pool = nn.MaxPool2d(3, **options)
+    with pytest.raises(CertificateError, match="do not overlap"):
+        lipschitz_bound(pool)
+
+
+def test_an_entry_in_many_windows_moves_many_outputs():
+    x = torch.zeros(1, 1, 7, 7).double()
+    lit = x.clone()
+    lit[0, 0, 3, 3] = 1.0
+    assert float((nn.MaxPool2d(3, stride=1)(lit) - nn.MaxPool2d(3, stride=1)(x)).norm()) == 3.0
+
+
+# Periodic convolutions
+
+
+def periodic(seed=0, channels=(3, 3), *, noise=0.1, kernel_size=3):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        conv = PeriodicConv(*channels, kernel_size=kernel_size)
+    with torch.no_grad():
+        conv.weight.add_(noise * normal(*conv.weight.shape, seed=seed))
+    return conv
+
+
+def spectrum_fault(bounds, matrix):
+    """Say which end of claimed bounds of the eigenvalues of A^T A is wrong, or ""."""
+    values = torch.linalg.eigvalsh(matrix.mT @ matrix)
+    if not bounds[0] <= float(values.min()) + 1e-12:
+        return "lower"
+    return "" if bounds[1] >= float(values.max()) - 1e-12 else "upper"
+
+
+@pytest.mark.parametrize("size", [4, 5, 7])
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.5])
+@pytest.mark.parametrize("channels", [(3, 3), (2, 4), (4, 2)])
+def test_the_spectrum_of_a_periodic_convolution_holds_on_all_sizes(size, noise, channels):
+    conv = periodic(channels=channels, noise=noise)
+    matrix = materialise(conv, (channels[0], size, size))
+    assert not spectrum_fault(conv.gram_range(), matrix)
+    assert not under_estimates(lipschitz_bound(conv), matrix)
+    if noise == 0.0 and channels[0] <= channels[1]:
+        assert conv.gram_range() == pytest.approx((1, 1), abs=1e-6)
+        assert float(conv.orthogonality_penalty().detach()) < 1e-10
+    # Zero padding keeps the upper bound.
+    padded = nn.Conv2d(*channels, 3, padding=1)
+    padded.weight.data.copy_(conv.weight)
+    upper = gram_range(padded.weight)[1]
+    assert not under_estimates(math.sqrt(upper), materialise(padded, (channels[0], size, size)))
+
+
+def test_zero_padding_loses_the_lower_bound_and_so_is_no_orthogonal_map():
+    shift = torch.zeros(1, 1, 3, 3)
+    shift[0, 0, 1, 0] = 1.0
+    padded = nn.Conv2d(1, 1, 3, padding=1)
+    padded.weight.data.copy_(shift)
+    assert gram_range(shift)[0] == pytest.approx(1)
+    assert spectrum_fault(gram_range(shift), materialise(padded, (1, 5, 5))) == "lower"
+
+
+def test_the_spectrum_on_a_coarse_grid_alone_is_rejected():
+    # |1 + e^it - e^2it|^2 = 3 - 2 cos 2t is largest between three equispaced frequencies.
+    kernel = torch.zeros(1, 1, 1, 3)
+    kernel[0, 0, 0] = torch.tensor([1.0, 1.0, -1.0])
+    symbol = torch.fft.fft(kernel[0, 0].double(), n=3).abs().square()
+    conv = PeriodicConv(1, 1)
+    conv.weight.data.zero_()
+    conv.weight.data[:, :, 1] = kernel[:, :, 0]
+    matrix = materialise(conv, (1, 10, 10))
+    assert spectrum_fault((float(symbol.min()), float(symbol.max())), matrix) == "upper"
+    assert not spectrum_fault(gram_range(kernel), matrix)
+
+
+@few
+@given(seeds, st.sampled_from([(1, 3), (3, 1), (3, 3), (2, 2)]))
+def test_the_range_of_the_symbol_holds_at_all_frequencies(seed, size):
+    kernel = normal(2, 2, *size, seed=seed)
+    low, high = gram_range(kernel)
+    symbol = torch.fft.fft2(kernel, s=(61, 67)).permute(2, 3, 0, 1)
+    values = torch.linalg.eigvalsh(symbol.mH @ symbol)
+    assert low <= float(values.min()) + 1e-12
+    assert high >= float(values.max()) * (1 - 1e-12)
+    # What the grid does not see is little.
+    assert high <= 1.1 * float(values.max())
+
+
+def test_a_periodic_step_is_its_formula():
+    conv = periodic(channels=(3, 3), noise=0.2).double()
+    x, bias = normal(2, 3, 6, 6), normal(3, seed=5)
+    matrix = materialise(conv, (3, 6, 6))
+    force = torch.tanh(conv(x) + bias[:, None, None]).flatten(1)
+    expected = x + 0.3 * (force @ matrix).view_as(x)
+    assert torch.allclose(conv.step(x, 0.3, bias, torch.tanh), expected, atol=1e-10)
+
+
+def test_the_penalty_is_the_distance_of_the_symbols_gram_matrix_from_the_identity():
+    conv = periodic(noise=0.2)
+    symbol = torch.fft.fft2(conv.weight.detach().double(), s=(8, 8)).permute(2, 3, 0, 1)
+    defect = symbol.mH @ symbol - torch.eye(3, dtype=torch.complex128)
+    # Parseval.
+    expected = float(defect.abs().square().sum()) / 64
+    assert float(conv.orthogonality_penalty().detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_periodic_convolution_that_is_not_finite_has_no_bounds():
+    conv = periodic()
+    conv.weight.data[0, 0, 0, 0] = math.nan
+    assert all(map(math.isnan, conv.gram_range()))
+    assert not lipschitz_bound(conv) < math.inf
+
+
 @pytest.mark.parametrize("options", [{"groups": 2}, {"dilation": 2}, {"padding_mode": "reflect"},
                                      {"padding_mode": "circular"}])  # fmt: skip
 def test_convolutions_of_other_kinds_are_refused(options):
@@ -1024,7 +1153,7 @@ def patched(module):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(nn.MaxPool2d(3, stride=1), "MaxPool2d"), (nn.BatchNorm2d(3), "BatchNorm2d"),
+    [(nn.LPPool2d(2, 2), "LPPool2d"), (nn.BatchNorm2d(3), "BatchNorm2d"),
      (nn.Softmax(dim=1), "Softmax"), (Residual(nn.ReLU()), "Residual"),
      (DoubleLinear(3, 3), "DoubleLinear"), (DoubleDense(3, 3), "DoubleDense"),
      (DoubleClassifier(nn.Identity(), nn.Linear(3, 2)), "DoubleClassifier"),

@@ -25,11 +25,13 @@ from robustbench_dyn.flows import (
     TransportStep,
     UnitNormConv,
     lipschitz_bound,
+    orthogonal,
 )
 from robustbench_dyn.flows.activations import ACTIVATIONS, find_activation
 from robustbench_dyn.flows.fields import legendre
 from robustbench_dyn.flows.integrators import METHODS
 from robustbench_dyn.properties.jacobians import operator_norms
+from robustbench_dyn.registry import build_model, discover
 
 
 @pytest.fixture(autouse=True)
@@ -165,17 +167,73 @@ def test_a_pair_of_switching_steps_is_nonexpansive_although_one_of_them_grows():
     expansive, contractive = pair.bounds()
     assert expansive > 1.1
     assert contractive < 1
-    assert lipschitz_bound(pair) <= 1 + 1e-5
-    with torch.no_grad():
-        pair.share_logits.fill_(20.0)
+    assert lipschitz_bound(pair) <= 1
     # However far training goes, the product stays where it may be.
-    assert lipschitz_bound(pair) <= 1 + 1e-5
+    for end in (-20.0, 20.0):
+        with torch.no_grad():
+            pair.share_logits.fill_(end)
+        assert lipschitz_bound(pair) <= 1
+
+
+@pytest.mark.parametrize("flexible", [True, False])
+@pytest.mark.parametrize("input_shape", [(1, 28, 28), (3, 32, 32), (2, 1, 1)])
+def test_the_product_of_all_bounds_of_expansive_contractive_is_at_most_1(flexible, input_shape):
+    architecture = discover().load("expansive_contractive")
+    options = {"channels": 12, "depth": 3, "flexible": flexible}
+    model = build_model(architecture, input_shape=input_shape, n_classes=10, options=options)
+    product = 1.0
+    for layer in model.features:
+        product *= lipschitz_bound(layer)
+    assert product <= 1
+    rows = model.head.derived().double().norm(dim=1)
+    assert bool((rows <= 1 + 1e-6).all())
+    # Negative control: weights that left the manifold break the product.
+    with torch.no_grad():
+        for parameter in model.features.parameters():
+            parameter.mul_(1.1)
+    assert lipschitz_bound(model.features) > 1
 
 
 @pytest.mark.parametrize("steps", [(0.3, 0.5), (1.5, 0.1), (0.0, 0.1)])
 def test_switching_steps_that_break_the_constraint_are_refused(steps):
     with pytest.raises(ValueError, match="break"):
         SwitchingPair(6, contractive=steps[0], expansive=steps[1])
+
+
+def reach(step):
+    """Return how many pixels away an input may lie that moves the output at a pixel."""
+    x = torch.randn(1, 6, 11, 11, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(step(x)[0, :, 5, 5].sum(), x)
+    rows, columns = gradient[0].abs().sum(dim=0).nonzero().unbind(dim=1)
+    return int(torch.maximum((rows - 5).abs(), (columns - 5).abs()).max())
+
+
+class ShiftedLast(orthogonal.Rotation):
+    """S Q in place of Q S: the shift undoes itself in A^T sigma(A x + b)."""
+
+    def step(self, x, h, bias, sigma):
+        def shift(z, sign):
+            return torch.stack([c.roll(sign * k, dims=2) for k, c in enumerate(z.unbind(1))], 1)
+
+        force = sigma(shift(self(x), 1) + bias[:, None, None])
+        return x + h * self.adjoint(shift(force, -1))
+
+
+def test_a_pair_of_switching_steps_sees_the_neighbours_of_a_pixel_and_two_pairs_see_further():
+    pair = SwitchingPair(6).double()
+    assert reach(pair) >= 1
+    assert reach(nn.Sequential(pair, SwitchingPair(6).double())) > reach(pair)
+    blind = SwitchingPair(6).double()
+    blind.expansion = ShiftedLast(6).double()
+    assert reach(blind) == 0
+
+
+def test_equal_shifts_in_turn_see_no_further_than_one():
+    once = SwitchingPair(6).double()
+    once.contraction = ShiftedRotation(6).double()
+    twice = SwitchingPair(6).double()
+    twice.contraction = ShiftedRotation(6).double()
+    assert reach(nn.Sequential(once, twice)) == reach(once)
 
 
 def test_a_shifted_rotation_is_orthogonal_and_its_adjoint_is_its_inverse():

@@ -1,19 +1,25 @@
 """Training: seeded, resumable, on the manifold, and strict about its recipe."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from robustbench_dyn import training
+from robustbench_dyn import augmentation, training
 from robustbench_dyn.errors import InputError, IntegrityError
 from robustbench_dyn.flows import lipschitz_bound
+from robustbench_dyn.losses import orthogonality_penalty
+from robustbench_dyn.optimizers import Decay, make_optimizer, make_schedule
 from robustbench_dyn.registry import discover
+
+PUBLISHED = Path(__file__).parents[1] / "benchmarks" / "seed_experiment"
 
 RECIPE = """
 model: lipflow
@@ -128,6 +134,12 @@ def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(architecture
         (("optimizer: adam", "optimizer: magic"), "optimizer"),
         (("seed: 0", "seeds: 0"), "unknown key 'seeds'"),
         (("learning_rate: 0.01", "learning_rate: -1"), "learning_rate"),
+        (("seed: 0", "momentum: 0.9"), "momentum is of sgd alone"),
+        (("seed: 0", "decay: {every: 0}"), "decay.every"),
+        (("seed: 0", "warmup: 0.1\ndecay: {every: 1}"), "warmup belongs"),
+        (("offset: 0.3, temperature: 0.25", "kind: hinge"), "a hinge needs a margin"),
+        (("offset: 0.3", "margin: 0.3"), "a hinge needs a margin"),
+        (("offset: 0.3", "kind: hinge, margin: 0.3"), "belong to cross_entropy"),
         (("{shift: 1}", "{noise: -0.1}"), "noise"),
         (("{shift: 1}", "{noise: 64}"), "noise"),
         (
@@ -160,7 +172,7 @@ def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
 def test_noise_is_gaussian_seeded_unclipped_and_new_in_each_batch():
     def augment(noise, generator=None):
         generator = generator or torch.Generator().manual_seed(3)
-        return training._augment(x, training.Augmentation(noise=noise), generator)
+        return augmentation.augment(x, training.Augmentation(noise=noise), generator)
 
     x = torch.full((8, 1, 50, 50), 0.9)
     delta = augment(0.25) - x
@@ -198,6 +210,128 @@ def test_margin_loss_is_cross_entropy_where_the_offset_is_zero():
     assert torch.allclose(plain, F.cross_entropy(logits, y))
     pushed = training.margin_loss(logits, y, training.Loss(offset=1.0, temperature=1.0))
     assert pushed > plain
+
+
+def test_a_hinge_is_its_formula_and_vanishes_beyond_its_margin():
+    logits = torch.tensor([[1.0, 0.8, 0.0], [0.0, 3.0, 0.0]], dtype=torch.float64)
+    y = torch.tensor([0, 1])
+    hinge = training.Loss(kind="hinge", margin=0.5)
+    # Of the first example's rivals one lies 0.2 behind; all others are further than the margin.
+    assert float(training.margin_loss(logits, y, hinge)) == pytest.approx(0.3 / 3 / 2)
+    assert training.margin_loss(10 * logits, y, hinge) == 0
+
+
+def published(architecture, **changes):
+    """Return a recipe like the published one, for the digits."""
+    content = {
+        "model": architecture.name, "dataset": "digits", "epochs": 3, "batch_size": 128,
+        "options": {"channels": 8, "terms": 8, "depth": 1, "dense_depth": 1},
+        "loss": {"kind": "hinge", "margin": 0.3}, "optimizer": "sgd", "momentum": 0.9,
+        "learning_rate": 0.05, "decay": {"every": 1, "factor": 4}, "augmentation": {"crop": 1},
+    }  # fmt: skip
+    return training.Recipe.model_validate(content | changes)
+
+
+def test_training_by_sgd_in_steps_on_a_hinge_learns_and_resumes(architecture, tmp_path):
+    def stop(report):
+        if report.step == 16:
+            raise KeyboardInterrupt
+
+    recipe = published(architecture)
+    whole = training.train(recipe, architecture, tmp_path / "whole.safetensors")
+    data = training.load_dataset("digits", split="test")
+    with torch.no_grad():
+        accuracy = (whole.model(data.x).argmax(dim=1) == data.y).double().mean()
+    assert accuracy > 0.25, "chance is 0.1"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, architecture, tmp_path / "w.safetensors", progress=stop)
+    training.train(recipe, architecture, tmp_path / "w.safetensors")
+    assert torch.equal(weights(tmp_path / "w.safetensors"), weights(tmp_path / "whole.safetensors"))
+
+
+def test_the_learning_rate_falls_in_steps_and_without_decay_in_one_cycle():
+    def rates(decay):
+        optimizer = make_optimizer(
+            "sgd", [torch.nn.Parameter(torch.zeros(1))], learning_rate=0.8, weight_decay=0.0,
+            momentum=0.9,
+        )  # fmt: skip
+        schedule = make_schedule(
+            optimizer, decay, learning_rate=0.8, warmup=0.2, epochs=5, steps_per_epoch=2
+        )
+        found = []
+        for _ in range(10):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        assert optimizer.param_groups[0]["momentum"] == 0.9
+        return found
+
+    assert rates(Decay(every=2, factor=4)) == pytest.approx([0.8] * 4 + [0.2] * 4 + [0.05] * 2)
+    cycle = rates(None)
+    assert max(cycle) == pytest.approx(0.8)
+    assert cycle[0] < 0.1
+    assert cycle[-1] < 0.01
+
+
+def test_a_pull_to_orthogonality_keeps_periodic_convolutions_near_it(tmp_path):
+    architecture = discover((PUBLISHED,)).load("published_resnet")
+    defects = {}
+    for weight in (0.0, 1.0):
+        recipe = published(
+            architecture, orthogonality=weight, loss={"kind": "hinge", "margin": 2.0}, epochs=2,
+            learning_rate=0.2,
+            options={"steps": "naive", "channels": 4, "n_blocks": 1, "free_scales": False},
+        )  # fmt: skip
+        model = training.train(recipe, architecture, tmp_path / f"{weight}.safetensors").model
+        defects[weight] = float(orthogonality_penalty(model).detach())
+    assert defects[1.0] < defects[0.0] / 2
+
+
+def test_a_recipe_that_asks_for_orthogonality_where_nothing_measures_it_is_refused(
+    architecture, tmp_path
+):
+    recipe = published(architecture, orthogonality=1.0)
+    with pytest.raises(InputError, match="no part of the model measures it"):
+        training.train(recipe, architecture, tmp_path / "w.safetensors")
+
+
+def test_a_crop_moves_each_example_its_own_way_and_a_shift_all_alike():
+    x = torch.arange(1.0, 65.0).reshape(1, 1, 8, 8).repeat(16, 1, 1, 1)
+
+    def offsets(chosen):
+        moved = augmentation.augment(x, chosen, torch.Generator().manual_seed(0))
+        assert moved.shape == x.shape
+        windows = F.pad(x[:1], (2,) * 4)
+        found = []
+        for one in moved:
+            places = [(i, j) for i in range(5) for j in range(5)
+                      if torch.equal(windows[0, :, i : i + 8, j : j + 8], one)]  # fmt: skip
+            assert len(places) == 1, "what came out is no crop of the padded picture"
+            found += places
+        return set(found)
+
+    assert len(offsets(training.Augmentation(crop=2))) > 4
+    assert len(offsets(training.Augmentation(shift=2))) == 1
+
+
+def test_a_checkpoint_from_before_a_key_was_there_goes_on(architecture, recipe, tmp_path):
+    def stop(report):
+        if report.epoch == 1:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "w.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, architecture, out, progress=stop)
+    checkpoint = out.with_suffix(".checkpoint")
+    kept = torch.load(checkpoint, weights_only=True)
+    content, _, n_examples = kept["fingerprint"].rpartition(" ")
+    older = json.loads(content)
+    for key in ("orthogonality", "momentum", "decay"):
+        del older[key]
+    torch.save(kept | {"fingerprint": f"{json.dumps(older)} {n_examples}"}, checkpoint)
+    steps = []
+    training.train(recipe, architecture, out, progress=lambda report: steps.append(report.step))
+    assert steps[0] > 1
 
 
 def test_the_entry_for_the_card_fits_its_schema(architecture, recipe, tmp_path):

@@ -17,12 +17,23 @@ def build(
     flexible: bool = True,
     contractive: float = 0.3,
     expansive: float = 0.141,
+    activation: str = "leaky_relu_0.5",
 ) -> nn.Module:
-    """Build scales of `depth` pairs; flexible: both steps are learned under the constraint."""
+    """Build scales of `depth` pairs; flexible: both steps are learned under the constraint.
+
+    The lower the activation's lowest slope, the longer may a contractive step be, and the shorter
+    must an expansive one be.
+    """
 
     def pairs(width: int, _kernel_size: int) -> list[nn.Module]:
         return [
-            SwitchingPair(width, contractive=contractive, expansive=expansive, learned=flexible)
+            SwitchingPair(
+                width,
+                contractive=contractive,
+                expansive=expansive,
+                learned=flexible,
+                activation=activation,
+            )
             for _ in range(depth)
         ]
 

@@ -21,7 +21,8 @@ from robustbench_dyn.flows.linear import (
 from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
 from robustbench_dyn.flows.mass import FluxField, TransportStep
 from robustbench_dyn.flows.norms import conv_norm, matrix_norm
-from robustbench_dyn.flows.orthogonal import Orthonormal, ShiftedRotation
+from robustbench_dyn.flows.orthogonal import Orthonormal, Rotation, ShiftedRotation
+from robustbench_dyn.flows.periodic import PeriodicConv
 from robustbench_dyn.flows.scales import two_scales
 from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
 from robustbench_dyn.flows.sphere import SphereField, SphereStep
@@ -46,6 +47,8 @@ __all__ = [
     "NonautonomousConv",
     "Orthonormal",
     "OrthonormalGradientStep",
+    "PeriodicConv",
+    "Rotation",
     "ShearStep",
     "ShiftedRotation",
     "SphereField",

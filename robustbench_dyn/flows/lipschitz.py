@@ -104,6 +104,28 @@ def _(module: nn.AvgPool2d) -> float:
 
 
 @_layer_bound.register
+def _(module: nn.MaxPool2d) -> float:
+    """Return 1 for windows that do not overlap.
+
+    The maximum over one window W is 1-Lipschitz in the largest difference there: |max a - max b|
+    <= max |a - b| <= |a - b|_W, the L2 norm over W. Windows without common pixels: the squares of
+    the right-hand sides add up to at most |a - b|^2. An entry in k windows could move k outputs.
+    """
+    kernel, stride, dilation = (_pair(n) for n in (module.kernel_size, module.stride,
+                                                   module.dilation))  # fmt: skip
+    if any(s < k for k, s in zip(kernel, stride, strict=True)) or dilation != (1, 1):
+        raise CertificateError(
+            "MaxPool2d has a known bound only where windows do not overlap: stride at least "
+            "kernel_size, and no dilation"
+        )
+    return 1.0
+
+
+def _pair(n: int | tuple[int, ...]) -> tuple[int, ...]:
+    return n if isinstance(n, tuple) else (n, n)
+
+
+@_layer_bound.register
 def _(module: nn.Linear) -> float:
     return matrix_norm(module.weight)
 

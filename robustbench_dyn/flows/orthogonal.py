@@ -1,9 +1,14 @@
-"""Weights on the Stiefel manifold, and a convolution that is an orthogonal map."""
+"""Weights on the Stiefel manifold, and orthogonal maps of pictures made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robustbench_dyn.flows.norms import diagonal_bound
 
@@ -42,31 +47,77 @@ class Orthonormal(nn.Module):
         return float(gram.abs().sum(dim=1).max()) * (1 + 1e-10) + 1e-12
 
 
-class ShiftedRotation(Orthonormal):
-    """A(x) = shift(Q x): an orthogonal matrix over channels, then a cyclic shift of each channel.
-
-    A fifth of the channels stays, the others move by a pixel up, down, left or right, so that a
-    step sees its neighbours. Orthogonal up to Q's defect, on images of any size; a special case of
-    the block orthogonal convolutions of Li et al., arXiv 1911.00937.
-    """
-
-    _SHIFTS = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+class Rotation(Orthonormal):
+    """A x = Q x: an orthogonal matrix over the channels, at each pixel alone."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return A x; x: (batch, channels, height, width)."""
-        return self._shift(torch.einsum("ij,njhw->nihw", self.weight, x), 1)
+        return F.linear(self._enter(x), self.weight).permute(0, 3, 1, 2)
 
     def adjoint(self, z: Tensor) -> Tensor:
         """Return A^T z."""
-        return torch.einsum("ij,nihw->njhw", self.weight, self._shift(z, -1))
+        return self._leave(F.linear(z.permute(0, 2, 3, 1), self.weight.t()))
 
-    def _shift(self, x: Tensor, sign: int) -> Tensor:
-        parts = x.tensor_split(len(self._SHIFTS), dim=1)
-        moved = [
-            part.roll((sign * down, sign * right), dims=(2, 3))
-            for part, (down, right) in zip(parts, self._SHIFTS, strict=True)
-        ]
-        return torch.cat(moved, dim=1)
+    def step(
+        self, x: Tensor, h: Tensor | float, bias: Tensor, sigma: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return x + h A^T sigma(A x + b); bias: (channels,), h negative for a descent."""
+        state = self._enter(x)
+        force = sigma(F.linear(state, self.weight, bias))
+        return self._leave(state + F.linear(force, (h * self.weight).t()))
+
+    def gram_range(self) -> tuple[float, float]:
+        """Return bounds of the eigenvalues of A^T A, of the weights as they are."""
+        defect = self.defect()
+        return 1 - defect, 1 + defect
+
+    # Channels last: products with Q are then one matrix product over all pixels.
+    def _enter(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+    def _leave(self, state: Tensor) -> Tensor:
+        return state.permute(0, 3, 1, 2)
+
+
+class ShiftedRotation(Rotation):
+    """A x = Q S x: a cyclic shift of each channel, then an orthogonal matrix over the channels.
+
+    A fifth of the channels stays, the others move by a pixel up, down, left or right, so that Q
+    mixes each pixel with its neighbours. The other order would do nothing: S commutes with what
+    acts on each entry alone, and (S Q)^T sigma(S Q x + b) = Q^T sigma(Q x + b). For the same reason
+    steps of equal shifts one after another see no further than one; between them must come another
+    map. Orthogonal up to Q's defect, on images of any size; a special case of the block orthogonal
+    convolutions of Li et al., arXiv 1911.00937.
+    """
+
+    # A step is taken in the coordinates of S x: x + h A^T f = S^T (S x + h Q^T f).
+    def _enter(self, x: Tensor) -> Tensor:
+        return _shift(x.permute(0, 2, 3, 1), 1)
+
+    def _leave(self, state: Tensor) -> Tensor:
+        return _shift(state, -1).permute(0, 3, 1, 2)
+
+
+_SHIFTS = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+
+
+def _shift(x: Tensor, sign: int) -> Tensor:
+    """Move the channels of (batch, height, width, channels), each fifth its own way."""
+    order = _shifted_order(tuple(x.shape[1:]), sign).to(x.device)
+    return x.flatten(1).index_select(1, order).view(x.shape)
+
+
+@lru_cache(maxsize=64)
+def _shifted_order(shape: tuple[int, int, int], sign: int) -> Tensor:
+    # One gather is several times faster than rolls and a concatenation. NumPy, because a tensor
+    # that is computed while something is differentiated may be bound to that.
+    order = np.arange(np.prod(shape)).reshape(shape)
+    moved = [
+        np.roll(part, (sign * down, sign * right), axis=(0, 1))
+        for part, (down, right) in zip(np.array_split(order, len(_SHIFTS), 2), _SHIFTS, strict=True)
+    ]
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.concatenate(moved, axis=2).ravel())

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol, cast
+
 import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.flows.activations import find_activation
 from robustbench_dyn.flows.linear import UnitNormConv
-from robustbench_dyn.flows.orthogonal import ShiftedRotation
+from robustbench_dyn.flows.orthogonal import Rotation, ShiftedRotation
+
+# Keeps learned steps so far inside their constraint that the defect of float32 rotations fits in.
+_SAFETY = 1.0 - 1e-4
+
+
+class OrthogonalMap(Protocol):
+    """A linear map A with A^T A near the identity: Rotation, ShiftedRotation, PeriodicConv."""
+
+    def step(
+        self, x: Tensor, h: Tensor | float, bias: Tensor, sigma: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return x + h A^T sigma(A x + b)."""
+
+    def gram_range(self) -> tuple[float, float]:
+        """Return a lower and an upper bound of the eigenvalues of A^T A."""
 
 
 class SwitchingPair(nn.Module):
@@ -18,23 +36,27 @@ class SwitchingPair(nn.Module):
     nonexpansive although the first step alone expands. (arXiv 2210.02373, section 3.3.)
     Flexible: both steps are learned under that constraint, from where `contractive` and
     `expansive` put them. Prescribed (learned=False): they stay there. Raises ValueError where the
-    two break the constraint.
+    two break the constraint. make_expansion and make_contraction: from channels to B and to A. By
+    default B mixes neighbours and A does not; if both shifted alike, no pixel would ever see
+    further than one shift.
     """
 
     def __init__(
         self, channels: int, *, contractive: float = 0.3, expansive: float = 0.141,
         learned: bool = True, activation: str = "leaky_relu_0.5",
+        make_expansion: Callable[[int], nn.Module] = ShiftedRotation,
+        make_contraction: Callable[[int], nn.Module] = Rotation,
     ) -> None:  # fmt: skip
         super().__init__()
         self.activation = find_activation(activation)
         self.slope = self.activation.lowest_slope
-        longest = 2 / (1 + self.slope)
+        longest = _SAFETY * 2 / (1 + self.slope)
         if not 0 < contractive <= longest or not 0 < expansive <= self._most(contractive):
             raise ValueError(
                 f"contractive={contractive} and expansive={expansive} break (1 - a h1)(1 + h2) <= 1"
                 f" or h1 <= 2 / (1 + a), where a={self.slope} is the lowest slope of {activation}"
             )
-        self.contraction, self.expansion = ShiftedRotation(channels), ShiftedRotation(channels)
+        self.contraction, self.expansion = make_contraction(channels), make_expansion(channels)
         self.bias = nn.Parameter(torch.zeros(2, channels, 1, 1))
         # Both steps as logits of their shares of what they may be.
         shares = torch.tensor([contractive / longest, expansive / self._most(contractive)])
@@ -45,37 +67,40 @@ class SwitchingPair(nn.Module):
             self.share_logits = nn.Parameter(logits)
 
     def _most(self, contractive: float) -> float:
-        return 1 / (1 - self.slope * contractive) - 1
+        return _SAFETY * (1 / (1 - self.slope * contractive) - 1)
 
     def steps(self) -> tuple[Tensor | float, Tensor | float]:
         """Return h1 of the contractive and h2 of the expansive step."""
         if not self.learned:
             return self.prescribed
         first, second = torch.sigmoid(self.share_logits)
-        h1 = first * 2 / (1 + self.slope)
-        return h1, second * (1 / (1 - self.slope * h1) - 1)
+        h1 = _SAFETY * first * 2 / (1 + self.slope)
+        return h1, _SAFETY * second * (1 / (1 - self.slope * h1) - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Step twice; x: (batch, channels, height, width)."""
         h1, h2 = self.steps()
-        sigma = self.activation.function
-        x = x + h2 * self.expansion.adjoint(sigma(self.expansion(x) + self.bias[1]))
-        return x - h1 * self.contraction.adjoint(sigma(self.contraction(x) + self.bias[0]))
+        sigma, (first, second) = self.activation.function, self.bias.flatten(1)
+        x = self._map("expansion").step(x, h2, second, sigma)
+        return self._map("contraction").step(x, -h1, first, sigma)
+
+    def _map(self, name: str) -> OrthogonalMap:
+        return cast(OrthogonalMap, getattr(self, name))
 
     def bounds(self) -> tuple[float, float]:
         """Return the Lipschitz bounds of the expansive and of the contractive step, in float64.
 
-        With a defect d of the rotations: 1 + h2 (1 + d), and the largest modulus of the
-        eigenvalues of I - h1 A^T D A, which lie in [1 - h1 (1 + d), 1 - a h1 (1 - d)].
+        With the eigenvalues of B^T B up to s: 1 + h2 s. With those of A^T A in [r, s], those of
+        I - h1 A^T D A, D in [a, 1], lie in [1 - h1 s, 1 - a h1 r]: the larger modulus.
         """
         with torch.no_grad():
             h1, h2 = (float(h) for h in self.steps())
-        d1, d2 = self.contraction.defect(), self.expansion.defect()
-        contractive = max(abs(1 - self.slope * h1 * (1 - d1)), abs(h1 * (1 + d1) - 1))
-        return 1 + h2 * (1 + d2), contractive
+        lowest, highest = self._map("contraction").gram_range()
+        contractive = max(abs(1 - self.slope * h1 * lowest), abs(1 - h1 * highest))
+        return 1 + h2 * self._map("expansion").gram_range()[1], contractive
 
     def lipschitz_bound(self) -> float:
-        """Return the product of the two steps' bounds: 1 up to the defect of the rotations."""
+        """Return the product of the two steps' bounds: at most 1 unless A or B is far from it."""
         expansive, contractive = self.bounds()
         return expansive * contractive * (1 + 1e-12)
 

@@ -1,0 +1,193 @@
+"""The published comparison of five residual networks, measured by attacks that try and by proofs.
+
+    python benchmarks/seed_experiment/run.py --dataset fashion_mnist [--n-examples 200]
+
+Trains what is not trained yet (into benchmarks/seed_experiment/trained/; a run that was stopped
+goes on), then gives each network, at each eps in L2: the accuracy under the published attack (ten
+steps of 0.025 eps, which together move an image by no more than a quarter of eps), that under
+AutoAttack, and the certified one, whose bound goes from the pixels to the logits. CIFAR-10 is set
+up as published: lifts with free scales and a head with free rows, which are in the bound. For
+Fashion-MNIST the networks are smaller, and lifts and head are bound, so that a margin is a
+distance. Results: benchmarks/results/seed_experiment_DATASET.csv and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import torch
+from matplotlib import pyplot as plt
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset
+from robustbench_dyn.architectures import Architecture
+from robustbench_dyn.datasets import Dataset, dataset_info
+from robustbench_dyn.flows import frozen
+from robustbench_dyn.judging import judge
+from robustbench_dyn.registry import build_model, discover
+from robustbench_dyn.threat_models import project
+from robustbench_dyn.training import EpochReport, Recipe, read_recipe, train
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import measuring  # noqa: E402  (a script finds its neighbours, not those of the folder above)
+
+STEPS = ("unconstrained", "naive", "nonexpansive", "flexible", "prescribed")
+RADII = (36 / 255, 0.3, 0.5, 1.0)
+# As published, and what AutoAttack does in a quarter of an hour.
+N_EXAMPLES = {"cifar10": 1024, "fashion_mnist": 200}
+WEAK_STEPS, WEAK_STEP = 10, 0.025
+
+
+def architecture() -> Architecture:
+    return discover((HERE,)).load("published_resnet")
+
+
+def recipe_for(dataset: str, steps: str) -> Recipe:
+    return read_recipe(HERE / "published_resnet" / "recipes" / f"{dataset}-{steps}.yaml")
+
+
+def trained(recipe: Recipe, folder: Path, **options: Any) -> tuple[nn.Module, float]:
+    """Return the network of a recipe and the seconds of its training, which happens if need be.
+
+    The weights lie in `folder` under the names of data set and steps, beside the recipe they were
+    made by; another recipe trains anew. options: those of train.
+    """
+    plugin = architecture()
+    out = folder / f"{recipe.dataset}_{recipe.options['steps']}.safetensors"
+    record = out.with_suffix(".json")
+    known = json.loads(record.read_text()) if record.is_file() and out.is_file() else {}
+    if known.get("recipe") == recipe.model_dump_json():
+        info = dataset_info(recipe.dataset)
+        model = build_model(
+            plugin, input_shape=info.input_shape, n_classes=info.n_classes, options=recipe.options
+        )
+        model.load_state_dict(load_file(out))
+        return model, known["seconds"]
+    done = train(recipe, plugin, out, progress=_progress(out.stem), **options)
+    record.write_text(json.dumps({"recipe": recipe.model_dump_json(), "seconds": done.seconds}))
+    return done.model, done.seconds
+
+
+def _progress(name: str) -> Any:
+    def show(report: EpochReport) -> None:
+        if report.step * report.epochs % report.steps == 0:
+            print(f"{name}: epoch {report.epoch + 1} of {report.epochs}, loss {report.loss:.4f}, "
+                  f"{report.seconds:.0f} s", flush=True)  # fmt: skip
+
+    return show
+
+
+def weak_pgd(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel) -> Tensor:
+    """Return candidates of the published attack: PGD from x on cross-entropy, in L2."""
+    x_adv, length = x, WEAK_STEP * threat_model.eps
+    for _ in range(WEAK_STEPS):
+        x_adv = x_adv.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y), x_adv)
+        size = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        x_adv = project(x_adv.detach() + length * gradient / size, x, threat_model)
+    return x_adv
+
+
+def weak_accuracy(model: nn.Module, data: Dataset, threat_model: ThreatModel) -> float:
+    robust, device = 0, next(model.parameters()).device
+    with frozen(model):
+        for start in range(0, len(data), 128):
+            part = data.rows(start, start + 128)
+            x, y = part.x.to(device), part.y.to(device)
+            found = weak_pgd(model, x, y, threat_model)
+            robust += int((~judge(model, found, x, y, threat_model).fooled).sum())
+    return robust / len(data)
+
+
+def measure(
+    model: nn.Module, recipe: Recipe, data: Dataset, *, seconds: float, store: Path | None,
+    attacks: str | Sequence[str] = "standard",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return a row an eps, that of eps 0 first, which is the clean accuracy three times."""
+    threat_models = [ThreatModel("L2", eps) for eps in RADII]
+    steps = str(recipe.options["steps"])
+    name = f"{data.name}_{steps}"
+    found = evaluate_grid(model, data, threat_models, attacks=attacks, store=store, name=name)
+    about = {
+        "steps": steps, "margin": recipe.loss.margin, "n_examples": len(data),
+        "parameters": found[0].summary["parameters"],
+        "lipschitz_bound": found[0].summary["lipschitz_bound"], "training_seconds": seconds,
+    }  # fmt: skip
+    clean = found[0].summary["clean_accuracy"]
+    rows = [about | {"eps": 0.0, "weak_pgd": clean, "autoattack": clean, "certified": clean}]
+    for threat_model, evaluation in zip(threat_models, found, strict=True):
+        row = {
+            "eps": threat_model.eps, "weak_pgd": weak_accuracy(model, data, threat_model),
+            "autoattack": evaluation.summary["empirical_accuracy"],
+            "certified": evaluation.summary["certified_accuracy"],
+        }  # fmt: skip
+        rows.append(about | row)
+        print(f"{name}: {row}", flush=True)
+    return rows
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Draw a panel a network: the accuracies over eps, what is between proof and attack hatched."""
+    mpl.use("agg")
+    kinds = list(dict.fromkeys(table["steps"]))
+    figure, axes = plt.subplots(
+        1, len(kinds), figsize=(2.9 * len(kinds), 3.6), sharey=True, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        rows = table[table["steps"] == kind]
+        eps, weak, strong, proved = (
+            100 * rows[c].to_numpy() for c in ("eps", "weak_pgd", "autoattack", "certified")
+        )
+        eps = eps / 100
+        axis.plot(eps, weak, "k:s", fillstyle="none", label="published PGD")
+        axis.plot(eps, strong, "k--o", fillstyle="none", label="AutoAttack")
+        axis.plot(eps, proved, "k-o", label="certified")
+        axis.fill_between(eps, proved, strong, facecolor="none", edgecolor="0.6", hatch="///",
+                          linewidth=0)  # fmt: skip
+        margin, bound = rows["margin"].iloc[0], rows["lipschitz_bound"].iloc[0]
+        axis.set_title(f"{kind}\nmargin {margin:g}, Lipschitz bound {bound:.3g}", fontsize=9)
+        axis.set(xlabel="eps, L2", xlim=(-0.03, 1.03 * max(RADII)), ylim=(-3, 100))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("accuracy in %")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", choices=sorted(N_EXAMPLES), default="fashion_mnist")
+    parser.add_argument("--n-examples", type=int, help="the first test images")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--device", default="cpu", help="of the training and the attacks")
+    options = parser.parse_args()
+    folder, dataset = HERE / "trained", options.dataset
+    n_examples = options.n_examples or N_EXAMPLES[dataset]
+    data = load_dataset(dataset, n_examples=n_examples, data_dir=options.data_dir)
+    rows = []
+    for steps in options.steps:
+        recipe = recipe_for(dataset, steps)
+        model, seconds = trained(recipe, folder, data_dir=options.data_dir, device=options.device)
+        model = model.to(options.device)
+        rows += measure(model, recipe, data, seconds=seconds, store=folder / f"{dataset}.sqlite")
+    name = f"seed_experiment_{dataset}"
+    measuring.write(name, rows)
+    draw(pd.DataFrame(rows), measuring.RESULTS / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
