@@ -363,7 +363,7 @@ def show(
         trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
         name = full_name(card.name, weights.variant)
         seconds = weights.training_seconds
-        trained_in = "" if seconds is None else f"; trained in {seconds:g} s"
+        trained_in = "" if seconds is None else f"; {seconds:g} s of training"
         typer.echo(
             f"{name} for {trained_for}: {weights.file}; {options}; {weights.recipe}{trained_in}"
         )
@@ -451,7 +451,10 @@ def train(
         )  # fmt: skip
     import yaml  # noqa: PLC0415
 
-    typer.echo(f"trained in {trained.seconds:.0f} s: {trained.path}; its entry for card.yaml:")
+    typer.echo(
+        f"trained in {trained.seconds:.0f} s of processor time: {trained.path}; "
+        "its entry for card.yaml:"
+    )
     entry = training.card_entry(content, trained, f"recipes/{path.name}")
     typer.echo(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())
 

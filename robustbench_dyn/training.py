@@ -75,7 +75,10 @@ class Recipe(StrictFile):
 
 
 class EpochReport(NamedTuple):
-    """Where training stands after `step` of `steps` in all; loss is the epoch's mean so far."""
+    """Where training stands after `step` of `steps` in all; loss is the epoch's mean so far.
+
+    seconds: of the processor, all threads together; of the wall clock where a GPU trains.
+    """
 
     epoch: int
     epochs: int
@@ -86,7 +89,10 @@ class EpochReport(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The network in eval mode, where its weights lie, their SHA-256, and what training took."""
+    """The network in eval mode, where its weights lie, their SHA-256, and what training took.
+
+    seconds: as in EpochReport.
+    """
 
     model: nn.Module
     path: Path
@@ -224,7 +230,7 @@ def _train_epoch(
     state: _State, epoch: int, x: Tensor, y: Tensor, device: str,
     progress: Callable[[EpochReport], None] | None,
 ) -> None:  # fmt: skip
-    recipe, started, total = state.recipe, time.perf_counter(), 0.0
+    recipe, started, total = state.recipe, _clock(device), 0.0
     # A generator of its own for each epoch: a resumed run sees what the first would have seen.
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
     state.model.train()
@@ -250,11 +256,17 @@ def _train_epoch(
         if progress is not None:
             steps_done = epoch * state.steps_per_epoch + step
             steps = recipe.epochs * state.steps_per_epoch
-            seconds = state.seconds + time.perf_counter() - started
+            seconds = state.seconds + _clock(device) - started
             progress(EpochReport(epoch, recipe.epochs, steps_done, steps, total / step, seconds))
     state.epoch = epoch + 1
-    state.seconds += time.perf_counter() - started
+    state.seconds += _clock(device) - started
     state.save()
+
+
+def _clock(device: str) -> float:
+    # What else a CPU is busy with is not a training's cost; a GPU is no one else's meanwhile.
+    on_cpu = torch.device(device).type == "cpu"
+    return time.process_time() if on_cpu else time.perf_counter()
 
 
 def _retract(model: nn.Module) -> None:
