@@ -1,11 +1,12 @@
 """What a verdict costs: the cascade against plain AutoAttack, on the same model and examples.
 
-    python benchmarks/verdict_cost.py [--n-examples 1000] [--model lipflow] [--model euler_resnet]
+    python benchmarks/verdict_cost.py [--n-examples 1000] [--model lipflow] [--repeats 3]
 
 AutoAttack is its authors' release, standard version, given the frozen network at the batch size at
 which it is fastest; the first examples are attacked without freezing, too. Ratios are AutoAttack's
-cost over ours, measured in one run: the cascades go before, between and after AutoAttack's parts,
-so that a machine that changes its speed does so for all, and the median of each counts.
+cost over ours, measured in one run: the cascades go between AutoAttack's parts (with --repeats 3
+also before and after them, and the median counts), so that a machine that changes its speed does so
+for all.
 Results: benchmarks/results/verdict_cost_MODEL.csv.
 """
 
@@ -56,13 +57,16 @@ def cascade(model: nn.Module, data: Dataset, attacks: str, certifiers: str) -> d
     }  # fmt: skip
 
 
-def interleaved(model: nn.Module, data: Dataset, batch_size: int) -> dict[str, dict[str, Any]]:
-    """Run AutoAttack in parts, and both cascades before, half-way and after; say what each took."""
+def interleaved(
+    model: nn.Module, data: Dataset, batch_size: int, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Run AutoAttack in parts, and both cascades between them; say what each took."""
     parts = [data.rows(k, k + PART) for k in range(0, len(data), PART)]
     runs: dict[str, list[dict[str, Any]]] = {"standard": [], "autoattack": []}
     pieces = list[dict[str, Any]]()
     for k in range(len(parts) + 1):
-        if k in (0, len(parts) // 2, len(parts)):
+        half_way = k == len(parts) // 2
+        if half_way or (repeats == 3 and k in (0, len(parts))):
             for attacks, taken in runs.items():
                 taken.append(cascade(model, data, attacks, "auto"))
                 print(f"  cascade, {attacks}: {taken[-1]}", flush=True)
@@ -102,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n-examples", type=int, default=1000)
     parser.add_argument("--model", action="append")
+    parser.add_argument("--repeats", type=int, choices=(1, 3), default=1)
     options = parser.parse_args()
     data = load_dataset("fashion_mnist", n_examples=options.n_examples)
     for name in options.model or ["lipflow", "euler_resnet"]:
@@ -110,7 +115,7 @@ def main() -> None:
         print(f"{name}: AutoAttack in batches of {batch_size}", flush=True)
         # Freezing is off for a part of the examples: its factor is the same for all.
         few = data.rows(0, min(100, len(data)))
-        measured = interleaved(model, data, batch_size)
+        measured = interleaved(model, data, batch_size, options.repeats)
         measured["AutoAttack, not frozen"] = plain(model, few, batch_size, freeze=False)
         against, rows = measured["AutoAttack"], []
         for what, row in measured.items():
