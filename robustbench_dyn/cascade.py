@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.attacks import Attack, resolve_attacks, surrogates_of
+from robustbench_dyn.auditing import choose_audited
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
 from robustbench_dyn.certification import Prepared, radii, resolve_certifiers
 from robustbench_dyn.costs import StageCost
@@ -42,7 +43,6 @@ from robustbench_dyn.verdicts import Status, Verdict
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 
-_MIN_AUDITED = 5
 # Kept and recomputed weights may differ by rounding, relative to the largest logit.
 _STALE = 1e-4
 # An exhaustive search may take its whole time for each example, and what is known is kept.
@@ -213,14 +213,8 @@ class Cascade:
             for v in self.verdicts.values()
             if v.status is Status.CERTIFIED and v.certifier not in exhaustive
         ]
-        size = max(_MIN_AUDITED, math.ceil(self.audit_share * len(certified)))
-        if self.audit_share == 0:
-            size = 0
-        # A rank of its own for each example: the sample does not depend on the others.
-        certified.sort(
-            key=lambda v: hashlib.sha256(f"audit {self.seed} {v.example_id}".encode()).digest()
-        )
-        return [verdict for verdict in certified[:size] if not verdict.reason]
+        chosen = choose_audited(certified, self.audit_share, self.seed)
+        return [verdict for verdict in chosen if not verdict.reason]
 
     def _prove(
         self, prepared: Prepared, following: str, threat_model: ThreatModel, chunk: list[Verdict]

@@ -6,7 +6,6 @@ of; so the classifier is a model of its own in the tables.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.auditing import choose_audited
 from robustbench_dyn.cascade import Progress
 from robustbench_dyn.certification.smoothing import Smoothing, certify, predict, radius_in
 from robustbench_dyn.costs import StageCost
@@ -42,7 +42,6 @@ from robustbench_dyn.verdicts import ABSTAINED, Status, Verdict
 
 # The reason of an example that waits for the attack.
 _NEXT = NEXT + ATTACK
-_MIN_AUDITED = 5
 # Bump when votes or verdicts change, so that no old one is taken for a new one.
 _VERSION = 1
 
@@ -212,14 +211,7 @@ class _SmoothedRun:
     def _audit_sample(self, eps: float) -> list[Verdict]:
         # By radius: whoever was broken by an audit stays in the sample when the run goes on.
         certified = [v for v in self.verdicts.values() if v.certified_radius >= eps]
-        size = max(_MIN_AUDITED, math.ceil(self.audit_share * len(certified)))
-        # A rank of its own for each example: the sample does not depend on the others.
-        certified.sort(
-            key=lambda v: hashlib.sha256(
-                f"audit {self.noisy.seed} {v.example_id}".encode()
-            ).digest()
-        )
-        sample = certified[: size if self.audit_share else 0]
+        sample = choose_audited(certified, self.audit_share, self.noisy.seed)
         return [v for v in sample if v.status is Status.CERTIFIED and not v.reason]
 
     def _attack_what_is_left(self, threat_model: ThreatModel) -> None:
