@@ -38,13 +38,17 @@ class Property(ABC):
         """Move any x to where the claim is made; everywhere, by default."""
         return x
 
+    def objective(self, part: nn.Module, x: Tensor) -> Tensor:
+        """Return what a search for counterexamples climbs, (batch,): the defects, by default."""
+        return self.defects(part, x)
+
     def searchable(self, part: nn.Module) -> bool:
-        """Say whether climbing the defect's gradient looks for a counterexample."""
+        """Say whether climbing the objective's gradient looks for a counterexample."""
         return self.tolerance(part) > 0
 
-    def note(self, part: nn.Module, x: Tensor) -> str:
-        """Say what else was seen."""
-        del part, x
+    def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
+        """Say what else was seen at x, where the defects are those."""
+        del part, x, defects
         return ""
 
 

@@ -38,7 +38,7 @@ def check_properties(
 
     x: inputs from the data, (batch, *input_shape). Random points are noise at the part's input, of
     the mean and deviation that the data have there; searched ones start from the data and climb
-    the defect's gradient. Raises InputError where a claim names a part that the model does not
+    the gradient of the claim's objective. Raises InputError where a claim names a part that the model does not
     have, or where a part cannot be tested.
     """
     model = copy.deepcopy(model).double().eval().requires_grad_(False)
@@ -73,7 +73,7 @@ def _find(claim: Property, part: nn.Module, kind: str, inputs: Tensor) -> Findin
     worst = int(defects.nan_to_num(nan=torch.inf).argmax())
     return Finding(
         claim.name, claim.part, kind, float(defects[worst]), claim.tolerance(part),
-        claim.note(part, inputs), inputs[worst : worst + 1].detach(),
+        claim.note(part, inputs, defects), inputs[worst : worst + 1].detach(),
     )  # fmt: skip
 
 
@@ -106,20 +106,20 @@ def _noise_like(x: Tensor) -> Tensor:
 
 
 def _climb(claim: Property, part: nn.Module, x: Tensor) -> Tensor:
-    """Return the worst states met on a climb of the defect's gradient from x, a row each."""
+    """Return the worst states met on a climb of the objective's gradient from x, a row each."""
     length = _SEARCH_STEP * x.flatten(1).norm(dim=1).clamp_min(1e-3)
-    best, worst = x.clone(), claim.defects(part, x).detach()
+    best, worst = x.clone(), claim.objective(part, x).detach()
     at = x
     for _ in range(_SEARCH_STEPS):
         at = at.detach().requires_grad_()
-        defects = claim.defects(part, at)
-        if not defects.requires_grad:
+        height = claim.objective(part, at)
+        if not height.requires_grad:
             break
-        (gradient,) = torch.autograd.grad(defects.sum(), at, allow_unused=True)
+        (gradient,) = torch.autograd.grad(height.sum(), at, allow_unused=True)
         if gradient is None:
             break
-        higher = defects.detach() > worst
-        worst = torch.where(higher, defects.detach(), worst)
+        higher = height.detach() > worst
+        worst = torch.where(higher, height.detach(), worst)
         best[higher] = at.detach()[higher]
         size = gradient.flatten(1).norm(dim=1)
         direction = gradient / size.clamp_min(1e-300).reshape(-1, *[1] * (x.dim() - 1))

@@ -38,7 +38,8 @@ class Convergent(Property):
         # A search would find the points where the error's leading term happens to vanish.
         return False
 
-    def note(self, part: nn.Module, x: Tensor) -> str:
+    def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
+        del defects
         states, reached = self._states(part, x), part(x)
         error = float(relative(reached - states[-1], reached).max())
         seen = float(self._orders(states).median())

@@ -46,10 +46,10 @@ class _Kept(Property):
         # A search would find the points where the error's leading term happens to vanish.
         return self.order is None
 
-    def note(self, part: nn.Module, x: Tensor) -> str:
+    def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
         if self.order is None:
             return ""
-        seen = self.order - float(self.defects(part, x).median())
+        seen = self.order - float(defects.median())
         return f"error {float(self._error(part, x).max()):.1e}, order {seen:.2f} of {self.order}"
 
     def _error(self, part: nn.Module, x: Tensor) -> Tensor:

@@ -17,7 +17,10 @@ from robustbench_dyn.properties.base import ROUNDING, Property
 _PAIRS = 8
 # A determinant needs the whole Jacobian: 4096 x 4096 in float64 is 128 MiB.
 _LARGEST_JACOBIAN = 4096
+# To differentiate a determinant costs many Jacobians.
+_SEARCHED_WHOLE = 256
 _POWER_ITERATIONS = 20
+_SEARCH_ITERATIONS = 5
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def _omega(u: Tensor, v: Tensor) -> Tensor:
 class VolumePreserving(Property):
     """abs(det J) = 1; the defect is abs(log abs(det J)) over the number of dimensions.
 
-    Raises ValueError for states of more dimensions than a Jacobian may have.
+    A search in many dimensions climbs an estimate by Jacobian products of abs(trace(J - I)), the
+    first term of log det J (Hutchinson), and the whole Jacobian is taken where it ends. Raises ValueError for states of more dimensions than a Jacobian may have.
     """
 
     name: ClassVar[str] = "volume-preserving"
@@ -67,6 +71,15 @@ class VolumePreserving(Property):
 
         jacobians = [jacrev(flat, chunk_size=256)(state) for state in x.flatten(1)]
         return torch.stack([torch.linalg.slogdet(j).logabsdet.abs() / n for j in jacobians])
+
+    def objective(self, part: nn.Module, x: Tensor) -> Tensor:
+        if x[0].numel() <= _SEARCHED_WHOLE:
+            return self.defects(part, x)
+        trace, generator = x.new_zeros(len(x)), torch.Generator().manual_seed(0)
+        for _ in range(_PAIRS):
+            u = _unit(x, generator)
+            trace = trace + (u * (jvp(part, (x,), (u,))[1] - u)).flatten(1).sum(dim=1) / _PAIRS
+        return trace.abs()
 
 
 @dataclass(frozen=True)
@@ -87,8 +100,13 @@ class Lipschitz(Property):
     def defects(self, part: nn.Module, x: Tensor) -> Tensor:
         return operator_norms(part, x) / self.upper(part) - 1
 
-    def note(self, part: nn.Module, x: Tensor) -> str:
-        lower, upper = float(operator_norms(part, x).max()), self.upper(part)
+    def objective(self, part: nn.Module, x: Tensor) -> Tensor:
+        # A direction to climb in needs less than a norm to report.
+        return operator_norms(part, x, iterations=_SEARCH_ITERATIONS)
+
+    def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
+        upper = self.upper(part)
+        lower = float(1 + defects.max()) * upper
         return f"steepest {lower:.4g} of at most {upper:.4g}: ratio {lower / upper:.3f}"
 
 
@@ -108,7 +126,9 @@ class Nonexpansive(Lipschitz):
         return max(excess, ROUNDING) if excess < 1e-2 else ROUNDING
 
 
-def operator_norms(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def operator_norms(
+    part: Callable[[Tensor], Tensor], x: Tensor, *, iterations: int = _POWER_ITERATIONS
+) -> Tensor:
     """Return lower bounds on the spectral norms of the Jacobians at x, (batch,), with a graph.
 
     Power iteration on J^T J; the last product is differentiable in x. The examples of a batch are
@@ -116,9 +136,9 @@ def operator_norms(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     v = _unit(x, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for _ in range(_POWER_ITERATIONS):
-            forward = jvp(part, (x,), (v,))[1]
-            v = _normalised(vjp(part, x)[1](forward)[0])
+        transposed = vjp(part, x)[1]
+        for _ in range(iterations):
+            v = _normalised(transposed(jvp(part, (x,), (v,))[1])[0])
     stretched: Tensor = jvp(part, (x,), (v,))[1]
     return stretched.flatten(1).norm(dim=1)
 
