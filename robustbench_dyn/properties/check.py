@@ -38,8 +38,8 @@ def check_properties(
 
     x: inputs from the data, (batch, *input_shape). Random points are noise at the part's input, of
     the mean and deviation that the data have there; searched ones start from the data and climb
-    the gradient of the claim's objective. Raises InputError where a claim names a part that the model does not
-    have, or where a part cannot be tested.
+    the gradient of the claim's objective. Raises InputError where a claim names a part that the
+    model does not have, or where a part cannot be tested.
     """
     model = copy.deepcopy(model).double().eval().requires_grad_(False)
     parts, x = dict(model.named_modules()), x.double()

@@ -55,7 +55,8 @@ class VolumePreserving(Property):
     """abs(det J) = 1; the defect is abs(log abs(det J)) over the number of dimensions.
 
     A search in many dimensions climbs an estimate by Jacobian products of abs(trace(J - I)), the
-    first term of log det J (Hutchinson), and the whole Jacobian is taken where it ends. Raises ValueError for states of more dimensions than a Jacobian may have.
+    first term of log det J (Hutchinson), and the whole Jacobian is taken where it ends. Raises
+    ValueError for states of more dimensions than a Jacobian may have.
     """
 
     name: ClassVar[str] = "volume-preserving"
