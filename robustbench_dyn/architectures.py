@@ -149,7 +149,7 @@ def read_yaml(path: Path, schema: type[_File]) -> _File:
 def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
     for problem in error.errors():
         place = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             known = ", ".join(schema.model_fields)
             yield f"unknown key {place!r} (the keys are: {known})"
         elif problem["type"] == "missing":

@@ -254,7 +254,7 @@ class Store:
         return [Violation(*row) for row in rows]
 
     def copy(self, path: Path, keys: Collection[str], examples: range) -> None:
-        """Write some examples' verdicts of some evaluations, and their runs, to a new file.
+        """Write some examples' verdicts and votes under some keys, and their runs, to a new file.
 
         What the verdicts have cost stays here: merging the file back adds what it cost there.
         """
@@ -264,11 +264,12 @@ class Store:
                 connection.execute(
                     "INSERT INTO other.evaluations SELECT * FROM evaluations WHERE key = ?", (key,)
                 )
-                connection.execute(
-                    "INSERT INTO other.verdicts SELECT * FROM verdicts "
-                    "WHERE key = ? AND example_id >= ? AND example_id < ?",
-                    (key, examples.start, examples.stop),
-                )
+                for table in ("verdicts", "votes"):
+                    connection.execute(
+                        f"INSERT INTO other.{table} SELECT * FROM {table} "
+                        "WHERE key = ? AND example_id >= ? AND example_id < ?",
+                        (key, examples.start, examples.stop),
+                    )
                 connection.execute(
                     "INSERT INTO other.runs SELECT * FROM runs WHERE key = ?", (key,)
                 )

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from robustbench_dyn.architectures import StrictFile, read_yaml, split_name
 from robustbench_dyn.attacks import resolve_attacks
 from robustbench_dyn.certification import named_certifiers
+from robustbench_dyn.certification.smoothing import Smoothing
 from robustbench_dyn.datasets import dataset_info
 from robustbench_dyn.engines import Event, get_engine
 from robustbench_dyn.errors import InputError
@@ -38,10 +39,15 @@ class Radii(StrictFile):
 
 
 class Entry(StrictFile):
-    """A model of a sweep, NAME or NAME/VARIANT; n_examples: of its own, where it has its own."""
+    """A model of a sweep.
+
+    name: NAME or NAME/VARIANT. n_examples: of its own, where it has its own. smoothing: where it is
+    there, the model is the smoothed classifier of the one that is named.
+    """
 
     name: str
     n_examples: Count | None = None
+    smoothing: Smoothing | None = None
 
 
 ModelEntry = Annotated[
@@ -52,7 +58,8 @@ ModelEntry = Annotated[
 class Sweep(StrictFile):
     """What sweep.yaml holds.
 
-    models: names, or mappings with the keys of Entry.
+    models: names, or mappings with the keys of Entry. A smoothed classifier is certified in L2
+    alone, by its own certificate, and attacked in expectation over noise, unless attacks is "none".
     examples_per_shard: how many examples a worker takes at a time; by default all of them, and
     fewer where one evaluation is to be spread over several workers.
     """
@@ -68,9 +75,12 @@ class Sweep(StrictFile):
     examples_per_shard: Count | None = None
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[tuple[str, Smoothing | None], int]:
         """How many examples each model is tried on; of a model named twice, the last says."""
-        return {entry.name: entry.n_examples or self.n_examples for entry in self.models}
+        return {
+            (entry.name, entry.smoothing): entry.n_examples or self.n_examples
+            for entry in self.models
+        }
 
 
 @dataclass
@@ -117,9 +127,9 @@ def sweep(
         Shard(
             model, dataset, radii.norm, radii.eps, seed, start, stop, content.attacks,
             content.certifiers, content.batch_size, device, max(1, _cores() // workers),
-            tuple(folder.resolve() for folder in plugins), data_dir,
+            tuple(folder.resolve() for folder in plugins), data_dir, smoothing,
         )
-        for model, dataset, radii, seed, start, stop in pieces
+        for model, smoothing, dataset, radii, seed, start, stop in pieces
     ]  # fmt: skip
     # Made here: workers that start together find it in order.
     Store(store).close()
@@ -135,21 +145,29 @@ def sweep(
     return outcome
 
 
-def _split(content: Sweep) -> Iterator[tuple[str, str, Radii, int, int, int]]:
-    for model, n_examples in content.sizes.items():
+def _split(
+    content: Sweep,
+) -> Iterator[tuple[str, Smoothing | None, str, Radii, int, int, int]]:
+    for (model, smoothing), n_examples in content.sizes.items():
         size = content.examples_per_shard or n_examples
         for dataset in dict.fromkeys(content.datasets):
             for radii in content.threat_models:
                 for seed in dict.fromkeys(content.seeds):
                     for start in range(0, n_examples, size):
                         stop = min(start + size, n_examples)
-                        yield model, dataset, radii, seed, start, stop
+                        yield model, smoothing, dataset, radii, seed, start, stop
 
 
 def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
     registry = discover(plugins)
     infos = [dataset_info(name) for name in content.datasets]
-    for model, n_examples in content.sizes.items():
+    norms = [radii.norm for radii in content.threat_models]
+    for (model, smoothing), n_examples in content.sizes.items():
+        if smoothing and set(norms) != {"L2"}:
+            raise InputError(
+                f"{smoothing.name_of(model)} is a smoothed classifier, whose certificate is one of "
+                f"L2, and the sweep asks for {', '.join(norms)}; give it a sweep of its own"
+            )
         name, variant = split_name(model)
         architecture = registry.load(name)
         for info in infos:
@@ -164,7 +182,6 @@ def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
             resolve_attacks(content.attacks, radii.norm, info.n_classes)
             for eps in radii.eps:
                 ThreatModel(radii.norm, eps).check_input_shape(info.input_shape)
-    norms = [radii.norm for radii in content.threat_models]
     if len(set(norms)) < len(norms):
         raise InputError("a norm stands twice under threat_models; give it once, with all its eps")
     named_certifiers(content.certifiers)
@@ -172,13 +189,12 @@ def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
 
 def _rows(content: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, Any]]:
     """Return the rows of the evaluations of which every shard is done."""
-    done: dict[tuple[str, str, tuple[float, ...]], int] = {}
+    done: dict[tuple[int, str, tuple[float, ...]], int] = {}
     for shard, key in keys.items():
-        evaluation = (shard.model, key, shard.eps)
+        evaluation = (content.sizes[shard.model, shard.smoothing], key, shard.eps)
         done[evaluation] = done.get(evaluation, 0) + shard.stop - shard.start
     rows, store = [], Store(path)
-    for (model, key, radii), n_done in done.items():
-        n_examples = content.sizes[model]
+    for (n_examples, key, radii), n_done in done.items():
         if n_done < n_examples:
             continue
         for eps in radii:

@@ -7,14 +7,25 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 from digits_plugin import HONEST, UNSOUND, write_plugin
 
-from robustbench_dyn import InputError, ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.engines import get_engine, local
+from robustbench_dyn import (
+    InputError,
+    Smoothing,
+    ThreatModel,
+    evaluate,
+    evaluate_smoothed,
+    load_dataset,
+    load_model,
+)
+from robustbench_dyn.engines import get_engine, local, ray_cluster
 from robustbench_dyn.errors import RegistryError
+from robustbench_dyn.leaderboard import leaderboard
+from robustbench_dyn.shards import Shard, run_shard
 from robustbench_dyn.store import Store
 from robustbench_dyn.sweep import Sweep, read_sweep, sweep
 
@@ -22,6 +33,12 @@ GOOD = {
     "models": ["linear"], "datasets": ["digits"], "n_examples": 60, "seeds": [0],
     "threat_models": [{"norm": "L2", "eps": [0.3, 0.6]}, {"norm": "Linf", "eps": ["8/255"]}],
     "attacks": "pgd,apgd-ce", "batch_size": 10, "examples_per_shard": 30,
+}  # fmt: skip
+
+SMOOTHED = {"name": "linear", "smoothing": {"sigma": 0.25, "n0": 20, "n": 100}}
+OF_SMOOTHED = {
+    "models": [SMOOTHED, "linear"], "threat_models": [{"norm": "L2", "eps": [0.1, 0.3]}],
+    "n_examples": 16, "examples_per_shard": 8, "attacks": "pgd", "batch_size": 50,
 }  # fmt: skip
 
 # Kills its own process at the first forward of each process, as often as there are lives.
@@ -185,6 +202,17 @@ def test_a_bad_shard_harms_no_other(code, factor, fate, reason, plugins, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"models": [SMOOTHED]},
+            "linear~0.25 is a smoothed classifier.* L2, Linf; give it a sweep",
+        ),
+        ({"models": [SMOOTHED | {"smoothing": {"sigma": 0}}]}, "sigma=0 must be positive"),
+        ({"models": [SMOOTHED | {"smoothing": {"sigma": 1, "n": 5}}]}, "n=5 draws prove nothing"),
+        ({"models": [SMOOTHED | {"smoothing": {"sigma": 1, "m": 5}}]}, "'models.0.smoothing.m'"),
+        (
+            {"models": [SMOOTHED | {"smoothing": {"n": 50}}]},
+            "'models.0.smoothing.sigma' is missing",
+        ),
         ({"model": ["linear"]}, "unknown key 'model'"),
         ({"models": []}, "models"),
         ({"models": [{"name": "linear", "examples": 5}]}, "unknown key 'models.0.examples'"),
@@ -217,6 +245,90 @@ def test_engines_and_workers_are_checked(plugins, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'robustbench-dyn\[ray\]'"):
         list(get_engine("ray")([], tmp_path / "s.sqlite", 1))
+
+
+# Smoothed classifiers
+
+
+@pytest.fixture(scope="module")
+def smoothed(plugins, tmp_path_factory):
+    store = tmp_path_factory.mktemp("smoothed") / "s.sqlite"
+    return store, sweep(content(**OF_SMOOTHED), store, workers=2, plugins=(plugins,))
+
+
+def votes(path):
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute(
+            "SELECT example_id, stage, draws, counts FROM votes ORDER BY 1, 2"
+        ).fetchall()
+    connection.close()
+    return rows
+
+
+def test_a_smoothed_classifier_is_a_model_of_its_own_beside_its_network(smoothed, plugins):
+    path, outcome = smoothed
+    assert not outcome.failed
+    board = leaderboard(Store(path))
+    assert set(board["model"]) == {"linear", "linear~0.25"}
+    rows = board[board["model"] == "linear~0.25"]
+    assert set(rows["certifiers"]) == {"smoothing(n=100 alpha=0.001)"}
+    assert set(rows["attacks"]) == {"eot-pgd"}
+    assert set(rows["n_examples"]) == {16}
+    assert len(outcome.rows) == len(board) == 4
+    model = load_model("linear", dataset="digits", plugins=(plugins,))
+    alone = evaluate_smoothed(
+        model, load_dataset("digits", n_examples=16),
+        [ThreatModel("L2", 0.1), ThreatModel("L2", 0.3)], Smoothing(0.25, n0=20, n=100),
+        batch_size=50,
+    )  # fmt: skip
+    for evaluation in alone.evaluations:
+        (row,) = (r for r in outcome.rows if r["model"] == "linear~0.25"
+                  and r["eps"] == evaluation.threat_model.eps)  # fmt: skip
+        for column in ("clean_accuracy", "certified_accuracy", "empirical_accuracy"):
+            assert row[column] == evaluation.summary[column]
+    assert 0 < rows["certified_accuracy"].min() < rows["certified_accuracy"].max()
+
+
+def test_smoothed_shards_survive_their_workers_and_are_run_once(smoothed, plugins, tmp_path):
+    path, outcome = smoothed
+    killed = []
+
+    def kill(event, _n_shards):
+        if event.state == "at work" and len(killed) < 2:
+            for child in multiprocessing.active_children():
+                child.kill()
+            killed.append(event.shard)
+
+    store = tmp_path / "s.sqlite"
+    sweep(content(**OF_SMOOTHED), store, workers=2, plugins=(plugins,), progress=kill)
+    assert len(killed) == 2
+    assert dump(store)[:3] == dump(path)[:3]
+    assert votes(store) == votes(path)
+    before = dump(path)
+    again = sweep(content(**OF_SMOOTHED), path, workers=1, plugins=(plugins,))
+    assert again.rows == outcome.rows
+    assert dump(path) == before
+
+
+def test_without_attacks_a_smoothed_classifier_is_certified_only(plugins, tmp_path):
+    shard = Shard("linear", "digits", "L2", (0.1,), 0, 0, 8, attacks="none", batch_size=50,
+                  plugins=(plugins,), smoothing=Smoothing(0.25, n0=20, n=100))  # fmt: skip
+    path = tmp_path / "s.sqlite"
+    key = run_shard(shard, path)
+    store = Store(path)
+    assert store.record(key)["attacks"] == []
+    assert shard.matches(store.record(key))
+    assert not replace(shard, smoothing=None).matches(store.record(key))
+    assert "certified" in {verdict.status for verdict in store.verdicts(key, 0.1)}
+
+
+def test_a_node_of_a_cluster_gets_the_votes_that_are_known(smoothed, plugins, tmp_path):
+    path, _ = smoothed
+    shard = Shard("linear", "digits", "L2", (0.1, 0.3), 0, 8, 16, smoothing=Smoothing(0.25))
+    (tmp_path / "part.sqlite").write_bytes(ray_cluster._known(Store(path), shard))
+    assert votes(tmp_path / "part.sqlite") == [row for row in votes(path) if row[0] >= 8]
+    names = {record["model"] for record in Store(tmp_path / "part.sqlite").records().values()}
+    assert names == {"linear~0.25"}
 
 
 # The command, and Ray

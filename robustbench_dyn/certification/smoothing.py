@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from scipy.special import betainc, betaincinv, ndtri
 
@@ -34,6 +34,9 @@ class Smoothing:
     n: further draws that count for it. alpha: how often a statement may be wrong.
     Raises InputError where sigma, n0, n or alpha make no sense.
     """
+
+    # In a file, a key that is not one of these is an error.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     sigma: float
     n0: int = 100
@@ -59,6 +62,10 @@ class Smoothing:
                 f"n={self.n} draws prove nothing at alpha={self.alpha:g}, even if all agree; "
                 f"give n of at least {fewest}"
             )
+
+    def name_of(self, model: str) -> str:
+        """Name the smoothed classifier of a model in the table."""
+        return f"{model}~{self.sigma:g}"
 
     def label(self, norm: Norm) -> str:
         """Name the certifier in the table."""

@@ -83,7 +83,9 @@ def _run_remotely(shard: Shard, known: bytes) -> tuple[str, str, bytes]:
 
 def _known(store: Store, shard: Shard) -> bytes:
     """Return a store of what is known already of a shard's examples."""
-    keys = [key for key, record in store.records().items() if shard.matches(record)]
+    begun = {key: record for key, record in store.records().items() if shard.matches(record)}
+    # A smoothed classifier's votes have a key of their own; several evaluations may share them.
+    keys = {*begun, *(record["votes_key"] for record in begun.values() if "votes_key" in record)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.sqlite"
         store.copy(path, keys, range(shard.start, shard.stop))

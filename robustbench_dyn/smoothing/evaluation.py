@@ -129,6 +129,7 @@ class _SmoothedRun:
         self.first_attack = ATTACK if attacked else ""
         record, self.votes_key = self._describe(model, name)
         self.key = hash_configuration({k: record[k] for k in record if k != "flags"})
+        record["votes_key"] = self.votes_key
         store.add_evaluation(self.key, record)
         self.votes: dict[tuple[int, str], Votes] = store.votes(self.votes_key)
         # The verdicts at the eps of the moment, by example_id, as the store has them.
@@ -251,7 +252,7 @@ class _SmoothedRun:
             "smoothing_version": _VERSION,
         }
         record = of_votes | {
-            "model": f"{known.name}~{smoothing.sigma:g}",
+            "model": smoothing.name_of(known.name),
             "family": known.family,
             "plugin_version": known.plugin_version,
             "parameters": sum(p.numel() for p in model.parameters()),

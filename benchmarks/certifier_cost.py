@@ -1,0 +1,128 @@
+"""What each certifier costs an example, on networks of the zoo.
+
+    python benchmarks/certifier_cost.py [--n-examples 20] [--model feedforward]
+
+Each certifier is asked alone, about all examples that the network gets right; in the cascade it is
+asked only about those that the cheaper ones and the attacks leave open. Seconds are those of the
+processor, of all threads together, which a busy machine changes little; beside them stands how many
+forward passes of the frozen network, in batches as large, take as long.
+Results: benchmarks/results/certifier_cost.csv; `python benchmarks/tables.py` puts them in the docs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import measuring
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn import Smoothing, ThreatModel, evaluate_smoothed, load_dataset, load_model
+from robustbench_dyn.certification import Prepared, certifier_names, radii, resolve_certifiers
+from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.errors import CertificateError, InputError
+from robustbench_dyn.flows import frozen
+from robustbench_dyn.judging import judge
+
+# Each data set with the networks, and with eps at which some examples are certified.
+FASHION = (ThreatModel("L2", 0.25), ThreatModel("Linf", 2 / 255))
+MOONS = (ThreatModel("L2", 0.1), ThreatModel("Linf", 0.1))
+NETWORKS: dict[tuple[str, str], tuple[ThreatModel, ...]] = {
+    ("lipflow", "fashion_mnist"): FASHION,
+    ("feedforward", "fashion_mnist"): FASHION,
+    ("euler_resnet", "fashion_mnist"): FASHION,
+    ("feedforward", "moons"): MOONS,
+    ("euler_resnet", "moons"): MOONS,
+}
+SMOOTHING = Smoothing(0.25)
+
+
+@torch.no_grad()
+def seconds_a_forward(model: nn.Module, x: Tensor) -> float:
+    """Return the processor seconds of a forward pass of one example, in a batch of all."""
+    taken = []
+    for _ in range(5):
+        started = time.process_time()
+        model(x)
+        taken.append(time.process_time() - started)
+    return min(taken) / len(x)
+
+
+def ask(
+    model: nn.Module, prepared: Prepared, x: Tensor, y: Tensor, threat_model: ThreatModel
+) -> dict[str, Any]:
+    """Ask a certifier about examples that the model gets right; count what it decides."""
+    with torch.no_grad():
+        logits = model(x)
+    started = time.process_time()
+    proof = prepared.prove(x, logits, y, threat_model)
+    seconds = time.process_time() - started
+    broken = 0
+    if proof.candidates is not None:
+        broken = int(judge(model, proof.candidates, x, y, threat_model).fooled.sum())
+    certified = int((radii(proof) >= threat_model.eps).sum())
+    return {"certified": certified, "broken": broken, "seconds": seconds / len(x)}
+
+
+def rows_of(name: str, data: Dataset, threat_models: tuple[ThreatModel, ...]) -> Iterator[Any]:
+    model = load_model(name, dataset=data.name)
+    about = {"model": name, "dataset": data.name, "parameters": sum(p.numel() for p in
+             model.parameters())}  # fmt: skip
+    with frozen(model):
+        with torch.no_grad():
+            right = model(data.x).argmax(dim=1) == data.y
+        x, y = data.x[right], data.y[right]
+        forward = seconds_a_forward(model, x)
+        for threat_model in threat_models:
+            norm = threat_model.norm
+            about |= {"norm": norm, "eps": threat_model.eps, "n_examples": len(x)}
+            for certifier in certifier_names():
+                started = time.process_time()
+                try:
+                    (prepared,) = resolve_certifiers(certifier, model, tuple(x.shape[1:]), norm)
+                except (CertificateError, InputError):
+                    continue
+                once = time.process_time() - started
+                row = ask(model, prepared, x, y, threat_model)
+                yield (
+                    about
+                    | {"certifier": certifier, "seconds_once": once}
+                    | row
+                    | {"forward_passes": row["seconds"] / forward}
+                )
+        (l2,) = (threat_model for threat_model in threat_models if threat_model.norm == "L2")
+        started = time.process_time()
+        smoothed = evaluate_smoothed(model, (x, y), [l2], SMOOTHING, attacked=False)
+        seconds = (time.process_time() - started) / len(x)
+        certified = sum(c.label == c.prediction and c.radius >= l2.eps
+                        for c in smoothed.certificates)  # fmt: skip
+        yield about | {
+            "norm": "L2", "eps": l2.eps, "certifier": f"smoothing, sigma {SMOOTHING.sigma:g}",
+            "seconds_once": 0.0, "certified": certified, "broken": 0, "seconds": seconds,
+            "forward_passes": SMOOTHING.n0 + SMOOTHING.n,
+        }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--n-examples", type=int, default=20)
+    parser.add_argument("--model", action="append")
+    options = parser.parse_args()
+    rows = list[dict[str, Any]]()
+    for (name, dataset), threat_models in NETWORKS.items():
+        if options.model and name not in options.model:
+            continue
+        for row in rows_of(name, load_dataset(dataset, n_examples=options.n_examples),
+                           threat_models):  # fmt: skip
+            rows.append(row)
+            print(row, flush=True)
+    measuring.write("certifier_cost", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""The soundness alarm: the certificates of the whole zoo under attack, each inside its own radius.
+
+    python benchmarks/soundness.py [--n-examples 100] [--model lipflow] [--norm L2] [--dataset ...]
+
+For every set of weights of every registered architecture, every norm and every certifier that can
+treat the network: each certified example is attacked within 0.98 of its certified radius, by
+AutoAttack (L1: by FAB-T) and by a minimum-norm attack, whose finds must lie outside the radius. A
+certifier that speaks of the ball of one eps alone is asked, example by example, for the largest eps
+of a fine grid at which it proves; one that searches is given two seconds a ball, and 20 examples.
+A hit means that a certificate is wrong.
+
+Results: benchmarks/results/soundness.csv, a row as soon as it is known. A run that was stopped goes
+on; a row is made anew where the weights, the plugin, the certifiers or what is asked has changed.
+Ends with exit code 1 where there is a hit; the counterexample is saved beside the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import measuring
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+import robustbench_dyn
+from robustbench_dyn import load_dataset
+from robustbench_dyn.architectures import Architecture, Weights, full_name
+from robustbench_dyn.attacks import resolve_attacks, surrogates_of
+from robustbench_dyn.certification import (
+    Prepared,
+    certifier_names,
+    complete,
+    radii,
+    resolve_certifiers,
+)
+from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.errors import CertificateError, InputError
+from robustbench_dyn.flows import frozen
+from robustbench_dyn.identity import hash_configuration
+from robustbench_dyn.judging import CountingModel, judge
+from robustbench_dyn.registry import discover, hash_code, load_weights
+from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, widest_eps
+
+# Networks small enough for the complete certifier are those of the moons.
+DATASETS = ("fashion_mnist", "moons")
+# Our Auto-PGD and Square know no L1, where pyautoattack's suite costs many times as much.
+ATTACKS: dict[Norm, str] = {"L2": "standard", "Linf": "standard", "L1": "fab-t"}
+MINIMUM_NORM = "fab-min"
+SHARE = 0.98
+# Attacks take one eps a call: examples whose radii differ by less share that of the smallest.
+STEP = 1.05
+BATCH = 250
+# Eps at which certifiers of one ball are asked: from these on, in steps of 9 %. A shorter radius,
+# which proves nothing that anybody asks for, meets the minimum-norm attack alone.
+FIRST: dict[Norm, float] = {"Linf": 5e-5, "L2": 6e-4, "L1": 2.5e-3}
+OCTAVES, AN_OCTAVE = 13, 8
+# What an exhaustive certifier is given; a ball that takes it longer does not count as certified.
+EXHAUSTIVE_EXAMPLES, SECONDS_A_BALL = 20, 2.0
+PATH = measuring.RESULTS / "soundness.csv"
+ROW = ("model", "dataset", "norm", "certifier")
+COLUMNS = (*ROW, "attacks", "n_examples", "certified", "median_radius", "with_suite", "hits",
+           "nearest", "certify_seconds", "attack_seconds", "forward_passes", "backward_passes",
+           "problem", "key", "machine")  # fmt: skip
+
+
+class Hit(NamedTuple):
+    """An adversarial example inside the certified radius of the example in one row of the data."""
+
+    row: int
+    attack: str
+    radius: float
+    distance: float
+    x_adv: Tensor
+
+
+class Alarm(NamedTuple):
+    """What the attacks found; nearest: the least distance of a find, in certified radii."""
+
+    hits: list[Hit]
+    nearest: float
+
+
+def grid(norm: Norm, input_shape: tuple[int, ...]) -> list[float]:
+    steps = (FIRST[norm] * 2 ** (k / AN_OCTAVE) for k in range(OCTAVES * AN_OCTAVE))
+    return [eps for eps in steps if eps <= widest_eps(norm, input_shape)]
+
+
+@torch.no_grad()
+def certified_radii(
+    model: nn.Module, prepared: Prepared, x: Tensor, y: Tensor, norm: Norm
+) -> Tensor:
+    """Return the radius that each example is certified to, (n,) float64; NaN where there is none.
+
+    A certifier of one ball is asked by bisection on the grid: what it returns it has proved.
+    """
+    logits = torch.cat([model(batch) for batch in x.split(BATCH)])
+    scale = grid(norm, tuple(x.shape[1:]))
+    if prepared.certifier.at_any_eps:
+        return radii(prepared.prove(x, logits, y, ThreatModel(norm, scale[-1]))).cpu()
+    proved, open_from = torch.full((len(x),), -1), torch.full((len(x),), len(scale))
+    while bool((open_from - proved > 1).any()):
+        middle = ((proved + open_from) // 2).where(open_from - proved > 1, -1)
+        for k in sorted(set(middle.tolist()) - {-1}):
+            for rows in (middle == k).nonzero().flatten().split(BATCH):
+                threat_model = ThreatModel(norm, scale[k])
+                proof = prepared.prove(x[rows], logits[rows], y[rows], threat_model)
+                holds = (radii(proof) >= scale[k]).cpu()
+                proved[rows[holds]], open_from[rows[~holds]] = k, k
+    of_each = torch.tensor([math.nan, *scale], dtype=torch.float64)
+    return of_each[proved + 1]
+
+
+def shells(certified: Tensor, smallest: float) -> Iterator[tuple[float, Tensor]]:
+    """Split examples by radius; yield an eps, SHARE of the smallest radius in the shell, and rows.
+
+    certified: (n,); those below `smallest`, and NaN, are left out. Every radius of a shell is
+    within STEP of the others.
+    """
+    shell = (certified.log() / math.log(STEP)).floor().where(certified >= smallest, math.nan)
+    for k in shell[~shell.isnan()].unique().tolist():
+        rows = (shell == k).nonzero().flatten()
+        yield SHARE * float(certified[rows].min()), rows
+
+
+def attack_certificates(
+    model: nn.Module, x: Tensor, y: Tensor, certified: Tensor, norm: Norm, *,
+    attacks: str | Sequence[str], seed: int = 0,
+) -> Alarm:  # fmt: skip
+    """Attack each example inside its certified radius; model: frozen, from inputs to logits.
+
+    x: (n, *input_shape); y: (n,); certified: (n,), in `norm`, NaN where there is none.
+    """
+    with torch.no_grad():
+        n_classes = model(x[:1]).shape[1]
+    has_surrogates = bool(surrogates_of(model))
+    suite = resolve_attacks(attacks, norm, n_classes, has_surrogates=has_surrogates)
+    (nearest_first,) = resolve_attacks(MINIMUM_NORM, norm, n_classes)
+    widest = widest_eps(norm, tuple(x.shape[1:]))
+    everybody = (certified > 0).nonzero().flatten()
+    runs = [(nearest_first, widest, everybody)] if len(everybody) else []
+    runs += [
+        (attack, eps, rows) for eps, rows in shells(certified, FIRST[norm]) for attack in suite
+    ]
+    hits, nearest = dict[int, Hit](), math.inf
+    for attack, eps, of_shell in runs:
+        rows = torch.tensor([row for row in of_shell.tolist() if row not in hits], dtype=torch.long)
+        if not len(rows):
+            continue
+        threat_model = ThreatModel(norm, eps)
+        found = attack.search(
+            model, x[rows], y[rows], threat_model, seed=seed, batch_size=BATCH, n_classes=n_classes
+        )
+        judged = judge(model, found, x[rows], y[rows], threat_model)
+        for k in judged.fooled.nonzero().flatten().tolist():
+            row, reached = int(rows[k]), float(judged.distance[k])
+            radius = float(certified[row])
+            nearest = min(nearest, reached / radius)
+            if reached <= radius:
+                hits[row] = Hit(row, attack.name, radius, reached, judged.x_adv[k])
+    return Alarm([hits[row] for row in sorted(hits)], nearest)
+
+
+def weights_of_the_zoo(
+    names: Sequence[str] | None, datasets: Sequence[str]
+) -> Iterator[tuple[Architecture, Weights]]:
+    registry, known = discover(), set[str]()
+    for listing in registry.listings.values():
+        for weights in listing.card.weights if listing.card else ():
+            called = {listing.name, full_name(listing.name, weights.variant)}
+            known |= called
+            if weights.dataset in datasets and (not names or called & set(names)):
+                yield registry.load(listing.name), weights
+    if missing := set(names or ()) - known:
+        raise InputError(f"no weights are called {', '.join(sorted(missing))}")
+
+
+def examine(
+    model: nn.Module, data: Dataset, norm: Norm, certifier: str, name: str, seed: int
+) -> dict[str, Any]:
+    """Certify and attack the examples of one row of the table; save the counterexamples."""
+    counting, started = CountingModel(model), time.perf_counter()
+    (prepared,) = resolve_certifiers(certifier, model, tuple(data.x.shape[1:]), norm)
+    if prepared.certifier.exhaustive:
+        data = data.rows(0, EXHAUSTIVE_EXAMPLES)
+    certified = certified_radii(model, prepared, data.x, data.y, norm)
+    attacked_from = time.perf_counter()
+    alarm = attack_certificates(
+        counting, data.x, data.y, certified, norm, attacks=ATTACKS[norm], seed=seed
+    )
+    for hit in alarm.hits:
+        file = f"soundness-{name}-{data.name}-{norm}-{certifier}-{int(data.ids[hit.row])}.npz"
+        np.savez(
+            PATH.with_name(file.replace("/", "~")), x=data.x[hit.row].numpy(),
+            x_adv=hit.x_adv.numpy(), label=int(data.y[hit.row]), certified_radius=hit.radius,
+            distance=hit.distance, attack=hit.attack,
+        )  # fmt: skip
+    of_those = certified[~certified.isnan()]
+    return {
+        "n_examples": len(data),
+        "certified": len(of_those),
+        "median_radius": float(of_those.median()) if len(of_those) else "",
+        "with_suite": int((of_those >= FIRST[norm]).sum()),
+        "hits": len(alarm.hits),
+        "nearest": alarm.nearest if math.isfinite(alarm.nearest) else "",
+        "certify_seconds": attacked_from - started,
+        "attack_seconds": time.perf_counter() - attacked_from,
+        "forward_passes": counting.forward_passes,
+        "backward_passes": counting.backward_passes,
+    }
+
+
+def key_of(architecture: Architecture, weights: Weights, asked: dict[str, Any]) -> str:
+    """Return a hash of all that a row depends on; asked: what the run is told to do."""
+    package = Path(robustbench_dyn.__file__).parent
+    code = {name: hash_code(package / name) for name in ("certification", "flows")}
+    constants = (SHARE, STEP, FIRST, OCTAVES, AN_OCTAVE, EXHAUSTIVE_EXAMPLES, SECONDS_A_BALL)
+    asked = asked | {"constants": constants}
+    depends_on = {"plugin": architecture.code_sha256, "weights": weights.sha256, **code, **asked}
+    return hash_configuration(depends_on)[:16]
+
+
+def read_rows() -> dict[tuple[str, ...], dict[str, Any]]:
+    if not PATH.is_file():
+        return {}
+    # As they stand: what is not computed anew is written as it was read.
+    rows = pd.read_csv(PATH, keep_default_na=False, dtype=str).to_dict("records")
+    return {tuple(str(row[column]) for column in ROW): dict(row) for row in rows}
+
+
+def write_rows(rows: dict[tuple[str, ...], dict[str, Any]]) -> None:
+    partial = PATH.with_suffix(".partial")
+    table = pd.DataFrame([rows[place] for place in sorted(rows)], columns=list(COLUMNS))
+    table.to_csv(partial, index=False, lineterminator="\n")
+    partial.replace(PATH)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--n-examples", type=int, default=100)
+    parser.add_argument("--model", action="append", help="NAME or NAME/VARIANT; by default all")
+    parser.add_argument("--dataset", action="append")
+    parser.add_argument("--norm", action="append", choices=NORMS)
+    parser.add_argument("--certifier", action="append", choices=list(certifier_names()))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    complete.SECONDS_AN_EXAMPLE = SECONDS_A_BALL
+    PATH.parent.mkdir(exist_ok=True)
+    rows = read_rows()
+    for architecture, weights in weights_of_the_zoo(options.model, options.dataset or DATASETS):
+        name = full_name(architecture.name, weights.variant)
+        data = load_dataset(weights.dataset, n_examples=options.n_examples)
+        with frozen(load_weights(architecture, weights)) as model:
+            for norm in options.norm or NORMS:
+                for certifier in options.certifier or certifier_names():
+                    asked = {"norm": norm, "certifier": certifier, "n_examples": len(data),
+                             "seed": options.seed, "attacks": ATTACKS[norm]}  # fmt: skip
+                    place = (name, data.name, norm, certifier)
+                    key = key_of(architecture, weights, asked)
+                    if place in rows and rows[place]["key"] == key:
+                        continue
+                    row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+                    row |= dict(zip(ROW, place, strict=True))
+                    row |= {"attacks": f"{ATTACKS[norm]}+{MINIMUM_NORM}", "key": key,
+                            "machine": measuring.machine()}  # fmt: skip
+                    try:
+                        row |= examine(model, data, norm, certifier, name, options.seed)
+                    except (CertificateError, InputError) as error:
+                        row["problem"] = str(error)
+                    rows[place] = row
+                    write_rows(rows)
+                    print({k: v for k, v in row.items() if v != ""}, flush=True)
+    refuted = [place for place, row in rows.items() if row["hits"] not in ("", "0", 0)]
+    if refuted:
+        sys.exit(
+            "certificates are wrong: an attack landed inside certified balls of "
+            f"{'; '.join(' '.join(place) for place in sorted(refuted))}; "
+            f"the counterexamples lie in {PATH.parent}"
+        )
+
+
+if __name__ == "__main__":
+    main()

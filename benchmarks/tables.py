@@ -1,0 +1,82 @@
+"""Write the tables of docs/ that are made of results.
+
+    python benchmarks/tables.py
+
+A page marks the place of a table by <!-- table NAME --> and <!-- end of NAME -->; what stands
+between them is replaced. No figure there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import measuring
+import pandas as pd
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def soundness() -> str:
+    """Return how many certificates were attacked, by data set, norm and certifier."""
+    rows = pd.read_csv(measuring.RESULTS / "soundness.csv")
+    rows = rows[rows["certified"] > 0]
+    shown = []
+    for place, those in rows.groupby(["dataset", "norm", "certifier"], sort=True):
+        shown.append(
+            (*map(str, place), len(those), f"{those['certified'].sum():.0f}",
+             f"{those['hits'].sum():.0f}", f"{those['nearest'].min():.3f}")
+        )  # fmt: skip
+    heading = ("data", "norm", "certifier", "networks", "certificates", "hits",
+               "nearest find, in radii")  # fmt: skip
+    return markdown(heading, shown)
+
+
+def certifier_cost() -> str:
+    """Return what each certifier cost an example."""
+    rows = pd.read_csv(measuring.RESULTS / "certifier_cost.csv")
+    shown = []
+    for row in rows.to_dict("records"):
+        decided = f"{row['certified']} + {row['broken']}" if row["broken"] else row["certified"]
+        shown.append(
+            (row["model"], row["dataset"], f"{row['parameters']:,}", row["norm"],
+             f"{row['eps']:.2g}", row["certifier"], f"{decided} of {row['n_examples']}",
+             f"{row['seconds']:.2g}", f"{row['forward_passes']:,.0f}", f"{row['seconds_once']:.2g}")
+        )  # fmt: skip
+    heading = ("network", "data", "parameters", "norm", "eps", "certifier", "decided",
+               "seconds an example", "forward passes", "seconds once")  # fmt: skip
+    machine = rows["machine"].iloc[0]
+    return markdown(heading, shown) + f"\n\nMeasured on: {machine}."
+
+
+TABLES: dict[str, Callable[[], str]] = {"soundness": soundness, "certifier_cost": certifier_cost}
+
+
+def markdown(heading: tuple[object, ...], rows: list[tuple[object, ...]]) -> str:
+    lines = [heading, tuple("---" for _ in heading), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def fill(page: str) -> str:
+    """Return a page with its tables made anew; raises KeyError for one that nobody makes."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- table {name} -->\n\n{TABLES[name]()}\n\n<!-- end of {name} -->"
+
+    marked = r"<!-- table (?P<name>\w+) -->.*?<!-- end of (?P=name) -->"
+    return re.sub(marked, table, page, flags=re.DOTALL)
+
+
+def main() -> None:
+    for path in sorted(DOCS.glob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        filled = fill(page)
+        if filled != page:
+            path.write_text(filled, encoding="utf-8")
+            print(path)
+
+
+if __name__ == "__main__":
+    main()
