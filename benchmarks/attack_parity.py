@@ -1,6 +1,6 @@
 """Each of our attacks against the same attack of pyautoattack and of torchattacks.
 
-    python benchmarks/attack_parity.py [--n-examples 1000] [--seeds 3] [--model feedforward]
+    python benchmarks/attack_parity.py [--n-examples 1000] [--seeds 10] [--model feedforward]
 
 Every attack is run by itself, with the budget that AutoAttack's standard version gives it. What a
 certificate decides is left out for all alike: no attack can break it. An attack is weaker by the
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n-examples", type=int, default=1000)
     parser.add_argument("--model", action="append")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     data = load_dataset("fashion_mnist", n_examples=options.n_examples)
     weaker = list[dict[str, Any]]()
