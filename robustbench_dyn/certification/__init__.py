@@ -81,6 +81,12 @@ def _lipschitz() -> Certifier:
     return lipschitz.CERTIFIER
 
 
+def _lipsdp() -> Certifier:
+    from robustbench_dyn.certification import lipsdp  # noqa: PLC0415
+
+    return lipsdp.CERTIFIER
+
+
 def _interval() -> Certifier:
     from robustbench_dyn.certification import interval  # noqa: PLC0415
 
@@ -93,6 +99,12 @@ def _linear_relaxation() -> Certifier:
     return linear_relaxation.CERTIFIER
 
 
+def _local_lipsdp() -> Certifier:
+    from robustbench_dyn.certification import local_lipsdp  # noqa: PLC0415
+
+    return local_lipsdp.CERTIFIER
+
+
 def _complete() -> Certifier:
     from robustbench_dyn.certification import complete  # noqa: PLC0415
 
@@ -102,10 +114,18 @@ def _complete() -> Certifier:
 # The cheapest first: this is the order in which they are asked.
 _CERTIFIERS: dict[str, tuple[str, Callable[[], Certifier]]] = {
     "lipschitz": ("global L2 Lipschitz bound of each logit difference", _lipschitz),
+    "lipsdp": (
+        "semidefinite L2 Lipschitz bound of each logit difference (LipSDP), small networks",
+        _lipsdp,
+    ),
     "interval": ("interval bounds of every value over the ball and [0, 1]", _interval),
     "linear_relaxation": (
         "lines around every activation, with optimised slopes (alpha-CROWN)",
         _linear_relaxation,
+    ),
+    "local_lipsdp": (
+        "the same within the ball, with the slopes that it leaves open (local LipSDP)",
+        _local_lipsdp,
     ),
     "complete": (
         "mixed-integer programs (HiGHS): exact for small networks of ReLU, Linf and L1",
@@ -125,10 +145,10 @@ def resolve_certifiers(
     """Return the certifiers that spec names, ready for model and the cheapest first.
 
     spec: "none", names, or "auto", which chooses by architecture: a model whose Lipschitz bound is
-    useful (no logit difference has more than certification.lipschitz.USEFUL) gets that certificate
-    alone, which costs nothing at any eps, while relaxing such deep networks proves little for
-    much. Any other model gets each certifier that knows its operations, and `complete` only where
-    it is small enough to be searched.
+    useful (no logit difference has more than certification.lipschitz.USEFUL) gets that certificate,
+    which costs nothing at any eps, and `local_lipsdp` where it is small, while relaxing such deep
+    networks proves little for much. Any other model gets each certifier that knows its operations,
+    and semidefinite bounds and `complete` only where it is small enough for them.
     Raises InputError for an unknown name or one that does not know the norm, CertificateError,
     naming the operation, where a named one cannot treat model.
     """
@@ -149,18 +169,17 @@ def resolve_certifiers(
 def _automatic(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> list[Prepared]:
     from robustbench_dyn.certification.lipschitz import is_useful  # noqa: PLC0415
 
-    able = []
+    able, useful = list[Prepared](), False
     for name in _CERTIFIERS:
         certifier = _CERTIFIERS[name][1]()
-        if norm not in certifier.norms:
+        if norm not in certifier.norms or (useful and name != "local_lipsdp"):
             continue
         try:
             ready = Prepared(certifier, certifier.prepare(model, input_shape))
         except CertificateError:
             continue
         able.append(ready)
-        if name == "lipschitz" and is_useful(ready.state):
-            break
+        useful = useful or (name == "lipschitz" and is_useful(ready.state))
     return able
 
 
