@@ -34,7 +34,7 @@ def pairwise_lipsdp(network: Network) -> Tensor:
     pairs = list(combinations(range(classes), 2))
     units = torch.eye(classes, dtype=torch.float64, device=known.logits.device)
     first, second = (units[list(indices)] for indices in zip(*pairs, strict=True))
-    found = search(known, first - second, units.new_ones(len(pairs)))
+    found = search(known, first - second)
     bounds = torch.full((classes, classes), torch.inf, dtype=torch.float64).fill_diagonal_(0.0)
     if found is None:
         return bounds

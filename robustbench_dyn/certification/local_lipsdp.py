@@ -9,7 +9,6 @@ from robustbench_dyn.certification import Certifier, Proof
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.bounds import Bounds
 from robustbench_dyn.certification.increments import (
-    Increments,
     Sector,
     global_sectors,
     increments,
@@ -29,7 +28,7 @@ from robustbench_dyn.certification.tightening import (
 from robustbench_dyn.threat_models import ThreatModel
 
 # Of the network, for relaxing it, and of those that bend within the ball, for the search.
-_MOST_UNITS, _MOST_BENDING = 2000, 400
+_MOST_UNITS, _MOST_BENDING = 2000, 256
 # A ball around the centre alone: bounds over it are the centre's values with their rounding.
 _POINT = 1e-200
 
@@ -72,27 +71,15 @@ def _exclude(
     if (gradients.norm(dim=1) >= allowed).any() or n_bending > _MOST_BENDING:
         return nothing
     known = increments(network, sectors)
-    if not n_bending:
-        return _all_of(known, differences, allowed, differences.new_zeros(0), None)
-    found = search(known, differences, allowed.square().reciprocal())
+    found = search(known, differences, allowed)
     if found is None:
         return nothing
-    return _all_of(known, differences, allowed, found.multipliers, found.squares)
-
-
-def _all_of(
-    known: Increments, differences: Tensor, allowed: Tensor, multipliers: Tensor,
-    squares: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """Prove the bounds of those that are promised to be small enough."""
-    if squares is None:
-        squares = (differences @ known.logits).square().sum(dim=1)
     return torch.tensor(
         [
             square <= limit**2
-            and certified_bound(known, difference, multipliers, square) <= limit * (1 - 1e-9)
+            and certified_bound(known, difference, found.multipliers, square) <= limit * (1 - 1e-9)
             for difference, square, limit in zip(
-                differences, squares.tolist(), allowed.tolist(), strict=True
+                differences, found.squares.tolist(), allowed.tolist(), strict=True
             )
         ],
         device=allowed.device,

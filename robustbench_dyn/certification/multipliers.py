@@ -47,8 +47,10 @@ class _Point(NamedTuple):
     squares: Tensor
 
 
-def search(increments: Increments, differences: Tensor, weights: Tensor) -> Searched | None:
-    """Return multipliers with a small sum of weights[k] L_k^2, L_k of the difference k of logits.
+def search(
+    increments: Increments, differences: Tensor, limits: Tensor | None = None
+) -> Searched | None:
+    """Return multipliers with a small sum of L_k^2, L_k the bound of the difference k of logits.
 
     For increments s = (dx, psi), psi in its sector means psi_i (rows_i s - psi_i) >= 0, whence s^T
     M s <= |dx|^2 and, wherever M is positive, (c s)^2 <= c M^-1 c^T |dx|^2 (LipSDP-Neuron, arXiv
@@ -65,8 +67,13 @@ def search(increments: Increments, differences: Tensor, weights: Tensor) -> Sear
     if point is None:
         return None
     n = len(hidden)
+    if not n:
+        return Searched(point.multipliers, point.squares)
+    weights = torch.ones_like(point.squares) if limits is None else limits.square().reciprocal()
     barrier = _FIRST / n
     for _ in range(_ITERATIONS):
+        if limits is not None and (weights * point.squares < 1 - 1e-6).all():
+            break
         # Relative to what the objective is now.
         scaled = weights / (weights * point.squares).sum()
         step, decrement = _newton_step(problem, point, scaled, barrier)
@@ -75,6 +82,10 @@ def search(increments: Increments, differences: Tensor, weights: Tensor) -> Sear
             break
         point = following
         if decrement < barrier:
+            # Behind a barrier of parameter 2 n + d the least sum is at most this much less.
+            least = (weights * point.squares).sum() * (1 - 2 * barrier * (2 * n + d))
+            if limits is not None and least > len(differences):
+                break
             barrier *= _SHRINK
         if barrier * n < _LAST:
             break
