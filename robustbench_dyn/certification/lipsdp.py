@@ -13,7 +13,8 @@ from robustbench_dyn.certification.increments import global_sectors, increments
 from robustbench_dyn.certification.lipschitz import prove
 from robustbench_dyn.certification.multipliers import certified_bound, search
 from robustbench_dyn.certification.network import Network
-from robustbench_dyn.certification.tracing import trace
+from robustbench_dyn.certification.recording import record
+from robustbench_dyn.certification.tracing import dtype_of, trace
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import pairwise_lipschitz
 from robustbench_dyn.threat_models import Norm
@@ -21,6 +22,7 @@ from robustbench_dyn.threat_models import Norm
 # One step of the search costs the cube of this.
 _MOST_UNITS = 400
 _MOST_INPUTS = 1024
+_ACTIVATIONS = frozenset({"leaky_relu", "relu", "sigmoid", "softplus", "tanh"})
 
 
 @torch.no_grad()
@@ -44,22 +46,26 @@ def pairwise_lipsdp(network: Network) -> Tensor:
     return bounds
 
 
-def check_size(network: Network, most_units: int) -> None:
-    """Raise CertificateError where the network has too many activations or inputs, or none."""
-    n_units = sum(math.prod(network.shape(k)) for k in network.activations)
-    n_inputs = math.prod(network.input_shape)
+def small_network(model: nn.Module, input_shape: tuple[int, ...], most_units: int) -> Network:
+    """Return model as a network of float64.
+
+    Raises CertificateError where it has too many activations or inputs, or none; that is seen on
+    the recorded operations, before anything is made of a large network's weights.
+    """
+    operations = record(model, input_shape, dtype_of(model)).operations
+    n_units = sum(math.prod(o.shape) for o in operations if o.name in _ACTIVATIONS)
+    n_inputs = math.prod(input_shape)
     if n_units > most_units or n_inputs > _MOST_INPUTS or not n_units:
         raise CertificateError(
             f"semidefinite bounds are for networks of 1 to {most_units} activations and up to "
             f"{_MOST_INPUTS} inputs, and this one has {n_units} and {n_inputs}; choose another "
             "certifier"
         )
+    return trace(model, input_shape)[0]
 
 
 def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    network, _ = trace(model, input_shape)
-    check_size(network, _MOST_UNITS)
-    bounds = pairwise_lipsdp(network)
+    bounds = pairwise_lipsdp(small_network(model, input_shape, _MOST_UNITS))
     try:
         # Steps that are nonexpansive by design may be beyond the search's last digits.
         return bounds.minimum(pairwise_lipschitz(model))

@@ -14,7 +14,7 @@ from robustbench_dyn.certification.increments import (
     increments,
     local_sectors,
 )
-from robustbench_dyn.certification.lipsdp import check_size
+from robustbench_dyn.certification.lipsdp import small_network
 from robustbench_dyn.certification.margins import safe_margins
 from robustbench_dyn.certification.multipliers import certified_bound, search
 from robustbench_dyn.certification.network import Network
@@ -50,7 +50,7 @@ def prove(
         return Proof(radii_of(pairs.at(proved), logits, y, threat_model.eps))
     bounds, _ = relaxed_bounds(relaxed, Ball(x, threat_model))
     centre = interval_bounds(relaxed, Ball(x, ThreatModel(threat_model.norm, _POINT)))
-    for example in pairs.example.unique().tolist():
+    for example in torch.unique(pairs.example).tolist():
         rows = (pairs.example == example).nonzero().flatten()
         proved[rows] = _exclude(
             relaxed.exact, centre, bounds, example, pairs.differences[rows], allowed[rows]
@@ -98,11 +98,9 @@ def _at(network: Network, centre: Bounds, example: int) -> dict[int, Sector]:
 
 
 def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
-    relaxed = relax(model, input_shape)
-    check_size(relaxed.exact, _MOST_UNITS)
-    # Refuses what has no sectors.
-    global_sectors(relaxed.exact)
-    return relaxed
+    # Refuses what is large and what has no sectors.
+    global_sectors(small_network(model, input_shape, _MOST_UNITS))
+    return relax(model, input_shape)
 
 
 CERTIFIER = Certifier(
