@@ -124,7 +124,7 @@ _CERTIFIERS: dict[str, tuple[str, Callable[[], Certifier]]] = {
         _linear_relaxation,
     ),
     "local_lipsdp": (
-        "the same within the ball, with the slopes that it leaves open (local LipSDP)",
+        "semidefinite L2 Lipschitz bound within the ball (local LipSDP), small networks",
         _local_lipsdp,
     ),
     "complete": (
@@ -145,10 +145,10 @@ def resolve_certifiers(
     """Return the certifiers that spec names, ready for model and the cheapest first.
 
     spec: "none", names, or "auto", which chooses by architecture: a model whose Lipschitz bound is
-    useful (no logit difference has more than certification.lipschitz.USEFUL) gets that certificate,
-    which costs nothing at any eps, and `local_lipsdp` where it is small, while relaxing such deep
-    networks proves little for much. Any other model gets each certifier that knows its operations,
-    and semidefinite bounds and `complete` only where it is small enough for them.
+    useful (no logit difference has more than certification.lipschitz.USEFUL) gets that certificate
+    alone, which costs nothing at any eps, while relaxing such deep networks proves little for
+    much. Any other model gets each certifier that knows its operations, and semidefinite bounds
+    and `complete` only where it is small enough for them.
     Raises InputError for an unknown name or one that does not know the norm, CertificateError,
     naming the operation, where a named one cannot treat model.
     """
@@ -169,17 +169,18 @@ def resolve_certifiers(
 def _automatic(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> list[Prepared]:
     from robustbench_dyn.certification.lipschitz import is_useful  # noqa: PLC0415
 
-    able, useful = list[Prepared](), False
+    able = []
     for name in _CERTIFIERS:
         certifier = _CERTIFIERS[name][1]()
-        if norm not in certifier.norms or (useful and name != "local_lipsdp"):
+        if norm not in certifier.norms:
             continue
         try:
             ready = Prepared(certifier, certifier.prepare(model, input_shape))
         except CertificateError:
             continue
         able.append(ready)
-        useful = useful or (name == "lipschitz" and is_useful(ready.state))
+        if name == "lipschitz" and is_useful(ready.state):
+            break
     return able
 
 

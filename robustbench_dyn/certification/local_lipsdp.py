@@ -105,7 +105,7 @@ def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
 
 CERTIFIER = Certifier(
     name="local_lipsdp",
-    description="the same within the ball, with the slopes that it leaves open (local LipSDP)",
+    description="semidefinite L2 Lipschitz bound within the ball (local LipSDP), small networks",
     deterministic=True,
     prepare=_prepare,
     prove=prove,
