@@ -1,10 +1,10 @@
-"""The exact robustness of tiny ReLU networks, by a linear program for each activation pattern."""
+"""The exact robustness of tiny ReLU networks, by one program for each activation pattern."""
 
 from itertools import product
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
+from scipy.optimize import linprog, nnls
 
 
 def layers(model):
@@ -54,6 +54,68 @@ def least_difference(model, x, label, rival, norm, eps):
         if found.status == 0:
             least = min(least, found.fun + constant)
     return least
+
+
+def pieces(model):
+    """Yield (rows, sides, matrix, offset) of each activation pattern of a network.
+
+    Where rows x <= sides, the logits are matrix x + offset; the polytope may be empty.
+    """
+    *hidden, last = layers(model)
+    sizes = [len(bias) for _, bias in hidden]
+    for pattern in product((0, 1), repeat=sum(sizes)):
+        matrix, offset, start = np.eye(hidden[0][0].shape[1]), 0.0, 0
+        rows, sides = [], []
+        for (weight, bias), size in zip(hidden, sizes, strict=True):
+            active = np.array(pattern[start : start + size])
+            start += size
+            matrix, offset = weight @ matrix, weight @ (offset + np.zeros(len(weight[0]))) + bias
+            sign = 1.0 - 2.0 * active
+            rows.append(sign[:, None] * matrix)
+            sides.append(-sign * offset)
+            matrix, offset = active[:, None] * matrix, active * offset
+        yield np.vstack(rows), np.hstack(sides), last[0] @ matrix, last[0] @ offset + last[1]
+
+
+def lipschitz_constant(model, label, rival):
+    """Return the exact L2 Lipschitz constant of F_label - F_rival on the whole space."""
+    steepest = 0.0
+    for rows, sides, matrix, _ in pieces(model):
+        # A piece counts where a ball fits into it.
+        lengths = np.linalg.norm(rows, axis=1)
+        cost = np.r_[np.zeros(rows.shape[1]), -1.0]
+        bounds = [(None, None)] * rows.shape[1] + [(0.0, 1.0)]
+        found = linprog(cost, A_ub=np.c_[rows, lengths], b_ub=sides, bounds=bounds)
+        if found.status == 0 and -found.fun > 1e-7:
+            steepest = max(steepest, float(np.linalg.norm(matrix[label] - matrix[rival])))
+    return steepest
+
+
+def least_distance(model, x, label, rival):
+    """Return the exact L2 distance within [0, 1] from x to where F_label <= F_rival."""
+    x = np.asarray(x, dtype=float)
+    one = np.eye(len(x))
+    least = np.inf
+    for rows, sides, matrix, offset in pieces(model):
+        difference = matrix[label] - matrix[rival]
+        all_rows = np.vstack([rows, one, -one, difference])
+        all_sides = np.r_[sides, np.ones(len(x)), np.zeros(len(x)), offset[rival] - offset[label]]
+        least = min(least, _distance_to_polytope(x, all_rows, all_sides))
+    return least
+
+
+def _distance_to_polytope(x, rows, sides):
+    """Return min |u| with rows (x + u) <= sides; inf where there is none.
+
+    Least distance programming: Lawson & Hanson, Solving Least Squares Problems, chapter 23.4.
+    """
+    stacked = np.vstack([-rows.T, (rows @ x - sides)[None]])
+    target = np.r_[np.zeros(len(x)), 1.0]
+    multipliers, _ = nnls(stacked, target)
+    residual = stacked @ multipliers - target
+    if np.linalg.norm(residual) < 1e-9:
+        return np.inf
+    return float(np.linalg.norm(residual[:-1] / residual[-1]))
 
 
 def tiny_network(seed, *, d=3, widths=(4, 3), n_classes=3, gain=1.0):

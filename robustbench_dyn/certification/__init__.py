@@ -81,6 +81,12 @@ def _lipschitz() -> Certifier:
     return lipschitz.CERTIFIER
 
 
+def _lipsdp() -> Certifier:
+    from robustbench_dyn.certification import lipsdp  # noqa: PLC0415
+
+    return lipsdp.CERTIFIER
+
+
 def _interval() -> Certifier:
     from robustbench_dyn.certification import interval  # noqa: PLC0415
 
@@ -93,6 +99,12 @@ def _linear_relaxation() -> Certifier:
     return linear_relaxation.CERTIFIER
 
 
+def _local_lipsdp() -> Certifier:
+    from robustbench_dyn.certification import local_lipsdp  # noqa: PLC0415
+
+    return local_lipsdp.CERTIFIER
+
+
 def _complete() -> Certifier:
     from robustbench_dyn.certification import complete  # noqa: PLC0415
 
@@ -102,10 +114,18 @@ def _complete() -> Certifier:
 # The cheapest first: this is the order in which they are asked.
 _CERTIFIERS: dict[str, tuple[str, Callable[[], Certifier]]] = {
     "lipschitz": ("global L2 Lipschitz bound of each logit difference", _lipschitz),
+    "lipsdp": (
+        "semidefinite L2 Lipschitz bound of each logit difference (LipSDP), small networks",
+        _lipsdp,
+    ),
     "interval": ("interval bounds of every value over the ball and [0, 1]", _interval),
     "linear_relaxation": (
         "lines around every activation, with optimised slopes (alpha-CROWN)",
         _linear_relaxation,
+    ),
+    "local_lipsdp": (
+        "semidefinite L2 Lipschitz bound within the ball (local LipSDP), small networks",
+        _local_lipsdp,
     ),
     "complete": (
         "mixed-integer programs (HiGHS): exact for small networks of ReLU, Linf and L1",
@@ -127,8 +147,8 @@ def resolve_certifiers(
     spec: "none", names, or "auto", which chooses by architecture: a model whose Lipschitz bound is
     useful (no logit difference has more than certification.lipschitz.USEFUL) gets that certificate
     alone, which costs nothing at any eps, while relaxing such deep networks proves little for
-    much. Any other model gets each certifier that knows its operations, and `complete` only where
-    it is small enough to be searched.
+    much. Any other model gets each certifier that knows its operations, and semidefinite bounds
+    and `complete` only where it is small enough for them.
     Raises InputError for an unknown name or one that does not know the norm, CertificateError,
     naming the operation, where a named one cannot treat model.
     """

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 # Evaluations of the functions below err by fewer units in the last place than this.
 _ULPS = 16 * 2.0**-53
 _BISECTIONS = 12
+# Errors of derivatives at most 1.
+_ABSOLUTE = 2.0**-48
 
 
 class Line(NamedTuple):
@@ -34,9 +36,12 @@ class Activation(ABC):
 
     error: what the function as it is computed may be away from the one that is meant, besides
     rounding. tight_upper: the chord is the best upper line, so that only the lower is optimised.
+    flattest, steepest: the least and the largest slope.
     """
 
     error = 0.0
+    flattest = 0.0
+    steepest = 1.0
     tight_upper = True
     piecewise_linear = False
 
@@ -62,6 +67,19 @@ class Activation(ABC):
         wide = width > 1e-9
         quotient = (self(upper) - self(lower)) / width.where(wide, 1.0)
         return quotient.where(wide, self.derivative(lower))
+
+    def secants(
+        self, low: Tensor, high: Tensor, lower: Tensor, upper: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return bounds of (f(w) - f(z)) / (w - z) for z in [low, high] and w in [lower, upper].
+
+        Here, by the mean value theorem, those of f', which falls on both sides of 0.
+        """
+        lower, upper = lower.minimum(low), upper.maximum(high)
+        peak = torch.zeros_like(lower).clamp(lower, upper)
+        least = self.derivative(lower).minimum(self.derivative(upper)) - _ABSOLUTE
+        most = self.derivative(peak) + _ABSOLUTE
+        return least.clamp_min(0.0), most.clamp_max(self.steepest)
 
     def looseness(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return a measure of the space between the lines; 0 where they coincide."""
@@ -104,7 +122,7 @@ class LeakyReLU(Activation):
     piecewise_linear = True
 
     def __init__(self, a: float) -> None:
-        self.a = a
+        self.a = self.flattest = a
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
@@ -113,6 +131,19 @@ class LeakyReLU(Activation):
     def derivative(self, z: Tensor) -> Tensor:
         """Return f'(z)."""
         return torch.where(z > 0, 1.0, self.a).to(z)
+
+    def secants(
+        self, low: Tensor, high: Tensor, lower: Tensor, upper: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the secants at the ends: those of a convex function increase in both points."""
+        lower, upper = lower.minimum(low), upper.maximum(high)
+        # The share of [lower, low] and of [high, upper] that lies above the kink.
+        least = low.clamp_min(0) / (low - lower.clamp_max(0)).clamp_min(1e-300)
+        most = upper.clamp_min(0) / (upper - high.clamp_max(0)).clamp_min(1e-300)
+        least = torch.where(lower > 0, 1.0, least * (1 - _ULPS))
+        most = torch.where(high >= 0, 1.0, most * (1 + _ULPS)).clamp_max(1.0)
+        # With a in [0, 1]; where all is above or below the kink, both are exact.
+        return self.a + (1 - self.a) * least, self.a + (1 - self.a) * most
 
     def looseness(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return the product of what lies on both sides of the kink."""
@@ -194,6 +225,8 @@ class Tanh(_SShaped):
 
 class Sigmoid(_SShaped):
     """1 / (1 + exp(-z))."""
+
+    steepest = 0.25
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""

@@ -24,7 +24,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Network, Netw
     operation, where model does anything that the rules do not know, and where what was recorded
     does not compute what model does.
     """
-    dtype = _dtype_of(model)
+    dtype = dtype_of(model)
     recording = record(model, input_shape, dtype)
     exact = lower(recording, torch.float64)
     _check_against(model, recording, exact)
@@ -36,7 +36,8 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Network, Netw
     return exact, lower(recording, torch.float32) if honest else exact
 
 
-def _dtype_of(model: nn.Module) -> torch.dtype:
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of all parameters; raises CertificateError where there is not one."""
     dtypes = {parameter.dtype for parameter in model.parameters()} or {torch.float32}
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         raise CertificateError(
