@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -114,11 +115,9 @@ def _serve(connection: Connection) -> None:
     """Run the shards that come through the pipe, until it ends."""
     # Ctrl-C reaches the whole group; the process that hands out the work decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def report(progress: Progress) -> None:
-        if parent is not None and not parent.is_alive():
-            os._exit(1)
         connection.send(("at work", progress))
 
     while True:
@@ -129,3 +128,11 @@ def _serve(connection: Connection) -> None:
         # Read once, when torch is imported: numpy's and scipy's threads count too.
         os.environ.setdefault("OMP_NUM_THREADS", str(shard.threads))
         connection.send(try_shard(shard, store, report))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is killed, also in the middle of a long attack."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
