@@ -16,6 +16,8 @@ import measuring
 import pandas as pd
 
 DOCS = Path(__file__).parents[1] / "docs"
+LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
+DATASET = "fashion_mnist"
 
 
 def soundness() -> str:
@@ -50,7 +52,67 @@ def certifier_cost() -> str:
     return markdown(heading, shown) + f"\n\nMeasured on: {machine}."
 
 
-TABLES: dict[str, Callable[[], str]] = {"soundness": soundness, "certifier_cost": certifier_cost}
+def frontier() -> str:
+    """Return clean and certified accuracy of every set of weights with an L2 certificate."""
+    rows = pd.read_csv(measuring.RESULTS / "frontier.csv")
+    radii = [column for column in rows if str(column).startswith("certified_")]
+    shown = []
+    for row in rows.sort_values("certified_0.5", ascending=False).to_dict("records"):
+        seconds = row["training_seconds"]
+        shown.append(
+            (row["model"], f"{row['parameters']:,}", f"{seconds:.0f}" if seconds > 0 else "",
+             percent(row["clean_accuracy"]), *(percent(row[column]) for column in radii))
+        )  # fmt: skip
+    heading = ("weights", "parameters", "training, s", "clean",
+               *(f"at {str(column).removeprefix('certified_')}" for column in radii))  # fmt: skip
+    return markdown(heading, shown)
+
+
+def training_cost() -> str:
+    """Return what a training step costs, beside lipflow's."""
+    rows = pd.read_csv(measuring.RESULTS / "training_cost.csv")
+    shown: list[tuple[object, ...]] = [
+        (row["model"], f"{row['parameters']:,}", f"{1000 * row['seconds_a_step']:.0f}",
+         f"{row['times_lipflow']:.2f}", row["epochs"], f"{row['training_seconds']:.0f}")
+        for row in rows.to_dict("records")
+    ]  # fmt: skip
+    heading = ("model", "parameters", "a step, ms", "times lipflow's", "epochs", "in all, s")
+    return markdown(heading, shown) + f"\n\nMeasured on: {rows['machine'].iloc[0]}."
+
+
+def zoo() -> str:
+    """Return what each model of the published tables reaches in L2 and Linf."""
+    tables = {
+        path.stem: pd.read_csv(path) for path in sorted(LEADERBOARDS.glob(f"{DATASET}-*.csv"))
+    }
+    columns = [f"{DATASET}-{threat}" for threat in ("L2-0.5", "Linf-2_255", "Linf-8_255")]
+    models: dict[str, list[object]] = {}
+    for column in columns:
+        for row in tables[column].to_dict("records"):
+            models.setdefault(row["model"], [row["family"], percent(row["clean_accuracy"])])
+    for name, shown in models.items():
+        for column in columns:
+            rows = tables[column][tables[column]["model"] == name]
+            shown.append(
+                f"{percent(rows['certified_accuracy'].max())} / "
+                f"{percent(rows['empirical_accuracy'].min())}" if len(rows) else ""
+            )  # fmt: skip
+    heading = ("model", "family", "clean", *(column.removeprefix(f"{DATASET}-").replace("_", "/")
+                                             for column in columns))  # fmt: skip
+    return markdown(heading, [(name, *shown) for name, shown in models.items()])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "soundness": soundness,
+    "certifier_cost": certifier_cost,
+    "frontier": frontier,
+    "training_cost": training_cost,
+    "zoo": zoo,
+}
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def markdown(heading: tuple[object, ...], rows: list[tuple[object, ...]]) -> str:
