@@ -185,9 +185,7 @@ def train(
 class _State:
     """All that must survive a kill."""
 
-    def __init__(
-        self, recipe: Recipe, model: nn.Module, x: Tensor, checkpoint: Path
-    ) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, x: Tensor, checkpoint: Path) -> None:
         self.recipe, self.model, self.checkpoint = recipe, model, checkpoint
         n_examples, input_shape = len(x), tuple(x.shape[1:])
         self.steps_per_epoch = n_examples // recipe.batch_size

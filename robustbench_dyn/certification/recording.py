@@ -116,7 +116,7 @@ def record_live(
 
     Raises CertificateError where `record` does, and where a parameter's value is read as a number.
     """
-    with _eval_mode(model):
+    with _thawed(model):
         return _record(model, input_shape, dtype, tuple(model.parameters()))
 
 
@@ -151,13 +151,18 @@ def _record(
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    # Not `frozen`, under which weights that are made of parameters may be kept instead of made.
+def _thawed(model: nn.Module) -> Iterator[None]:
+    # While parameters are frozen, weights that are made of them may be kept instead of made.
     modes = [(module, module.training) for module in model.modules()]
+    wishes = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
+        for parameter, _ in wishes:
+            parameter.requires_grad_(True)
         yield
     finally:
+        for parameter, wanted in wishes:
+            parameter.requires_grad_(wanted)
         for module, training in modes:
             module.training = training
 
