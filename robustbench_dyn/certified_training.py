@@ -22,9 +22,9 @@ class CertifiedTraining(StrictFile):
     """The ball that is to be certified, and how training gets there.
 
     The loss is kappa times that of the logits plus 1 - kappa times that of the worst logits that
-    interval bounds allow within the ball. During warm_up_epochs it is that of the logits alone; over
-    ramp_epochs the radius grows from 0 to eps and the share of the logits falls from 1 to kappa,
-    both linearly (arXiv 1810.12715, Section 4). eps takes 8/255 too.
+    interval bounds allow within the ball. During warm_up_epochs it is that of the logits alone;
+    over ramp_epochs the radius grows from 0 to eps and the share of the logits falls from 1 to
+    kappa, both linearly (arXiv 1810.12715, Section 4). eps takes 8/255 too.
     """
 
     norm: Norm

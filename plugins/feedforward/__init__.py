@@ -1,5 +1,7 @@
 """Affine maps and activations in turn: the classical network, and no dynamical system."""
 
+from functools import partial
+
 from torch import nn
 
 from robustbench_dyn.flows import Classifier, two_scales
@@ -23,12 +25,12 @@ def build(
     if strided:
         trunk, features = _strided(input_shape, channels, depth)
     else:
-        trunk, features = two_scales(input_shape, channels, lambda *size: _kept(*size, depth))
+        trunk, features = two_scales(input_shape, channels, partial(_same_size, depth))
     dense = [nn.Linear(features, hidden), nn.ReLU()]
     return Classifier(nn.Sequential(*trunk, *dense), nn.Linear(hidden, n_classes))
 
 
-def _kept(width: int, kernel_size: int, depth: int) -> list[nn.Module]:
+def _same_size(depth: int, width: int, kernel_size: int) -> list[nn.Module]:
     return [
         layer
         for _ in range(depth)
