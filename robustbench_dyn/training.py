@@ -85,10 +85,10 @@ class Recipe(StrictFile):
             raise ValueError(f"certified_training and {other} exclude each other; drop one of them")
         if self.precision != "float32":
             raise ValueError("certified_training needs precision float32")
-        if certified.warm_up_epochs + certified.ramp_epochs > self.epochs:
+        if certified.warm_up_epochs + certified.ramp_epochs >= self.epochs:
             raise ValueError(
-                f"warm_up_epochs and ramp_epochs of certified_training are longer than the "
-                f"{self.epochs} epochs of training; eps would never be reached"
+                "warm_up_epochs and ramp_epochs of certified_training must together be less than "
+                f"the {self.epochs} epochs of training; else none of them has the whole eps"
             )
 
 

@@ -298,7 +298,7 @@ def test_a_certified_training_that_was_stopped_ends_with_the_same_weights(
         (("eps: 16/255", "eps: wide"), "not a number"),
         (("norm: Linf", "norm: L3"), "certified_training.norm"),
         (("ramp_epochs", "ramp"), "unknown key 'certified_training.ramp'"),
-        (("ramp_epochs: 4", "ramp_epochs: 9"), "longer than the 10 epochs"),
+        (("ramp_epochs: 4", "ramp_epochs: 8"), "less than the 10 epochs"),
         (("seed: 0", "precision: bfloat16"), "needs precision float32"),
         (("seed: 0", "adversary: {norm: L2, eps: 0.5}"), "certified_training and adversary"),
         (("seed: 0", "augmentation: {noise: 0.1}"), "certified_training and augmentation.noise"),
