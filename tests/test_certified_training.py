@@ -282,7 +282,7 @@ def test_a_certified_training_that_was_stopped_ends_with_the_same_weights(
         if report.step == stop_at:
             raise KeyboardInterrupt
 
-    one = recipe(tmp_path, ("epochs: 10", "epochs: 6"))
+    one = recipe(tmp_path, ("epochs: 10", "epochs: 7"))
     whole = training.train(one, architecture, tmp_path / "whole.safetensors")
     out = tmp_path / "stopped.safetensors"
     with pytest.raises(KeyboardInterrupt):
