@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.threat_models import Norm
+from robustbench_dyn.threat_models import Norm, parse_eps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Variant = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_.-]*)?$")]
 # Of what a file holds, as much as an error message shows.
 _LONGEST_SHOWN = 80
+# YAML takes 8/255 for a text.
+Eps = Annotated[
+    float, BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps), Field(gt=0)
+]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from robustbench_dyn.architectures import StrictFile, read_yaml, split_name
+from robustbench_dyn.architectures import Eps, StrictFile, read_yaml, split_name
 from robustbench_dyn.attacks import resolve_attacks
 from robustbench_dyn.certification import named_certifiers
 from robustbench_dyn.certification.smoothing import Smoothing
@@ -21,12 +21,8 @@ from robustbench_dyn.evaluation import conclude
 from robustbench_dyn.registry import discover
 from robustbench_dyn.shards import Shard
 from robustbench_dyn.store import Store
-from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
+from robustbench_dyn.threat_models import Norm, ThreatModel
 
-# YAML takes 8/255 for a text.
-Eps = Annotated[
-    float, BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps), Field(gt=0)
-]
 Some = Field(min_length=1)
 Count = Annotated[int, Field(ge=1)]
 

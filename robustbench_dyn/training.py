@@ -23,6 +23,7 @@ from robustbench_dyn.architectures import (
     read_yaml,
 )
 from robustbench_dyn.augmentation import Augmentation, augment
+from robustbench_dyn.certified_training import CertifiedTraining, certified_loss, follow
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.errors import InputError, IntegrityError
 from robustbench_dyn.losses import Loss, margin_loss, orthogonality_penalty
@@ -49,6 +50,7 @@ class Recipe(StrictFile):
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
     adversary: Adversary | None = None
+    certified_training: CertifiedTraining | None = None
     orthogonality: Annotated[float, Field(ge=0)] = 0.0
     optimizer: OptimizerName = "adam"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -67,11 +69,27 @@ class Recipe(StrictFile):
             raise ValueError(
                 "augmentation.noise leaves [0, 1], where an adversary has to stay; drop one of them"
             )
+        self._check_certified_training()
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum is of sgd alone, not of {self.optimizer}")
         if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
             raise ValueError("warmup belongs to the one cycle that runs without decay")
         return self
+
+    def _check_certified_training(self) -> None:
+        certified = self.certified_training
+        if certified is None:
+            return
+        if self.adversary is not None or self.augmentation.noise:
+            other = "adversary" if self.adversary is not None else "augmentation.noise"
+            raise ValueError(f"certified_training and {other} exclude each other; drop one of them")
+        if self.precision != "float32":
+            raise ValueError("certified_training needs precision float32")
+        if certified.warm_up_epochs + certified.ramp_epochs >= self.epochs:
+            raise ValueError(
+                "warm_up_epochs and ramp_epochs of certified_training must together be less than "
+                f"the {self.epochs} epochs of training; else none of them has the whole eps"
+            )
 
 
 class EpochReport(NamedTuple):
@@ -153,7 +171,7 @@ def train(
             n_classes=data.n_classes,
             options=recipe.options,
         )
-    state = _State(recipe, model.to(device), len(data.x), out.with_suffix(".checkpoint"))
+    state = _State(recipe, model.to(device), data.x, out.with_suffix(".checkpoint"))
     state.resume()
     for epoch in range(state.epoch, recipe.epochs):
         _train_epoch(state, epoch, data.x, data.y, device, progress)
@@ -167,8 +185,9 @@ def train(
 class _State:
     """All that must survive a kill."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, n_examples: int, checkpoint: Path) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, x: Tensor, checkpoint: Path) -> None:
         self.recipe, self.model, self.checkpoint = recipe, model, checkpoint
+        n_examples, input_shape = len(x), tuple(x.shape[1:])
         self.steps_per_epoch = n_examples // recipe.batch_size
         self.optimizer = make_optimizer(
             recipe.optimizer, model.parameters(), learning_rate=recipe.learning_rate,
@@ -178,6 +197,9 @@ class _State:
             self.optimizer, recipe.decay, learning_rate=recipe.learning_rate, warmup=recipe.warmup,
             epochs=recipe.epochs, steps_per_epoch=self.steps_per_epoch,
         )  # fmt: skip
+        self.network = None
+        if recipe.certified_training is not None:
+            self.network = follow(model, input_shape)
         self.epoch, self.seconds = 0, 0.0
         self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
 
@@ -238,13 +260,8 @@ def _train_epoch(
         inputs = augment(x[rows], recipe.augmentation, generator).to(device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = y[rows].to(device)
-        low = recipe.precision == "bfloat16"
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
-            if recipe.adversary is not None:
-                objective = partial(_loss, labels=labels, loss=recipe.loss)
-                inputs = perturb(state.model, inputs, objective, recipe.adversary, generator)
-            logits = state.model(inputs)
-        loss = _loss(logits, labels, recipe.loss)
+        epochs = epoch + (step - 1) / state.steps_per_epoch
+        loss = _batch_loss(state, inputs, labels, generator, epochs=epochs)
         if recipe.orthogonality:
             loss = loss + recipe.orthogonality * orthogonality_penalty(state.model)
         state.optimizer.zero_grad(set_to_none=True)
@@ -261,6 +278,22 @@ def _train_epoch(
     state.epoch = epoch + 1
     state.seconds += _clock(device) - started
     state.save()
+
+
+def _batch_loss(
+    state: _State, x: Tensor, y: Tensor, generator: torch.Generator, *, epochs: float
+) -> Tensor:
+    recipe, model = state.recipe, state.model
+    objective = partial(_loss, labels=y, loss=recipe.loss)
+    if recipe.certified_training is not None and state.network is not None:
+        settings = recipe.certified_training
+        return certified_loss(model, state.network, x, y, objective, settings, epochs=epochs)
+    low = recipe.precision == "bfloat16"
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        if recipe.adversary is not None:
+            x = perturb(model, x, objective, recipe.adversary, generator)
+        logits = model(x)
+    return objective(logits)
 
 
 def _clock(device: str) -> float:

@@ -126,7 +126,8 @@ class LeakyReLU(Activation):
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
-        return torch.maximum(z, self.a * z)
+        # The gradient of torch.maximum costs several times as much.
+        return F.leaky_relu(z, self.a)
 
     def derivative(self, z: Tensor) -> Tensor:
         """Return f'(z)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +26,13 @@ _EXAMPLES = 2
 @dataclass(frozen=True)
 class Ref:
     """Stands in an operation's arguments for the value of this index; 0 is the input."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """Stands for a tensor made of parameters alone: parameters in their order, then makings."""
 
     index: int
 
@@ -60,17 +68,67 @@ class Recording(NamedTuple):
     device: torch.device
 
 
+class LiveRecording(NamedTuple):
+    """A recording whose weights follow the parameters; makings: what is made of them alone."""
+
+    recording: Recording
+    parameters: tuple[nn.Parameter, ...]
+    makings: tuple[Operation, ...]
+
+    def now(self) -> Recording:
+        """Return the recording with the weights of this moment, differentiable in the parameters.
+
+        In training this is done at each step: it costs as much as the model's own derivation of
+        its weights.
+        """
+        made: list[Tensor] = [*self.parameters]
+
+        def put(leaf: Any) -> Any:
+            return made[leaf.index] if isinstance(leaf, Made) else leaf
+
+        for making in self.makings:
+            args, kwargs = (tree_map(put, part) for part in (making.args, making.kwargs))
+            result = making.function(*args, **kwargs)
+            made.append(result if making.output is None else result[making.output])
+        operations = (
+            operation._replace(
+                args=tree_map(put, operation.args), kwargs=tree_map(put, operation.kwargs)
+            )
+            for operation in self.recording.operations
+        )
+        return self.recording._replace(operations=tuple(operations))
+
+
 def record(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Recording:
     """Run model in eval mode on two inputs of `dtype` and write down what depends on them.
 
     What depends on the parameters alone is computed, as the model does it, and stands as a
     constant. Raises CertificateError where the model cannot run so, or decides by its values.
     """
+    with frozen(model):
+        return _record(model, input_shape, dtype, ()).recording
+
+
+def record_live(
+    model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype
+) -> LiveRecording:
+    """Record model as `record` does, and also how its weights are made of its parameters.
+
+    Raises CertificateError where `record` does, and where a parameter's value is read as a number.
+    """
+    with _thawed(model):
+        return _record(model, input_shape, dtype, tuple(model.parameters()))
+
+
+def _record(
+    model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype,
+    parameters: tuple[nn.Parameter, ...],
+) -> LiveRecording:  # fmt: skip
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(_EXAMPLES, *input_shape, generator=generator, dtype=dtype).to(device)
-    with frozen(model), torch.inference_mode(False), torch.no_grad():
-        recorder = _Recorder(x)
+    with torch.inference_mode(False), torch.no_grad():
+        recorder = _Recorder(x, parameters)
         try:
             with recorder:
                 logits = model(x)
@@ -81,48 +139,72 @@ def record(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -
             raise CertificateError(
                 f"the network cannot be recorded: {type(error).__name__}: {error}"
             ) from error
-    index = recorder.index_of(logits)
-    if index is None or logits.dim() != 2 or len(logits) != _EXAMPLES:
+    last = recorder.stand_in(logits)
+    if not isinstance(last, Ref) or logits.dim() != 2 or len(logits) != _EXAMPLES:
         raise CertificateError(
             "the network's logits (batch, classes) cannot be traced back to its input"
         )
-    return Recording(input_shape, tuple(recorder.operations[:index]), dtype, device)
+    operations = tuple(recorder.operations[: last.index])
+    return LiveRecording(
+        Recording(input_shape, operations, dtype, device), parameters, tuple(recorder.makings)
+    )
+
+
+@contextmanager
+def _thawed(model: nn.Module) -> Iterator[None]:
+    # While parameters are frozen, weights that are made of them may be kept instead of made.
+    modes = [(module, module.training) for module in model.modules()]
+    wishes = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in wishes:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter, wanted in wishes:
+            parameter.requires_grad_(wanted)
+        for module, training in modes:
+            module.training = training
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, parameters: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         # Kept alive, so that no identity is given twice.
-        self.values = [x]
-        self.indices = {id(x): 0}
+        self.values = [x, *parameters]
+        self.stand_ins: dict[int, Ref | Made] = {id(x): Ref(0)}
+        self.stand_ins |= {id(weight): Made(k) for k, weight in enumerate(parameters)}
+        self.n_parameters = len(parameters)
         self.operations = list[Operation]()
+        self.makings = list[Operation]()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # Otherwise torch imports its compiler, for seconds, to keep it away from here.
         return False
 
-    def index_of(self, value: object) -> int | None:
-        return self.indices.get(id(value)) if isinstance(value, Tensor) else None
+    def stand_in(self, leaf: object) -> Ref | Made | None:
+        return self.stand_ins.get(id(leaf)) if isinstance(leaf, Tensor) else None
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         leaves, _ = tree_flatten((args, kwargs))
-        depends = any(self.index_of(leaf) is not None for leaf in leaves)
+        known = [found for leaf in leaves if (found := self.stand_in(leaf)) is not None]
         name = function.overloadpacket.__name__
-        if not depends or name in _SHAPE_ONLY:
+        if not known or name in _SHAPE_ONLY:
             return function(*args, **kwargs)
+        of_input = any(isinstance(found, Ref) for found in known)
         if name == "_local_scalar_dense":
             raise CertificateError(
-                "the network's course depends on the values of its input (a comparison, or "
-                "item()); a relaxation needs one that is the same for all inputs"
+                "the network's course depends on the values of its "
+                f"{'input' if of_input else 'parameters'} (a comparison, or item()); a relaxation "
+                "needs one that is the same for all of them"
             )
 
         def refer(leaf: Any) -> Any:
-            index = self.index_of(leaf)
-            return leaf if index is None else Ref(index)
+            return self.stand_in(leaf) or leaf
 
         # Before the call, which may write into its arguments.
         referred = tree_map(refer, args), tree_map(refer, kwargs)
@@ -131,13 +213,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for k, value in enumerate(result if several else [result]):
             if not isinstance(value, Tensor):
                 continue
-            self.operations.append(
-                Operation(
-                    name.rstrip("_"), function, *referred, k if several else None,
-                    tuple(value.shape[1:]),
-                    value.dim() > 0 and len(value) == _EXAMPLES,
-                )
+            operation = Operation(
+                name.rstrip("_"), function, *referred, k if several else None,
+                tuple(value.shape[1:]), value.dim() > 0 and len(value) == _EXAMPLES,
             )  # fmt: skip
             self.values.append(value)
-            self.indices[id(value)] = len(self.operations)
+            if of_input:
+                self.operations.append(operation)
+                self.stand_ins[id(value)] = Ref(len(self.operations))
+            else:
+                self.makings.append(operation)
+                self.stand_ins[id(value)] = Made(self.n_parameters + len(self.makings) - 1)
         return result

@@ -36,13 +36,13 @@ class _Context:
     def tensor(self, constant: Tensor | float) -> Tensor:
         """Return a constant in the network's dtype."""
         if isinstance(constant, Tensor):
-            return constant.detach().to(self.device, self.dtype)
+            return constant.to(self.device, self.dtype)
         return torch.tensor(constant, dtype=self.dtype, device=self.device)
 
     def refuse(self, why: str = "") -> CertificateError:
         return CertificateError(
             f"interval bounds and relaxations do not know the operation "
-            f"{self.operation.name!r}{why}; choose another certifier"
+            f"{self.operation.name!r}{why}; the network needs another method"
         )
 
 

@@ -22,7 +22,7 @@ from robustbench_dyn.certification.network import Affine, Network, Pointwise
 from robustbench_dyn.certification.tracing import trace
 
 # Rows of the affine beginning are kept where they hold at most this many numbers.
-_MOST_KEPT = 8_000_000
+MOST_KEPT = 8_000_000
 # Multiplications that tightening one example's intermediate bounds may take.
 _BUDGET = 500_000_000
 
@@ -55,7 +55,7 @@ def relax(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
     exact, fast = trace(model, input_shape)
     d = math.prod(input_shape)
     affine = [k for k in exact.arguments if exact.is_affine(k)]
-    small = [k for k in affine if math.prod(exact.shape(k)) * d <= _MOST_KEPT]
+    small = [k for k in affine if math.prod(exact.shape(k)) * d <= MOST_KEPT]
     return Relaxed(exact, fast, {k: affine_map(exact, k) for k in small})
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.certification.network import Network
-from robustbench_dyn.certification.recording import Recording, record
+from robustbench_dyn.certification.recording import Recording, record, record_live
 from robustbench_dyn.certification.rules import lower
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import frozen
@@ -36,6 +37,19 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Network, Netw
     return exact, lower(recording, torch.float32) if honest else exact
 
 
+def trace_live(model: nn.Module, input_shape: tuple[int, ...]) -> Callable[[], Network]:
+    """Return a function that gives model, in its own dtype, with the weights that it has then.
+
+    What is computed with the network can be differentiated in the model's parameters, for training.
+    The model is taken as it is in eval mode. Raises CertificateError as `trace` does.
+    """
+    dtype = dtype_of(model)
+    live = record_live(model, input_shape, dtype)
+    with torch.no_grad():
+        _check_against(model, live.recording, lower(live.now(), dtype))
+    return lambda: lower(live.now(), dtype)
+
+
 def dtype_of(model: nn.Module) -> torch.dtype:
     """Return the dtype of all parameters; raises CertificateError where there is not one."""
     dtypes = {parameter.dtype for parameter in model.parameters()} or {torch.float32}
@@ -52,11 +66,12 @@ def _check_against(model: nn.Module, recording: Recording, network: Network) -> 
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(_PROBES, *network.input_shape, generator=generator, dtype=torch.float64)
     x = x.to(recording.device, recording.dtype)
+    inputs = x.to(network.dtype)
     with frozen(model), torch.inference_mode(False), torch.no_grad():
         theirs = cast(Tensor, model(x)).double()
     try:
-        together = network.values(x.double())[-1]
-        alone = torch.cat([network.values(one.double())[-1] for one in torch.split(x, 1)])
+        together = network.values(inputs)[-1]
+        alone = torch.cat([network.values(one)[-1] for one in torch.split(inputs, 1)])
     except RuntimeError as error:
         raise CertificateError(
             f"the network was recorded for two inputs and fails for another number: {error}"
