@@ -21,8 +21,9 @@ import torch
 
 from robustbench_dyn.losses import margin_loss
 from robustbench_dyn.optimizers import make_optimizer
+from robustbench_dyn.recipes import find_recipe, read_recipe
 from robustbench_dyn.registry import build_model, discover
-from robustbench_dyn.training import find_recipe, read_recipe, retract
+from robustbench_dyn.training import retract
 
 MODELS = ("lipflow", "expansive_contractive", "naive_lipschitz", "orthogonal_cnn", "sll")
 DATASET, TRAINING_EXAMPLES, SHAPE, CLASSES = "fashion_mnist", 60_000, (1, 28, 28), 10

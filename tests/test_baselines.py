@@ -134,7 +134,7 @@ def n_parameters(name, **options):
 
 
 def recipe_options(name):
-    from robustbench_dyn.training import find_recipe, read_recipe  # noqa: PLC0415
+    from robustbench_dyn.recipes import find_recipe, read_recipe  # noqa: PLC0415
 
     return read_recipe(find_recipe(architecture(name), "fashion_mnist")).options
 

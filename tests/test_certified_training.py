@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robustbench_dyn import certified_training, training
+from robustbench_dyn import certified_training, recipes, training
 from robustbench_dyn.certification import Prepared, interval, live_intervals, radii
 from robustbench_dyn.certification.back_substitution import difference_bounds
 from robustbench_dyn.certification.balls import Ball
@@ -231,7 +231,7 @@ def recipe(tmp_path, *changes):
     for change in changes:
         text = text.replace(*change)
     (tmp_path / "recipe.yaml").write_text(text)
-    return training.read_recipe(tmp_path / "recipe.yaml")
+    return recipes.read_recipe(tmp_path / "recipe.yaml")
 
 
 def certified_accuracy(model, dataset, threat_model):
@@ -265,7 +265,7 @@ def test_certified_training_certifies_more_of_the_moons_by_flows(name, tmp_path)
     accuracies = []
     for k, one in enumerate((content, plain)):
         trained = training.train(
-            training.Recipe.model_validate(one),
+            recipes.Recipe.model_validate(one),
             discover().load(name),
             tmp_path / f"{k}.safetensors",
         )

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from robustbench_dyn import augmentation, training
+from robustbench_dyn import augmentation, recipes, training
 from robustbench_dyn.errors import InputError, IntegrityError
 from robustbench_dyn.flows import lipschitz_bound
-from robustbench_dyn.losses import orthogonality_penalty
+from robustbench_dyn.losses import Loss, orthogonality_penalty
 from robustbench_dyn.optimizers import Decay, make_optimizer, make_schedule
 from robustbench_dyn.registry import discover
 
@@ -45,7 +45,7 @@ def architecture():
 def recipe(tmp_path):
     path = tmp_path / "digits.yaml"
     path.write_text(RECIPE)
-    return training.read_recipe(path)
+    return recipes.read_recipe(path)
 
 
 def weights(path):
@@ -152,7 +152,7 @@ def test_recipes_are_strict(change, message, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(RECIPE.replace(*change))
     with pytest.raises(InputError, match=message):
-        training.read_recipe(path)
+        recipes.read_recipe(path)
 
 
 def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
@@ -164,15 +164,15 @@ def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
     with pytest.raises(InputError, match="fewer than one batch"):
         training.train(recipe, architecture, tmp_path / "w.safetensors", n_examples=100)
     with pytest.raises(InputError, match=r"no recipe digits\.yaml \(it has: .*fashion_mnist\.yaml"):
-        training.find_recipe(architecture, "digits")
+        recipes.find_recipe(architecture, "digits")
     with pytest.raises(InputError, match=r"no recipe fashion_mnist-other\.yaml"):
-        training.find_recipe(architecture, "fashion_mnist", "other")
+        recipes.find_recipe(architecture, "fashion_mnist", "other")
 
 
 def test_noise_is_gaussian_seeded_unclipped_and_new_in_each_batch():
     def augment(noise, generator=None):
         generator = generator or torch.Generator().manual_seed(3)
-        return augmentation.augment(x, training.Augmentation(noise=noise), generator)
+        return augmentation.augment(x, augmentation.Augmentation(noise=noise), generator)
 
     x = torch.full((8, 1, 50, 50), 0.9)
     delta = augment(0.25) - x
@@ -188,7 +188,7 @@ def test_noise_is_gaussian_seeded_unclipped_and_new_in_each_batch():
 
 def test_a_recipe_with_noise_trains_and_goes_on_after_a_stop(architecture, tmp_path):
     (tmp_path / "noisy.yaml").write_text(RECIPE.replace("{shift: 1}", "{noise: 0.1}"))
-    recipe = training.read_recipe(tmp_path / "noisy.yaml")
+    recipe = recipes.read_recipe(tmp_path / "noisy.yaml")
 
     def stop(report):
         if report.step == 16:
@@ -199,23 +199,23 @@ def test_a_recipe_with_noise_trains_and_goes_on_after_a_stop(architecture, tmp_p
     with pytest.raises(KeyboardInterrupt):
         training.train(recipe, architecture, out, progress=stop)
     assert training.train(recipe, architecture, out).sha256 == whole.sha256
-    quiet = recipe.model_copy(update={"augmentation": training.Augmentation()})
+    quiet = recipe.model_copy(update={"augmentation": augmentation.Augmentation()})
     other = training.train(quiet, architecture, tmp_path / "quiet.safetensors")
     assert other.sha256 != whole.sha256
 
 
 def test_margin_loss_is_cross_entropy_where_the_offset_is_zero():
     logits, y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 5
-    plain = training.margin_loss(logits, y, training.Loss(offset=0.0, temperature=1.0))
+    plain = training.margin_loss(logits, y, Loss(offset=0.0, temperature=1.0))
     assert torch.allclose(plain, F.cross_entropy(logits, y))
-    pushed = training.margin_loss(logits, y, training.Loss(offset=1.0, temperature=1.0))
+    pushed = training.margin_loss(logits, y, Loss(offset=1.0, temperature=1.0))
     assert pushed > plain
 
 
 def test_a_hinge_is_its_formula_and_vanishes_beyond_its_margin():
     logits = torch.tensor([[1.0, 0.8, 0.0], [0.0, 3.0, 0.0]], dtype=torch.float64)
     y = torch.tensor([0, 1])
-    hinge = training.Loss(kind="hinge", margin=0.5)
+    hinge = Loss(kind="hinge", margin=0.5)
     # Of the first example's rivals one lies 0.2 behind; all others are further than the margin.
     assert float(training.margin_loss(logits, y, hinge)) == pytest.approx(0.3 / 3 / 2)
     assert training.margin_loss(10 * logits, y, hinge) == 0
@@ -229,7 +229,7 @@ def published(architecture, **changes):
         "loss": {"kind": "hinge", "margin": 0.3}, "optimizer": "sgd", "momentum": 0.9,
         "learning_rate": 0.05, "decay": {"every": 1, "factor": 4}, "augmentation": {"crop": 1},
     }  # fmt: skip
-    return training.Recipe.model_validate(content | changes)
+    return recipes.Recipe.model_validate(content | changes)
 
 
 def test_training_by_sgd_in_steps_on_a_hinge_learns_and_resumes(architecture, tmp_path):
@@ -310,8 +310,8 @@ def test_a_crop_moves_each_example_its_own_way_and_a_shift_all_alike():
             found += places
         return set(found)
 
-    assert len(offsets(training.Augmentation(crop=2))) > 4
-    assert len(offsets(training.Augmentation(shift=2))) == 1
+    assert len(offsets(augmentation.Augmentation(crop=2))) > 4
+    assert len(offsets(augmentation.Augmentation(shift=2))) == 1
 
 
 def test_a_checkpoint_from_before_a_key_was_there_goes_on(architecture, recipe, tmp_path):

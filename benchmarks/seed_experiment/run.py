@@ -33,9 +33,10 @@ from robustbench_dyn.architectures import Architecture
 from robustbench_dyn.datasets import Dataset, dataset_info
 from robustbench_dyn.flows import frozen
 from robustbench_dyn.judging import judge
+from robustbench_dyn.recipes import Recipe, read_recipe
 from robustbench_dyn.registry import build_model, discover
 from robustbench_dyn.threat_models import project
-from robustbench_dyn.training import EpochReport, Recipe, read_recipe, train
+from robustbench_dyn.training import EpochReport, train
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -139,15 +139,15 @@ def train(
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by its recipe; a killed training goes on where it stopped."""
-    from robustbench_dyn import training  # noqa: PLC0415
+    from robustbench_dyn import recipes, training  # noqa: PLC0415
     from robustbench_dyn.architectures import split_name  # noqa: PLC0415
     from robustbench_dyn.registry import discover  # noqa: PLC0415
     from robustbench_dyn.terminal import training_display  # noqa: PLC0415
 
     name, variant = split_name(model)
     architecture = discover(tuple(plugins or ())).load(name)
-    path = recipe or training.find_recipe(architecture, dataset, variant)
-    content = training.read_recipe(path)
+    path = recipe or recipes.find_recipe(architecture, dataset, variant)
+    content = recipes.read_recipe(path)
     if content.dataset != dataset:
         raise InputError(f"the recipe {path} is for dataset {content.dataset!r}, not {dataset!r}")
     target = out or Path("trained") / f"{model.replace('/', '-')}-{dataset}.safetensors"
