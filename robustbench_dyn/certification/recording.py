@@ -90,13 +90,17 @@ class LiveRecording(NamedTuple):
             args, kwargs = (tree_map(put, part) for part in (making.args, making.kwargs))
             result = making.function(*args, **kwargs)
             made.append(result if making.output is None else result[making.output])
-        operations = (
-            operation._replace(
-                args=tree_map(put, operation.args), kwargs=tree_map(put, operation.kwargs)
-            )
-            for operation in self.recording.operations
+        return _with_leaves(self.recording, put)
+
+
+def _with_leaves(recording: Recording, change: Callable[[Any], Any]) -> Recording:
+    operations = (
+        operation._replace(
+            args=tree_map(change, operation.args), kwargs=tree_map(change, operation.kwargs)
         )
-        return self.recording._replace(operations=tuple(operations))
+        for operation in recording.operations
+    )
+    return recording._replace(operations=tuple(operations))
 
 
 def record(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Recording:
@@ -106,7 +110,9 @@ def record(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -
     constant. Raises CertificateError where the model cannot run so, or decides by its values.
     """
     with frozen(model):
-        return _record(model, input_shape, dtype, ()).recording
+        recording = _record(model, input_shape, dtype, ()).recording
+    # A parameter that stands in it asks for a gradient again, now that it is thawed.
+    return _with_leaves(recording, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
 
 
 def record_live(
