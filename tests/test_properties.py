@@ -111,6 +111,16 @@ class Bent(nn.Module):
         return 1.0
 
 
+class Kinked(nn.Module):
+    """As Bent, but piecewise linear: the gradient of its Jacobian's norm is 0 nearly everywhere."""
+
+    def forward(self, x):
+        return x + 0.5 * torch.relu(x - 0.81)
+
+    def lipschitz_bound(self):
+        return 1.0
+
+
 def coupling():
     return nn.Conv2d(2, 2, 3, padding=1)
 
@@ -206,6 +216,12 @@ def test_every_property_has_a_negative_control():
 
 def test_the_search_finds_what_data_and_noise_do_not_show():
     kinds = {finding.points: finding.holds for finding in findings(Bent(), Lipschitz(), images())}
+    assert not kinds["searched"]
+
+
+def test_the_search_climbs_over_kinks():
+    kinds = {f.points: f.holds for f in findings(Kinked(), Lipschitz(), 0.8 * images())}
+    assert kinds["data"]
     assert not kinds["searched"]
 
 

@@ -21,6 +21,8 @@ _LARGEST_JACOBIAN = 4096
 _SEARCHED_WHOLE = 256
 _POWER_ITERATIONS = 20
 _SEARCH_ITERATIONS = 5
+# Of a state's norm: the step across which a search takes its slope.
+_REACH = 0.05
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,16 @@ class Lipschitz(Property):
         return operator_norms(part, x) / self.upper(part) - 1
 
     def objective(self, part: nn.Module, x: Tensor) -> Tensor:
-        # A direction to climb in needs less than a norm to report.
-        return operator_norms(part, x, iterations=_SEARCH_ITERATIONS)
+        """Return the slope across a finite step along the steepest direction at x.
+
+        Where activations are piecewise linear so is the part, and the norm of its Jacobian has no
+        gradient to climb; this slope has one.
+        """
+        direction = _steepest(part, x, _SEARCH_ITERATIONS)
+        reach = _REACH * x.detach().flatten(1).norm(dim=1).clamp_min(1e-3)
+        ends = direction * reach.reshape(-1, *[1] * (x.dim() - 1))
+        moved: Tensor = (part(x + ends) - part(x - ends)).flatten(1).norm(dim=1)
+        return moved / (2 * reach)
 
     def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
         upper = self.upper(part)
@@ -127,21 +137,23 @@ class Nonexpansive(Lipschitz):
         return max(excess, ROUNDING) if excess < 1e-2 else ROUNDING
 
 
-def operator_norms(
-    part: Callable[[Tensor], Tensor], x: Tensor, *, iterations: int = _POWER_ITERATIONS
-) -> Tensor:
+def operator_norms(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return lower bounds on the spectral norms of the Jacobians at x, (batch,), with a graph.
 
     Power iteration on J^T J; the last product is differentiable in x. The examples of a batch are
     taken to be independent of each other.
     """
-    v = _unit(x, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        transposed = vjp(part, x)[1]
-        for _ in range(iterations):
-            v = _normalised(transposed(jvp(part, (x,), (v,))[1])[0])
-    stretched: Tensor = jvp(part, (x,), (v,))[1]
+    stretched: Tensor = jvp(part, (x,), (_steepest(part, x, _POWER_ITERATIONS),))[1]
     return stretched.flatten(1).norm(dim=1)
+
+
+@torch.no_grad()
+def _steepest(part: Callable[[Tensor], Tensor], x: Tensor, iterations: int) -> Tensor:
+    v = _unit(x, torch.Generator().manual_seed(0))
+    transposed = vjp(part, x)[1]
+    for _ in range(iterations):
+        v = _normalised(transposed(jvp(part, (x,), (v,))[1])[0])
+    return v
 
 
 def _unit(x: Tensor, generator: torch.Generator) -> Tensor:
