@@ -3,62 +3,42 @@
     python benchmarks/training_cost.py [--rounds 5] [--steps 10]
 
 One thread, since that is what their recorded training times were measured with. In each round every
-architecture takes its steps once, so that whatever else the machine does falls on all alike; the
-ratio to lipflow is the median over rounds. Random images of Fashion-MNIST's shape: a step's cost
-does not depend on what it sees. Results: benchmarks/results/training_cost.csv.
+architecture trains for so many steps, so that whatever else the machine does falls on all alike;
+the ratio to lipflow is the median over rounds. Seconds are those that training counts itself, of
+the processor. Needs the training split of Fashion-MNIST.
+Results: benchmarks/results/training_cost.csv.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
-from typing import Any
+import tempfile
+from pathlib import Path
 
 import measuring
 import torch
 
-from robustbench_dyn.losses import margin_loss
-from robustbench_dyn.optimizers import make_optimizer
-from robustbench_dyn.recipes import find_recipe, read_recipe
-from robustbench_dyn.registry import build_model, discover
-from robustbench_dyn.training import retract
+from robustbench_dyn import load_dataset
+from robustbench_dyn.recipes import Recipe, find_recipe, read_recipe
+from robustbench_dyn.registry import discover
+from robustbench_dyn.training import EpochReport, train
 
 MODELS = ("lipflow", "expansive_contractive", "naive_lipschitz", "orthogonal_cnn", "sll")
-DATASET, TRAINING_EXAMPLES, SHAPE, CLASSES = "fashion_mnist", 60_000, (1, 28, 28), 10
+DATASET = "fashion_mnist"
 
 
-def step_of(name: str) -> tuple[Callable[[], None], dict[str, Any]]:
-    """Return one step of a recipe's training, and what the table says of it."""
-    architecture = discover().load(name)
-    recipe = read_recipe(find_recipe(architecture, DATASET))
-    model = build_model(
-        architecture, input_shape=SHAPE, n_classes=CLASSES, options=recipe.options
-    ).train()
-    optimizer = make_optimizer(
-        recipe.optimizer, model.parameters(), learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay, momentum=recipe.momentum,
-    )  # fmt: skip
-    x = torch.rand(recipe.batch_size, *SHAPE).contiguous(memory_format=torch.channels_last)
-    y = torch.randint(CLASSES, (recipe.batch_size,))
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = model(x)
-        loss = margin_loss(logits.float(), y, recipe.loss)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        retract(model)
-
-    steps = recipe.epochs * (TRAINING_EXAMPLES // recipe.batch_size)
-    return step, {
-        "model": name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "epochs": recipe.epochs,
-        "steps": steps,
-    }
+def step_seconds(recipe: Recipe, steps: int) -> tuple[float, int]:
+    """Return the processor seconds of a step, without the first one, and the parameters."""
+    reports = list[EpochReport]()
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train(
+            recipe.model_copy(update={"epochs": 1}), discover().load(recipe.model),
+            Path(folder) / "weights.safetensors", n_examples=(steps + 1) * recipe.batch_size,
+            progress=reports.append,
+        )  # fmt: skip
+    seconds = (reports[-1].seconds - reports[0].seconds) / steps
+    return seconds, sum(parameter.numel() for parameter in trained.model.parameters())
 
 
 def main() -> None:
@@ -67,26 +47,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    takers = [step_of(name) for name in MODELS]
-    seconds = dict[str, list[float]]()
-    for number in range(options.rounds + 1):
-        for step, row in takers:
-            started = time.process_time()
-            for _ in range(options.steps):
-                step()
-            # The first round warms up.
-            if number:
-                taken = (time.process_time() - started) / options.steps
-                seconds.setdefault(row["model"], []).append(taken)
+    n_examples = len(load_dataset(DATASET, split="train").x)
+    recipes = {name: read_recipe(find_recipe(discover().load(name), DATASET)) for name in MODELS}
+    taken: dict[str, list[float]] = {name: [] for name in MODELS}
+    parameters = dict[str, int]()
+    for _ in range(options.rounds):
+        for name, recipe in recipes.items():
+            seconds, parameters[name] = step_seconds(recipe, options.steps)
+            taken[name].append(seconds)
     rows = []
-    for _, row in takers:
-        own, base = seconds[row["model"]], seconds[MODELS[0]]
-        ratio = statistics.median(a / b for a, b in zip(own, base, strict=True))
-        step_seconds = statistics.median(own)
+    for name, recipe in recipes.items():
+        steps = recipe.epochs * (n_examples // recipe.batch_size)
+        seconds = statistics.median(taken[name])
+        ratios = (a / b for a, b in zip(taken[name], taken[MODELS[0]], strict=True))
         rows.append(
-            {**row, "seconds_a_step": step_seconds, "times_lipflow": ratio,
-             "training_seconds": step_seconds * row["steps"]}
+            {"model": name, "parameters": parameters[name], "epochs": recipe.epochs,
+             "steps": steps, "seconds_a_step": seconds,
+             "times_lipflow": statistics.median(ratios), "training_seconds": seconds * steps}
         )  # fmt: skip
     measuring.write("training_cost", rows)
 

@@ -179,7 +179,7 @@ def _train_epoch(
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
-        retract(state.model)
+        _retract(state.model)
         state.schedule.step()
         total += float(loss.detach())
         if progress is not None:
@@ -214,7 +214,7 @@ def _clock(device: str) -> float:
     return time.process_time() if on_cpu else time.perf_counter()
 
 
-def retract(model: nn.Module) -> None:
+def _retract(model: nn.Module) -> None:
     """Put weights that live on a manifold back onto it; a module that has such has `retract`."""
     for module in model.modules():
         if callable(retract := getattr(module, "retract", None)):
