@@ -37,9 +37,9 @@ from robustbench_dyn.verdicts import Status
 
 THREAT_MODELS = (ThreatModel("L2", 0.5), ThreatModel("Linf", 8 / 255))
 ALLOWED = 0.002
-# Ours, and what torchattacks calls the same.
 BATCH = 250
 OFFICIAL = members(Settings(apgd_restarts=1, fab_restarts=1))
+# Ours, and what torchattacks calls the same.
 OURS = {"apgd-ce": "APGD", "apgd-t": "APGDT", "fab-t": "FAB", "square": "Square"}
 
 
@@ -50,10 +50,6 @@ class Undecided:
     data: Dataset
     certified: int
     total: int
-
-    @property
-    def n_classes(self) -> int:
-        return self.data.n_classes
 
 
 def undecided(model: nn.Module, data: Dataset, threat_model: ThreatModel) -> Undecided:
@@ -74,7 +70,7 @@ def by_the_harness(
     x, y = left.data.x, left.data.y
     with frozen(model):
         found = attack.search(
-            counting, x, y, threat_model, seed=seed, batch_size=BATCH, n_classes=left.n_classes
+            counting, x, y, threat_model, seed=seed, batch_size=BATCH, n_classes=left.data.n_classes
         )
         standing = int((~judge(model, found, x, y, threat_model).fooled).sum())
     return {"standing": standing, "forward_passes": counting.forward_passes,

@@ -82,23 +82,20 @@ def training_cost() -> str:
 
 def zoo() -> str:
     """Return what each model of the published tables reaches in L2 and Linf."""
-    tables = {
-        path.stem: pd.read_csv(path) for path in sorted(LEADERBOARDS.glob(f"{DATASET}-*.csv"))
-    }
-    columns = [f"{DATASET}-{threat}" for threat in ("L2-0.5", "Linf-2_255", "Linf-8_255")]
+    threats = ("L2-0.5", "Linf-2_255", "Linf-8_255")
+    tables = [pd.read_csv(LEADERBOARDS / f"{DATASET}-{threat}.csv") for threat in threats]
     models: dict[str, list[object]] = {}
-    for column in columns:
-        for row in tables[column].to_dict("records"):
+    for table in tables:
+        for row in table.to_dict("records"):
             models.setdefault(row["model"], [row["family"], percent(row["clean_accuracy"])])
     for name, shown in models.items():
-        for column in columns:
-            rows = tables[column][tables[column]["model"] == name]
+        for table in tables:
+            rows = table[table["model"] == name]
             shown.append(
                 f"{percent(rows['certified_accuracy'].max())} / "
                 f"{percent(rows['empirical_accuracy'].min())}" if len(rows) else ""
             )  # fmt: skip
-    heading = ("model", "family", "clean", *(column.removeprefix(f"{DATASET}-").replace("_", "/")
-                                             for column in columns))  # fmt: skip
+    heading = ("model", "family", "clean", *(threat.replace("_", "/") for threat in threats))
     return markdown(heading, [(name, *shown) for name, shown in models.items()])
 
 

@@ -208,23 +208,16 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    from robustbench_dyn.flows import frozen  # noqa: PLC0415
+
     python_state = random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002  (a library may draw from this stream)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with torch.random.fork_rng():
-                model.eval()
-                for parameter, _ in flags:
-                    # FAB, CW and DeepFool call backward(), which would add to parameter.grad.
-                    parameter.requires_grad_(False)
+            # FAB, CW and DeepFool call backward(), which would add to parameter.grad.
+            with torch.random.fork_rng(), frozen(model):
                 yield
     finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002

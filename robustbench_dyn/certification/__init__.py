@@ -26,6 +26,11 @@ class Proof(NamedTuple):
     candidates: Tensor | None = None
 
 
+def name_from_l2(name: str, norm: Norm) -> str:
+    """Name in the table a method whose radii are of L2, where they are asked for in `norm`."""
+    return name if norm == "L2" else f"{name}-from-L2"
+
+
 def _own_name(_norm: Norm) -> str:
     return ""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import Tensor, nn
 
-from robustbench_dyn.certification import Certifier, Proof
+from robustbench_dyn.certification import Certifier, Proof, name_from_l2
 from robustbench_dyn.certification.margins import safe_margins
 from robustbench_dyn.flows import pairwise_lipschitz
 from robustbench_dyn.threat_models import Norm, ThreatModel
@@ -43,10 +44,6 @@ def is_useful(bounds: Tensor) -> bool:
     return bool((bounds <= USEFUL).all())
 
 
-def _label(norm: Norm) -> str:
-    return "lipschitz" if norm == "L2" else "lipschitz-from-L2"
-
-
 def _prepare(model: nn.Module, _input_shape: tuple[int, ...]) -> Tensor:
     return pairwise_lipschitz(model)
 
@@ -63,6 +60,6 @@ CERTIFIER = Certifier(
     deterministic=True,
     prepare=_prepare,
     prove=prove,
-    label=_label,
+    label=partial(name_from_l2, "lipschitz"),
     at_any_eps=True,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification import Certifier
+from robustbench_dyn.certification import Certifier, name_from_l2
 from robustbench_dyn.certification.increments import global_sectors, increments
 from robustbench_dyn.certification.lipschitz import prove
 from robustbench_dyn.certification.multipliers import certified_bound, search
@@ -17,7 +18,6 @@ from robustbench_dyn.certification.recording import record
 from robustbench_dyn.certification.tracing import dtype_of, trace
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import pairwise_lipschitz
-from robustbench_dyn.threat_models import Norm
 
 # One step of the search costs the cube of this.
 _MOST_UNITS = 400
@@ -73,16 +73,12 @@ def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
         return bounds
 
 
-def _label(norm: Norm) -> str:
-    return "lipsdp" if norm == "L2" else "lipsdp-from-L2"
-
-
 CERTIFIER = Certifier(
     name="lipsdp",
     description="semidefinite L2 Lipschitz bound of each logit difference (LipSDP), small networks",
     deterministic=True,
     prepare=_prepare,
     prove=prove,
-    label=_label,
+    label=partial(name_from_l2, "lipsdp"),
     at_any_eps=True,
 )

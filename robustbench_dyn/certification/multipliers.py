@@ -56,7 +56,9 @@ def search(
     M s <= |dx|^2 and, wherever M is positive, (c s)^2 <= c M^-1 c^T |dx|^2 (LipSDP-Neuron, arXiv
     1906.04893, Theorem 2, with diagonal multipliers, which are the sound ones). c M^-1 c^T is
     convex in the multipliers, and Newton's method minimises it behind the barriers -log det M - sum
-    log l. differences: (p, classes); weights: (p,), positive. None where numbers run out of range.
+    log l. differences: (p, classes). limits: (p,), positive; where they are given, L_k over the
+    limit k is what counts, and the search ends once every bound is below its limit or cannot be.
+    None where numbers run out of range.
     """
     d = increments.rows.shape[1] - len(increments.rows)
     outer, inner = (differences @ increments.logits).tensor_split([d], dim=1)

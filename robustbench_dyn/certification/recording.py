@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.flows import frozen
+from robustbench_dyn.flows import frozen, thawed
 
 # Their results depend on the input's shape alone.
 _SHAPE_ONLY = frozenset({
@@ -122,7 +121,8 @@ def record_live(
 
     Raises CertificateError where `record` does, and where a parameter's value is read as a number.
     """
-    with _thawed(model):
+    # While parameters are frozen, weights that are made of them may be kept instead of made.
+    with thawed(model):
         return _record(model, input_shape, dtype, tuple(model.parameters()))
 
 
@@ -154,23 +154,6 @@ def _record(
     return LiveRecording(
         Recording(input_shape, operations, dtype, device), parameters, tuple(recorder.makings)
     )
-
-
-@contextmanager
-def _thawed(model: nn.Module) -> Iterator[None]:
-    # While parameters are frozen, weights that are made of them may be kept instead of made.
-    modes = [(module, module.training) for module in model.modules()]
-    wishes = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in wishes:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter, wanted in wishes:
-            parameter.requires_grad_(wanted)
-        for module, training in modes:
-            module.training = training
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 
 from scipy.special import betainc, betaincinv, ndtri
 
+from robustbench_dyn.certification import name_from_l2
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import Norm
 from robustbench_dyn.verdicts import ABSTAINED
@@ -69,7 +70,7 @@ class Smoothing:
 
     def label(self, norm: Norm) -> str:
         """Name the certifier in the table."""
-        name = "smoothing" if norm == "L2" else "smoothing-from-L2"
+        name = name_from_l2("smoothing", norm)
         return f"{name}(n={self.n} alpha={self.alpha:g})"
 
 

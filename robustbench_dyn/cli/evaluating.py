@@ -26,21 +26,22 @@ from robustbench_dyn.cli.options import (
     check_export,
     parse_batch_size,
 )
-from robustbench_dyn.threat_models import parse_eps
+from robustbench_dyn.threat_models import ThreatModel, check_norm, parse_eps
 
 # Chosen so that the default run ends in about a minute on two cores.
 DEFAULT_N_EXAMPLES = 500
 DEFAULT_EPS = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}
+
+Radii = Annotated[list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")]
+MoreRadii = Annotated[list[str] | None, typer.Argument(hidden=True)]
 
 
 def run(
     model: Model,
     dataset: TestSplit = "fashion_mnist",
     norm: NormName = "L2",
-    eps: Annotated[
-        list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")
-    ] = None,
-    more_eps: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    eps: Radii = None,
+    more_eps: MoreRadii = None,
     n_examples: NExamples = DEFAULT_N_EXAMPLES,
     attacks: Annotated[
         str, typer.Option(help="standard, autoattack, plus, rand, none, or names with commas.")
@@ -69,13 +70,10 @@ def run(
         cost_table,
         progress_display,
     )
-    from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
 
     check_norm(norm)
     check_export(export)
-    given = [*(eps or []), *(more_eps or [])]
-    radii = [parse_eps(text) for text in given] or [DEFAULT_EPS[norm]]
-    threat_models = [ThreatModel(norm, radius) for radius in dict.fromkeys(radii)]  # type: ignore[arg-type]
+    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
     with progress_display(enabled=not as_json) as progress:
@@ -106,10 +104,8 @@ def smooth(
     alpha: Annotated[float, typer.Option(help="How often a certificate may be wrong.")] = 0.001,
     dataset: TestSplit = "fashion_mnist",
     norm: NormName = "L2",
-    eps: Annotated[
-        list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")
-    ] = None,
-    more_eps: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    eps: Radii = None,
+    more_eps: MoreRadii = None,
     n_examples: NExamples = 100,
     attacks: Annotated[
         Literal["eot-pgd", "none"], typer.Option(help="Ascent in expectation over noise, or none.")
@@ -135,14 +131,11 @@ def smooth(
     from robustbench_dyn.registry import load_model  # noqa: PLC0415
     from robustbench_dyn.smoothing import evaluate_smoothed  # noqa: PLC0415
     from robustbench_dyn.terminal import bracket_table, progress_display  # noqa: PLC0415
-    from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
 
     check_norm(norm)
     if export is not None:
         check_export_path(export, (".tsv",))
-    given = [*(eps or []), *(more_eps or [])]
-    radii = [parse_eps(text) for text in given] or [DEFAULT_EPS[norm]]
-    threat_models = [ThreatModel(norm, radius) for radius in dict.fromkeys(radii)]  # type: ignore[arg-type]
+    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
     with progress_display(enabled=not as_json) as progress:
@@ -185,7 +178,6 @@ def curve(
     from robustbench_dyn.export import write_tables  # noqa: PLC0415
     from robustbench_dyn.registry import load_model  # noqa: PLC0415
     from robustbench_dyn.terminal import plain_table, progress_display  # noqa: PLC0415
-    from robustbench_dyn.threat_models import ThreatModel, check_norm  # noqa: PLC0415
 
     check_norm(norm)
     check_export(export)
@@ -209,3 +201,9 @@ def curve(
         rows = [(f"{p['eps']:.4g}", f"{100 * p['certified_accuracy']:.1f}",
                  f"{100 * p['empirical_accuracy']:.1f}") for p in points]  # fmt: skip
         plain_table(("eps", "certified %", "empirical %"), rows)
+
+
+def _threat_models(norm: str, radii: list[str]) -> list[ThreatModel]:
+    """Return a threat model for each radius that was given, or for the default one."""
+    found = [parse_eps(text) for text in radii] or [DEFAULT_EPS[norm]]
+    return [ThreatModel(norm, radius) for radius in dict.fromkeys(found)]  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from robustbench_dyn.flows.activations import MaxMin
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
-from robustbench_dyn.flows.frozen import Derived, frozen, thawed_forward
+from robustbench_dyn.flows.frozen import Derived, frozen, thawed, thawed_forward
 from robustbench_dyn.flows.gradient import (
     ConvGradientStep,
     DenseGradientStep,
@@ -64,6 +64,7 @@ __all__ = [
     "matrix_norm",
     "pairwise_lipschitz",
     "residual_features",
+    "thawed",
     "thawed_forward",
     "two_scales",
 ]

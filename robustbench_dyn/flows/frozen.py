@@ -39,13 +39,29 @@ class Derived(nn.Module):
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Put model in eval mode with all parameters frozen, and put everything back afterwards."""
+    with _evaluating(model, requires_grad=False):
+        yield model
+
+
+@contextmanager
+def thawed(model: nn.Module) -> Iterator[nn.Module]:
+    """Put model in eval mode with no parameter frozen: nothing that is derived of them is kept.
+
+    Everything is put back afterwards.
+    """
+    with _evaluating(model, requires_grad=True):
+        yield model
+
+
+@contextmanager
+def _evaluating(model: nn.Module, *, requires_grad: bool) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     wishes = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
         for parameter, _ in wishes:
-            parameter.requires_grad_(False)
-        yield model
+            parameter.requires_grad_(requires_grad)
+        yield
     finally:
         for parameter, wanted in wishes:
             parameter.requires_grad_(wanted)
@@ -59,12 +75,6 @@ def thawed_forward(model: nn.Module, x: Tensor) -> Tensor:
 
     model: inside `frozen`. What the frozen forward gives has to equal this.
     """
-    parameters = list(model.parameters())
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+    with thawed(model):
         logits: Tensor = model(x)
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
     return logits
