@@ -35,6 +35,7 @@ from robustbench_dyn import load_dataset
 from robustbench_dyn.architectures import Architecture, Weights, full_name
 from robustbench_dyn.attacks import resolve_attacks, surrogates_of
 from robustbench_dyn.certification import (
+    Cost,
     Prepared,
     certifier_names,
     complete,
@@ -188,7 +189,7 @@ def examine(
     """Certify and attack the examples of one row of the table; save the counterexamples."""
     counting, started = CountingModel(model), time.perf_counter()
     (prepared,) = resolve_certifiers(certifier, model, tuple(data.x.shape[1:]), norm)
-    if prepared.certifier.exhaustive:
+    if prepared.certifier.cost is Cost.EXHAUSTIVE:
         data = data.rows(0, EXHAUSTIVE_EXAMPLES)
     certified = certified_radii(model, prepared, data.x, data.y, norm)
     attacked_from = time.perf_counter()

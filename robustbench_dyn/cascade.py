@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from robustbench_dyn.attacks import Attack, resolve_attacks, surrogates_of
 from robustbench_dyn.auditing import choose_audited
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
-from robustbench_dyn.certification import Prepared, radii, resolve_certifiers
+from robustbench_dyn.certification import Cost, Prepared, radii, resolve_certifiers
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.deduction import (
@@ -48,7 +47,7 @@ _STALE = 1e-4
 # An exhaustive search may take its whole time for each example, and what is known is kept.
 _SEARCHED_AT_ONCE = 4
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
-_CASCADE_VERSION = 4
+_CASCADE_VERSION = 5
 
 
 class Progress(NamedTuple):
@@ -93,12 +92,11 @@ class Cascade:
         )
         self.certifiers = resolve_certifiers(certifiers, model, tuple(dataset.x.shape[1:]), norm)
         # Each comes in when all before it have left an example undecided.
-        looking = [c for c in self.certifiers if not c.certifier.at_any_eps]
+        asked = {cost: [c for c in self.certifiers if c.certifier.cost is cost] for cost in Cost}
         self.tools: list[Attack | Prepared] = [
-            *(c for c in looking if not c.certifier.exhaustive),
-            *self.attacks,
-            *(c for c in looking if c.certifier.exhaustive),
-        ]
+            *asked[Cost.LOW], *self.attacks[:1], *asked[Cost.HIGH], *self.attacks[1:],
+            *asked[Cost.EXHAUSTIVE],
+        ]  # fmt: skip
         self.record = self._describe(model, norm)
         self.key = hash_configuration(
             {k: self.record[k] for k in self.record if k not in ("flags", "evaluated_at")}
@@ -188,38 +186,43 @@ class Cascade:
         return _name(self.tools[0]) if self.tools else ""
 
     def _decide_what_is_left(self, threat_model: ThreatModel) -> None:
-        names = [*map(_name, self.tools), ""]
-        for tool, (name, following) in zip(self.tools, pairwise(names), strict=True):
-            if self.attacks and tool is self.attacks[0]:
-                self._keep(replace(v, reason=NEXT + name) for v in self._audit_sample())
+        # Proofs since the attack before: a share of what they certified has the next one to pass.
+        proofs = [c for c in self.certifiers if c.certifier.at_any_eps]
+        for tool in self.tools:
+            name = _name(tool)
+            if isinstance(tool, Prepared):
+                proofs.append(tool)
+            else:
+                self._keep(replace(v, reason=NEXT + name) for v in self._audit_sample(proofs))
+                proofs = []
             turn = [v for v in self.verdicts.values() if next_tool(v) == name]
             turn.sort(key=lambda verdict: verdict.example_id)
             if turn:
                 self._report(threat_model, name)
             if isinstance(tool, Prepared):
-                work = partial(self._prove, tool, following, threat_model)
-                at_once = _SEARCHED_AT_ONCE if tool.certifier.exhaustive else None
+                work = partial(self._prove, tool, threat_model)
+                exhaustive = tool.certifier.cost is Cost.EXHAUSTIVE
+                at_once = _SEARCHED_AT_ONCE if exhaustive else None
             else:
-                work, at_once = partial(self._attack, tool, following, threat_model), None
+                work, at_once = partial(self._attack, tool, threat_model), None
             for _ in self._in_chunks(turn, work, at_once=at_once):
                 self._raise_violations()
                 self._report(threat_model, name)
 
-    def _audit_sample(self) -> list[Verdict]:
-        # What an exhaustive certifier proved has been attacked before.
-        exhaustive = {c.label(self.norm) for c in self.certifiers if c.certifier.exhaustive}
+    def _audit_sample(self, proofs: list[Prepared]) -> list[Verdict]:
+        labels = {prepared.label(self.norm) for prepared in proofs}
         certified = [
             v
             for v in self.verdicts.values()
-            if v.status is Status.CERTIFIED and v.certifier not in exhaustive
+            if v.status is Status.CERTIFIED and v.certifier in labels
         ]
         chosen = choose_audited(certified, self.audit_share, self.seed)
         return [verdict for verdict in chosen if not verdict.reason]
 
     def _prove(
-        self, prepared: Prepared, following: str, threat_model: ThreatModel, chunk: list[Verdict]
+        self, prepared: Prepared, threat_model: ThreatModel, chunk: list[Verdict]
     ) -> tuple[list[Verdict], StageCost]:
-        """Ask a certifier that looks at the ball; what it leaves has `following` before it."""
+        """Ask a certifier that looks at the ball."""
         started, before = time.perf_counter(), self.model.forward_passes
         x, y = self._tensors([verdict.example_id for verdict in chunk])
         with torch.no_grad():
@@ -247,8 +250,9 @@ class Cascade:
                     certifier=prepared.label(threat_model.norm), reason="",
                 )  # fmt: skip
             else:
-                charged = self._hand_on(charged, following)
-                if prepared.certifier.exhaustive and charged.status is Status.UNDECIDED:
+                charged = self._hand_on(charged, prepared)
+                exhaustive = prepared.certifier.cost is Cost.EXHAUSTIVE
+                if exhaustive and charged.status is Status.UNDECIDED:
                     reason = f"{charged.reason}, and {prepared.certifier.name} came to no end"
                     charged = replace(charged, reason=reason)
             verdicts.append(charged)
@@ -259,9 +263,8 @@ class Cascade:
         return verdicts, cost
 
     def _attack(
-        self, attack: Attack, following: str, threat_model: ThreatModel, chunk: list[Verdict]
+        self, attack: Attack, threat_model: ThreatModel, chunk: list[Verdict]
     ) -> tuple[list[Verdict], StageCost]:
-        """Attack a chunk; whoever survives has the attack called `following` before it."""
         started = time.perf_counter()
         forwards, backwards = self.model.forward_passes, self.model.backward_passes
         x, y = self._tensors([verdict.example_id for verdict in chunk])
@@ -299,7 +302,7 @@ class Cascade:
                     backward_passes=verdict.backward_passes + n_backward,
                     seconds=verdict.seconds + seconds / len(chunk),
                 ),
-                hits.get(k), failure, following, threat_model,
+                hits.get(k), failure, attack, threat_model,
             )
             for k, (verdict, (n_forward, n_backward)) in enumerate(zip(chunk, shares, strict=True))
         ]  # fmt: skip
@@ -335,14 +338,14 @@ class Cascade:
 
     def _after_attack(
         self, verdict: Verdict, hit: tuple[str, float, bytes] | None, failure: str,
-        following: str, threat_model: ThreatModel,
+        attack: Attack, threat_model: ThreatModel,
     ) -> Verdict:  # fmt: skip
         if hit is not None:
             return self._broken(verdict, hit, threat_model)
         if failure:
             # Failures so far stand behind the name of the attack whose turn it was.
             verdict = replace(verdict, reason=f"{verdict.reason}; {failure}")
-        return self._hand_on(verdict, following)
+        return self._hand_on(verdict, attack)
 
     def _broken(
         self, verdict: Verdict, hit: tuple[str, float, bytes], threat_model: ThreatModel
@@ -355,24 +358,30 @@ class Cascade:
             x_adv=x_adv, reason="",
         )  # fmt: skip
 
-    def _hand_on(self, verdict: Verdict, following: str) -> Verdict:
-        """Say who comes next for an example that a tool left as it was, or that nobody does."""
+    def _hand_on(self, verdict: Verdict, tool: Attack | Prepared) -> Verdict:
+        """Say who comes after `tool` for an example that it left as it was, or that nobody does.
+
+        What is certified has attacks alone before it, and what survived them at a larger eps has
+        proofs alone.
+        """
         notes = verdict.reason.split("; ")[1:]
         survived = [note for note in notes if note.startswith(SURVIVED)]
-        attacks = {attack.name for attack in self.attacks}
-        if survived and following in attacks:
-            # At a larger eps: what comes after the attacks is next.
-            after = self.tools[self.tools.index(self.attacks[-1]) + 1 :]
-            following = _name(after[0]) if after else ""
-        if verdict.status is Status.CERTIFIED and following not in attacks:
-            following = ""
+        is_certified = verdict.status is Status.CERTIFIED
+        following = next(
+            (
+                _name(later)
+                for later in self.tools[self.tools.index(tool) + 1 :]
+                if not (is_certified if isinstance(later, Prepared) else survived)
+            ),
+            "",
+        )
         if following:
             return replace(verdict, reason="; ".join([NEXT + following, *notes]))
         if not survived:
             names = "+".join(attack.name for attack in self.attacks)
             survived = [SURVIVED + names if names else NOT_ATTACKED]
         failures = [note for note in notes if not note.startswith(SURVIVED)]
-        if verdict.status is Status.CERTIFIED:
+        if is_certified:
             return replace(verdict, reason=f"audited: {'; '.join(failures) or survived[0]}")
         if failures:
             return replace(verdict, status=Status.ERROR, reason="; ".join(failures))

@@ -20,6 +20,7 @@ from robustbench_dyn import (
 )
 from robustbench_dyn.attacks import Attack, attack_info
 from robustbench_dyn.attacks.base import searching
+from robustbench_dyn.certification import Certifier, Cost, Prepared, Proof
 from robustbench_dyn.evaluation import as_dataset
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.leaderboard import leaderboard
@@ -150,6 +151,63 @@ def test_at_least_five_certified_examples_are_audited_and_say_so():
     audited = evaluation.examples["reason"].str.startswith("audited: survived pgd")
     assert audited.sum() == 5
     assert set(statuses(evaluation)) == {"certified"}
+
+
+@pytest.fixture
+def asked_late(monkeypatch):
+    """A function that has certifiers asked after the first attack; the first one finds nothing."""
+
+    def use(*provers):
+        late = [
+            Prepared(Certifier(name, "", deterministic=True, prepare=None, prove=prove,
+                               cost=Cost.HIGH), None)
+            for name, prove in provers
+        ]  # fmt: skip
+        monkeypatch.setattr(cascade, "resolve_certifiers", lambda *_: late)
+        idle = Attack("idle", frozenset({"L2"}), "", "", 2, searching(lambda p: p.x))
+        chain = [idle, attack_info("pgd")]
+        monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: chain)
+
+    return use
+
+
+def proves_within(radius):
+    """A prover that excludes every class from balls of at most this radius."""
+
+    def prove(_state, x, logits, y, threat_model):
+        holds = threat_model.eps if threat_model.eps <= radius else 0.0
+        return Proof(torch.full(logits.shape, holds, dtype=torch.float64))
+
+    return prove
+
+
+def test_dear_proofs_come_after_the_first_attack_and_are_audited_by_the_next(asked_late):
+    asked_late(("true", proves_within(0.39)))
+    grid = [ThreatModel("L2", eps) for eps in (0.35, 0.41)]
+    proved, left = evaluate_grid(halfspaces(), points([0.4] * 12), grid)
+    assert set(statuses(left)) == {"broken"}
+    assert [cost.stage for cost in left.costs] == ["certify", "idle", "true", "pgd"]
+    assert set(statuses(proved)) == {"certified"}
+    decided = {cost.stage: (cost.examples, cost.decided) for cost in proved.costs}
+    assert decided["idle"] == (12, 0)
+    assert decided["true"] == (12, 12)
+    assert decided["pgd"][0] == 5
+    assert (proved.examples["reason"] == "audited: survived idle+pgd").sum() == 5
+
+
+def test_a_wrong_proof_after_the_first_attack_sets_off_the_alarm(asked_late):
+    asked_late(("wrong", proves_within(0.45)))
+    with pytest.raises(SoundnessError, match=r"certified within 0\.41"):
+        evaluate(halfspaces(), points([0.4] * 12), ThreatModel("L2", 0.41))
+
+
+def test_what_survived_at_a_larger_eps_has_every_dear_proof_before_it(asked_late):
+    asked_late(("weak", proves_within(0.1)), ("strong", proves_within(0.3)))
+    grid = [ThreatModel("L2", eps) for eps in (0.2, 0.35)]
+    proved, left = evaluate_grid(halfspaces(), points([0.4] * 3), grid, audit_share=0)
+    assert set(statuses(left)) == {"undecided"}
+    assert set(proved.examples["certifier"]) == {"strong"}
+    assert (proved.examples["backward_passes"] == 0).all()
 
 
 # Awkward models and inputs

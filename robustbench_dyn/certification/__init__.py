@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustbench_dyn.errors import CertificateError, InputError
@@ -35,6 +36,15 @@ def _own_name(_norm: Norm) -> str:
     return ""
 
 
+class Cost(Enum):
+    """What a proof costs for one example, and with that its place among the attacks."""
+
+    NOTHING = "of the first pass"
+    LOW = "before all attacks"
+    HIGH = "after the cheapest attack, for what that leaves"
+    EXHAUSTIVE = "after all attacks: it searches until it has decided"
+
+
 @dataclass(frozen=True)
 class Certifier:
     """A proof method.
@@ -43,9 +53,8 @@ class Certifier:
     (batch, classes) as the model computed them, y: (batch,). state = prepare(model, input_shape),
     which raises CertificateError, with the reason, for a model that the method cannot treat.
     label(norm) is the name in the table. norms: those that it knows.
-    at_any_eps: its radii do not depend on the threat model's eps, and cost next to nothing; others
-    say of the ball of one threat model that a class is excluded, by a radius of eps, or not.
-    exhaustive: it searches until it has decided, so it comes after the attacks.
+    cost: when it is asked. Where it is Cost.NOTHING, radii do not depend on the threat model's eps;
+    others say of the ball of one threat model that a class is excluded, by a radius of eps, or not.
     """
 
     name: str
@@ -55,8 +64,12 @@ class Certifier:
     prove: Callable[..., Proof]
     label: Callable[[Norm], str] = _own_name
     norms: frozenset[Norm] = frozenset(NORMS)
-    at_any_eps: bool = False
-    exhaustive: bool = False
+    cost: Cost = Cost.LOW
+
+    @property
+    def at_any_eps(self) -> bool:
+        """Whether one pass gives the radii for every eps."""
+        return self.cost is Cost.NOTHING
 
 
 class Prepared(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification import Certifier, Proof
+from robustbench_dyn.certification import Certifier, Cost, Proof
 from robustbench_dyn.certification.activations import LeakyReLU
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.linear_relaxation import relaxed_differences
@@ -115,5 +115,5 @@ CERTIFIER = Certifier(
     prepare=_prepare,
     prove=prove,
     norms=frozenset({"Linf", "L1"}),
-    exhaustive=True,
+    cost=Cost.EXHAUSTIVE,
 )

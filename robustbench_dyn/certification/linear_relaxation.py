@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification import Certifier, Proof
+from robustbench_dyn.certification import Certifier, Cost, Proof
 from robustbench_dyn.certification.activations import Lines
 from robustbench_dyn.certification.back_substitution import (
     concretise,
@@ -107,4 +107,5 @@ CERTIFIER = Certifier(
     deterministic=True,
     prepare=relax,
     prove=prove,
+    cost=Cost.HIGH,
 )

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from robustbench_dyn.certification import Certifier, Proof, name_from_l2
+from robustbench_dyn.certification import Certifier, Cost, Proof, name_from_l2
 from robustbench_dyn.certification.margins import safe_margins
 from robustbench_dyn.flows import pairwise_lipschitz
 from robustbench_dyn.threat_models import Norm, ThreatModel
@@ -61,5 +61,5 @@ CERTIFIER = Certifier(
     prepare=_prepare,
     prove=prove,
     label=partial(name_from_l2, "lipschitz"),
-    at_any_eps=True,
+    cost=Cost.NOTHING,
 )

@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification import Certifier, name_from_l2
+from robustbench_dyn.certification import Certifier, Cost, name_from_l2
 from robustbench_dyn.certification.increments import global_sectors, increments
 from robustbench_dyn.certification.lipschitz import prove
 from robustbench_dyn.certification.multipliers import certified_bound, search
@@ -80,5 +80,5 @@ CERTIFIER = Certifier(
     prepare=_prepare,
     prove=prove,
     label=partial(name_from_l2, "lipsdp"),
-    at_any_eps=True,
+    cost=Cost.NOTHING,
 )

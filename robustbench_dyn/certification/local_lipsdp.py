@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification import Certifier, Proof
+from robustbench_dyn.certification import Certifier, Cost, Proof
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.bounds import Bounds
 from robustbench_dyn.certification.increments import (
@@ -110,4 +110,5 @@ CERTIFIER = Certifier(
     prepare=_prepare,
     prove=prove,
     norms=frozenset({"L2"}),
+    cost=Cost.HIGH,
 )
