@@ -28,8 +28,9 @@ from robustbench_dyn.threat_models import ThreatModel
 
 # Where intervals are wider than this many times the logits, no line makes up for it.
 _HOPELESS = 1e4
-# Slopes are searched where the bound is below 0 by at most this many times the margin.
-_WITHIN_REACH = 2.0
+# Slopes are searched where the bound is below 0 by at most this many times the margin; those
+# behind the bounds of the values between, which cost more and gain less, where it is by this much.
+_WITHIN_REACH, _AT_HAND = 2.0, 0.2
 _ITERATIONS = 20
 
 
@@ -40,7 +41,8 @@ def prove(
     """Exclude each rival whose difference to the label is above 0 by a linear relaxation.
 
     Dearer means only for what is left: intervals; back-substitution with fixed slopes, over
-    bounds that are tightened the same way; then slopes of their own for each example and rival.
+    bounds that are tightened the same way; then slopes of their own for each example and rival;
+    then slopes of their own for the bounds between, too.
     """
     pairs = pairs_to_prove(x, logits, y)
     ball = Ball(x, threat_model)
@@ -59,25 +61,50 @@ def relaxed_differences(
     relaxed: Relaxed, x: Tensor, pairs: Pairs, threat_model: ThreatModel,
     *, n_iterations: int = _ITERATIONS,
 ) -> Tensor:  # fmt: skip
-    """Return lower bounds of the pairs' differences over the ball, (n,), float64."""
+    """Return lower bounds of the pairs' differences over the ball, (n,), float64.
+
+    n_iterations: steps of ascent on slopes; 0 leaves them as they are.
+    """
+    if not len(pairs.example):
+        return pairs.differences.new_zeros(0)
+    at_x = relaxed.exact.values(x.double())[-1]
+    margins = (pairs.differences * at_x[pairs.example]).sum(dim=1)
+    least = _differences(relaxed, x, pairs, threat_model, margins, n_iterations)
+    if n_iterations:
+        todo = _open(least, pairs, _AT_HAND * margins, len(x))
+        again = _differences(
+            relaxed, x, pairs.at(todo), threat_model, margins[todo], 2 * n_iterations,
+            n_between=n_iterations,
+        )  # fmt: skip
+        least[todo] = least[todo].maximum(again)
+    return least
+
+
+def _differences(
+    relaxed: Relaxed, x: Tensor, pairs: Pairs, threat_model: ThreatModel, margins: Tensor,
+    n_iterations: int, *, n_between: int = 0,
+) -> Tensor:  # fmt: skip
+    """Bound the pairs' differences; n_between: steps of ascent behind the bounds between."""
     examples, owner = torch.unique(pairs.example, return_inverse=True)
     if not len(examples):
         return pairs.differences.new_zeros(0)
     ball = Ball(x[examples], threat_model)
-    bounds, lines = relaxed_bounds(relaxed, ball)
+    bounds, lines = relaxed_bounds(relaxed, ball, n_iterations=n_between)
     least = difference_bounds(relaxed.exact, bounds, ball, pairs.differences, owner, lines=lines)
-    if not lines or not n_iterations:
-        return least
-    at_x = relaxed.exact.values(x[examples].double())[-1]
-    margins = (pairs.differences * at_x[owner]).sum(dim=1)
-    worst = _by_example(least + _WITHIN_REACH * margins, pairs._replace(example=owner), len(x))
-    todo = ((least <= pairs.rounding) & (worst[owner] > 0)).nonzero().flatten()
-    least[todo] = least[todo].maximum(
-        _with_better_slopes(
-            relaxed, bounds, ball, pairs.differences[todo], owner[todo], lines, n_iterations
+    if lines and n_iterations:
+        todo = _open(least, pairs, _WITHIN_REACH * margins, len(x)).nonzero().flatten()
+        least[todo] = least[todo].maximum(
+            _with_better_slopes(
+                relaxed, bounds, ball, pairs.differences[todo], owner[todo], lines, n_iterations
+            )
         )
-    )
     return least
+
+
+def _open(least: Tensor, pairs: Pairs, reach: Tensor, n: int) -> Tensor:
+    """Say which pairs are not proved where no pair of their example lacks more than reach, (n,)."""
+    worst = _by_example(least + reach, pairs, n)
+    return (least <= pairs.rounding) & (worst[pairs.example] > 0)
 
 
 def _with_better_slopes(
@@ -85,10 +112,9 @@ def _with_better_slopes(
     starting: Mapping[int, Lines], n_iterations: int,
 ) -> Tensor:  # fmt: skip
     """Search slopes in the fast dtype, and prove with them in float64."""
-    found = [differences.new_zeros(0)]
-    last = len(relaxed.exact.nodes)
-    for rows, lines in optimised_lines(
-        relaxed.fast, bounds, ball, differences, owner, starting, n_iterations=n_iterations
+    found, last = [differences.new_zeros(0)], len(relaxed.exact.nodes)
+    for rows, _, lines in optimised_lines(
+        relaxed.fast, bounds, ball, last, differences, owner, starting, n_iterations=n_iterations
     ):
         bound = substitute(relaxed.exact, bounds, last, differences[rows], owner[rows], lines)
         found.append(concretise(bound, ball, bounds, owner[rows]))

@@ -19,27 +19,29 @@ from robustbench_dyn.certification.bounds import Bounds
 from robustbench_dyn.certification.network import Network, Pointwise
 
 # Adam's first steps. A line that touches a smooth curve answers to small changes of slope.
-_STEP, _SMALL_STEP, _DECAY = 0.25, 0.03, 0.9
+_STEP, _SMALL_STEP, _DECAY = 0.15, 0.03, 0.9
+# Slopes of 0 or 1 have no way but one: the ascent begins between them and this one.
+_MIDDLE = 0.5
 # An activation's value, and whether its upper line is meant.
 _Key = tuple[int, bool]
 
 
 def optimised_lines(
-    network: Network, bounds: Bounds, ball: Ball, differences: Tensor, owner: Tensor,
+    network: Network, bounds: Bounds, ball: Ball, value: int, functions: Tensor, owner: Tensor,
     starting: Mapping[int, Lines], *, n_iterations: int,
-) -> Iterator[tuple[slice, dict[int, Lines]]]:  # fmt: skip
-    """Yield rows and the lines that bound them best, after some steps of Adam on all slopes.
+) -> Iterator[tuple[slice, Tensor, dict[int, Lines]]]:  # fmt: skip
+    """Yield rows, their best bounds after some steps of Adam on all slopes, and the lines of these.
 
-    Each row of differences has slopes of its own (arXiv 2011.13824, Section 3.2, the intermediate
-    bounds as they are). Lines are sound whatever their slopes: the offsets follow from these.
+    Bounded from below is <functions[k], value>. Each row has slopes of its own (arXiv 2011.13824,
+    Section 3.2, the bounds of earlier values as they are). Lines are sound whatever their slopes:
+    the offsets follow from these.
     """
-    last = len(network.nodes)
-    for rows in chunks(network, len(differences), factor=8):
+    for rows in chunks(network, len(functions), factor=8, upto=value):
         of_rows = owner[rows]
         family = _Family.of(network, bounds, starting, of_rows)
         slopes = family.starting_slopes(starting, of_rows)
         best = {key: slope.detach().clone() for key, slope in slopes.items()}
-        reached = differences.new_full((len(of_rows),), -torch.inf)
+        reached = bounds.lower[value].new_full((len(of_rows),), -torch.inf)
         ascent = {
             key: _Ascent(slope, _STEP if family.is_bent(key[0]) else _SMALL_STEP)
             for key, slope in slopes.items()
@@ -47,7 +49,7 @@ def optimised_lines(
         for step in range(n_iterations):
             with torch.enable_grad():
                 bound = substitute(
-                    network, bounds, last, differences[rows].to(network.dtype), of_rows,
+                    network, bounds, value, functions[rows].to(network.dtype), of_rows,
                     family.lines(slopes),
                 )  # fmt: skip
                 least = concretise(bound, ball, bounds, of_rows)
@@ -62,7 +64,7 @@ def optimised_lines(
                 for key, gradient in zip(slopes, gradients, strict=True):
                     ascent[key].step(gradient)
         with torch.no_grad():
-            yield rows, family.lines(best)
+            yield rows, reached, family.lines(best)
 
 
 class _Ascent:
@@ -76,9 +78,9 @@ class _Ascent:
     def step(self, gradient: Tensor) -> None:
         self.steps += 1
         self.mean.lerp_(gradient, 0.1)
-        self.square.lerp_(gradient.square(), 0.001)
+        self.square.lerp_(gradient.square(), 0.1)
         mean = self.mean / (1 - 0.9**self.steps)
-        square = self.square / (1 - 0.999**self.steps)
+        square = self.square / (1 - 0.9**self.steps)
         self.parameter.add_(self.step_size * mean / (square.sqrt() + 1e-8)).clamp_(0.0, 1.0)
         self.step_size *= _DECAY
 
@@ -117,6 +119,8 @@ class _Family:
             for above in (False, True):
                 if not (above and k in self.staying):
                     slope = lines[above].slope[owner].detach().clone()
+                    if self.is_bent(k):
+                        slope = (slope + _MIDDLE) / 2
                     found[k, above] = slope.requires_grad_()
         return found
 

@@ -19,12 +19,16 @@ from robustbench_dyn.certification.back_substitution import (
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.bounds import Bounds, propagate
 from robustbench_dyn.certification.network import Affine, Network, Pointwise
+from robustbench_dyn.certification.slopes import optimised_lines
 from robustbench_dyn.certification.tracing import trace
 
 # Rows of the affine beginning are kept where they hold at most this many numbers.
 MOST_KEPT = 8_000_000
-# Multiplications that tightening one example's intermediate bounds may take.
-_BUDGET = 500_000_000
+# Multiplications that tightening one example's intermediate bounds may take, and as many times that
+# for better slopes.
+_BUDGET, _FOR_SLOPES = 500_000_000, 10
+# A step of ascent passes back and forth.
+_PASSES_A_STEP = 3
 
 
 class AffineMap(NamedTuple):
@@ -90,13 +94,14 @@ def interval_bounds(relaxed: Relaxed, ball: Ball) -> Bounds:
 
 
 def relaxed_bounds(
-    relaxed: Relaxed, ball: Ball, *, budget: int = _BUDGET
+    relaxed: Relaxed, ball: Ball, *, budget: int = _BUDGET, n_iterations: int = 0
 ) -> tuple[Bounds, dict[int, Lines]]:
     """Return interval bounds, tightened by back-substitution where an activation bends, and lines.
 
     budget: multiplications an example, shared equally between the activations' arguments; where
-    it does not pay for all entries, those whose lines lie furthest apart come first. lines: of
-    good slopes, by activation value.
+    it does not pay for all entries, those whose lines lie furthest apart come first. n_iterations:
+    steps of ascent on the slopes behind each of these bounds, which cost several times as much.
+    lines: of good slopes, by activation value.
     """
     network = relaxed.exact
     lines: dict[int, Lines] = {}
@@ -112,6 +117,9 @@ def relaxed_bounds(
         elif k in users:
             n_rows = int(budget / len(deep) / (2 * network.cost(k)))
             _tighten(relaxed, ball, bounds, k, users[k], lines, n_rows)
+            if n_iterations and lines:
+                n_rows = int(n_rows * _FOR_SLOPES / (_PASSES_A_STEP * n_iterations))
+                _tighten(relaxed, ball, bounds, k, users[k], lines, n_rows, n_iterations)
         node = network.nodes[k - 1]
         if isinstance(node, Pointwise):
             (i,) = node.inputs
@@ -138,14 +146,9 @@ def _bound_beginning(relaxed: Relaxed, k: int, ball: Ball, bounds: Bounds) -> tu
 
 
 def _tighten(
-    relaxed: Relaxed,
-    ball: Ball,
-    bounds: Bounds,
-    k: int,
-    users: list[Pointwise],
-    lines: Mapping[int, Lines],
-    n_rows: int,
-) -> None:
+    relaxed: Relaxed, ball: Ball, bounds: Bounds, k: int, users: list[Pointwise],
+    lines: Mapping[int, Lines], n_rows: int, n_iterations: int = 0,
+) -> None:  # fmt: skip
     """Bound the entries of value k that bend by back-substitution, n_rows an example at most."""
     low, high = bounds.lower[k].flatten(1).clone(), bounds.upper[k].flatten(1).clone()
     loose = torch.stack([user.activation.looseness(low, high) for user in users]).amax(dim=0)
@@ -156,18 +159,23 @@ def _tighten(
     owner, place = (worst > 0).nonzero(as_tuple=True)
     entries = entries[owner, place]
     network = relaxed.fast
-    for rows in chunks(network, 2 * len(owner), upto=k):
-        which = torch.arange(2 * len(owner), device=owner.device)[rows]
+    for chunk in chunks(network, 2 * len(owner), upto=k):
+        which = torch.arange(2 * len(owner), device=owner.device)[chunk]
         sign = (1 - 2 * (which % 2)).to(network.dtype)
         which = which // 2
         of_rows, entry = owner[which], entries[which]
-        start = torch.zeros(len(which), low.shape[1], dtype=network.dtype, device=low.device)
-        start[torch.arange(len(which)), entry] = sign
-        bound = substitute(
-            network, bounds, k, start.view(-1, *network.shape(k)), of_rows,
-            {i: gather(of_all, of_rows) for i, of_all in lines.items()},
-        )  # fmt: skip
-        least = concretise(bound, ball, bounds, of_rows)
+        units = torch.zeros(len(which), low.shape[1], dtype=network.dtype, device=low.device)
+        units[torch.arange(len(which)), entry] = sign
+        functions = units.view(-1, *network.shape(k))
+        if n_iterations:
+            found = optimised_lines(
+                network, bounds, ball, k, functions, of_rows, lines, n_iterations=n_iterations
+            )
+            least = torch.cat([reached for _, reached, _ in found])
+        else:
+            of_each = {i: gather(of_all, of_rows) for i, of_all in lines.items()}
+            bound = substitute(network, bounds, k, functions, of_rows, of_each)
+            least = concretise(bound, ball, bounds, of_rows)
         is_lower = sign > 0
         low[of_rows[is_lower], entry[is_lower]] = torch.maximum(
             low[of_rows[is_lower], entry[is_lower]], least[is_lower]
