@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robustbench_dyn.attacks import Attack, resolve_attacks, surrogates_of
 from robustbench_dyn.auditing import choose_audited
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
-from robustbench_dyn.certification import Cost, Prepared, radii, resolve_certifiers
+from robustbench_dyn.certification import Cost, Prepared, Proof, radii, resolve_certifiers
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.deduction import (
@@ -161,7 +161,7 @@ class Cascade:
         for prepared in self.certifiers:
             label = prepared.label(threat_model.norm)
             if prepared.certifier.at_any_eps:
-                of_each = radii(prepared.prove(x, logits, y, threat_model)).tolist()
+                of_each = radii(self._ask(prepared, x, logits, y, threat_model)).tolist()
                 for k, radius in enumerate(of_each):
                     if radius > 0 and not best[k] >= radius:
                         best[k], names[k] = radius, label
@@ -227,7 +227,7 @@ class Cascade:
         x, y = self._tensors([verdict.example_id for verdict in chunk])
         with torch.no_grad():
             logits = self.model(x)
-        proof = prepared.prove(x, logits, y, threat_model)
+        proof = self._ask(prepared, x, logits, y, threat_model)
         proved = radii(proof).tolist()
         hits: dict[int, tuple[str, float, bytes]] = {}
         if proof.candidates is not None:
@@ -261,6 +261,13 @@ class Cascade:
             threat_model.eps, prepared.certifier.name, len(chunk), decided, forward, 0, seconds
         )
         return verdicts, cost
+
+    def _ask(
+        self, prepared: Prepared, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> Proof:
+        proof = prepared.prove(x, logits, y, threat_model)
+        self.model.forward_passes += proof.forward_passes
+        return proof
 
     def _attack(
         self, attack: Attack, threat_model: ThreatModel, chunk: list[Verdict]
@@ -324,15 +331,15 @@ class Cascade:
     ) -> Tensor | None:
         """Return the radii inside which each class cannot overtake the label, (n, classes).
 
-        Only what costs next to nothing is asked again. An audit asks whether the certificates are
-        right: there they rule nothing out.
+        What costs little is asked again. An audit asks whether the certificates are right: there
+        they rule nothing out.
         """
-        cheap = [prepared for prepared in self.certifiers if prepared.certifier.at_any_eps]
+        cheap = [c for c in self.certifiers if c.certifier.cost in (Cost.NOTHING, Cost.LOW)]
         if not cheap:
             return None
         with torch.no_grad():
             logits = self.model(x)
-        of_each = [prepared.prove(x, logits, y, threat_model).rival_radii for prepared in cheap]
+        of_each = [self._ask(c, x, logits, y, threat_model).rival_radii for c in cheap]
         audited = torch.tensor([verdict.status is Status.CERTIFIED for verdict in chunk])
         return torch.stack(of_each).amax(dim=0).masked_fill(audited[:, None], 0.0)
 

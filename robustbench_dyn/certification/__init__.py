@@ -20,11 +20,13 @@ class Proof(NamedTuple):
 
     Nearer than entry j, class j does not reach the label's logit; inf for the label itself, 0
     where nothing is proved. candidates: of x's shape, points that the certifier takes for
-    adversarial examples (x itself where it has none); the harness judges them.
+    adversarial examples (x itself where it has none); the harness judges them. forward_passes: of
+    the model, that the proof took.
     """
 
     rival_radii: Tensor
     candidates: Tensor | None = None
+    forward_passes: int = 0
 
 
 def name_from_l2(name: str, norm: Norm) -> str:
@@ -105,6 +107,12 @@ def _lipsdp() -> Certifier:
     return lipsdp.CERTIFIER
 
 
+def _lipschitz_in_box() -> Certifier:
+    from robustbench_dyn.certification import lipschitz_in_box  # noqa: PLC0415
+
+    return lipschitz_in_box.CERTIFIER
+
+
 def _interval() -> Certifier:
     from robustbench_dyn.certification import interval  # noqa: PLC0415
 
@@ -136,6 +144,10 @@ _CERTIFIERS: dict[str, tuple[str, Callable[[], Certifier]]] = {
         "semidefinite L2 Lipschitz bound of each logit difference (LipSDP), small networks",
         _lipsdp,
     ),
+    "lipschitz_in_box": (
+        "global L2 Lipschitz bound from the middle of the Linf ball within [0, 1]",
+        _lipschitz_in_box,
+    ),
     "interval": ("interval bounds of every value over the ball and [0, 1]", _interval),
     "linear_relaxation": (
         "lines around every activation, with optimised slopes (alpha-CROWN)",
@@ -163,10 +175,10 @@ def resolve_certifiers(
     """Return the certifiers that spec names, ready for model and the cheapest first.
 
     spec: "none", names, or "auto", which chooses by architecture: a model whose Lipschitz bound is
-    useful (no logit difference has more than certification.lipschitz.USEFUL) gets that certificate
-    alone, which costs nothing at any eps, while relaxing such deep networks proves little for
-    much. Any other model gets each certifier that knows its operations, and semidefinite bounds
-    and `complete` only where it is small enough for them.
+    useful (no logit difference has more than certification.lipschitz.USEFUL) gets the certificates
+    of that bound alone, which cost a pass, while relaxing such deep networks proves little for
+    much. Any other model gets each other certifier that knows its operations, and semidefinite
+    bounds and `complete` only where it is small enough for them.
     Raises InputError for an unknown name or one that does not know the norm, CertificateError,
     naming the operation, where a named one cannot treat model.
     """
@@ -187,19 +199,26 @@ def resolve_certifiers(
 def _automatic(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> list[Prepared]:
     from robustbench_dyn.certification.lipschitz import is_useful  # noqa: PLC0415
 
-    able = []
-    for name in _CERTIFIERS:
-        certifier = _CERTIFIERS[name][1]()
-        if norm not in certifier.norms:
-            continue
-        try:
-            ready = Prepared(certifier, certifier.prepare(model, input_shape))
-        except CertificateError:
-            continue
-        able.append(ready)
-        if name == "lipschitz" and is_useful(ready.state):
-            break
-    return able
+    slope = _prepared("lipschitz", model, input_shape, norm)
+    if slope is not None and is_useful(slope.state):
+        others = ["lipschitz_in_box"]
+    else:
+        others = [name for name in _CERTIFIERS if not name.startswith("lipschitz")]
+    ready = [slope, *(_prepared(name, model, input_shape, norm) for name in others)]
+    return [prepared for prepared in ready if prepared is not None]
+
+
+def _prepared(
+    name: str, model: nn.Module, input_shape: tuple[int, ...], norm: Norm
+) -> Prepared | None:
+    """Return a certifier ready for model, or None where it cannot treat it or the norm."""
+    certifier = _CERTIFIERS[name][1]()
+    if norm not in certifier.norms:
+        return None
+    try:
+        return Prepared(certifier, certifier.prepare(model, input_shape))
+    except CertificateError:
+        return None
 
 
 def named_certifiers(spec: str | Sequence[str]) -> list[str]:

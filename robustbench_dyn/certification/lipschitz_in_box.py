@@ -1,0 +1,58 @@
+"""The global Lipschitz bound from the middle of an Linf ball within [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.certification import Certifier, Proof
+from robustbench_dyn.certification.balls import Ball
+from robustbench_dyn.certification.margins import safe_margins
+from robustbench_dyn.flows import pairwise_lipschitz
+from robustbench_dyn.threat_models import ThreatModel
+
+
+class Bounded(NamedTuple):
+    """A network with the L2 Lipschitz bounds of its logit differences, (classes, classes)."""
+
+    model: nn.Module
+    bounds: Tensor
+
+
+def _prepare(model: nn.Module, _input_shape: tuple[int, ...]) -> Bounded:
+    return Bounded(model, pairwise_lipschitz(model))
+
+
+@torch.no_grad()
+def prove(state: Bounded, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel) -> Proof:
+    """Exclude each rival whose margin at the middle of the box is above L times its half diagonal.
+
+    An Linf ball of radius eps within [0, 1] is a box. A pixel at 0 can only grow, so the box is
+    nearer to its own middle than to x: a half diagonal of eps sqrt(d) / 2 where all pixels are 0
+    or 1, and of eps sqrt(d) where none is within eps of them.
+    """
+    ball = Ball(x, threat_model)
+    middle = ((ball.lower + ball.upper) / 2).view_as(x).to(x.dtype)
+    # From the middle as it was rounded.
+    at = middle.double().flatten(1)
+    half = torch.maximum(ball.upper - at, at - ball.lower)
+    reach = half.norm(dim=1).cpu() * (1.0 + (half.shape[1] + 8) * 2.0**-52)
+    n_classes, labels = logits.shape[1], y.cpu()
+    margins = safe_margins(state.model(middle), labels)
+    slopes = state.bounds.expand(n_classes, n_classes)[labels]
+    excluded = margins > slopes * reach[:, None] * (1.0 + 1e-12)
+    radii = excluded.double() * threat_model.eps
+    return Proof(radii.scatter(1, labels[:, None], math.inf), forward_passes=len(x))
+
+
+CERTIFIER = Certifier(
+    name="lipschitz_in_box",
+    description="global L2 Lipschitz bound from the middle of the Linf ball within [0, 1]",
+    deterministic=True,
+    prepare=_prepare,
+    prove=prove,
+    norms=frozenset({"Linf"}),
+)
