@@ -203,8 +203,8 @@ def test_a_bad_shard_harms_no_other(code, factor, fate, reason, plugins, tmp_pat
     ("changes", "message"),
     [
         (
-            {"models": [SMOOTHED]},
-            "linear~0.25 is a smoothed classifier.* L2, Linf; give it a sweep",
+            {"models": [SMOOTHED], "threat_models": [{"norm": "Linf", "eps": [0.1]}]},
+            "linear~0.25 is a smoothed classifier.* for Linf alone; add L2",
         ),
         ({"models": [SMOOTHED | {"smoothing": {"sigma": 0}}]}, "sigma=0 must be positive"),
         ({"models": [SMOOTHED | {"smoothing": {"sigma": 1, "n": 5}}]}, "n=5 draws prove nothing"),
@@ -287,6 +287,14 @@ def test_a_smoothed_classifier_is_a_model_of_its_own_beside_its_network(smoothed
         for column in ("clean_accuracy", "certified_accuracy", "empirical_accuracy"):
             assert row[column] == evaluation.summary[column]
     assert 0 < rows["certified_accuracy"].min() < rows["certified_accuracy"].max()
+
+
+def test_a_smoothed_classifier_takes_part_in_l2_alone(plugins, tmp_path):
+    mixed = content(models=[SMOOTHED], n_examples=4, attacks="none")
+    outcome = sweep(mixed, tmp_path / "s.sqlite", workers=1, plugins=(plugins,))
+    assert {radii.norm for radii in mixed.threat_models} == {"L2", "Linf"}
+    assert outcome.rows
+    assert {row["norm"] for row in outcome.rows} == {"L2"}
 
 
 def test_smoothed_shards_survive_their_workers_and_are_run_once(smoothed, plugins, tmp_path):
