@@ -12,10 +12,10 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.alarm import keep_violation, raise_violations
 from robustbench_dyn.attacks import Attack, resolve_attacks, surrogates_of
 from robustbench_dyn.auditing import choose_audited
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
@@ -24,17 +24,18 @@ from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.deduction import (
     NEXT,
-    NOT_ATTACKED,
-    SURVIVED,
+    Tool,
     carry_over,
     first_verdict,
+    hand_on,
     next_tool,
 )
-from robustbench_dyn.errors import CertificateError, InputError, SoundnessError
-from robustbench_dyn.flows import frozen, lipschitz_bound, thawed_forward
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.flows import lipschitz_bound
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
 from robustbench_dyn.judging import CountingModel, judge, predict
-from robustbench_dyn.store import Store, Violation
+from robustbench_dyn.probing import are_probabilities, fingerprint, first_logits
+from robustbench_dyn.store import Store
 from robustbench_dyn.summary import count_statuses
 from robustbench_dyn.threat_models import Norm, ThreatModel
 from robustbench_dyn.verdicts import Status, Verdict
@@ -42,8 +43,6 @@ from robustbench_dyn.verdicts import Status, Verdict
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 
-# Kept and recomputed weights may differ by rounding, relative to the largest logit.
-_STALE = 1e-4
 # An exhaustive search may take its whole time for each example, and what is known is kept.
 _SEARCHED_AT_ONCE = 4
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
@@ -86,7 +85,9 @@ class Cascade:
         # The verdicts at the eps of the moment, by example_id, as the store has them.
         self.verdicts = dict[int, Verdict]()
         self.n_classes = dataset.n_classes if known else self._first_logits().shape[1]
-        self.identity = known or identify(model, self._fingerprint(), name=name)
+        self.identity = known or identify(
+            model, fingerprint(self.model, dataset.x, device), name=name
+        )
         self.attacks = resolve_attacks(
             attacks, norm, self.n_classes, has_surrogates=bool(surrogates_of(model))
         )
@@ -105,7 +106,7 @@ class Cascade:
     def run(self, threat_model: ThreatModel) -> tuple[Verdict, ...]:
         """Bring every example to its final verdict at one eps; return them by example_id."""
         self.store.add_evaluation(self.key, self.record)
-        self._raise_violations()
+        raise_violations(self.store, self.key, self.record["model"])
         kept = self.store.verdicts(self.key, threat_model.eps)
         self.verdicts = {v.example_id: v for v in kept if v.example_id in self.row_of}
         self._classify_and_certify(threat_model)
@@ -206,7 +207,7 @@ class Cascade:
             else:
                 work, at_once = partial(self._attack, tool, threat_model), None
             for _ in self._in_chunks(turn, work, at_once=at_once):
-                self._raise_violations()
+                raise_violations(self.store, self.key, self.record["model"])
                 self._report(threat_model, name)
 
     def _audit_sample(self, proofs: list[Prepared]) -> list[Verdict]:
@@ -359,141 +360,32 @@ class Cascade:
     ) -> Verdict:
         attack, reached, x_adv = hit
         if verdict.certified_radius >= reached:
-            self._keep_violation(verdict, attack, reached, x_adv, threat_model)
+            x, _ = self._tensors([verdict.example_id])
+            keep_violation(
+                self.store, self.key, verdict, threat_model, attack=attack, reached=reached,
+                x=x[0], x_adv=x_adv,
+            )  # fmt: skip
         return replace(
             verdict, status=Status.BROKEN, attack=attack, adversarial_distance=reached,
             x_adv=x_adv, reason="",
         )  # fmt: skip
 
     def _hand_on(self, verdict: Verdict, tool: Attack | Prepared) -> Verdict:
-        """Say who comes after `tool` for an example that it left as it was, or that nobody does.
-
-        What is certified has attacks alone before it, and what survived them at a larger eps has
-        proofs alone.
-        """
-        notes = verdict.reason.split("; ")[1:]
-        survived = [note for note in notes if note.startswith(SURVIVED)]
-        is_certified = verdict.status is Status.CERTIFIED
-        following = next(
-            (
-                _name(later)
-                for later in self.tools[self.tools.index(tool) + 1 :]
-                if not (is_certified if isinstance(later, Prepared) else survived)
-            ),
-            "",
-        )
-        if following:
-            return replace(verdict, reason="; ".join([NEXT + following, *notes]))
-        if not survived:
-            names = "+".join(attack.name for attack in self.attacks)
-            survived = [SURVIVED + names if names else NOT_ATTACKED]
-        failures = [note for note in notes if not note.startswith(SURVIVED)]
-        if is_certified:
-            return replace(verdict, reason=f"audited: {'; '.join(failures) or survived[0]}")
-        if failures:
-            return replace(verdict, status=Status.ERROR, reason="; ".join(failures))
-        return replace(verdict, reason=survived[0])
-
-    def _keep_violation(
-        self, verdict: Verdict, attack: str, reached: float, x_adv: bytes, threat_model: ThreatModel
-    ) -> None:
-        x, _ = self._tensors([verdict.example_id])
-        path = ""
-        if self.store.path is not None:
-            folder = self.store.path.parent / "counterexamples"
-            folder.mkdir(exist_ok=True)
-            file = folder / f"{self.key[:12]}-{threat_model.norm}-{verdict.example_id}.npz"
-            original = x[0].cpu().numpy()
-            np.savez(
-                file, x=original, label=verdict.label, eps=threat_model.eps,
-                x_adv=np.frombuffer(x_adv, dtype=original.dtype).reshape(original.shape),
-                certified_radius=verdict.certified_radius, distance=reached,
-            )  # fmt: skip
-            path = str(file)
-        self.store.add_violation(
-            self.key,
-            threat_model.eps,
-            Violation(verdict.example_id, verdict.certified_radius, reached, attack, path, x_adv),
-        )
-
-    def _raise_violations(self) -> None:
-        violations = self.store.violations(self.key)
-        if violations:
-            first = violations[0]
-            raise SoundnessError(
-                f"{len(violations)} attack(s) landed inside a certified ball of "
-                f"{self.record['model']!r}: example {first.example_id} is certified within "
-                f"{first.certified_radius:.6g}, and {first.attack} fools the model at "
-                f"{first.adversarial_distance:.6g}; the certificate or the model is wrong"
-                + (f" (counterexample: {first.path})" if first.path else ""),
-                [violation._asdict() for violation in violations],
-            )
+        after = self.tools[self.tools.index(tool) + 1 :]
+        later = [Tool(_name(other), isinstance(other, Prepared)) for other in after]
+        return hand_on(verdict, later, [attack.name for attack in self.attacks])
 
     def _first_logits(self) -> Tensor:
-        """Return the logits of the first examples; raises InputError where they are not logits."""
-        first = self._sample()
-        try:
-            with torch.no_grad():
-                logits = self.model(first)
-        except Exception as error:
-            raise InputError(
-                f"the model cannot classify inputs of shape {tuple(self.dataset.x.shape[1:])}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(first):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"the model must return logits (batch, classes); it returned {shape}")
-        n_classes = logits.shape[1]
-        highest = int(self.dataset.y.max())
-        if n_classes < 2 or highest >= n_classes:
-            raise InputError(
-                f"the model has {n_classes} outputs, but the labels go up to {highest}; "
-                "it needs at least two, and one for each class"
-            )
-        self._check_frozen(first, logits)
-        if _is_softmax(logits):
+        logits = first_logits(self.model, self._sample(), int(self.dataset.y.max()))
+        if are_probabilities(logits):
             self.flags.append("softmax_outputs")
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
         return logits
-
-    def _check_frozen(self, x: Tensor, logits: Tensor) -> None:
-        """Raise InputError where something that the network keeps while frozen is stale."""
-        slack = _STALE * float(logits.abs().max())
-        difference = float((thawed_forward(self.model, x) - logits).abs().max())
-        if not difference > slack:  # NaN is for the verdicts to tell
-            return
-        with torch.no_grad():
-            # A network that draws at random differs from itself.
-            random = float((self.model(x) - logits).abs().max()) > slack
-        if not random:
-            raise InputError(
-                f"the frozen network's logits differ by {difference:.3g} from those of its forward "
-                "in training; what it derives from parameters must be derived by Derived.derive()"
-            )
 
     def _sample(self) -> Tensor:
         """Return the first inputs, as few as any memory holds."""
         size = 4 if self.batch_size == "auto" else min(4, self.batch_size)
         return self.dataset.x[:size].to(self.device)
-
-    @torch.no_grad()
-    def _fingerprint(self) -> Tensor:
-        """Return the logits of inputs that depend on nothing but their shape.
-
-        Those of the model's surrogates follow: what an attack on them finds depends on them.
-        """
-        like, generator = self.dataset.x, torch.Generator().manual_seed(0)
-        probe = torch.rand(4, *like.shape[1:], generator=generator, dtype=like.dtype)
-        logits = [self.model(probe.to(self.device))]
-        for name, surrogate in self.model.surrogates().items():
-            with frozen(surrogate.to(self.device)):
-                logits.append(surrogate(probe.to(self.device)))
-            if logits[-1].shape != logits[0].shape:
-                raise InputError(
-                    f"surrogate {name!r} returns {tuple(logits[-1].shape)} where the model returns "
-                    f"{tuple(logits[0].shape)}; it must have the same inputs and classes"
-                )
-        return torch.cat(logits)
 
     def _describe(self, model: nn.Module, norm: Norm) -> dict[str, Any]:
         identity = self.identity
@@ -573,11 +465,6 @@ class Cascade:
         self.progress(
             Progress(threat_model.eps, stage, done, len(self.row_of), count_statuses(verdicts))
         )
-
-
-def _is_softmax(logits: Tensor) -> bool:
-    sums_to_one = (logits.sum(dim=1) - 1).abs().max() < 1e-5
-    return bool(logits.min() >= 0 and sums_to_one)
 
 
 def _shares(total: int, n: int) -> list[int]:

@@ -1,10 +1,12 @@
-"""What follows for one example: from a first pass, and from its verdicts at other eps."""
+"""What follows for one example: from a first pass, from a tool, from its verdicts at other eps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from robustbench_dyn.verdicts import Status, Verdict
 
@@ -15,6 +17,13 @@ NEXT = "next: "
 _WITHIN = " within eps "
 NOT_ATTACKED = "no attack was asked for"
 SURVIVED = "survived "
+
+
+class Tool(NamedTuple):
+    """An attack, or a certifier that looks at one ball, by its name."""
+
+    name: str
+    proves: bool
 
 
 def first_verdict(
@@ -44,6 +53,28 @@ def next_tool(verdict: Verdict) -> str:
     """Name the attack or the certifier that the example waits for, or nothing."""
     turn, *_ = verdict.reason.split("; ")
     return turn.removeprefix(NEXT) if turn.startswith(NEXT) else ""
+
+
+def hand_on(verdict: Verdict, later: Iterable[Tool], attacks: Sequence[str]) -> Verdict:
+    """Say who comes next for an example that a tool left as it was, or that nobody does.
+
+    What is certified has attacks alone before it, and what survived them at a larger eps has proofs
+    alone. later: what comes after the tool, in order. attacks: the names of all.
+    """
+    notes = verdict.reason.split("; ")[1:]
+    survived = [note for note in notes if note.startswith(SURVIVED)]
+    is_certified = verdict.status is Status.CERTIFIED
+    for tool in later:
+        if not (is_certified if tool.proves else survived):
+            return replace(verdict, reason="; ".join([NEXT + tool.name, *notes]))
+    if not survived:
+        survived = [SURVIVED + "+".join(attacks) if attacks else NOT_ATTACKED]
+    failures = [note for note in notes if not note.startswith(SURVIVED)]
+    if is_certified:
+        return replace(verdict, reason=f"audited: {'; '.join(failures) or survived[0]}")
+    if failures:
+        return replace(verdict, status=Status.ERROR, reason="; ".join(failures))
+    return replace(verdict, reason=survived[0])
 
 
 def carry_over(known: list[Verdict], eps: float, first_tool: str, first_proof: str = "") -> Verdict:

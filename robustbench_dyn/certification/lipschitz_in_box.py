@@ -41,7 +41,9 @@ def prove(state: Bounded, x: Tensor, logits: Tensor, y: Tensor, threat_model: Th
     half = torch.maximum(ball.upper - at, at - ball.lower)
     reach = half.norm(dim=1).cpu() * (1.0 + (half.shape[1] + 8) * 2.0**-52)
     n_classes, labels = logits.shape[1], y.cpu()
-    margins = safe_margins(state.model(middle), labels)
+    with torch.enable_grad():  # for networks that differentiate in their forward
+        at_middle = state.model(middle.requires_grad_()).detach()
+    margins = safe_margins(at_middle, labels)
     slopes = state.bounds.expand(n_classes, n_classes)[labels]
     excluded = margins > slopes * reach[:, None] * (1.0 + 1e-12)
     radii = excluded.double() * threat_model.eps
