@@ -82,43 +82,46 @@ def training_cost() -> str:
     return markdown(heading, shown) + f"\n\nMeasured on: {rows['machine'].iloc[0]}."
 
 
+def brackets(threat: str) -> pd.DataFrame:
+    """Return each model's best certificate and worst attack in one table, the best model first."""
+    table = pd.read_csv(LEADERBOARDS / f"{DATASET}-{threat}.csv")
+    return table.groupby("model", sort=False).agg(
+        family=("family", "first"),
+        clean=("clean_accuracy", "first"),
+        certified=("certified_accuracy", "max"),
+        empirical=("empirical_accuracy", "min"),
+        bound=("lipschitz_bound", "min"),
+    )
+
+
 def zoo() -> str:
     """Return what each model of the published tables reaches in L2 and Linf."""
     threats = ("L2-0.5", "Linf-2_255", "Linf-8_255")
-    tables = [pd.read_csv(LEADERBOARDS / f"{DATASET}-{threat}.csv") for threat in threats]
-    models: dict[str, list[object]] = {}
-    for table in tables:
-        for row in table.to_dict("records"):
-            models.setdefault(row["model"], [row["family"], percent(row["clean_accuracy"])])
-    for name, shown in models.items():
-        for table in tables:
-            rows = table[table["model"] == name]
-            shown.append(
-                f"{percent(rows['certified_accuracy'].max())} / "
-                f"{percent(rows['empirical_accuracy'].min())}" if len(rows) else ""
-            )  # fmt: skip
+    tables = [brackets(threat) for threat in threats]
+    models = pd.concat(tables)
+    models = models[~models.index.duplicated()]
+    shown = [
+        (name, row["family"], percent(row["clean"]),
+         *(f"{percent(table.loc[name, 'certified'])} / {percent(table.loc[name, 'empirical'])}"
+           if name in table.index else "" for table in tables))
+        for name, row in models.iterrows()
+    ]  # fmt: skip
     heading = ("model", "family", "clean", *(threat.replace("_", "/") for threat in threats))
-    return markdown(heading, [(name, *shown) for name, shown in models.items()])
+    return markdown(heading, shown)
 
 
 def gaps() -> str:
     """Return how far apart certified and empirical accuracy are, in the mean over the models."""
-    shown = []
-    for norm, eps in (("L2", ("0.25", "0.5", "1")), ("Linf", ("2_255", "8_255", "0.1"))):
-        for each in eps:
-            table = pd.read_csv(LEADERBOARDS / f"{DATASET}-{norm}-{each}.csv")
-            bracket = table.groupby("model").agg(
-                certified=("certified_accuracy", "max"),
-                empirical=("empirical_accuracy", "min"),
-                bound=("lipschitz_bound", "min"),
-            )
-            gap = bracket["empirical"] - bracket["certified"]
-            constrained = gap[bracket["bound"] <= USEFUL]
-            shown.append(
-                (f"{norm} {each.replace('_', '/')}", len(gap), percent(gap.mean()),
-                 len(constrained), percent(constrained.mean()), percent(constrained.min()),
-                 constrained.idxmin())
-            )  # fmt: skip
+    shown: list[tuple[object, ...]] = []
+    for threat in ("L2-0.25", "L2-0.5", "L2-1", "Linf-2_255", "Linf-8_255", "Linf-0.1"):
+        bracket = brackets(threat)
+        gap = bracket["empirical"] - bracket["certified"]
+        constrained = gap[bracket["bound"] <= USEFUL]
+        shown.append(
+            (threat.replace("-", " ").replace("_", "/"), len(gap), percent(gap.mean()),
+             len(constrained), percent(constrained.mean()), percent(constrained.min()),
+             constrained.idxmin())
+        )  # fmt: skip
     heading = ("threat", "models", "mean gap", "of these constrained", "their mean gap",
                "smallest", "of")  # fmt: skip
     return markdown(heading, shown)

@@ -43,7 +43,7 @@ class Cost(Enum):
 
     NOTHING = "of the first pass"
     LOW = "before all attacks"
-    HIGH = "after the cheapest attack, for what that leaves"
+    HIGH = "after the first attack, for what that leaves"
     EXHAUSTIVE = "after all attacks: it searches until it has decided"
 
 
@@ -198,12 +198,14 @@ def resolve_certifiers(
 
 def _automatic(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> list[Prepared]:
     from robustbench_dyn.certification.lipschitz import is_useful  # noqa: PLC0415
+    from robustbench_dyn.certification.lipschitz_in_box import Bounded  # noqa: PLC0415
 
     slope = _prepared("lipschitz", model, input_shape, norm)
     if slope is not None and is_useful(slope.state):
-        others = ["lipschitz_in_box"]
-    else:
-        others = [name for name in _CERTIFIERS if not name.startswith("lipschitz")]
+        # The bounds may take seconds: both certificates are made of the same.
+        in_box = Prepared(_lipschitz_in_box(), Bounded(model, slope.state))
+        return [slope, in_box] if norm in in_box.certifier.norms else [slope]
+    others = [name for name in _CERTIFIERS if name not in ("lipschitz", "lipschitz_in_box")]
     ready = [slope, *(_prepared(name, model, input_shape, norm) for name in others)]
     return [prepared for prepared in ready if prepared is not None]
 

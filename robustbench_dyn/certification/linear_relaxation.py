@@ -65,13 +65,14 @@ def relaxed_differences(
 
     n_iterations: steps of ascent on slopes; 0 leaves them as they are.
     """
-    if not len(pairs.example):
+    examples, owner = torch.unique(pairs.example, return_inverse=True)
+    if not len(examples):
         return pairs.differences.new_zeros(0)
-    at_x = relaxed.exact.values(x.double())[-1]
-    margins = (pairs.differences * at_x[pairs.example]).sum(dim=1)
+    at_x = relaxed.exact.values(x[examples].double())[-1]
+    margins = (pairs.differences * at_x[owner]).sum(dim=1)
     least = _differences(relaxed, x, pairs, threat_model, margins, n_iterations)
-    if n_iterations:
-        todo = _open(least, pairs, _AT_HAND * margins, len(x))
+    todo = _open(least, pairs, _AT_HAND * margins, len(x))
+    if n_iterations and todo.any():
         again = _differences(
             relaxed, x, pairs.at(todo), threat_model, margins[todo], 2 * n_iterations,
             n_between=n_iterations,
@@ -86,8 +87,6 @@ def _differences(
 ) -> Tensor:  # fmt: skip
     """Bound the pairs' differences; n_between: steps of ascent behind the bounds between."""
     examples, owner = torch.unique(pairs.example, return_inverse=True)
-    if not len(examples):
-        return pairs.differences.new_zeros(0)
     ball = Ball(x[examples], threat_model)
     bounds, lines = relaxed_bounds(relaxed, ball, n_iterations=n_between)
     least = difference_bounds(relaxed.exact, bounds, ball, pairs.differences, owner, lines=lines)
