@@ -34,6 +34,8 @@ NETWORKS: dict[tuple[str, str], tuple[ThreatModel, ...]] = {
     ("lipflow", "fashion_mnist"): FASHION,
     ("feedforward", "fashion_mnist"): FASHION,
     ("euler_resnet", "fashion_mnist"): FASHION,
+    ("feedforward/linf-0.1", "fashion_mnist"): FASHION,
+    ("hamiltonian/l2-0.25", "fashion_mnist"): FASHION,
     ("feedforward", "moons"): MOONS,
     ("euler_resnet", "moons"): MOONS,
 }

@@ -4,10 +4,12 @@
 
 For every set of weights of every registered architecture, every norm and every certifier that can
 treat the network: each certified example is attacked within 0.98 of its certified radius, by
-AutoAttack (L1: by FAB-T) and by a minimum-norm attack, whose finds must lie outside the radius. A
-certifier that speaks of the ball of one eps alone is asked, example by example, for the largest eps
-of a fine grid at which it proves; one that searches is given two seconds a ball, and 20 examples.
-A hit means that a certificate is wrong.
+AutoAttack (L1: by FAB-T) and by a minimum-norm attack, whose finds must lie outside the radius. The
+certifiers of a network and norm share the attacks, which go as far as the longest of their radii: a
+find is a hit on each certificate whose radius it lies within. A certifier that speaks of the ball
+of one eps alone is asked, example by example, for the largest eps of a fine grid at which it
+proves; one that searches is given two seconds a ball, and 20 examples. A hit means that a
+certificate is wrong.
 
 Results: benchmarks/results/soundness.csv, a row as soon as it is known. A run that was stopped goes
 on; a row is made anew where the weights, the plugin, the certifiers or what is asked has changed.
@@ -57,7 +59,7 @@ ATTACKS: dict[Norm, str] = {"L2": "standard", "Linf": "standard", "L1": "fab-t"}
 MINIMUM_NORM = "fab-min"
 SHARE = 0.98
 # Attacks take one eps a call: examples whose radii differ by less share that of the smallest.
-STEP = 1.05
+STEP = 1.1
 BATCH = 250
 # Eps at which certifiers of one ball are asked: from these on, in steps of 9 %. A shorter radius,
 # which proves nothing that anybody asks for, meets the minimum-norm attack alone.
@@ -72,14 +74,20 @@ COLUMNS = (*ROW, "attacks", "n_examples", "certified", "median_radius", "with_su
            "problem", "key", "machine")  # fmt: skip
 
 
+class Find(NamedTuple):
+    """The nearest adversarial example that an attack found."""
+
+    attack: str
+    distance: float
+    x_adv: Tensor
+
+
 class Hit(NamedTuple):
     """An adversarial example inside the certified radius of the example in one row of the data."""
 
     row: int
-    attack: str
     radius: float
-    distance: float
-    x_adv: Tensor
+    find: Find
 
 
 class Alarm(NamedTuple):
@@ -131,13 +139,14 @@ def shells(certified: Tensor, smallest: float) -> Iterator[tuple[float, Tensor]]
         yield SHARE * float(certified[rows].min()), rows
 
 
-def attack_certificates(
+def nearest_finds(
     model: nn.Module, x: Tensor, y: Tensor, certified: Tensor, norm: Norm, *,
     attacks: str | Sequence[str], seed: int = 0,
-) -> Alarm:  # fmt: skip
-    """Attack each example inside its certified radius; model: frozen, from inputs to logits.
+) -> dict[int, Find]:  # fmt: skip
+    """Attack each example inside its certified radius, and return what was found, by row.
 
-    x: (n, *input_shape); y: (n,); certified: (n,), in `norm`, NaN where there is none.
+    model: frozen, from inputs to logits. x: (n, *input_shape); y: (n,); certified: (n,), in `norm`,
+    NaN where there is none. A row whose certificate is hit is not attacked further.
     """
     with torch.no_grad():
         n_classes = model(x[:1]).shape[1]
@@ -150,9 +159,12 @@ def attack_certificates(
     runs += [
         (attack, eps, rows) for eps, rows in shells(certified, FIRST[norm]) for attack in suite
     ]
-    hits, nearest = dict[int, Hit](), math.inf
+    finds = dict[int, Find]()
     for attack, eps, of_shell in runs:
-        rows = torch.tensor([row for row in of_shell.tolist() if row not in hits], dtype=torch.long)
+        rows = torch.tensor(
+            [row for row in of_shell.tolist()
+             if row not in finds or finds[row].distance > certified[row]], dtype=torch.long
+        )  # fmt: skip
         if not len(rows):
             continue
         threat_model = ThreatModel(norm, eps)
@@ -162,11 +174,21 @@ def attack_certificates(
         judged = judge(model, found, x[rows], y[rows], threat_model)
         for k in judged.fooled.nonzero().flatten().tolist():
             row, reached = int(rows[k]), float(judged.distance[k])
-            radius = float(certified[row])
-            nearest = min(nearest, reached / radius)
-            if reached <= radius:
-                hits[row] = Hit(row, attack.name, radius, reached, judged.x_adv[k])
-    return Alarm([hits[row] for row in sorted(hits)], nearest)
+            if row not in finds or reached < finds[row].distance:
+                finds[row] = Find(attack.name, reached, judged.x_adv[k])
+    return finds
+
+
+def sound_alarm(certified: Tensor, finds: dict[int, Find]) -> Alarm:
+    """Hold finds against certified radii, (n,), NaN where there is none."""
+    radius_of = {row: float(certified[row]) for row in sorted(finds) if certified[row] > 0}
+    hits = [
+        Hit(row, radius, finds[row])
+        for row, radius in radius_of.items()
+        if finds[row].distance <= radius
+    ]
+    nearest = (finds[row].distance / radius for row, radius in radius_of.items())
+    return Alarm(hits, min(nearest, default=math.inf))
 
 
 def weights_of_the_zoo(
@@ -183,39 +205,63 @@ def weights_of_the_zoo(
         raise InputError(f"no weights are called {', '.join(sorted(missing))}")
 
 
-def examine(
-    model: nn.Module, data: Dataset, norm: Norm, certifier: str, name: str, seed: int
-) -> dict[str, Any]:
-    """Certify and attack the examples of one row of the table; save the counterexamples."""
-    counting, started = CountingModel(model), time.perf_counter()
+def certify(
+    model: nn.Module, data: Dataset, norm: Norm, certifier: str
+) -> tuple[Tensor, dict[str, Any]]:
+    """Return the radii that a certifier proves, (n,), NaN where none; and what a row says of it."""
+    started = time.perf_counter()
     (prepared,) = resolve_certifiers(certifier, model, tuple(data.x.shape[1:]), norm)
+    asked = data
     if prepared.certifier.cost is Cost.EXHAUSTIVE:
-        data = data.rows(0, EXHAUSTIVE_EXAMPLES)
-    certified = certified_radii(model, prepared, data.x, data.y, norm)
-    attacked_from = time.perf_counter()
-    alarm = attack_certificates(
-        counting, data.x, data.y, certified, norm, attacks=ATTACKS[norm], seed=seed
-    )
-    for hit in alarm.hits:
-        file = f"soundness-{name}-{data.name}-{norm}-{certifier}-{int(data.ids[hit.row])}.npz"
-        np.savez(
-            PATH.with_name(file.replace("/", "~")), x=data.x[hit.row].numpy(),
-            x_adv=hit.x_adv.numpy(), label=int(data.y[hit.row]), certified_radius=hit.radius,
-            distance=hit.distance, attack=hit.attack,
-        )  # fmt: skip
+        asked = data.rows(0, EXHAUSTIVE_EXAMPLES)
+    certified = certified_radii(model, prepared, asked.x, asked.y, norm)
+    seconds = time.perf_counter() - started
     of_those = certified[~certified.isnan()]
-    return {
-        "n_examples": len(data),
+    missing = torch.full((len(data) - len(asked),), math.nan, dtype=certified.dtype)
+    return torch.cat([certified, missing]), {
+        "n_examples": len(asked),
         "certified": len(of_those),
         "median_radius": float(of_those.median()) if len(of_those) else "",
         "with_suite": int((of_those >= FIRST[norm]).sum()),
-        "hits": len(alarm.hits),
-        "nearest": alarm.nearest if math.isfinite(alarm.nearest) else "",
-        "certify_seconds": attacked_from - started,
-        "attack_seconds": time.perf_counter() - attacked_from,
+        "certify_seconds": seconds,
+    }
+
+
+def examine(
+    model: nn.Module, data: Dataset, norm: Norm, certifiers: Sequence[str], name: str, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Certify and attack the examples of one network and norm; save the counterexamples.
+
+    Returns what the row of each certifier says.
+    """
+    certified, rows = dict[str, Tensor](), dict[str, dict[str, Any]]()
+    for certifier in certifiers:
+        try:
+            certified[certifier], rows[certifier] = certify(model, data, norm, certifier)
+        except (CertificateError, InputError) as error:
+            rows[certifier] = {"problem": str(error)}
+    if not certified:
+        return rows
+    counting, started = CountingModel(model), time.perf_counter()
+    longest = torch.stack([radius.nan_to_num(0) for radius in certified.values()]).amax(dim=0)
+    finds = nearest_finds(counting, data.x, data.y, longest, norm, attacks=ATTACKS[norm], seed=seed)
+    attacked = {
+        "attack_seconds": time.perf_counter() - started,
         "forward_passes": counting.forward_passes,
         "backward_passes": counting.backward_passes,
     }
+    for certifier, of_this in certified.items():
+        alarm = sound_alarm(of_this, finds)
+        for hit in alarm.hits:
+            file = f"soundness-{name}-{data.name}-{norm}-{certifier}-{int(data.ids[hit.row])}.npz"
+            np.savez(
+                PATH.with_name(file.replace("/", "~")), x=data.x[hit.row].numpy(),
+                x_adv=hit.find.x_adv.numpy(), label=int(data.y[hit.row]),
+                certified_radius=hit.radius, distance=hit.find.distance, attack=hit.find.attack,
+            )  # fmt: skip
+        nearest = alarm.nearest if math.isfinite(alarm.nearest) else ""
+        rows[certifier] |= attacked | {"hits": len(alarm.hits), "nearest": nearest}
+    return rows
 
 
 def key_of(architecture: Architecture, weights: Weights, asked: dict[str, Any]) -> str:
@@ -262,24 +308,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data = load_dataset(weights.dataset, n_examples=options.n_examples)
         with frozen(load_weights(architecture, weights)) as model:
             for norm in options.norm or NORMS:
+                keys, places = dict[str, str](), dict[str, tuple[str, ...]]()
                 for certifier in options.certifier or certifier_names():
                     asked = {"norm": norm, "certifier": certifier, "n_examples": len(data),
                              "seed": options.seed, "attacks": ATTACKS[norm]}  # fmt: skip
                     place = (name, data.name, norm, certifier)
                     key = key_of(architecture, weights, asked)
-                    if place in rows and rows[place]["key"] == key:
-                        continue
+                    if place not in rows or rows[place]["key"] != key:
+                        keys[certifier], places[certifier] = key, place
+                if not keys:
+                    continue
+                about = {"attacks": f"{ATTACKS[norm]}+{MINIMUM_NORM}", "machine":
+                         measuring.machine()}  # fmt: skip
+                found = examine(model, data, norm, list(keys), name, options.seed)
+                for certifier, place in places.items():
                     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
-                    row |= dict(zip(ROW, place, strict=True))
-                    row |= {"attacks": f"{ATTACKS[norm]}+{MINIMUM_NORM}", "key": key,
-                            "machine": measuring.machine()}  # fmt: skip
-                    try:
-                        row |= examine(model, data, norm, certifier, name, options.seed)
-                    except (CertificateError, InputError) as error:
-                        row["problem"] = str(error)
-                    rows[place] = row
-                    write_rows(rows)
+                    row |= dict(zip(ROW, place, strict=True)) | about | found[certifier]
+                    rows[place] = row | {"key": keys[certifier]}
                     print({k: v for k, v in row.items() if v != ""}, flush=True)
+                write_rows(rows)
     refuted = [place for place, row in rows.items() if row["hits"] not in ("", "0", 0)]
     if refuted:
         sys.exit(

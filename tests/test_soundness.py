@@ -30,10 +30,8 @@ FACTORS = {"L2": 1.0, "Linf": 2**-0.5, "L1": 2**0.5}
 def alarm(model, prepared, x, y, norm, attacks="apgd-ce", **options):
     with frozen(model):
         certified = soundness.certified_radii(model, prepared, x, y, norm)
-        found = soundness.attack_certificates(
-            model, x, y, certified, norm, attacks=attacks, **options
-        )
-    return certified, found
+        finds = soundness.nearest_finds(model, x, y, certified, norm, attacks=attacks, **options)
+    return certified, soundness.sound_alarm(certified, finds)
 
 
 def certifier(name, model, norm):
@@ -82,9 +80,9 @@ def test_radii_half_as_long_again_are_caught(name, norm):
     certified, loud = alarm(model, grown(honest, factor), x, y, norm)
     assert [hit.row for hit in loud.hits] == [0, 1, 2, 3]
     for hit in loud.hits:
-        assert hit.distance <= hit.radius == certified[hit.row]
+        assert hit.find.distance <= hit.radius == certified[hit.row]
         with torch.no_grad():
-            assert model(hit.x_adv[None]).argmax() != y[hit.row]
+            assert model(hit.find.x_adv[None]).argmax() != y[hit.row]
 
 
 def test_auto_pgd_alone_catches_what_the_minimum_norm_attack_misses(monkeypatch):
@@ -98,7 +96,7 @@ def test_auto_pgd_alone_catches_what_the_minimum_norm_attack_misses(monkeypatch)
         lambda names, *a, **k: [blind] if names == "fab-min" else resolve(names, *a, **k),
     )  # fmt: skip
     _, loud = alarm(model, grown(certifier("lipschitz", model, "L2"), 1.5), x, y, "L2")
-    assert [hit.attack for hit in loud.hits] == ["apgd-ce"] * 4
+    assert [hit.find.attack for hit in loud.hits] == ["apgd-ce"] * 4
 
 
 def test_a_norm_by_a_few_power_iterations_is_caught():
@@ -152,7 +150,7 @@ def test_shells_attack_each_example_just_inside_its_radius():
         for row in rows.tolist():
             seen[row] = eps / float(certified[row])
     assert sorted(seen) == [0, 1, 2, 6]
-    assert all(0.98 / 1.05 < share <= 0.98 + 1e-12 for share in seen.values())
+    assert all(0.98 / soundness.STEP < share <= 0.98 + 1e-12 for share in seen.values())
 
 
 def test_nothing_is_attacked_where_nothing_is_certified():
@@ -211,7 +209,17 @@ def test_the_job_writes_a_row_for_each_certifier_and_goes_on_where_it_stopped(jo
     assert not calls
     assert soundness.PATH.read_bytes() == before
     job("honest", n_examples=9)
-    assert len(calls) == len(first)
+    assert len(calls) == 1
+
+
+def test_a_find_counts_against_each_certificate_whose_radius_it_lies_within():
+    finds = {0: soundness.Find("apgd-ce", 0.5, torch.zeros(1)),
+             2: soundness.Find("apgd-ce", 0.5, torch.zeros(1))}  # fmt: skip
+    shorter, longer = (torch.tensor([radius, 0.2, math.nan]) for radius in (0.4, 0.6))
+    assert soundness.sound_alarm(shorter, finds) == ([], pytest.approx(0.5 / 0.4))
+    (hit,), nearest = soundness.sound_alarm(longer, finds)
+    assert (hit.row, hit.radius, hit.find) == (0, pytest.approx(0.6), finds[0])
+    assert nearest == pytest.approx(0.5 / 0.6)
 
 
 def test_a_wrong_certificate_ends_the_job_with_code_1_and_a_counterexample(job, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from robustbench_dyn.flows import Classifier, ConvGradientStep, two_scales
+from robustbench_dyn.flows import Classifier, ConvGradientStep, UnitRowLinear, two_scales
 from robustbench_dyn.properties import EnergyDecreasing, Nonexpansive, Property
 
 
@@ -16,10 +16,12 @@ def build(
     depth: int = 2,
     n_steps: int = 2,
     convex: bool = True,
+    unit_rows: bool = False,
 ) -> nn.Module:
     """Build scales of `depth` potentials, down each of which go `n_steps` steps.
 
     convex: potentials sum_i relu(.)^2 / 2 (convex), or sum_i -cos (not).
+    unit_rows: the head's rows have norm one, so that a margin is a distance; else they are free.
     """
     activation = "relu" if convex else "sin"
 
@@ -32,7 +34,8 @@ def build(
         ]
 
     layers, features = two_scales(input_shape, channels, steps)
-    return Classifier(nn.Sequential(*layers), nn.Linear(features, n_classes))
+    head = UnitRowLinear if unit_rows else nn.Linear
+    return Classifier(nn.Sequential(*layers), head(features, n_classes))
 
 
 def properties(model: nn.Module) -> Iterator[Property]:
