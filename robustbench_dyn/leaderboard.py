@@ -39,10 +39,34 @@ def leaderboard(store: Store) -> pd.DataFrame:
 
 def published() -> pd.DataFrame:
     """Return the tables that came with the package, in one, as leaderboard() orders them."""
-    paths = sorted(shipped("leaderboards").glob("*.csv"))
-    if not paths:
+    table = read_leaderboards(shipped("leaderboards"))
+    if table.empty:
         raise InputError("this copy of robustbench-dyn carries no published table")
-    return _sorted(pd.concat([pd.read_csv(path) for path in paths], ignore_index=True))
+    return table
+
+
+def read_leaderboards(folder: Path) -> pd.DataFrame:
+    """Return the tables of a folder in one, as leaderboard() orders them; empty where none are.
+
+    Raises InputError for a CSV that is no leaderboard.
+    """
+    # The engine whose floats are those written, to the last digit, in every version of pandas.
+    tables = {path: pd.read_csv(path, engine="python") for path in sorted(folder.glob("*.csv"))}
+    for path, table in tables.items():
+        if missing := [column for column in SUMMARY_COLUMNS if column not in table]:
+            raise InputError(
+                f"{path} is no leaderboard, it lacks the column {missing[0]}; give a folder of "
+                "tables that dynbench leaderboard wrote"
+            )
+    parts = [table for table in tables.values() if not table.empty]
+    return _sorted(pd.concat(parts, ignore_index=True)) if parts else leaderboard(Store())
+
+
+def added(table: pd.DataFrame, to: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of both, those of `table` in the place of the same model and threat model."""
+    anew = set(_evaluated(table))
+    kept = to[[row not in anew for row in _evaluated(to)]]
+    return _sorted(pd.concat([kept, table], ignore_index=True)) if len(kept) else table
 
 
 def write_leaderboards(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -94,6 +118,10 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     by = ["dataset", "norm", "eps", "certified_accuracy", "empirical_accuracy", "model"]
     ascending = [True, True, True, False, False, True]
     return table.sort_values(by, ascending=ascending, kind="stable").reset_index(drop=True)
+
+
+def _evaluated(table: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+    return table[["model", "dataset", "norm", "eps"]].itertuples(index=False, name=None)
 
 
 def _by_threat_model(table: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:

@@ -90,6 +90,10 @@ def test_leaderboard_writes_a_csv_for_each_threat_model_and_a_page(quick_run):
     expected = document["rows"][0]["certified_accuracy"]
     assert table["certified_accuracy"].tolist() == [pytest.approx(expected)]
     assert "fashion_mnist, L2, eps 1" in (folder / "boards" / "README.md").read_text()
+    path = folder / "boards" / "fashion_mnist-L2-0.5.csv"
+    table.assign(model="another").to_csv(path, index=False)
+    assert dynbench("leaderboard", "--to", "boards", "--add", cwd=folder).returncode == 0
+    assert sorted(pd.read_csv(path)["model"]) == ["another", "lipflow"]
 
 
 def test_the_table_shows_what_the_json_says(quick_run):

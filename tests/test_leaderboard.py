@@ -6,9 +6,11 @@ import pytest
 from robustbench_dyn.architectures import split_name
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.leaderboard import (
+    added,
     format_eps,
     leaderboard,
     published,
+    read_leaderboards,
     to_markdown,
     write_leaderboards,
 )
@@ -117,3 +119,26 @@ def test_the_published_tables_are_of_the_shipped_weights():
         assert row["weights_sha256"] in hashes, row["model"]
     page = (shipped("leaderboards") / "README.md").read_text()
     assert page == to_markdown(table)
+
+
+def test_tables_are_read_as_they_were_written(tmp_path):
+    table = leaderboard(store_of(run("a", certified=1 / 3), run("b", norm="Linf", eps=8 / 255)))
+    written = {path: path.read_bytes() for path in write_leaderboards(table, tmp_path)}
+    write_leaderboards(read_leaderboards(tmp_path), tmp_path)
+    assert {path: path.read_bytes() for path in written} == written
+    assert read_leaderboards(tmp_path / "nowhere").empty
+
+
+def test_added_rows_replace_those_of_the_same_model_and_threat_model_alone():
+    before = leaderboard(store_of(
+        run("a", certified=0.1, key="1"), run("a", eps=0.1, certified=0.4, key="1"), run("b"),
+    ))  # fmt: skip
+    after = added(leaderboard(store_of(run("a", certified=0.2), run("c"))), to=before)
+    rows = after[["model", "eps", "certified_accuracy"]].itertuples(index=False, name=None)
+    assert sorted(rows) == [("a", 0.1, 0.4), ("a", 0.5, 0.2), ("b", 0.5, 0.5), ("c", 0.5, 0.5)]
+
+
+def test_another_csv_is_no_leaderboard(tmp_path):
+    (tmp_path / "notes.csv").write_text("model,colour\na,red\n")
+    with pytest.raises(InputError, match=r"notes.csv is no leaderboard, it lacks the column"):
+        read_leaderboards(tmp_path)

@@ -61,6 +61,9 @@ def leaderboard(
     to: Annotated[Path, typer.Option(help="The folder that the tables go to.")] = Path(
         "leaderboards"
     ),
+    add: Annotated[
+        bool, typer.Option("--add", help="Keep the rows there of what the store does not hold.")
+    ] = False,
     published: Annotated[
         bool, typer.Option("--published", help="Show the tables that came with the package.")
     ] = False,
@@ -73,7 +76,10 @@ def leaderboard(
     if published:
         page(tables.to_markdown(tables.published()))
         return
-    for path in tables.write_leaderboards(tables.leaderboard(Store(existing(store))), to):
+    table = tables.leaderboard(Store(existing(store)))
+    if add:
+        table = tables.added(table, to=tables.read_leaderboards(to))
+    for path in tables.write_leaderboards(table, to):
         typer.echo(path)
 
 
