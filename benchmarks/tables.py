@@ -82,6 +82,21 @@ def training_cost() -> str:
     return markdown(heading, shown) + f"\n\nMeasured on: {rows['machine'].iloc[0]}."
 
 
+def seed_experiment() -> str:
+    """Return what each network of the published comparison reaches at eps 0.5, by its margin."""
+    rows = pd.read_csv(measuring.RESULTS / f"seed_experiment_{DATASET}.csv")
+    clean = rows[rows["eps"] == 0].set_index(["steps", "margin"])["certified"]
+    shown: list[tuple[object, ...]] = [
+        (row["steps"], f"{row['margin']:g}", f"{row['lipschitz_bound']:.3g}",
+         percent(clean[row["steps"], row["margin"]]), percent(row["weak_pgd"]),
+         percent(row["autoattack"]), percent(row["certified"]))
+        for row in rows[rows["eps"] == 0.5].to_dict("records")
+    ]  # fmt: skip
+    heading = ("steps", "margin", "Lipschitz bound", "clean", "published PGD", "AutoAttack",
+               "certified")  # fmt: skip
+    return markdown(heading, shown)
+
+
 def brackets(threat: str) -> pd.DataFrame:
     """Return each model's best certificate and worst attack in one table, the best model first."""
     table = pd.read_csv(LEADERBOARDS / f"{DATASET}-{threat}.csv")
@@ -133,6 +148,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier": frontier,
     "training_cost": training_cost,
     "zoo": zoo,
+    "seed_experiment": seed_experiment,
     "gaps": gaps,
 }
 

@@ -153,3 +153,30 @@ def test_the_cifar10_recipes_run_from_end_to_end_and_are_not_trained_twice(few_i
     assert bool((table["lipschitz_bound"] > 0).all())
     run.draw(table, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_a_network_measured_again_replaces_its_rows_at_that_margin_alone():
+    def rows(steps, margin, accuracy):
+        return [{"steps": steps, "margin": margin, "eps": eps, "autoattack": accuracy,
+                 "certified": 0.1} for eps in (0.0, 0.5)]  # fmt: skip
+
+    table = pd.DataFrame()
+    for row in (("naive", 0.5, 0.4), ("unconstrained", 0.5, 0.2), ("naive", 0.25, 0.3),
+                ("naive", 0.5, 0.6)):  # fmt: skip
+        table = run.joined(table, rows(*row))
+    assert table[["steps", "margin", "autoattack"]].drop_duplicates().to_numpy().tolist() == [
+        ["unconstrained", 0.5, 0.2], ["naive", 0.25, 0.3], ["naive", 0.5, 0.6],
+    ]  # fmt: skip
+    best = run.at_best_margins(table)
+    assert best[["steps", "margin"]].to_numpy().tolist() == [
+        ["unconstrained", 0.5], ["unconstrained", 0.5], ["naive", 0.5], ["naive", 0.5],
+    ]  # fmt: skip
+
+
+def test_another_margin_changes_the_recipe_in_that_alone():
+    own, other = (
+        run.recipe_for("fashion_mnist", "naive"),
+        run.recipe_for("fashion_mnist", "naive", 2),
+    )
+    assert other.loss.margin == 2
+    assert other.model_copy(update={"loss": own.loss}) == own
