@@ -91,8 +91,8 @@ def lipschitz_constant(model, label, rival):
     return steepest
 
 
-def least_distance(model, x, label, rival):
-    """Return the exact L2 distance within [0, 1] from x to where F_label <= F_rival."""
+def least_distance(model, x, label, rival, norm="L2"):
+    """Return the exact distance within [0, 1] from x to where F_label <= F_rival."""
     x = np.asarray(x, dtype=float)
     one = np.eye(len(x))
     least = np.inf
@@ -100,11 +100,27 @@ def least_distance(model, x, label, rival):
         difference = matrix[label] - matrix[rival]
         all_rows = np.vstack([rows, one, -one, difference])
         all_sides = np.r_[sides, np.ones(len(x)), np.zeros(len(x)), offset[rival] - offset[label]]
-        least = min(least, _distance_to_polytope(x, all_rows, all_sides))
+        distance = _distance_to_polytope if norm == "L2" else _linear_distance_to_polytope
+        least = min(least, distance(x, all_rows, all_sides, norm))
     return least
 
 
-def _distance_to_polytope(x, rows, sides):
+def _linear_distance_to_polytope(x, rows, sides, norm):
+    """Return the least L1 or Linf norm of u with rows (x + u) <= sides; inf where there is none."""
+    d, one = len(x), np.eye(len(x))
+    # Beside u: one t for all |u_i|, whose least value is the Linf norm, or a t_i for each.
+    tied = np.ones((d, 1)) if norm == "Linf" else one
+    ball = np.vstack([np.hstack([one, -tied]), np.hstack([-one, -tied])])
+    free = np.hstack([rows, np.zeros((len(rows), tied.shape[1]))])
+    found = linprog(
+        np.r_[np.zeros(d), np.ones(tied.shape[1])], A_ub=np.vstack([free, ball]),
+        b_ub=np.r_[sides - rows @ x, np.zeros(2 * d)],
+        bounds=[(None, None)] * d + [(0.0, None)] * tied.shape[1],
+    )  # fmt: skip
+    return float(found.fun) if found.status == 0 else np.inf
+
+
+def _distance_to_polytope(x, rows, sides, _norm):
     """Return min |u| with rows (x + u) <= sides; inf where there is none.
 
     Least distance programming: Lawson & Hanson, Solving Least Squares Problems, chapter 23.4.
