@@ -20,6 +20,7 @@ from robustbench_dyn.certification.lipschitz import USEFUL
 DOCS = Path(__file__).parents[1] / "docs"
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
 DATASET = "fashion_mnist"
+CLAIMED_FOR_ALL = ("deterministic", "batch-independent", "lipschitz")
 
 
 def soundness() -> str:
@@ -97,6 +98,26 @@ def seed_experiment() -> str:
     return markdown(heading, shown)
 
 
+def claims() -> str:
+    """Return what each network claims and keeps, and how nearly its Lipschitz bound is reached."""
+    rows = pd.read_csv(measuring.RESULTS / "claims.csv", keep_default_na=False)
+    rows = rows[(rows["dataset"] == DATASET) & (rows["claim"] != "card")]
+    shown: list[tuple[object, ...]] = []
+    for name, those in rows.groupby("model", sort=True):
+        slopes = those[those["claim"] == "lipschitz"]
+        ratio = 1 + slopes["defect"].max()
+        bound = re.search(r"of at most (\S+):", str(slopes["note"].iloc[0]))
+        kept = those.groupby("claim", sort=False)["holds"].all()
+        names = [claim if holds else f"**not {claim}**" for claim, holds in kept.items()
+                 if claim not in CLAIMED_FOR_ALL or not holds]  # fmt: skip
+        shown.append(
+            (name, ", ".join(map(str, names)), bound[1] if bound else "",
+             f"{ratio:.3f}" if ratio >= 0.001 else "< 0.001")
+        )  # fmt: skip
+    heading = ("weights", "claims that hold", "Lipschitz bound", "steepest over bound")
+    return markdown(heading, shown)
+
+
 def brackets(threat: str) -> pd.DataFrame:
     """Return each model's best certificate and worst attack in one table, the best model first."""
     table = pd.read_csv(LEADERBOARDS / f"{DATASET}-{threat}.csv")
@@ -148,6 +169,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier": frontier,
     "training_cost": training_cost,
     "zoo": zoo,
+    "claims": claims,
     "seed_experiment": seed_experiment,
     "gaps": gaps,
 }
