@@ -111,7 +111,7 @@ def claims() -> str:
         names = [claim if holds else f"**not {claim}**" for claim, holds in kept.items()
                  if claim not in CLAIMED_FOR_ALL or not holds]  # fmt: skip
         shown.append(
-            (name, ", ".join(map(str, names)), bound[1] if bound else "",
+            (name, ", ".join(sorted(map(str, names))), bound[1] if bound else "",
              f"{ratio:.3f}" if ratio >= 0.001 else "< 0.001")
         )  # fmt: skip
     heading = ("weights", "claims that hold", "Lipschitz bound", "steepest over bound")
@@ -155,11 +155,11 @@ def gaps() -> str:
         constrained = gap[bracket["bound"] <= USEFUL]
         shown.append(
             (threat.replace("-", " ").replace("_", "/"), len(gap), percent(gap.mean()),
-             len(constrained), percent(constrained.mean()), percent(constrained.min()),
-             constrained.idxmin())
+             len(constrained), percent(constrained.mean()), percent(constrained.median()),
+             percent(constrained.max()), constrained.idxmax())
         )  # fmt: skip
     heading = ("threat", "models", "mean gap", "of these constrained", "their mean gap",
-               "smallest", "of")  # fmt: skip
+               "their median gap", "widest", "of")  # fmt: skip
     return markdown(heading, shown)
 
 
