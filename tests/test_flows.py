@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import (
@@ -29,10 +30,12 @@ from robustbench_dyn.flows import (
     ZeroPadChannels,
     frozen,
     lipschitz_bound,
+    norms,
     pairwise_lipschitz,
 )
 from robustbench_dyn.flows.norms import (
     abs_gram,
+    composed_kernel,
     conv_norm,
     diagonal_bound,
     gram_iteration,
@@ -1304,3 +1307,31 @@ def test_a_classifier_with_an_unknown_part_has_no_pairwise_bounds(model, name):
 def test_gradient_steps_share_one_interface():
     assert issubclass(DenseGradientStep, GradientStep)
     assert issubclass(ConvGradientStep, GradientStep)
+
+
+def test_the_composed_kernel_maps_as_both_convolutions_do():
+    draw = torch.Generator().manual_seed(0)
+    inner = torch.randn(3, 2, 3, 5, generator=draw, dtype=torch.float64)
+    outer = torch.randn(4, 3, 5, 1, generator=draw, dtype=torch.float64)
+    composed = composed_kernel(outer, inner)
+    assert composed.shape == (4, 2, 7, 5)
+    x = torch.randn(2, 2, 9, 9, generator=draw, dtype=torch.float64)
+    expected = F.conv2d(F.conv2d(x, inner), outer)
+    assert torch.allclose(F.conv2d(x, composed), expected, atol=1e-12)
+
+
+def test_a_bound_is_computed_once_for_each_kernel(monkeypatch):
+    calls = []
+    honest = norms.symbol_norm
+    monkeypatch.setattr(norms, "symbol_norm", lambda k: calls.append(k) or honest(k))
+    kernel = torch.randn(3, 3, 3, 3, generator=torch.Generator().manual_seed(8))
+    first = norms.conv_norm(kernel)
+    assert norms.conv_norm(kernel.clone()) == first
+    assert len(calls) == 1
+    kernel[0, 0, 0, 0] += 1
+    assert norms.conv_norm(kernel) != first
+    assert len(calls) == 2
+    # The same numbers in another shape, or at another stride, are another convolution.
+    norms.conv_norm(kernel.reshape(3, 3, 9, 1))
+    norms.conv_norm(kernel, stride=(2, 2))
+    assert len(calls) == 4

@@ -175,6 +175,52 @@ def test_a_pair_of_switching_steps_is_nonexpansive_although_one_of_them_grows():
         assert lipschitz_bound(pair) <= 1
 
 
+def naive_step(*, inner, outer, activation="relu", channels=1):
+    """Return a step of 1 x 1 or 3 x 3 convolutions with these kernels, which have unit norm."""
+    step = NaiveStep(channels, kernel_size=inner.shape[-1], activation=activation)
+    step.inner.weight.data, step.outer.weight.data = inner.float(), outer.float()
+    return step.double().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize(("sign", "expected"), [(1.0, 1.0), (-1.0, 0.5)])
+def test_a_naive_step_is_bounded_by_where_its_terms_point(sign, expected, activation):
+    one = torch.ones(1, 1, 1, 1)
+    step = naive_step(inner=one, outer=sign * one, activation=activation)
+    # The Jacobian is (1 + sign d) / 2 with d in [0, 1], and both ends are reached.
+    assert lipschitz_bound(step) == pytest.approx(expected, abs=1e-6)
+    x = torch.linspace(-9, 9, 37, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    steepest = float(operator_norms(step, x).max())
+    assert steepest == pytest.approx(expected, abs=1e-5)
+    # Negative control: a bound that forgets how far slopes are from their middle, 1/2.
+    assert steepest > (1 + sign / 2) / 2 + 0.2
+
+
+def test_a_naive_step_with_slopes_of_both_signs_is_bounded_by_the_triangle_inequality():
+    one = torch.ones(1, 1, 1, 1)
+    step = naive_step(inner=one, outer=-one, activation="sin")
+    assert lipschitz_bound(step) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_naive_step_is_never_steeper_than_its_bound_on_images_with_a_border(seed):
+    draw = torch.Generator().manual_seed(seed)
+    kernel = torch.randn(2, 4, 4, 3, 3, generator=draw)
+    outer = -kernel[0].transpose(0, 1).flip(2, 3) if seed % 2 else kernel[1]
+    step = naive_step(inner=kernel[0], outer=outer, channels=4)
+    step.inner.bias.data = torch.randn(4, generator=draw).double()
+    bound, steepest = lipschitz_bound(step), 0.0
+    # All slopes 0 or 1, and mixed ones.
+    for shift in (-30.0, 0.0, 30.0):
+        step.inner.bias.data += shift
+        x = torch.randn(8, 4, 5, 5, generator=draw, dtype=torch.float64)
+        steepest = max(steepest, float(operator_norms(step, x).max()))
+        step.inner.bias.data -= shift
+    assert steepest <= bound * (1 + 1e-12)
+    product = step.inner.lipschitz_bound() * step.outer.lipschitz_bound()
+    assert bound < (1 + product) / 2
+
+
 @pytest.mark.parametrize("flexible", [True, False])
 @pytest.mark.parametrize("input_shape", [(1, 28, 28), (3, 32, 32), (2, 1, 1)])
 def test_the_product_of_all_bounds_of_expansive_contractive_is_at_most_1(flexible, input_shape):
