@@ -46,7 +46,7 @@ _Item = TypeVar("_Item")
 # An exhaustive search may take its whole time for each example, and what is known is kept.
 _SEARCHED_AT_ONCE = 4
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
-_CASCADE_VERSION = 5
+_CASCADE_VERSION = 6
 
 
 class Progress(NamedTuple):

@@ -22,7 +22,7 @@ from robustbench_dyn.threat_models import ThreatModel
 
 SECONDS_AN_EXAMPLE = 60.0
 _MOST_NEURONS = 600
-# HiGHS keeps its constraints within 1e-6: a bound must exceed 0 by this much, in logits of size 1.
+# What a bound must exceed 0 by, in logits of size 1: more than the rounding in a program's numbers.
 _TOLERANCE = 1e-4
 
 
@@ -59,8 +59,8 @@ def prove(
     """Exclude rivals by the relaxation, and then find the least difference of each that is left.
 
     An example whose every rival is excluded is certified; one where a difference falls below 0
-    has the point as a candidate; one that takes more than SECONDS_AN_EXAMPLE stays open. What
-    HiGHS proves is proved up to its tolerances, so that bounds within _TOLERANCE do not count.
+    has the point as a candidate; one that takes more than SECONDS_AN_EXAMPLE stays open. HiGHS
+    looks for the point and says whether a proof is to be had; the proof is that of branching.
     """
     # The program's arithmetic is done on the CPU; small networks lose nothing there.
     pairs = pairs_to_prove(x, logits, y)
@@ -99,12 +99,19 @@ def _search(
         if left <= 0:
             break
         minimum = program.minimise(len(network.nodes), row, seconds=left)
-        proved[k] = minimum.above - tolerance
         if minimum.x is not None and minimum.below <= 0:
             return proved, torch.from_numpy(minimum.x)
-        if proved[k] <= pairs.rounding[k]:
+        # A neuron is what the program says but for the rounding of its coefficients.
+        threshold = float(pairs.rounding[k]) + tolerance
+        if not minimum.above > threshold:
             # One rival that stays open leaves the example open.
             break
+        answer = program.prove_above(
+            len(network.nodes), row, threshold, seconds=until - time.monotonic()
+        )
+        if not answer.proved:
+            return proved, None if answer.x is None else torch.from_numpy(answer.x)
+        proved[k] = threshold
     return proved, None
 
 

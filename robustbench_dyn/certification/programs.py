@@ -6,7 +6,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds as VariableBounds
 from scipy.optimize import LinearConstraint, milp
@@ -15,10 +14,14 @@ from torch import Tensor
 from robustbench_dyn.certification.activations import LeakyReLU
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.bounds import Bounds
+from robustbench_dyn.certification.branching import (
+    Answer,
+    Array,
+    LinearProgram,
+    Places,
+    prove_above,
+)
 from robustbench_dyn.certification.network import Affine, Network, Pointwise
-
-Array = NDArray[np.float64]
-Places = NDArray[np.intp]
 
 
 class Composition(NamedTuple):
@@ -58,7 +61,10 @@ def compose(network: Network) -> Composition:
 
 
 class Minimum(NamedTuple):
-    """above: a proven lower bound (-inf where there is none); x: the best point found, or None."""
+    """above: what HiGHS takes for a lower bound, -inf where it has none; x: the best point found.
+
+    No proof: see branching.
+    """
 
     above: float
     below: float
@@ -95,11 +101,15 @@ class Program:
             )
             arguments = of_example(bounds.lower, i), of_example(bounds.upper, i)
             neurons.append((k, i, node.activation.a, *arguments))
-        binaries = []
+        binaries, relaxed = [], list[Array]()
         for _, _, a, lower, upper in neurons:
             unstable = np.flatnonzero((lower < 0) & (upper > 0) & (a < 1))
             ones = np.ones(len(unstable))
             binaries.append((unstable, self._variables(0 * ones, ones, whole=True)))
+            # How far above the graph a relaxed neuron may be.
+            down, up = -lower[unstable], upper[unstable]
+            relaxed.append((1 - a) * up * down / (up + down))
+        self.relaxed = np.concatenate(relaxed) if relaxed else np.zeros(0)
         moves = self._variables(0 * low, high - low) if ball.norm == "L1" else None
         for neuron, (unstable, place) in zip(neurons, binaries, strict=True):
             self._add_neurons(*neuron, unstable, place)
@@ -108,13 +118,9 @@ class Program:
 
     def minimise(self, value: int, row: Array, *, seconds: float) -> Minimum:
         """Minimise <row, value> until its sign is known, or for so many seconds."""
-        cost = np.zeros(self.n)
-        for source, matrix in self.composition.maps[value].items():
-            start = self.places[source]
-            cost[start : start + matrix.shape[1]] += row @ matrix
+        cost, constant = self._cost(value, row)
         # HiGHS measures its gap by the objective, of which the constant has to be part: a variable
         # that is 1.
-        constant = float(row @ self.composition.offsets[value])
         constraints = []
         if self.rows:
             matrix = sparse.vstack(self.rows)
@@ -138,8 +144,37 @@ class Program:
         above = -np.inf if bound is None else float(bound)
         if found.x is None:
             return Minimum(above, np.inf, None)
-        start = self.places[0]
-        return Minimum(above, float(found.fun), found.x[start : start + len(self.lows[0])])
+        return Minimum(above, float(found.fun), self._input(found.x))
+
+    def prove_above(self, value: int, row: Array, threshold: float, *, seconds: float) -> Answer:
+        """Prove that <row, value> exceeds the threshold on all of the ball, or find an input."""
+        cost, constant = self._cost(value, row)
+        matrix = sparse.vstack(self.rows or [sparse.csr_matrix((0, self.n))]).tocsr()
+        low, high = (np.concatenate([np.zeros(0), *part]) for part in zip(*self.sides, strict=True))
+        equal, above, below = low == high, np.isfinite(low), np.isfinite(high)
+        above, below = above & ~equal, below & ~equal
+        program = LinearProgram(
+            cost, constant,
+            at_most=sparse.vstack([matrix[below], -matrix[above]]).tocsr(),
+            sides=np.concatenate([high[below], -low[above]]),
+            equal=matrix[equal], values=low[equal],
+        )  # fmt: skip
+        places = np.flatnonzero(np.concatenate(self.whole))
+        answer = prove_above(
+            program, np.concatenate(self.lows), np.concatenate(self.highs), places, self.relaxed,
+            threshold, seconds=seconds,
+        )  # fmt: skip
+        return answer if answer.x is None else answer._replace(x=self._input(answer.x))
+
+    def _input(self, x: Array) -> Array:
+        return x[self.places[0] : self.places[0] + len(self.lows[0])]
+
+    def _cost(self, value: int, row: Array) -> tuple[Array, float]:
+        cost = np.zeros(self.n)
+        for source, matrix in self.composition.maps[value].items():
+            start = self.places[source]
+            cost[start : start + matrix.shape[1]] += row @ matrix
+        return cost, float(row @ self.composition.offsets[value])
 
     def _variables(self, low: Array, high: Array, *, whole: bool = False) -> int:
         """Add variables between low and high; return the place of the first."""
