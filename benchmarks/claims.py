@@ -16,10 +16,10 @@ from typing import Any
 
 import measuring
 import pandas as pd
+from soundness import weights_of_the_zoo
 
 from robustbench_dyn.architectures import full_name
 from robustbench_dyn.checking import check_architecture
-from robustbench_dyn.registry import discover
 
 PATH = measuring.RESULTS / "claims.csv"
 
@@ -40,29 +40,26 @@ def main() -> None:
     parser.add_argument("--dataset", default="fashion_mnist")
     parser.add_argument("--model", action="append", help="NAME or NAME/VARIANT; by default all")
     options = parser.parse_args()
-    table, registry = pd.read_csv(PATH) if PATH.is_file() else pd.DataFrame(), discover()
-    for listing in registry.listings.values():
-        for weights in listing.card.weights if listing.card else ():
-            name = full_name(listing.name, weights.variant)
-            if weights.dataset != options.dataset or name not in (options.model or (name,)):
-                continue
-            found: list[dict[str, Any]] = [
-                {"model": name, "dataset": weights.dataset, "claim": finding.claim,
-                 "part": finding.part, "points": finding.points, "defect": finding.defect,
-                 "tolerance": finding.tolerance, "holds": finding.holds, "note": finding.note,
-                 "weights_sha256": weights.sha256}
-                for finding in check_architecture(
-                    registry.load(listing.name), dataset=weights.dataset, variant=weights.variant
-                )
-            ]  # fmt: skip
-            rows = worst(pd.DataFrame(found)).assign(machine=measuring.machine())
-            if not table.empty:
-                same = (table["model"] == name) & (table["dataset"] == weights.dataset)
-                table = table[~same]
-            table = pd.concat([table, rows], ignore_index=True)
-            table = table.sort_values(["dataset", "model"], kind="stable")
-            table.to_csv(PATH, index=False, lineterminator="\n")
-            print(rows[["model", "claim", "points", "defect", "holds"]].to_string(), flush=True)
+    table = pd.read_csv(PATH) if PATH.is_file() else pd.DataFrame()
+    for architecture, weights in weights_of_the_zoo(options.model, (options.dataset,)):
+        name = full_name(architecture.name, weights.variant)
+        found: list[dict[str, Any]] = [
+            {"model": name, "dataset": weights.dataset, "claim": finding.claim,
+             "part": finding.part, "points": finding.points, "defect": finding.defect,
+             "tolerance": finding.tolerance, "holds": finding.holds, "note": finding.note,
+             "weights_sha256": weights.sha256}
+            for finding in check_architecture(
+                architecture, dataset=weights.dataset, variant=weights.variant
+            )
+        ]  # fmt: skip
+        rows = worst(pd.DataFrame(found)).assign(machine=measuring.machine())
+        if not table.empty:
+            same = (table["model"] == name) & (table["dataset"] == weights.dataset)
+            table = table[~same]
+        table = pd.concat([table, rows], ignore_index=True)
+        table = table.sort_values(["dataset", "model"], kind="stable")
+        table.to_csv(PATH, index=False, lineterminator="\n")
+        print(rows[["model", "claim", "points", "defect", "holds"]].to_string(), flush=True)
     if not table["holds"].all():
         broken = table[~table["holds"]][["model", "claim"]].drop_duplicates()
         sys.exit(f"claims are broken: {broken.to_dict('records')}")

@@ -59,7 +59,9 @@ def read_leaderboards(folder: Path) -> pd.DataFrame:
                 "tables that dynbench leaderboard wrote"
             )
     parts = [table for table in tables.values() if not table.empty]
-    return _sorted(pd.concat(parts, ignore_index=True)) if parts else leaderboard(Store())
+    if not parts:
+        return pd.DataFrame(columns=list(SUMMARY_COLUMNS))
+    return _sorted(pd.concat(parts, ignore_index=True))
 
 
 def added(table: pd.DataFrame, to: pd.DataFrame) -> pd.DataFrame:

@@ -100,8 +100,11 @@ def least_distance(model, x, label, rival, norm="L2"):
         difference = matrix[label] - matrix[rival]
         all_rows = np.vstack([rows, one, -one, difference])
         all_sides = np.r_[sides, np.ones(len(x)), np.zeros(len(x)), offset[rival] - offset[label]]
-        distance = _distance_to_polytope if norm == "L2" else _linear_distance_to_polytope
-        least = min(least, distance(x, all_rows, all_sides, norm))
+        if norm == "L2":
+            distance = _distance_to_polytope(x, all_rows, all_sides)
+        else:
+            distance = _linear_distance_to_polytope(x, all_rows, all_sides, norm)
+        least = min(least, distance)
     return least
 
 
@@ -120,7 +123,7 @@ def _linear_distance_to_polytope(x, rows, sides, norm):
     return float(found.fun) if found.status == 0 else np.inf
 
 
-def _distance_to_polytope(x, rows, sides, _norm):
+def _distance_to_polytope(x, rows, sides):
     """Return min |u| with rows (x + u) <= sides; inf where there is none.
 
     Least distance programming: Lawson & Hanson, Solving Least Squares Problems, chapter 23.4.

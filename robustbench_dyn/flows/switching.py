@@ -110,8 +110,7 @@ class NaiveStep(nn.Module):
     """x -> (x + B sigma(A x + b)) / 2 with |A|, |B| <= 1: 1-Lipschitz by the triangle inequality.
 
     Half of every step is lost where the two terms do not point the same way: the straw man of the
-    comparison. A and B are convolutions divided by a provable bound of their norm. What is lost is
-    not in the triangle inequality, but part of it is in `lipschitz_bound`.
+    comparison. A and B are convolutions divided by a provable bound of their norm.
     """
 
     def __init__(self, channels: int, *, kernel_size: int = 3, activation: str = "relu") -> None:
