@@ -87,7 +87,7 @@ class Program:
         self.composition = composition
         self.lows, self.highs, self.whole = list[Array](), list[Array](), list[Array]()
         self.n = 0
-        self.rows, self.sides = list[sparse.spmatrix](), list[tuple[Array, Array]]()
+        self._rows, self._sides = list[sparse.spmatrix](), list[tuple[Array, Array]]()
         low, high = ball.lower[example].numpy(), ball.upper[example].numpy()
         self.places = {0: self._variables(low, high)}
         neurons = []
@@ -115,25 +115,24 @@ class Program:
             self._add_neurons(*neuron, unstable, place)
         if moves is not None:
             self._add_budget(moves, ball.centre[example].numpy(), ball.eps)
+        self._constraints = self._assemble()
 
     def minimise(self, value: int, row: Array, *, seconds: float) -> Minimum:
         """Minimise <row, value> until its sign is known, or for so many seconds."""
-        cost, constant = self._cost(value, row)
+        program = self._program(value, row)
         # HiGHS measures its gap by the objective, of which the constant has to be part: a variable
         # that is 1.
-        constraints = []
-        if self.rows:
-            matrix = sparse.vstack(self.rows)
-            matrix = sparse.hstack([matrix, sparse.csr_matrix((matrix.shape[0], 1))])
-            sides = [np.concatenate(part) for part in zip(*self.sides, strict=True)]
-            constraints = [LinearConstraint(matrix.tocsr(), *sides)]
+        matrix = sparse.vstack([program.at_most, program.equal])
+        matrix = sparse.hstack([matrix, sparse.csr_matrix((matrix.shape[0], 1))]).tocsr()
+        low = np.concatenate([np.full(len(program.sides), -np.inf), program.values])
+        high = np.concatenate([program.sides, program.values])
         found = milp(
-            np.append(cost, constant),
+            np.append(program.cost, program.constant),
             integrality=np.concatenate([*self.whole, [0.0]]),
             bounds=VariableBounds(
                 np.concatenate([*self.lows, [1.0]]), np.concatenate([*self.highs, [1.0]])
             ),
-            constraints=constraints,
+            constraints=LinearConstraint(matrix, low, high),
             # Within this share of the value, both bounds have one sign.
             options={"time_limit": max(seconds, 0.01), "mip_rel_gap": 0.99},
         )
@@ -148,33 +147,37 @@ class Program:
 
     def prove_above(self, value: int, row: Array, threshold: float, *, seconds: float) -> Answer:
         """Prove that <row, value> exceeds the threshold on all of the ball, or find an input."""
-        cost, constant = self._cost(value, row)
-        matrix = sparse.vstack(self.rows or [sparse.csr_matrix((0, self.n))]).tocsr()
-        low, high = (np.concatenate([np.zeros(0), *part]) for part in zip(*self.sides, strict=True))
-        equal, above, below = low == high, np.isfinite(low), np.isfinite(high)
-        above, below = above & ~equal, below & ~equal
-        program = LinearProgram(
-            cost, constant,
-            at_most=sparse.vstack([matrix[below], -matrix[above]]).tocsr(),
-            sides=np.concatenate([high[below], -low[above]]),
-            equal=matrix[equal], values=low[equal],
-        )  # fmt: skip
         places = np.flatnonzero(np.concatenate(self.whole))
         answer = prove_above(
-            program, np.concatenate(self.lows), np.concatenate(self.highs), places, self.relaxed,
-            threshold, seconds=seconds,
+            self._program(value, row), np.concatenate(self.lows), np.concatenate(self.highs),
+            places, self.relaxed, threshold, seconds=seconds,
         )  # fmt: skip
         return answer if answer.x is None else answer._replace(x=self._input(answer.x))
 
     def _input(self, x: Array) -> Array:
         return x[self.places[0] : self.places[0] + len(self.lows[0])]
 
-    def _cost(self, value: int, row: Array) -> tuple[Array, float]:
+    def _program(self, value: int, row: Array) -> LinearProgram:
         cost = np.zeros(self.n)
         for source, matrix in self.composition.maps[value].items():
             start = self.places[source]
             cost[start : start + matrix.shape[1]] += row @ matrix
-        return cost, float(row @ self.composition.offsets[value])
+        constant = float(row @ self.composition.offsets[value])
+        return self._constraints._replace(cost=cost, constant=constant)
+
+    def _assemble(self) -> LinearProgram:
+        """Return the constraints, below a cost of nothing."""
+        matrix = sparse.vstack([*self._rows, sparse.csr_matrix((0, self.n))]).tocsr()
+        nothing = (np.zeros(0), np.zeros(0))
+        low, high = (np.concatenate(part) for part in zip(*self._sides, nothing, strict=True))
+        equal = low == high
+        above, below = np.isfinite(low) & ~equal, np.isfinite(high) & ~equal
+        return LinearProgram(
+            cost=np.zeros(self.n), constant=0.0,
+            at_most=sparse.vstack([matrix[below], -matrix[above]]).tocsr(),
+            sides=np.concatenate([high[below], -low[above]]),
+            equal=matrix[equal], values=low[equal],
+        )  # fmt: skip
 
     def _variables(self, low: Array, high: Array, *, whole: bool = False) -> int:
         """Add variables between low and high; return the place of the first."""
@@ -185,8 +188,8 @@ class Program:
         return self.n - len(low)
 
     def _constrain(self, matrix: sparse.spmatrix, low: Array, high: Array) -> None:
-        self.rows.append(matrix.tocsr())
-        self.sides.append((low, high))
+        self._rows.append(matrix.tocsr())
+        self._sides.append((low, high))
 
     def _argument(self, i: int, entries: Places) -> tuple[sparse.spmatrix, Array]:
         """Return the matrix and the offset that give some entries of an affine value."""
