@@ -53,10 +53,7 @@ def main() -> None:
             )
         ]  # fmt: skip
         rows = worst(pd.DataFrame(found)).assign(machine=measuring.machine())
-        if not table.empty:
-            same = (table["model"] == name) & (table["dataset"] == weights.dataset)
-            table = table[~same]
-        table = pd.concat([table, rows], ignore_index=True)
+        table = measuring.joined(table, rows, ("model", "dataset"))
         table = table.sort_values(["dataset", "model"], kind="stable")
         table.to_csv(PATH, index=False, lineterminator="\n")
         print(rows[["model", "claim", "points", "defect", "holds"]].to_string(), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ def machine() -> str:
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
     threads = torch.get_num_threads()
     return f"{model}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+
+
+def joined(table: pd.DataFrame, rows: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """Return a table with rows in the place of those that have a key of theirs."""
+    if table.empty:
+        return rows
+    anew = pd.MultiIndex.from_frame(rows[list(key)])
+    kept = table[~pd.MultiIndex.from_frame(table[list(key)]).isin(anew)]
+    return pd.concat([kept, rows], ignore_index=True) if len(kept) else rows
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:

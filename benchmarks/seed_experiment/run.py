@@ -150,12 +150,7 @@ def measure(
 
 def joined(table: pd.DataFrame, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a table with the rows of a network and margin in the place of those it had."""
-    new = pd.DataFrame(rows)
-    if table.empty:
-        return new
-    anew = set(zip(new["steps"], new["margin"], strict=True))
-    kept = [pair not in anew for pair in zip(table["steps"], table["margin"], strict=True)]
-    both = pd.concat([table[kept], new], ignore_index=True)
+    both = measuring.joined(table, pd.DataFrame(rows), ("steps", "margin"))
     order = both["steps"].map(STEPS.index)
     both = both.assign(order=order).sort_values(["order", "margin", "eps"], kind="stable")
     return both.drop(columns="order").reset_index(drop=True)
