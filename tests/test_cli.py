@@ -116,6 +116,18 @@ def test_help_is_light():
     assert "leaderboard" in result.stdout
 
 
+def test_what_compiled_code_prints_is_no_part_of_the_answer():
+    script = (
+        "import os\nfrom robustbench_dyn import cli\n"
+        "cli.app.command('noisy')(lambda: (os.write(1, b'from below'), print('the answer')))\n"
+        "cli.main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, "noisy"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "the answer\n", "from below")
+
+
 @pytest.mark.parametrize("what", ["models", "datasets", "attacks", "certifiers"])
 def test_lists_name_what_there_is(what, tmp_path, monkeypatch, capsys):
     expected = {"models": "lipflow", "datasets": "digits", "attacks": "apgd-t",

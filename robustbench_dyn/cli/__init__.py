@@ -13,6 +13,8 @@ from robustbench_dyn.cli import evaluating, models, plotting, tables
 from robustbench_dyn.cli.options import complain
 from robustbench_dyn.errors import DynbenchError, SoundnessError
 
+_STDOUT = 1
+
 app = typer.Typer(
     help="Bracket the robustness of neural networks between attacks and certificates.",
     no_args_is_help=True,
@@ -24,6 +26,7 @@ plot = typer.Typer(help="Draw flows and brackets.", no_args_is_help=True)
 
 def main() -> None:
     """Run the command; exit 1 for a refuted certificate, 2 for what the user gave wrong."""
+    _keep_stdout_for_answers()
     try:
         app(standalone_mode=True)
     except SoundnessError as error:
@@ -39,6 +42,19 @@ def main() -> None:
         # The reader of our output has left, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _keep_stdout_for_answers() -> None:
+    """Send to stderr what compiled code prints, as HiGHS does now and then; ours goes to stdout."""
+    try:
+        if sys.stdout.fileno() != _STDOUT:
+            return
+        kept = os.dup(_STDOUT)
+        os.dup2(sys.stderr.fileno(), _STDOUT)
+    except (AttributeError, OSError):
+        # One of the two is closed, or stands for no file.
+        return
+    sys.stdout = os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 @app.callback(invoke_without_command=True)
