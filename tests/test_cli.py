@@ -116,6 +116,17 @@ def test_help_is_light():
     assert "leaderboard" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("given", "looks"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given, looks, tmp_path):
+    shown = dynbench("show", "lipflow", cwd=tmp_path, env={"OMP_DISPLAY_ENV": "verbose"} | given)
+    if "GOMP_SPINCOUNT" not in shown.stderr:
+        pytest.skip("torch has another OpenMP here, which does not look that often")
+    assert f"GOMP_SPINCOUNT = '{looks}'" in shown.stderr
+
+
 def test_what_compiled_code_prints_is_no_part_of_the_answer():
     script = (
         "import os\nfrom robustbench_dyn import cli\n"
