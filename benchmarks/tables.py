@@ -29,11 +29,12 @@ def soundness() -> str:
     rows = rows[rows["certified"] > 0]
     shown = []
     for place, those in rows.groupby(["dataset", "norm", "certifier"], sort=True):
+        images = sorted({f"{n:.0f}" for n in those["n_examples"]}, key=int)
         shown.append(
-            (*map(str, place), len(those), f"{those['certified'].sum():.0f}",
+            (*map(str, place), len(those), " or ".join(images), f"{those['certified'].sum():.0f}",
              f"{those['hits'].sum():.0f}", f"{those['nearest'].min():.3f}")
         )  # fmt: skip
-    heading = ("data", "norm", "certifier", "networks", "certificates", "hits",
+    heading = ("data", "norm", "certifier", "networks", "images", "certificates", "hits",
                "nearest find, in radii")  # fmt: skip
     return markdown(heading, shown)
 
