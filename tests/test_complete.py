@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from robustbench_dyn import InputError, ThreatModel, evaluate, evaluate_grid
+from robustbench_dyn import ThreatModel, evaluate, evaluate_grid
 from robustbench_dyn.certification import complete, resolve_certifiers
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.programs import Program
@@ -103,6 +103,21 @@ def test_the_bracket_of_digits_closes(digits):
         assert earlier in (later, "undecided")
 
 
+@pytest.mark.parametrize("eps", [0.5, 0.8])
+def test_the_bracket_of_digits_closes_in_l2(digits, eps):
+    model, x, y = digits
+    evaluation = evaluate(model, (x, y), ThreatModel("L2", eps), attacks="pgd")
+    counts = evaluation.examples["status"].value_counts()
+    assert set(counts.index) <= {"certified", "broken", "misclassified"}
+    assert evaluation.summary["gap"] == 0
+    decided = {cost.stage: cost.decided for cost in evaluation.costs}
+    assert decided["complete"] > 0
+    attacked = evaluate(model, (x, y), ThreatModel("L2", eps), attacks="standard",
+                        certifiers="none").examples  # fmt: skip
+    proved = evaluation.examples["status"] == "certified"
+    assert not (proved & (attacked["status"] == "broken")).any()
+
+
 def test_certificates_stand_up_to_a_strong_attack(digits):
     model, x, y = digits
     proved = evaluate(model, (x, y), LINF, attacks="none", certifiers="complete").examples
@@ -186,9 +201,6 @@ def test_what_it_cannot_search_is_refused_with_the_reason():
     with pytest.raises(CertificateError, match=r"700 neurons.*at most 600"):
         resolve_certifiers("complete", large, (1, 2, 2), "Linf")
     large[1].weight.data *= 100
-    small = nn.Sequential(nn.Flatten(), nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 2))
-    with pytest.raises(InputError, match="'complete' knows L1, Linf, not L2"):
-        resolve_certifiers("complete", small, (1, 2, 2), "L2")
     chosen = resolve_certifiers("auto", large, (1, 2, 2), "Linf")
     assert [prepared.certifier.name for prepared in chosen] == ["lipschitz", "interval",
                                                                 "linear_relaxation"]  # fmt: skip

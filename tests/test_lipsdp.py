@@ -348,7 +348,7 @@ def names(spec, model, norm="L2"):
 def test_auto_asks_the_small_unconstrained_and_leaves_out_what_does_not_fit():
     steep = tiny_network(0, gain=30.0)
     assert names("auto", steep) == [
-        "lipschitz", "lipsdp", "interval", "linear_relaxation", "local_lipsdp"
+        "lipschitz", "lipsdp", "interval", "linear_relaxation", "local_lipsdp", "complete"
     ]  # fmt: skip
     assert "local_lipsdp" not in names("auto", steep, "Linf")
     assert names("auto", tiny_network(0, gain=0.1)) == ["lipschitz"]

@@ -158,7 +158,7 @@ _CERTIFIERS: dict[str, tuple[str, Callable[[], Certifier]]] = {
         _local_lipsdp,
     ),
     "complete": (
-        "mixed-integer programs (HiGHS): exact for small networks of ReLU, Linf and L1",
+        "branch and bound: exact for small networks of ReLU",
         _complete,
     ),
 }

@@ -1,4 +1,4 @@
-"""The complete certifier: a mixed-integer program says of a small network what is true."""
+"""The complete certifier: branch and bound says of a small network what is true."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from robustbench_dyn.certification.linear_relaxation import relaxed_differences
 from robustbench_dyn.certification.network import Pointwise
 from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
 from robustbench_dyn.certification.programs import Composition, Program, compose
+from robustbench_dyn.certification.splitting import Splitting
 from robustbench_dyn.certification.tightening import Relaxed, relax, relaxed_bounds
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.threat_models import ThreatModel
+from robustbench_dyn.threat_models import NORMS, ThreatModel
 
 SECONDS_AN_EXAMPLE = 60.0
 _MOST_NEURONS = 600
@@ -59,8 +60,9 @@ def prove(
     """Exclude rivals by the relaxation, and then find the least difference of each that is left.
 
     An example whose every rival is excluded is certified; one where a difference falls below 0
-    has the point as a candidate; one that takes more than SECONDS_AN_EXAMPLE stays open. HiGHS
-    looks for the point and says whether a proof is to be had; the proof is that of branching.
+    has the point as a candidate; one that takes more than SECONDS_AN_EXAMPLE stays open. In Linf
+    and L1 HiGHS looks for the point and says whether a proof is to be had, and the proof is that of
+    branching; in L2 both are those of splitting.
     """
     # The program's arithmetic is done on the CPU; small networks lose nothing there.
     pairs = pairs_to_prove(x, logits, y)
@@ -92,6 +94,8 @@ def _search(
     network, until = state.relaxed.exact, time.monotonic() + SECONDS_AN_EXAMPLE
     ball = Ball(x.cpu(), threat_model)
     bounds, _ = relaxed_bounds(state.relaxed, ball)
+    if threat_model.norm == "L2":
+        return _split(Splitting(network, state.composition, bounds, ball), pairs, tolerance, until)
     program = Program(network, state.composition, bounds, ball, 0)
     proved = pairs.differences.new_full((len(pairs.differences),), -torch.inf)
     for k, row in enumerate(pairs.differences.cpu().numpy()):
@@ -115,12 +119,25 @@ def _search(
     return proved, None
 
 
+def _split(
+    splitting: Splitting, pairs: Pairs, tolerance: float, until: float
+) -> tuple[Tensor, Tensor | None]:
+    proved = pairs.differences.new_full((len(pairs.differences),), -torch.inf)
+    for k, row in enumerate(pairs.differences.cpu().numpy()):
+        threshold = float(pairs.rounding[k]) + tolerance
+        answer = splitting.prove_above(row, threshold, seconds=until - time.monotonic())
+        if not answer.proved:
+            return proved, None if answer.x is None else torch.from_numpy(answer.x)
+        proved[k] = threshold
+    return proved, None
+
+
 CERTIFIER = Certifier(
     name="complete",
-    description="mixed-integer programs (HiGHS): exact for small networks of ReLU, Linf and L1",
+    description="branch and bound: exact for small networks of ReLU",
     deterministic=True,
     prepare=_prepare,
     prove=prove,
-    norms=frozenset({"Linf", "L1"}),
+    norms=frozenset(NORMS),
     cost=Cost.EXHAUSTIVE,
 )

@@ -1,0 +1,227 @@
+"""Branch and bound over the signs of neurons, for balls that no linear program describes.
+
+Each part of the ball, where some neurons are known to be active or not, is bounded by a relaxation
+with slopes of its own and a multiplier for each known sign (beta-CROWN, Wang et al., arXiv
+2103.06624). With all signs known that is the Lagrangian dual of a convex program, whose maximum is
+its minimum: the search is complete.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.certification.activations import LeakyReLU
+from robustbench_dyn.certification.balls import Ball
+from robustbench_dyn.certification.bounds import Bounds
+from robustbench_dyn.certification.branching import Answer, Array
+from robustbench_dyn.certification.network import Network, Pointwise
+from robustbench_dyn.certification.programs import Composition
+
+_UNIT = 2.0**-53
+# Parts that are bounded at a time; steps of ascent for each, and where all signs are known.
+_PARTS, _STEPS, _LAST_STEPS = 64, 20, 400
+_RATE = 0.1
+
+
+class Layer(NamedTuple):
+    """The neurons of one activation: y = max(z, a z), z = sum of maps[s] y_s + offset.
+
+    maps: from each source, the input (0) or an earlier activation, (neurons, entries of s).
+    sizes: (neurons,), at least the sum of the absolute values of the terms of z.
+    """
+
+    value: int
+    maps: dict[int, Tensor]
+    offset: Tensor
+    a: float
+    lower: Tensor
+    upper: Tensor
+    sizes: Tensor
+
+
+class Parts(NamedTuple):
+    """Parts of the ball: sign of each neuron where it is known, else 0; (parts, neurons).
+
+    slopes: of lower lines; multipliers: of known signs, at least 0.
+    """
+
+    signs: Tensor
+    slopes: Tensor
+    multipliers: Tensor
+
+    def at(self, rows: Tensor | slice) -> Parts:
+        """Return some of the parts."""
+        return Parts(*(part[rows] for part in self))
+
+
+class Ascent(NamedTuple):
+    """least: (parts,), proven bounds; parts: as they were left; losses: (parts, neurons).
+
+    x: (parts, inputs), where the last relaxation is least.
+    """
+
+    least: Tensor
+    parts: Parts
+    losses: Tensor
+    x: Tensor
+
+
+class Relaxation(NamedTuple):
+    """value: (parts,), before rounding; losses: (parts, neurons), what each line loses at most.
+
+    coefficients: (parts, inputs); rounding: (parts,), what value may be too large by.
+    """
+
+    value: Tensor
+    losses: Tensor
+    coefficients: Tensor
+    rounding: Tensor
+
+
+class Splitting:
+    """A network of ReLU and leaky ReLU over the ball of one example, ready to be split."""
+
+    def __init__(
+        self, network: Network, composition: Composition, bounds: Bounds, ball: Ball
+    ) -> None:
+        self.network, self.composition, self.ball = network, composition, ball
+        largest = {0: torch.ones(bounds.lower[0][0].numel(), dtype=torch.float64)}
+        self.layers = list[Layer]()
+        for k in network.activations:
+            node = network.nodes[k - 1]
+            assert isinstance(node, Pointwise)
+            assert isinstance(node.activation, LeakyReLU)
+            (i,) = node.inputs
+            maps = {s: torch.from_numpy(m) for s, m in composition.maps[i].items()}
+            offset = torch.from_numpy(composition.offsets[i])
+            sizes = offset.abs() + sum(m.abs() @ largest[s] for s, m in maps.items())
+            lower, upper = (side[i][0].flatten().cpu() for side in (bounds.lower, bounds.upper))
+            self.layers.append(Layer(k, maps, offset, node.activation.a, lower, upper, sizes))
+            largest[k] = sizes
+        self.lower = torch.cat([layer.lower for layer in self.layers])
+        self.upper = torch.cat([layer.upper for layer in self.layers])
+        self.flattest = torch.cat([torch.full_like(la.lower, la.a) for la in self.layers])
+        self.bends = (self.lower < 0) & (self.upper > 0) & (self.flattest < 1)
+        width = (self.upper - self.lower).where(self.bends, 1.0)
+        self.chord = (self.upper - self.flattest * self.lower) / width
+        self.rise = ((1 - self.flattest) * self.upper * -self.lower / width).where(self.bends, 0.0)
+
+    def prove_above(self, row: Array, threshold: float, *, seconds: float) -> Answer:
+        """Prove that <row, logits> exceeds the threshold on all of the ball, or find an input.
+
+        An input that is returned has a value of at most 0, or is the best there is where all signs
+        are known; None: the time ran out.
+        """
+        until = time.monotonic() + seconds
+        objective = torch.from_numpy(row)
+        unknown = torch.zeros(1, len(self.bends), dtype=torch.float64)
+        slopes = torch.where(self.upper > -self.lower, 1.0, self.flattest)
+        stack = [Parts(unknown, slopes[None], unknown)]
+        while stack:
+            if time.monotonic() > until:
+                return Answer(False, None)
+            parts = stack.pop()
+            if len(parts.signs) > _PARTS:
+                stack.append(parts.at(slice(_PARTS, None)))
+                parts = parts.at(slice(_PARTS))
+            known = ((parts.signs != 0) | ~self.bends).all(dim=1)
+            for rows, steps in ((known, _LAST_STEPS), (~known, _STEPS)):
+                if not rows.any():
+                    continue
+                found = self._ascend(parts.at(rows), objective, threshold, steps)
+                values = self.network.values(found.x.view(-1, *self.network.input_shape))[-1]
+                values = values.flatten(1) @ objective
+                if bool((values <= 0).any()):
+                    return Answer(False, found.x[int(values.argmin())].numpy())
+                # Written so that NaN stays open.
+                left = ~(found.least > threshold)
+                if left.any() and steps == _LAST_STEPS:
+                    return Answer(False, found.x[left][0].numpy())
+                if left.any():
+                    stack.append(self._split(found.parts.at(left), found.losses[left]))
+        return Answer(True, None)
+
+    def _split(self, parts: Parts, losses: Tensor) -> Parts:
+        """Return two parts of each: the neuron that loses most has one sign, and the other."""
+        n = len(parts.signs)
+        neuron = losses.where(self.bends & (parts.signs == 0), -torch.inf).argmax(dim=1)
+        twice = Parts(*(torch.cat([part, part]) for part in parts))
+        rows = torch.arange(n)
+        twice.signs[rows, neuron], twice.signs[n + rows, neuron] = 1.0, -1.0
+        return twice
+
+    @torch.enable_grad()
+    def _ascend(self, parts: Parts, objective: Tensor, threshold: float, steps: int) -> Ascent:
+        slopes = parts.slopes.clone().requires_grad_()
+        multipliers = parts.multipliers.clone().requires_grad_()
+        optimizer = torch.optim.Adam([slopes, multipliers], lr=_RATE)
+        # So that the last step is a hundredth of the first.
+        decay = 0.01 ** (1 / steps)
+        least = torch.full((len(parts.signs),), -torch.inf, dtype=torch.float64)
+        for step in range(steps + 1):
+            found = self.relaxation(Parts(parts.signs, slopes, multipliers), objective)
+            least = least.maximum((found.value - found.rounding).detach())
+            if step == steps or bool((least > threshold).all()):
+                break
+            slopes.grad, multipliers.grad = torch.autograd.grad(
+                -found.value.sum(), (slopes, multipliers)
+            )
+            optimizer.step()
+            optimizer.param_groups[0]["lr"] *= decay
+            with torch.no_grad():
+                slopes.copy_(slopes.maximum(self.flattest).clamp_max(1.0))
+                multipliers.clamp_min_(0)
+        owner = torch.zeros(len(least), dtype=torch.long)
+        rows = found.coefficients.detach().view(-1, *self.network.input_shape)
+        x = self.ball.minimiser(rows, owner).flatten(1)
+        left = Parts(parts.signs, slopes.detach(), multipliers.detach())
+        return Ascent(least, left, found.losses.detach(), x)
+
+    def relaxation(self, parts: Parts, objective: Tensor) -> Relaxation:
+        """Bound <objective, logits> from below over each part; differentiable."""
+        signs, slopes, multipliers = parts
+        n, last = len(signs), len(self.network.nodes)
+        offset = torch.from_numpy(self.composition.offsets[last])
+        value = (objective @ offset).expand(n)
+        # Beside all coefficients, sums of the absolute values of what they are summed of.
+        size = (objective.abs() @ offset.abs()).expand(n)
+        waiting, sizes = dict[int, Tensor](), dict[int, Tensor]()
+        for s, array in self.composition.maps[last].items():
+            matrix = torch.from_numpy(array)
+            waiting[s] = (objective @ matrix).expand(n, -1)
+            sizes[s] = (objective.abs() @ matrix.abs()).expand(n, -1)
+        losses, end = list[Tensor](), len(self.bends)
+        for layer in reversed(self.layers):
+            which = slice(end - len(layer.lower), end)
+            end = which.start
+            if layer.value not in waiting:
+                losses.append(signs.new_zeros(n, len(layer.lower)))
+                continue
+            above, large = waiting.pop(layer.value), sizes.pop(layer.value)
+            open_ = self.bends[which] & (signs[:, which] == 0)
+            active = (layer.lower >= 0) | (signs[:, which] > 0)
+            straight = above * torch.where(active, 1.0, layer.a)
+            positive, negative = above.clamp_min(0), above.clamp_max(0)
+            bent = positive * slopes[:, which] + negative * self.chord[which]
+            # Where the sign s of z is known, s z >= 0, and -m s z is at most 0.
+            held = multipliers[:, which] * signs[:, which]
+            passed = torch.where(open_, bent, straight) - held
+            lifted = (negative * self.rise[which]).where(open_, 0.0)
+            losses.append((above.abs() * self.rise[which]).where(open_, 0.0))
+            value = value + lifted.sum(dim=1) + passed @ layer.offset
+            large = large + held.detach().abs()
+            size = size + large @ (layer.sizes + self.rise[which])
+            for s, matrix in layer.maps.items():
+                carried, larger = passed @ matrix, large @ matrix.abs()
+                waiting[s] = waiting[s] + carried if s in waiting else carried
+                sizes[s] = sizes[s] + larger if s in sizes else larger
+        coefficients = waiting[0]
+        owner = torch.zeros(n, dtype=torch.long)
+        value = value + self.ball.minimum(coefficients.view(-1, *self.network.input_shape), owner)
+        terms = len(self.bends) + coefficients.shape[1] + len(objective) + 16
+        rounding = 4 * (len(self.layers) + 1) * terms * _UNIT * (size + sizes[0].sum(dim=1))
+        return Relaxation(value, torch.cat(losses[::-1], dim=1), coefficients, rounding)
