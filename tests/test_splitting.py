@@ -6,6 +6,7 @@ import torch
 from enumeration import least_distance, tiny_network
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from robustbench_dyn import ThreatModel
 from robustbench_dyn.certification import complete, radii, resolve_certifiers
@@ -99,6 +100,19 @@ def test_without_splits_it_comes_to_no_end_and_with_them_it_does(monkeypatch):
             row[int(y)], row[rival] = 1.0, -1.0
             alone += not network.prove_above(row, 1e-4, seconds=0.2).proved
     assert alone > 0
+
+
+def test_a_network_without_neurons_is_decided_too():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)).double().requires_grad_(False)
+    model[1].weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    model[1].bias.copy_(torch.tensor([-0.3, 0.0]))
+    x, y = torch.full((1, *SHAPE), 0.5).double(), torch.tensor([0])
+    for eps, holds in ((0.19, True), (0.21, False)):
+        threat_model = ThreatModel("L2", eps)
+        (prepared,) = resolve_certifiers("complete", model, SHAPE, "L2")
+        proof = prepared.prove(x, model(x), y, threat_model)
+        assert (float(radii(proof)[0]) >= eps) == holds
+        assert bool(judge(model, proof.candidates, x, y, threat_model).fooled) != holds
 
 
 def test_out_of_time_nothing_is_proved():

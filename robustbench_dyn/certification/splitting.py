@@ -102,9 +102,11 @@ class Splitting:
             lower, upper = (side[i][0].flatten().cpu() for side in (bounds.lower, bounds.upper))
             self.layers.append(Layer(k, maps, offset, node.activation.a, lower, upper, sizes))
             largest[k] = sizes
-        self.lower = torch.cat([layer.lower for layer in self.layers])
-        self.upper = torch.cat([layer.upper for layer in self.layers])
-        self.flattest = torch.cat([torch.full_like(la.lower, la.a) for la in self.layers])
+        none = torch.zeros(0, dtype=torch.float64)
+        self.lower = torch.cat([none, *(layer.lower for layer in self.layers)])
+        self.upper = torch.cat([none, *(layer.upper for layer in self.layers)])
+        slopes = (torch.full_like(layer.lower, layer.a) for layer in self.layers)
+        self.flattest = torch.cat([none, *slopes])
         self.bends = (self.lower < 0) & (self.upper > 0) & (self.flattest < 1)
         width = (self.upper - self.lower).where(self.bends, 1.0)
         self.chord = (self.upper - self.flattest * self.lower) / width
@@ -165,7 +167,8 @@ class Splitting:
         for step in range(steps + 1):
             found = self.relaxation(Parts(parts.signs, slopes, multipliers), objective)
             least = least.maximum((found.value - found.rounding).detach())
-            if step == steps or bool((least > threshold).all()):
+            # Without neurons there is nothing to ascend on.
+            if step == steps or bool((least > threshold).all()) or not found.value.requires_grad:
                 break
             slopes.grad, multipliers.grad = torch.autograd.grad(
                 -found.value.sum(), (slopes, multipliers)
@@ -194,7 +197,7 @@ class Splitting:
             matrix = torch.from_numpy(array)
             waiting[s] = (objective @ matrix).expand(n, -1)
             sizes[s] = (objective.abs() @ matrix.abs()).expand(n, -1)
-        losses, end = list[Tensor](), len(self.bends)
+        losses, end = [signs.new_zeros(n, 0)], len(self.bends)
         for layer in reversed(self.layers):
             which = slice(end - len(layer.lower), end)
             end = which.start
