@@ -160,7 +160,13 @@ class Splitting:
     def _ascend(self, parts: Parts, objective: Tensor, threshold: float, steps: int) -> Ascent:
         slopes = parts.slopes.clone().requires_grad_()
         multipliers = parts.multipliers.clone().requires_grad_()
-        optimizer = torch.optim.Adam([slopes, multipliers], lr=_RATE)
+        with torch.no_grad():
+            steepest = self.relaxation(parts, objective).coefficients.abs().max()
+        # Multipliers are measured by what they balance.
+        rates = (_RATE, _RATE * max(1.0, float(steepest)))
+        optimizer = torch.optim.Adam(
+            [{"params": [p], "lr": lr} for p, lr in zip((slopes, multipliers), rates, strict=True)]
+        )
         # So that the last step is a hundredth of the first.
         decay = 0.01 ** (1 / steps)
         least = torch.full((len(parts.signs),), -torch.inf, dtype=torch.float64)
@@ -174,7 +180,8 @@ class Splitting:
                 -found.value.sum(), (slopes, multipliers)
             )
             optimizer.step()
-            optimizer.param_groups[0]["lr"] *= decay
+            for group in optimizer.param_groups:
+                group["lr"] *= decay
             with torch.no_grad():
                 slopes.copy_(slopes.maximum(self.flattest).clamp_max(1.0))
                 multipliers.clamp_min_(0)
