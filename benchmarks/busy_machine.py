@@ -15,8 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from pathlib import Path
 
 import measuring
 
@@ -28,7 +26,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
-    dynbench = Path(sys.executable).with_name("dynbench")
     given = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     looks = {"library": given | {"GOMP_SPINCOUNT": OF_THE_LIBRARY}, "dynbench": given}
     rows = []
@@ -39,19 +36,17 @@ def main() -> None:
             for _ in range(runs):
                 for whose, environment in looks.items():
                     with tempfile.TemporaryDirectory() as folder:
-                        started = time.perf_counter()
-                        subprocess.run([dynbench, *COMMAND], check=True, capture_output=True,
-                                       cwd=folder, env=environment)  # fmt: skip
-                        taken[whose].append(time.perf_counter() - started)
+                        seconds = measuring.seconds_of(COMMAND, cwd=folder, env=environment)
+                        taken[whose].append(seconds)
         finally:
             for process in busy:
                 process.kill()
         of_library = statistics.median(taken["library"])
-        for whose, seconds in taken.items():
-            median = statistics.median(seconds)
+        for whose, each in taken.items():
+            median = statistics.median(each)
             rows.append(
                 {"others": others, "looks": whose, "runs": runs, "median_seconds": median,
-                 "max_seconds": max(seconds), "times_library": median / of_library}
+                 "max_seconds": max(each), "times_library": median / of_library}
             )  # fmt: skip
     measuring.write("busy_machine", rows)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,14 @@ def machine() -> str:
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
     threads = torch.get_num_threads()
     return f"{model}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+
+
+def seconds_of(command: Sequence[str], **options: Any) -> float:
+    """Run `dynbench` as a process of its own, and say how long it took; options: of subprocess."""
+    dynbench = Path(sys.executable).with_name("dynbench")
+    started = time.perf_counter()
+    subprocess.run([dynbench, *command], check=True, capture_output=True, **options)
+    return time.perf_counter() - started
 
 
 def joined(table: pd.DataFrame, rows: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:

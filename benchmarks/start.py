@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import measuring
 
@@ -23,14 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7)
     runs = parser.parse_args().runs
-    dynbench = Path(sys.executable).with_name("dynbench")
     rows = []
     for command in COMMANDS:
-        taken = []
-        for _ in range(runs + 1):
-            started = time.perf_counter()
-            subprocess.run([dynbench, *command], check=True, capture_output=True)
-            taken.append(time.perf_counter() - started)
+        taken = [measuring.seconds_of(command) for _ in range(runs + 1)]
         # The first one reads the files from the disk.
         rows.append({"command": "dynbench " + " ".join(command), "runs": runs,
                      "median_seconds": statistics.median(taken[1:]),

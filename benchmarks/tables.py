@@ -29,7 +29,7 @@ def soundness() -> str:
     rows = rows[rows["certified"] > 0]
     shown = []
     for place, those in rows.groupby(["dataset", "norm", "certifier"], sort=True):
-        images = sorted({f"{n:.0f}" for n in those["n_examples"]}, key=int)
+        images = map(str, sorted(set(those["n_examples"].astype(int))))
         shown.append(
             (*map(str, place), len(those), " or ".join(images), f"{those['certified'].sum():.0f}",
              f"{those['hits'].sum():.0f}", f"{those['nearest'].min():.3f}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from robustbench_dyn.certification import Certifier, Cost, Proof
 from robustbench_dyn.certification.activations import LeakyReLU
 from robustbench_dyn.certification.balls import Ball
+from robustbench_dyn.certification.branching import Answer, Array
 from robustbench_dyn.certification.linear_relaxation import relaxed_differences
 from robustbench_dyn.certification.network import Pointwise
 from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
@@ -94,42 +97,38 @@ def _search(
     network, until = state.relaxed.exact, time.monotonic() + SECONDS_AN_EXAMPLE
     ball = Ball(x.cpu(), threat_model)
     bounds, _ = relaxed_bounds(state.relaxed, ball)
+    prove_above: Callable[..., Answer]
     if threat_model.norm == "L2":
-        return _split(Splitting(network, state.composition, bounds, ball), pairs, tolerance, until)
-    program = Program(network, state.composition, bounds, ball, 0)
+        prove_above = Splitting(network, state.composition, bounds, ball).prove_above
+    else:
+        program = Program(network, state.composition, bounds, ball, 0)
+        prove_above = partial(_decide, program, len(network.nodes))
     proved = pairs.differences.new_full((len(pairs.differences),), -torch.inf)
     for k, row in enumerate(pairs.differences.cpu().numpy()):
         left = until - time.monotonic()
         if left <= 0:
             break
-        minimum = program.minimise(len(network.nodes), row, seconds=left)
-        if minimum.x is not None and minimum.below <= 0:
-            return proved, torch.from_numpy(minimum.x)
         # A neuron is what the program says but for the rounding of its coefficients.
         threshold = float(pairs.rounding[k]) + tolerance
-        if not minimum.above > threshold:
+        answer = prove_above(row, threshold, seconds=left)
+        if not answer.proved:
             # One rival that stays open leaves the example open.
-            break
-        answer = program.prove_above(
-            len(network.nodes), row, threshold, seconds=until - time.monotonic()
-        )
-        if not answer.proved:
             return proved, None if answer.x is None else torch.from_numpy(answer.x)
         proved[k] = threshold
     return proved, None
 
 
-def _split(
-    splitting: Splitting, pairs: Pairs, tolerance: float, until: float
-) -> tuple[Tensor, Tensor | None]:
-    proved = pairs.differences.new_full((len(pairs.differences),), -torch.inf)
-    for k, row in enumerate(pairs.differences.cpu().numpy()):
-        threshold = float(pairs.rounding[k]) + tolerance
-        answer = splitting.prove_above(row, threshold, seconds=until - time.monotonic())
-        if not answer.proved:
-            return proved, None if answer.x is None else torch.from_numpy(answer.x)
-        proved[k] = threshold
-    return proved, None
+def _decide(
+    program: Program, value: int, row: Array, threshold: float, *, seconds: float
+) -> Answer:
+    """Look for an input where <row, value> is at most 0; where there seems to be none, prove it."""
+    until = time.monotonic() + seconds
+    minimum = program.minimise(value, row, seconds=seconds)
+    if minimum.x is not None and minimum.below <= 0:
+        return Answer(False, minimum.x)
+    if not minimum.above > threshold:
+        return Answer(False, None)
+    return program.prove_above(value, row, threshold, seconds=until - time.monotonic())
 
 
 CERTIFIER = Certifier(

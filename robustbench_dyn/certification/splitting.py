@@ -88,7 +88,10 @@ class Splitting:
     def __init__(
         self, network: Network, composition: Composition, bounds: Bounds, ball: Ball
     ) -> None:
-        self.network, self.composition, self.ball = network, composition, ball
+        self.network, self.ball = network, ball
+        last = len(network.nodes)
+        self.logits = {s: torch.from_numpy(m) for s, m in composition.maps[last].items()}
+        self.offset = torch.from_numpy(composition.offsets[last])
         largest = {0: torch.ones(bounds.lower[0][0].numel(), dtype=torch.float64)}
         self.layers = list[Layer]()
         for k in network.activations:
@@ -160,21 +163,18 @@ class Splitting:
     def _ascend(self, parts: Parts, objective: Tensor, threshold: float, steps: int) -> Ascent:
         slopes = parts.slopes.clone().requires_grad_()
         multipliers = parts.multipliers.clone().requires_grad_()
-        with torch.no_grad():
-            steepest = self.relaxation(parts, objective).coefficients.abs().max()
+        found = self.relaxation(Parts(parts.signs, slopes, multipliers), objective)
+        least = (found.value - found.rounding).detach()
         # Multipliers are measured by what they balance.
-        rates = (_RATE, _RATE * max(1.0, float(steepest)))
+        rates = (_RATE, _RATE * max(1.0, float(found.coefficients.detach().abs().max())))
         optimizer = torch.optim.Adam(
             [{"params": [p], "lr": lr} for p, lr in zip((slopes, multipliers), rates, strict=True)]
         )
         # So that the last step is a hundredth of the first.
         decay = 0.01 ** (1 / steps)
-        least = torch.full((len(parts.signs),), -torch.inf, dtype=torch.float64)
-        for step in range(steps + 1):
-            found = self.relaxation(Parts(parts.signs, slopes, multipliers), objective)
-            least = least.maximum((found.value - found.rounding).detach())
+        for _ in range(steps):
             # Without neurons there is nothing to ascend on.
-            if step == steps or bool((least > threshold).all()) or not found.value.requires_grad:
+            if bool((least > threshold).all()) or not found.value.requires_grad:
                 break
             slopes.grad, multipliers.grad = torch.autograd.grad(
                 -found.value.sum(), (slopes, multipliers)
@@ -185,6 +185,8 @@ class Splitting:
             with torch.no_grad():
                 slopes.copy_(slopes.maximum(self.flattest).clamp_max(1.0))
                 multipliers.clamp_min_(0)
+            found = self.relaxation(Parts(parts.signs, slopes, multipliers), objective)
+            least = least.maximum((found.value - found.rounding).detach())
         owner = torch.zeros(len(least), dtype=torch.long)
         rows = found.coefficients.detach().view(-1, *self.network.input_shape)
         x = self.ball.minimiser(rows, owner).flatten(1)
@@ -194,14 +196,12 @@ class Splitting:
     def relaxation(self, parts: Parts, objective: Tensor) -> Relaxation:
         """Bound <objective, logits> from below over each part; differentiable."""
         signs, slopes, multipliers = parts
-        n, last = len(signs), len(self.network.nodes)
-        offset = torch.from_numpy(self.composition.offsets[last])
-        value = (objective @ offset).expand(n)
+        n = len(signs)
+        value = (objective @ self.offset).expand(n)
         # Beside all coefficients, sums of the absolute values of what they are summed of.
-        size = (objective.abs() @ offset.abs()).expand(n)
+        size = (objective.abs() @ self.offset.abs()).expand(n)
         waiting, sizes = dict[int, Tensor](), dict[int, Tensor]()
-        for s, array in self.composition.maps[last].items():
-            matrix = torch.from_numpy(array)
+        for s, matrix in self.logits.items():
             waiting[s] = (objective @ matrix).expand(n, -1)
             sizes[s] = (objective.abs() @ matrix.abs()).expand(n, -1)
         losses, end = [signs.new_zeros(n, 0)], len(self.bends)
