@@ -134,6 +134,15 @@ def test_the_least_value_over_a_ball_is_a_bound_and_is_reached(seed, norm, eps):
     torch.testing.assert_close((reached * rows).sum(dim=1), least, rtol=1e-9, atol=1e-9)
 
 
+@few
+@given(seeds, st.sampled_from(NORMS), st.floats(0.01, 0.29))
+def test_a_budget_that_one_coordinate_uses_up_is_neither_lost_nor_exceeded(seed, norm, eps):
+    x, rows = 0.3 + 0.4 * uniform(50, 6, seed=seed), torch.zeros(50, 6).double()
+    rows[:, 2] = 1.3
+    least = Ball(x, ThreatModel(norm, eps)).minimum(rows, torch.arange(50))
+    torch.testing.assert_close(least, 1.3 * (x[:, 2].double() - eps), rtol=1e-9, atol=1e-9)
+
+
 def test_a_ball_that_forgets_the_box_is_caught():
     # The negative control: at the border of [0, 1] half of the way is barred.
     x, rows = torch.zeros(1, 4).double(), torch.ones(1, 4).double()

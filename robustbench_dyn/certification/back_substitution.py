@@ -9,14 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.activations import Line, Lines
+from robustbench_dyn.certification.activations import Lines
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.bounds import Bounds
 from robustbench_dyn.certification.network import Network, Pointwise
 
 _UNIT = 2.0**-53
-# How many numbers the coefficients of one chunk of rows may hold, all values together.
-_CHUNK = 24_000_000
+# How many numbers the coefficients of one chunk of rows may hold, all values together: what is much
+# larger leaves the processor's caches.
+_CHUNK = 4_000_000
 
 
 class LinearBound(NamedTuple):
@@ -31,19 +32,17 @@ class LinearBound(NamedTuple):
 
 
 def substitute(
-    network: Network,
-    bounds: Bounds,
-    value: int,
-    rows: Tensor,
-    owner: Tensor,
-    lines: Mapping[int, Lines],
-) -> LinearBound:
+    network: Network, bounds: Bounds, value: int, rows: Tensor, owner: Tensor,
+    lines: Mapping[int, Lines], *, shared: bool = False, rounded: bool = True,
+) -> LinearBound:  # fmt: skip
     """Bound <rows[k], value> from below by a linear function of earlier values.
 
     rows: (n, *shape of value), of the network's dtype; owner: (n,), whose bounds a row uses. An
     activation's value is replaced by its lower line where its coefficient is positive and by its
     upper line elsewhere (CROWN, arXiv 1811.00866, Theorem 3.2; DeepPoly); one that `lines` does
-    not name stays, as the input does. lines: by value, entries (n, *shape).
+    not name stays, as the input does. lines: by value, entries (n, *shape), each row's own; where
+    they are shared, (examples, *shape), of which a row takes its owner's. rounded=False leaves the
+    rounding out: that is quicker, good for a search and no proof.
     Rounding: a step from value to inputs errs by at most its relative rounding times the sum of
     the absolute values of all terms, which is <|coefficients|, bounds.terms>.
     """
@@ -56,31 +55,34 @@ def substitute(
             continue
         coefficients = waiting.pop(k)
         node = network.nodes[k - 1]
+        n = coefficients[0].numel()
         if isinstance(node, Pointwise):
             if k not in lines:
                 kept[k] = coefficients
                 continue
-            passed, constant = _through(coefficients, lines[k])
-            offset = (
-                offset
-                + constant
-                - unit * _roundings(coefficients, lines[k], bounds.terms[node.inputs[0]][owner])
-            )
+            of_lines = owner if shared else None
+            passed, constant = _through(coefficients, lines[k], of_lines, rounded)
+            offset = offset + constant
+            if rounded:
+                terms = bounds.terms[node.inputs[0]]
+                sizes = _sizes(lines[k], terms if shared else terms[owner], n, unit)
+                offset = offset - unit * _at_most(coefficients, sizes, of_lines)
             parts: tuple[Tensor, ...] = (passed,)
         else:
             if node.bias is not None:
-                offset = offset + _dot(coefficients, node.bias)
-            if node.terms:
-                share = (node.terms + 4) * unit + coefficients[0].numel() * 4 * _UNIT
-                offset = offset - share * _dot(coefficients.abs(), bounds.terms[k], owner).detach()
+                offset = offset + _dot(coefficients, node.bias, rounded)
+            if node.terms and rounded:
+                share = (node.terms + 4) * unit + n * 4 * _UNIT
+                offset = offset - share * _at_most(coefficients, bounds.terms[k], owner)
             parts = node.adjoint(coefficients)
         for source, part in zip(node.inputs, parts, strict=True):
             if source not in waiting:
                 waiting[source] = part
                 continue
             waiting[source] = waiting[source] + part
-            merged = _dot(waiting[source].abs(), bounds.terms[source], owner).detach()
-            offset = offset - 2 * unit * merged
+            if rounded:
+                merged = _at_most(waiting[source], bounds.terms[source], owner)
+                offset = offset - 2 * unit * merged
     if 0 in waiting:
         kept[0] = waiting[0]
     return LinearBound(kept, offset)
@@ -101,35 +103,49 @@ def concretise(bound: LinearBound, ball: Ball, bounds: Bounds, owner: Tensor) ->
     return least
 
 
-def _through(coefficients: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
-    positive, negative = coefficients.clamp_min(0), coefficients.clamp_max(0)
-    lower, upper = lines
-    passed = positive * lower.slope.to(coefficients) + negative * upper.slope.to(coefficients)
-    constant = _dot(positive, lower.offset) + _dot(negative, upper.offset)
-    return passed, constant
-
-
-def _roundings(coefficients: Tensor, lines: Lines, terms: Tensor) -> Tensor:
-    """Return <|coefficients|, |slope z| + n |offset|> in units of the dtype, (rows,)."""
-    with torch.no_grad():
-        steepest = torch.maximum(lines.lower.slope.abs(), lines.upper.slope.abs())
-        offsets = torch.maximum(lines.lower.offset.abs(), lines.upper.offset.abs())
-        # The dot product with the offsets is taken in float64.
-        share = coefficients[0].numel() * 4 * _UNIT / (torch.finfo(coefficients.dtype).eps / 2)
-        return _dot(coefficients.abs(), 4 * steepest * terms + (share + 2) * offsets)
-
-
-def _dot(coefficients: Tensor, values: Tensor, owner: Tensor | None = None) -> Tensor:
-    """Return sums of products over each row in float64, (rows,); values broadcast."""
+def _through(
+    coefficients: Tensor, lines: Lines, owner: Tensor | None, rounded: bool
+) -> tuple[Tensor, Tensor]:
+    """Return coefficients on the argument of an activation, and the sum of the lines' offsets."""
+    (low_slope, low_offset), (high_slope, high_offset) = lines
+    # Slopes are rounded before there is one of each row; their rounding is part of the sizes.
+    low_slope, high_slope = low_slope.to(coefficients), high_slope.to(coefficients)
     if owner is not None:
-        values = values[owner]
-    return (coefficients.double() * values.double()).flatten(1).sum(dim=1)
+        low_slope, high_slope = low_slope[owner], high_slope[owner]
+        low_offset, high_offset = low_offset[owner], high_offset[owner]
+    positive = coefficients > 0
+    passed = coefficients * torch.where(positive, low_slope, high_slope)
+    return passed, _dot(coefficients, torch.where(positive, low_offset, high_offset), rounded)
 
 
-def gather(lines: Lines, owner: Tensor) -> Lines:
-    """Return each row's lines from those of the examples."""
-    (low, low_offset), (high, high_offset) = lines
-    return Lines(Line(low[owner], low_offset[owner]), Line(high[owner], high_offset[owner]))
+@torch.no_grad()
+def _sizes(lines: Lines, terms: Tensor, n: int, unit: float) -> Tensor:
+    """Return |slope z| and n |offset| in units of the dtype, entry by entry, as terms."""
+    steepest = torch.maximum(lines.lower.slope.abs(), lines.upper.slope.abs())
+    offsets = torch.maximum(lines.lower.offset.abs(), lines.upper.offset.abs())
+    # The dot product with the offsets is taken in float64.
+    return 4 * steepest * terms + (n * 4 * _UNIT / unit + 2) * offsets
+
+
+def _dot(coefficients: Tensor, values: Tensor, in_float64: bool) -> Tensor:
+    """Return sums of products over each row, (rows,); values broadcast."""
+    dtype = torch.float64 if in_float64 else coefficients.dtype
+    return (coefficients.to(dtype) * values.to(dtype)).flatten(1).sum(dim=1)
+
+
+@torch.no_grad()
+def _at_most(coefficients: Tensor, sizes: Tensor, owner: Tensor | None) -> Tensor:
+    """Return no less than <|coefficients[k]|, sizes[owner[k]]>, (rows,), float64; sizes >= 0.
+
+    What is measured is rounding itself: the dtype of the coefficients is fine enough, if its own
+    is counted. What overflows counts as infinite.
+    """
+    kind = torch.finfo(coefficients.dtype)
+    sizes = (sizes + kind.tiny).to(coefficients)
+    terms = (coefficients * (sizes if owner is None else sizes[owner])).flatten(1)
+    about, n = torch.linalg.vector_norm(terms, ord=1, dim=1).double(), terms.shape[1]
+    most = about * (1 + (n + 8) * kind.eps) + 2 * n * kind.tiny
+    return most.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def difference_bounds(
@@ -144,10 +160,10 @@ def difference_bounds(
     last = len(network.nodes)
     found = [differences.new_zeros(0, dtype=torch.float64)]
     for rows in chunks(network, len(differences)):
-        of_rows = {k: gather(of_all, owner[rows]) for k, of_all in lines.items()}
         bound = substitute(
-            network, bounds, last, differences[rows].to(network.dtype), owner[rows], of_rows
-        )
+            network, bounds, last, differences[rows].to(network.dtype), owner[rows], lines,
+            shared=True,
+        )  # fmt: skip
         found.append(concretise(bound, ball, bounds, owner[rows]))
     return torch.cat(found)
 

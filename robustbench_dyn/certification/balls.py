@@ -87,17 +87,16 @@ class Ball:
 
     def _reach(self, size: Tensor, caps: Tensor) -> Tensor:
         """Return t with |min(caps, t size)|_2 = eps: each moves t times its coefficient, or all."""
-        ratio = caps / size.clamp_min(1e-300)
-        order = ratio.argsort(dim=1)
-        full = caps.gather(1, order).square().cumsum(dim=1)
-        squares = size.gather(1, order).square()
-        rest = squares.flip(1).cumsum(dim=1).flip(1)
-        # With the first k coordinates at their caps: full_k + t^2 rest_k = eps^2.
-        full = torch.cat([torch.zeros_like(full[:, :1]), full], dim=1)
-        rest = torch.cat([rest, torch.zeros_like(rest[:, :1])], dim=1)
-        t = ((self.eps**2 - full).clamp_min(0) / rest.clamp_min(1e-300)).sqrt()
-        following = torch.cat(
-            [ratio.gather(1, order), torch.full_like(ratio[:, :1], torch.inf)], dim=1
-        )
-        k = (t > following).sum(dim=1, keepdim=True).clamp_max(size.shape[1])
-        return t.gather(1, k).clamp(1e-150, 1e150)
+        squares, caps_squared = size.square(), caps.square()
+        capped = torch.zeros_like(size, dtype=torch.bool)
+        t = torch.zeros_like(size[:, :1])
+        # What is at its cap at a t that is too small is so at the right one: t grows to that.
+        while True:
+            spent = caps_squared.where(capped, 0.0).sum(dim=1, keepdim=True)
+            rest = squares.where(~capped, 0.0).sum(dim=1, keepdim=True)
+            left = (self.eps**2 - spent).clamp_min(0)
+            t = t.maximum((left / rest.clamp_min(1e-300)).sqrt())
+            more = (t * size >= caps) & ~capped
+            if not more.any():
+                return t.clamp(1e-150, 1e150)
+            capped |= more

@@ -112,7 +112,7 @@ def _with_better_slopes(
 ) -> Tensor:  # fmt: skip
     """Search slopes in the fast dtype, and prove with them in float64."""
     found, last = [differences.new_zeros(0)], len(relaxed.exact.nodes)
-    for rows, _, lines in optimised_lines(
+    for rows, lines in optimised_lines(
         relaxed.fast, bounds, ball, last, differences, owner, starting, n_iterations=n_iterations
     ):
         bound = substitute(relaxed.exact, bounds, last, differences[rows], owner[rows], lines)

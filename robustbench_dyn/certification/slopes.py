@@ -29,29 +29,30 @@ _Key = tuple[int, bool]
 def optimised_lines(
     network: Network, bounds: Bounds, ball: Ball, value: int, functions: Tensor, owner: Tensor,
     starting: Mapping[int, Lines], *, n_iterations: int,
-) -> Iterator[tuple[slice, Tensor, dict[int, Lines]]]:  # fmt: skip
-    """Yield rows, their best bounds after some steps of Adam on all slopes, and the lines of these.
+) -> Iterator[tuple[slice, dict[int, Lines]]]:  # fmt: skip
+    """Yield rows, and the lines of the best bounds after some steps of Adam on all slopes.
 
     Bounded from below is <functions[k], value>. Each row has slopes of its own (arXiv 2011.13824,
     Section 3.2, the bounds of earlier values as they are). Lines are sound whatever their slopes:
-    the offsets follow from these.
+    the offsets follow from these. The search itself leaves rounding out, and has the network's
+    dtype; lines are of float64.
     """
     for rows in chunks(network, len(functions), factor=8, upto=value):
-        of_rows = owner[rows]
+        of_rows, asked = owner[rows], functions[rows].to(network.dtype)
         family = _Family.of(network, bounds, starting, of_rows)
-        slopes = family.starting_slopes(starting, of_rows)
+        slopes = family.starting_slopes(starting, of_rows, network.dtype)
         best = {key: slope.detach().clone() for key, slope in slopes.items()}
         reached = bounds.lower[value].new_full((len(of_rows),), -torch.inf)
         ascent = {
             key: _Ascent(slope, _STEP if family.is_bent(key[0]) else _SMALL_STEP)
             for key, slope in slopes.items()
         }
+        rough = family.to(network.dtype)
         for step in range(n_iterations):
             with torch.enable_grad():
                 bound = substitute(
-                    network, bounds, value, functions[rows].to(network.dtype), of_rows,
-                    family.lines(slopes),
-                )  # fmt: skip
+                    network, bounds, value, asked, of_rows, rough.lines(slopes), rounded=False
+                )
                 least = concretise(bound, ball, bounds, of_rows)
                 total = least.sum()
             better = least.detach() > reached
@@ -64,7 +65,7 @@ def optimised_lines(
                 for key, gradient in zip(slopes, gradients, strict=True):
                     ascent[key].step(gradient)
         with torch.no_grad():
-            yield rows, reached, family.lines(best)
+            yield rows, family.lines({key: slope.double() for key, slope in best.items()})
 
 
 class _Ascent:
@@ -112,13 +113,25 @@ class _Family:
         """Say whether the activation is bent and not curved."""
         return self.activations[k].piecewise_linear
 
-    def starting_slopes(self, starting: Mapping[int, Lines], owner: Tensor) -> dict[_Key, Tensor]:
+    def to(self, dtype: torch.dtype) -> _Family:
+        """Return the lines of the same rows in another dtype."""
+        return _Family(
+            self.activations,
+            {k: lower.to(dtype) for k, lower in self.lower.items()},
+            {k: upper.to(dtype) for k, upper in self.upper.items()},
+            {k: Line(slope.to(dtype), offset.to(dtype))
+             for k, (slope, offset) in self.staying.items()},
+        )  # fmt: skip
+
+    def starting_slopes(
+        self, starting: Mapping[int, Lines], owner: Tensor, dtype: torch.dtype
+    ) -> dict[_Key, Tensor]:
         """Return the slopes that may change, as leaves."""
         found = {}
         for k, lines in starting.items():
             for above in (False, True):
                 if not (above and k in self.staying):
-                    slope = lines[above].slope[owner].detach().clone()
+                    slope = lines[above].slope[owner].detach().to(dtype, copy=True)
                     if self.is_bent(k):
                         slope = (slope + _MIDDLE) / 2
                     found[k, above] = slope.requires_grad_()

@@ -13,7 +13,6 @@ from robustbench_dyn.certification.activations import Lines
 from robustbench_dyn.certification.back_substitution import (
     chunks,
     concretise,
-    gather,
     substitute,
 )
 from robustbench_dyn.certification.balls import Ball
@@ -171,10 +170,15 @@ def _tighten(
             found = optimised_lines(
                 network, bounds, ball, k, functions, of_rows, lines, n_iterations=n_iterations
             )
-            least = torch.cat([reached for _, reached, _ in found])
+            least = torch.cat([
+                concretise(
+                    substitute(network, bounds, k, functions[rows], of_rows[rows], own), ball,
+                    bounds, of_rows[rows],
+                )
+                for rows, own in found
+            ])  # fmt: skip
         else:
-            of_each = {i: gather(of_all, of_rows) for i, of_all in lines.items()}
-            bound = substitute(network, bounds, k, functions, of_rows, of_each)
+            bound = substitute(network, bounds, k, functions, of_rows, lines, shared=True)
             least = concretise(bound, ball, bounds, of_rows)
         is_lower = sign > 0
         low[of_rows[is_lower], entry[is_lower]] = torch.maximum(
