@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,11 +12,10 @@ from torch import Tensor, nn
 from robustbench_dyn.certification import Certifier, Cost, Proof
 from robustbench_dyn.certification.activations import LeakyReLU
 from robustbench_dyn.certification.balls import Ball
-from robustbench_dyn.certification.branching import Answer, Array
+from robustbench_dyn.certification.composition import Composition, compose
 from robustbench_dyn.certification.linear_relaxation import relaxed_differences
 from robustbench_dyn.certification.network import Pointwise
 from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
-from robustbench_dyn.certification.programs import Composition, Program, compose
 from robustbench_dyn.certification.splitting import Splitting
 from robustbench_dyn.certification.tightening import Relaxed, relax, relaxed_bounds
 from robustbench_dyn.errors import CertificateError
@@ -26,7 +23,7 @@ from robustbench_dyn.threat_models import NORMS, ThreatModel
 
 SECONDS_AN_EXAMPLE = 60.0
 _MOST_NEURONS = 600
-# What a bound must exceed 0 by, in logits of size 1: more than the rounding in a program's numbers.
+# What a bound must exceed 0 by, in logits of size 1: more than the rounding of what is composed.
 _TOLERANCE = 1e-4
 
 
@@ -63,11 +60,9 @@ def prove(
     """Exclude rivals by the relaxation, and then find the least difference of each that is left.
 
     An example whose every rival is excluded is certified; one where a difference falls below 0
-    has the point as a candidate; one that takes more than SECONDS_AN_EXAMPLE stays open. In Linf
-    and L1 HiGHS looks for the point and says whether a proof is to be had, and the proof is that of
-    branching; in L2 both are those of splitting.
+    has the point as a candidate; one that takes more than SECONDS_AN_EXAMPLE stays open.
     """
-    # The program's arithmetic is done on the CPU; small networks lose nothing there.
+    # The search is done on the CPU; small networks lose nothing there.
     pairs = pairs_to_prove(x, logits, y)
     least = relaxed_differences(state.relaxed, x, pairs, threat_model)
     candidates = x.clone()
@@ -94,41 +89,23 @@ def _search(
     state: Searchable, x: Tensor, pairs: Pairs, threat_model: ThreatModel, tolerance: float
 ) -> tuple[Tensor, Tensor | None]:
     """Return proven lower bounds of one example's pairs, and a point where one is negative."""
-    network, until = state.relaxed.exact, time.monotonic() + SECONDS_AN_EXAMPLE
+    until = time.monotonic() + SECONDS_AN_EXAMPLE
     ball = Ball(x.cpu(), threat_model)
     bounds, _ = relaxed_bounds(state.relaxed, ball)
-    prove_above: Callable[..., Answer]
-    if threat_model.norm == "L2":
-        prove_above = Splitting(network, state.composition, bounds, ball).prove_above
-    else:
-        program = Program(network, state.composition, bounds, ball, 0)
-        prove_above = partial(_decide, program, len(network.nodes))
+    splitting = Splitting(state.relaxed.exact, state.composition, bounds, ball)
     proved = pairs.differences.new_full((len(pairs.differences),), -torch.inf)
-    for k, row in enumerate(pairs.differences.cpu().numpy()):
+    for k, objective in enumerate(pairs.differences.cpu()):
         left = until - time.monotonic()
         if left <= 0:
             break
-        # A neuron is what the program says but for the rounding of its coefficients.
+        # A neuron is what the composed maps say but for the rounding of their entries.
         threshold = float(pairs.rounding[k]) + tolerance
-        answer = prove_above(row, threshold, seconds=left)
+        answer = splitting.prove_above(objective, threshold, seconds=left)
         if not answer.proved:
             # One rival that stays open leaves the example open.
-            return proved, None if answer.x is None else torch.from_numpy(answer.x)
+            return proved, answer.x
         proved[k] = threshold
     return proved, None
-
-
-def _decide(
-    program: Program, value: int, row: Array, threshold: float, *, seconds: float
-) -> Answer:
-    """Look for an input where <row, value> is at most 0; where there seems to be none, prove it."""
-    until = time.monotonic() + seconds
-    minimum = program.minimise(value, row, seconds=seconds)
-    if minimum.x is not None and minimum.below <= 0:
-        return Answer(False, minimum.x)
-    if not minimum.above > threshold:
-        return Answer(False, None)
-    return program.prove_above(value, row, threshold, seconds=until - time.monotonic())
 
 
 CERTIFIER = Certifier(

@@ -1,9 +1,10 @@
-"""Branch and bound over the signs of neurons, for balls that no linear program describes.
+"""Branch and bound over the signs of neurons.
 
 Each part of the ball, where some neurons are known to be active or not, is bounded by a relaxation
 with slopes of its own and a multiplier for each known sign (beta-CROWN, Wang et al., arXiv
 2103.06624). With all signs known that is the Lagrangian dual of a convex program, whose maximum is
-its minimum: the search is complete.
+its minimum: the search is complete. In L2 the maximum is reached by ascent, and in Linf and L1 by
+the multipliers of a linear program. Whatever they are, what they prove is true.
 """
 
 from __future__ import annotations
@@ -17,14 +18,21 @@ from torch import Tensor
 from robustbench_dyn.certification.activations import LeakyReLU
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.bounds import Bounds
-from robustbench_dyn.certification.branching import Answer, Array
+from robustbench_dyn.certification.composition import Composition
+from robustbench_dyn.certification.leaves import solve
 from robustbench_dyn.certification.network import Network, Pointwise
-from robustbench_dyn.certification.programs import Composition
 
 _UNIT = 2.0**-53
 # Parts that are bounded at a time; steps of ascent for each, and where all signs are known.
 _PARTS, _STEPS, _LAST_STEPS = 64, 20, 400
 _RATE = 0.1
+
+
+class Answer(NamedTuple):
+    """proved: it is so. Else x, (inputs,), speaks against it; None: the time ran out."""
+
+    proved: bool
+    x: Tensor | None
 
 
 class Layer(NamedTuple):
@@ -90,8 +98,7 @@ class Splitting:
     ) -> None:
         self.network, self.ball = network, ball
         last = len(network.nodes)
-        self.logits = {s: torch.from_numpy(m) for s, m in composition.maps[last].items()}
-        self.offset = torch.from_numpy(composition.offsets[last])
+        self.logits, self.offset = composition.maps[last], composition.offsets[last]
         largest = {0: torch.ones(bounds.lower[0][0].numel(), dtype=torch.float64)}
         self.layers = list[Layer]()
         for k in network.activations:
@@ -99,8 +106,7 @@ class Splitting:
             assert isinstance(node, Pointwise)
             assert isinstance(node.activation, LeakyReLU)
             (i,) = node.inputs
-            maps = {s: torch.from_numpy(m) for s, m in composition.maps[i].items()}
-            offset = torch.from_numpy(composition.offsets[i])
+            maps, offset = composition.maps[i], composition.offsets[i]
             sizes = offset.abs() + sum(m.abs() @ largest[s] for s, m in maps.items())
             lower, upper = (side[i][0].flatten().cpu() for side in (bounds.lower, bounds.upper))
             self.layers.append(Layer(k, maps, offset, node.activation.a, lower, upper, sizes))
@@ -115,14 +121,13 @@ class Splitting:
         self.chord = (self.upper - self.flattest * self.lower) / width
         self.rise = ((1 - self.flattest) * self.upper * -self.lower / width).where(self.bends, 0.0)
 
-    def prove_above(self, row: Array, threshold: float, *, seconds: float) -> Answer:
-        """Prove that <row, logits> exceeds the threshold on all of the ball, or find an input.
+    def prove_above(self, objective: Tensor, threshold: float, *, seconds: float) -> Answer:
+        """Prove that <objective, logits> exceeds the threshold on the ball, or find an input.
 
-        An input that is returned has a value of at most 0, or is the best there is where all signs
-        are known; None: the time ran out.
+        objective: (classes,), float64. An input that is returned has a value of at most 0 and the
+        threshold, or is the best there is where all signs are known; None: the time ran out.
         """
         until = time.monotonic() + seconds
-        objective = torch.from_numpy(row)
         unknown = torch.zeros(1, len(self.bends), dtype=torch.float64)
         slopes = torch.where(self.upper > -self.lower, 1.0, self.flattest)
         stack = [Parts(unknown, slopes[None], unknown)]
@@ -133,22 +138,67 @@ class Splitting:
             if len(parts.signs) > _PARTS:
                 stack.append(parts.at(slice(_PARTS, None)))
                 parts = parts.at(slice(_PARTS))
+            found = self._ascend(parts, objective, threshold, _STEPS)
+            values = self._values(found.x, objective)
+            if bool((values <= min(threshold, 0.0)).any()):
+                return Answer(False, found.x[values.argmin()])
+            # Written so that NaN stays open.
+            left = ~(found.least > threshold)
             known = ((parts.signs != 0) | ~self.bends).all(dim=1)
-            for rows, steps in ((known, _LAST_STEPS), (~known, _STEPS)):
-                if not rows.any():
-                    continue
-                found = self._ascend(parts.at(rows), objective, threshold, steps)
-                values = self.network.values(found.x.view(-1, *self.network.input_shape))[-1]
-                values = values.flatten(1) @ objective
-                if bool((values <= 0).any()):
-                    return Answer(False, found.x[int(values.argmin())].numpy())
-                # Written so that NaN stays open.
-                left = ~(found.least > threshold)
-                if left.any() and steps == _LAST_STEPS:
-                    return Answer(False, found.x[left][0].numpy())
-                if left.any():
-                    stack.append(self._split(found.parts.at(left), found.losses[left]))
+            for k in (left & known).nonzero().flatten().tolist():
+                one = self._exhaust(found.parts.at(slice(k, k + 1)), objective, threshold)
+                if not float(one.least) > threshold:
+                    return Answer(False, one.x[0])
+            if (left & ~known).any():
+                rows = left & ~known
+                stack.append(self._split(found.parts.at(rows), found.losses[rows]))
         return Answer(True, None)
+
+    def _values(self, x: Tensor, objective: Tensor) -> Tensor:
+        """Return <objective, logits> at x, (points, inputs)."""
+        logits = self.network.values(x.view(-1, *self.network.input_shape))[-1]
+        return logits.flatten(1) @ objective
+
+    def _exhaust(self, part: Parts, objective: Tensor, threshold: float) -> Ascent:
+        """Bound one part whose signs are all known by what is least there."""
+        leaf = None
+        if self.ball.norm != "L2":
+            normals, offsets, slope = self._affine(part.signs[0], objective)
+            held = self.bends.nonzero().flatten()
+            signs = part.signs[0, held]
+            leaf = solve(slope, signs[:, None] * normals[held], signs * offsets[held], self.ball)
+        if leaf is None:
+            return self._ascend(part, objective, threshold, _LAST_STEPS)
+        multipliers = torch.zeros_like(part.multipliers)
+        multipliers[0, held] = leaf.multipliers
+        found = self.relaxation(part._replace(multipliers=multipliers), objective)
+        return Ascent(found.value - found.rounding, part, found.losses, leaf.x[None])
+
+    def _affine(self, signs: Tensor, objective: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each neuron's argument and <objective, logits> as functions of the input.
+
+        That is what they are where the signs hold: (neurons, inputs), (neurons,) and (inputs,).
+        """
+        d = self.ball.centre.shape[1]
+        outputs = {0: torch.eye(d, dtype=torch.float64)}
+        constants = {0: torch.zeros(d, dtype=torch.float64)}
+        rows, offsets, end = [signs.new_zeros(0, d)], [signs.new_zeros(0)], 0
+        for layer in self.layers:
+            which = slice(end, end + len(layer.lower))
+            end = which.stop
+            row = signs.new_zeros(len(layer.lower), d)
+            offset = layer.offset
+            for s, matrix in layer.maps.items():
+                row, offset = row + matrix @ outputs[s], offset + matrix @ constants[s]
+            active = (layer.lower >= 0) | (signs[which] > 0)
+            bend = torch.where(active, 1.0, layer.a)
+            outputs[layer.value], constants[layer.value] = bend[:, None] * row, bend * offset
+            rows.append(row)
+            offsets.append(offset)
+        slope = signs.new_zeros(d)
+        for s, matrix in self.logits.items():
+            slope = slope + objective @ matrix @ outputs[s]
+        return torch.cat(rows), torch.cat(offsets), slope
 
     def _split(self, parts: Parts, losses: Tensor) -> Parts:
         """Return two parts of each: the neuron that loses most has one sign, and the other."""
