@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from robustbench_dyn.certification import Certifier, Cost, Proof
-from robustbench_dyn.certification.activations import Lines
-from robustbench_dyn.certification.back_substitution import (
-    concretise,
-    difference_bounds,
-    substitute,
-)
+from robustbench_dyn.certification.back_substitution import difference_bounds
 from robustbench_dyn.certification.balls import Ball
-from robustbench_dyn.certification.bounds import Bounds
 from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
-from robustbench_dyn.certification.slopes import optimised_lines
+from robustbench_dyn.certification.slopes import optimised_bounds
 from robustbench_dyn.certification.tightening import (
     Relaxed,
     interval_bounds,
@@ -92,11 +84,12 @@ def _differences(
     least = difference_bounds(relaxed.exact, bounds, ball, pairs.differences, owner, lines=lines)
     if lines and n_iterations:
         todo = _open(least, pairs, _WITHIN_REACH * margins, len(x)).nonzero().flatten()
-        least[todo] = least[todo].maximum(
-            _with_better_slopes(
-                relaxed, bounds, ball, pairs.differences[todo], owner[todo], lines, n_iterations
-            )
-        )
+        # Searched in the fast dtype, and proved in float64.
+        better = optimised_bounds(
+            relaxed.fast, relaxed.exact, bounds, ball, len(relaxed.exact.nodes),
+            pairs.differences[todo], owner[todo], lines, n_iterations=n_iterations,
+        )  # fmt: skip
+        least[todo] = least[todo].maximum(better)
     return least
 
 
@@ -104,20 +97,6 @@ def _open(least: Tensor, pairs: Pairs, reach: Tensor, n: int) -> Tensor:
     """Say which pairs are not proved where no pair of their example lacks more than reach, (n,)."""
     worst = _by_example(least + reach, pairs, n)
     return (least <= pairs.rounding) & (worst[pairs.example] > 0)
-
-
-def _with_better_slopes(
-    relaxed: Relaxed, bounds: Bounds, ball: Ball, differences: Tensor, owner: Tensor,
-    starting: Mapping[int, Lines], n_iterations: int,
-) -> Tensor:  # fmt: skip
-    """Search slopes in the fast dtype, and prove with them in float64."""
-    found, last = [differences.new_zeros(0)], len(relaxed.exact.nodes)
-    for rows, lines in optimised_lines(
-        relaxed.fast, bounds, ball, last, differences, owner, starting, n_iterations=n_iterations
-    ):
-        bound = substitute(relaxed.exact, bounds, last, differences[rows], owner[rows], lines)
-        found.append(concretise(bound, ball, bounds, owner[rows]))
-    return torch.cat(found)
 
 
 def _by_example(least: Tensor, pairs: Pairs, n: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,17 +26,18 @@ _MIDDLE = 0.5
 _Key = tuple[int, bool]
 
 
-def optimised_lines(
-    network: Network, bounds: Bounds, ball: Ball, value: int, functions: Tensor, owner: Tensor,
-    starting: Mapping[int, Lines], *, n_iterations: int,
-) -> Iterator[tuple[slice, dict[int, Lines]]]:  # fmt: skip
-    """Yield rows, and the lines of the best bounds after some steps of Adam on all slopes.
+def optimised_bounds(
+    network: Network, proving: Network, bounds: Bounds, ball: Ball, value: int, functions: Tensor,
+    owner: Tensor, starting: Mapping[int, Lines], *, n_iterations: int,
+) -> Tensor:  # fmt: skip
+    """Bound <functions[k], value> from below, with slopes found by some steps of Adam, (n,).
 
-    Bounded from below is <functions[k], value>. Each row has slopes of its own (arXiv 2011.13824,
-    Section 3.2, the bounds of earlier values as they are). Lines are sound whatever their slopes:
-    the offsets follow from these. The search itself leaves rounding out, and has the network's
-    dtype; lines are of float64.
+    Each row has slopes of its own (arXiv 2011.13824, Section 3.2, the bounds of earlier values as
+    they are). Lines are sound whatever their slopes: the offsets follow from these. The search
+    itself leaves rounding out, and is done in `network`; the bounds are those of `proving`, the
+    same network in a dtype of its own, at the best lines, which are of float64.
     """
+    found = [ball.centre.new_zeros(0)]
     for rows in chunks(network, len(functions), factor=8, upto=value):
         of_rows, asked = owner[rows], functions[rows].to(network.dtype)
         family = _Family.of(network, bounds, starting, of_rows)
@@ -65,7 +66,11 @@ def optimised_lines(
                 for key, gradient in zip(slopes, gradients, strict=True):
                     ascent[key].step(gradient)
         with torch.no_grad():
-            yield rows, family.lines({key: slope.double() for key, slope in best.items()})
+            lines = family.lines({key: slope.double() for key, slope in best.items()})
+            asked = functions[rows].to(proving.dtype)
+            bound = substitute(proving, bounds, value, asked, of_rows, lines)
+            found.append(concretise(bound, ball, bounds, of_rows))
+    return torch.cat(found)
 
 
 class _Ascent:

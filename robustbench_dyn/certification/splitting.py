@@ -39,16 +39,23 @@ class Layer(NamedTuple):
     """The neurons of one activation: y = max(z, a z), z = sum of maps[s] y_s + offset.
 
     maps: from each source, the input (0) or an earlier activation, (neurons, entries of s).
-    sizes: (neurons,), at least the sum of the absolute values of the terms of z.
+    sizes: (neurons,), at least the sum of the absolute values of the terms of z. place: where they
+    stand among the neurons of all layers.
     """
 
     value: int
+    place: slice
     maps: dict[int, Tensor]
     offset: Tensor
     a: float
     lower: Tensor
     upper: Tensor
     sizes: Tensor
+
+    def slopes(self, signs: Tensor) -> Tensor:
+        """Return the slopes of neurons of known signs, or stable ones; signs: of all neurons."""
+        active = (self.lower >= 0) | (signs[..., self.place] > 0)
+        return torch.where(active, 1.0, self.a)
 
 
 class Parts(NamedTuple):
@@ -100,7 +107,7 @@ class Splitting:
         last = len(network.nodes)
         self.logits, self.offset = composition.maps[last], composition.offsets[last]
         largest = {0: torch.ones(bounds.lower[0][0].numel(), dtype=torch.float64)}
-        self.layers = list[Layer]()
+        self.layers, end = list[Layer](), 0
         for k in network.activations:
             node = network.nodes[k - 1]
             assert isinstance(node, Pointwise)
@@ -109,7 +116,9 @@ class Splitting:
             maps, offset = composition.maps[i], composition.offsets[i]
             sizes = offset.abs() + sum(m.abs() @ largest[s] for s, m in maps.items())
             lower, upper = (side[i][0].flatten().cpu() for side in (bounds.lower, bounds.upper))
-            self.layers.append(Layer(k, maps, offset, node.activation.a, lower, upper, sizes))
+            place, a = slice(end, end + len(lower)), node.activation.a
+            self.layers.append(Layer(k, place, maps, offset, a, lower, upper, sizes))
+            end = place.stop
             largest[k] = sizes
         none = torch.zeros(0, dtype=torch.float64)
         self.lower = torch.cat([none, *(layer.lower for layer in self.layers)])
@@ -182,17 +191,14 @@ class Splitting:
         d = self.ball.centre.shape[1]
         outputs = {0: torch.eye(d, dtype=torch.float64)}
         constants = {0: torch.zeros(d, dtype=torch.float64)}
-        rows, offsets, end = [signs.new_zeros(0, d)], [signs.new_zeros(0)], 0
+        rows, offsets = [signs.new_zeros(0, d)], [signs.new_zeros(0)]
         for layer in self.layers:
-            which = slice(end, end + len(layer.lower))
-            end = which.stop
             row = signs.new_zeros(len(layer.lower), d)
             offset = layer.offset
             for s, matrix in layer.maps.items():
                 row, offset = row + matrix @ outputs[s], offset + matrix @ constants[s]
-            active = (layer.lower >= 0) | (signs[which] > 0)
-            bend = torch.where(active, 1.0, layer.a)
-            outputs[layer.value], constants[layer.value] = bend[:, None] * row, bend * offset
+            slopes = layer.slopes(signs)
+            outputs[layer.value], constants[layer.value] = slopes[:, None] * row, slopes * offset
             rows.append(row)
             offsets.append(offset)
         slope = signs.new_zeros(d)
@@ -254,17 +260,15 @@ class Splitting:
         for s, matrix in self.logits.items():
             waiting[s] = (objective @ matrix).expand(n, -1)
             sizes[s] = (objective.abs() @ matrix.abs()).expand(n, -1)
-        losses, end = [signs.new_zeros(n, 0)], len(self.bends)
+        losses = [signs.new_zeros(n, 0)]
         for layer in reversed(self.layers):
-            which = slice(end - len(layer.lower), end)
-            end = which.start
+            which = layer.place
             if layer.value not in waiting:
                 losses.append(signs.new_zeros(n, len(layer.lower)))
                 continue
             above, large = waiting.pop(layer.value), sizes.pop(layer.value)
             open_ = self.bends[which] & (signs[:, which] == 0)
-            active = (layer.lower >= 0) | (signs[:, which] > 0)
-            straight = above * torch.where(active, 1.0, layer.a)
+            straight = above * layer.slopes(signs)
             positive, negative = above.clamp_min(0), above.clamp_max(0)
             bent = positive * slopes[:, which] + negative * self.chord[which]
             # Where the sign s of z is known, s z >= 0, and -m s z is at most 0.

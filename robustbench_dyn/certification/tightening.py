@@ -18,7 +18,7 @@ from robustbench_dyn.certification.back_substitution import (
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.bounds import Bounds, propagate
 from robustbench_dyn.certification.network import Affine, Network, Pointwise
-from robustbench_dyn.certification.slopes import optimised_lines
+from robustbench_dyn.certification.slopes import optimised_bounds
 from robustbench_dyn.certification.tracing import trace
 
 # Rows of the affine beginning are kept where they hold at most this many numbers.
@@ -167,16 +167,10 @@ def _tighten(
         units[torch.arange(len(which)), entry] = sign
         functions = units.view(-1, *network.shape(k))
         if n_iterations:
-            found = optimised_lines(
-                network, bounds, ball, k, functions, of_rows, lines, n_iterations=n_iterations
-            )
-            least = torch.cat([
-                concretise(
-                    substitute(network, bounds, k, functions[rows], of_rows[rows], own), ball,
-                    bounds, of_rows[rows],
-                )
-                for rows, own in found
-            ])  # fmt: skip
+            least = optimised_bounds(
+                network, network, bounds, ball, k, functions, of_rows, lines,
+                n_iterations=n_iterations,
+            )  # fmt: skip
         else:
             bound = substitute(network, bounds, k, functions, of_rows, lines, shared=True)
             least = concretise(bound, ball, bounds, of_rows)
