@@ -19,7 +19,7 @@ from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
 from robustbench_dyn.certification.splitting import Splitting
 from robustbench_dyn.certification.tightening import Relaxed, relax, relaxed_bounds
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.threat_models import NORMS, ThreatModel
+from robustbench_dyn.threat_models import ThreatModel
 
 SECONDS_AN_EXAMPLE = 60.0
 _MOST_NEURONS = 600
@@ -114,6 +114,5 @@ CERTIFIER = Certifier(
     deterministic=True,
     prepare=_prepare,
     prove=prove,
-    norms=frozenset(NORMS),
     cost=Cost.EXHAUSTIVE,
 )

@@ -155,9 +155,9 @@ class Splitting:
             left = ~(found.least > threshold)
             known = ((parts.signs != 0) | ~self.bends).all(dim=1)
             for k in (left & known).nonzero().flatten().tolist():
-                one = self._exhaust(found.parts.at(slice(k, k + 1)), objective, threshold)
-                if not float(one.least) > threshold:
-                    return Answer(False, one.x[0])
+                least, x = self._exhaust(found.parts.at(slice(k, k + 1)), objective, threshold)
+                if not least > threshold:
+                    return Answer(False, x)
             if (left & ~known).any():
                 rows = left & ~known
                 stack.append(self._split(found.parts.at(rows), found.losses[rows]))
@@ -168,8 +168,8 @@ class Splitting:
         logits = self.network.values(x.view(-1, *self.network.input_shape))[-1]
         return logits.flatten(1) @ objective
 
-    def _exhaust(self, part: Parts, objective: Tensor, threshold: float) -> Ascent:
-        """Bound one part whose signs are all known by what is least there."""
+    def _exhaust(self, part: Parts, objective: Tensor, threshold: float) -> tuple[float, Tensor]:
+        """Bound one part whose signs are all known by what is least there; say where that is."""
         leaf = None
         if self.ball.norm != "L2":
             normals, offsets, slope = self._affine(part.signs[0], objective)
@@ -177,11 +177,12 @@ class Splitting:
             signs = part.signs[0, held]
             leaf = solve(slope, signs[:, None] * normals[held], signs * offsets[held], self.ball)
         if leaf is None:
-            return self._ascend(part, objective, threshold, _LAST_STEPS)
+            last = self._ascend(part, objective, threshold, _LAST_STEPS)
+            return float(last.least), last.x[0]
         multipliers = torch.zeros_like(part.multipliers)
         multipliers[0, held] = leaf.multipliers
         found = self.relaxation(part._replace(multipliers=multipliers), objective)
-        return Ascent(found.value - found.rounding, part, found.losses, leaf.x[None])
+        return float(found.value - found.rounding), leaf.x
 
     def _affine(self, signs: Tensor, objective: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return each neuron's argument and <objective, logits> as functions of the input.
