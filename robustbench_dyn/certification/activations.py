@@ -13,6 +13,8 @@ from torch.nn import functional as F
 # Evaluations of the functions below err by fewer units in the last place than this.
 _ULPS = 16 * 2.0**-53
 _BISECTIONS = 12
+# More than an underflow loses.
+_TINY = 2.0**-1000
 # Errors of derivatives at most 1.
 _ABSOLUTE = 2.0**-48
 
@@ -34,11 +36,12 @@ class Lines(NamedTuple):
 class Activation(ABC):
     """An increasing function of one number, applied entry by entry.
 
-    error: what the function as it is computed may be away from the one that is meant, besides
+    units: how many units roundoff of its value the model's function may err by. error: what the function as it is computed may be away from the one that is meant, besides
     rounding. tight_upper: the chord is the best upper line, so that only the lower is optimised.
     flattest, steepest: the least and the largest slope.
     """
 
+    units = 16
     error = 0.0
     flattest = 0.0
     steepest = 1.0
@@ -99,7 +102,7 @@ class Activation(ABC):
         for z in points:
             value = self(z)
             candidate = value - slope * z
-            slack = _ULPS * (value.abs() + (slope * z).abs()).detach() + self.error
+            slack = _ULPS * (value.abs() + (slope * z).abs()).detach() + self.error + _TINY
             candidate = candidate + sign * slack
             if offset is None:
                 offset = candidate
@@ -120,6 +123,7 @@ class LeakyReLU(Activation):
     """max(z, a z) with 0 <= a <= 1; ReLU where a = 0."""
 
     piecewise_linear = True
+    units = 1
 
     def __init__(self, a: float) -> None:
         self.a = self.flattest = a
@@ -240,5 +244,8 @@ class Sigmoid(_SShaped):
 
     def critical(self, slope: Tensor) -> list[Tensor]:
         """Return +-z with s (1 - s) = slope, s = sigmoid(z)."""
-        z = 2 * torch.atanh((1 - 4 * slope.clamp(1e-17, 0.25)).clamp_min(0).sqrt())
+        # The smaller root p of s (1 - s) = slope, and the logit of 1 - p, without cancellation.
+        slope = slope.clamp(1e-300, 0.25)
+        p = 2 * slope / (1 + (1 - 4 * slope).sqrt())
+        z = torch.log1p(-p) - torch.log(p)
         return [z, -z]

@@ -44,7 +44,8 @@ def substitute(
     they are shared, (examples, *shape), of which a row takes its owner's. rounded=False leaves the
     rounding out: that is quicker, good for a search and no proof.
     Rounding: a step from value to inputs errs by at most its relative rounding times the sum of
-    the absolute values of all terms, which is <|coefficients|, bounds.terms>.
+    the absolute values of all terms, which is <|coefficients|, bounds.terms>; so does the model,
+    whose values are the ones that are bounded, by its own unit roundoff.
     """
     unit = torch.finfo(network.dtype).eps / 2
     waiting = {value: rows}
@@ -67,12 +68,14 @@ def substitute(
                 terms = bounds.terms[node.inputs[0]]
                 sizes = _sizes(lines[k], terms if shared else terms[owner], n, unit)
                 offset = offset - unit * _at_most(coefficients, sizes, of_lines)
+                share = node.activation.units * network.unit
+                offset = offset - share * _at_most(coefficients, bounds.terms[k], owner)
             parts: tuple[Tensor, ...] = (passed,)
         else:
             if node.bias is not None:
                 offset = offset + _dot(coefficients, node.bias, rounded)
             if node.terms and rounded:
-                share = (node.terms + 4) * unit + n * 4 * _UNIT
+                share = (node.terms + 4) * unit + n * 4 * _UNIT + node.rounding * network.unit
                 offset = offset - share * _at_most(coefficients, bounds.terms[k], owner)
             parts = node.adjoint(coefficients)
         for source, part in zip(node.inputs, parts, strict=True):

@@ -17,8 +17,9 @@ _UNIT = 2.0**-53
 class Bounds(NamedTuple):
     """Lists over the values: lower <= value <= upper and the terms that it is summed of.
 
-    lower[k], upper[k]: (batch, *shape), float64. terms[k]: at least the sum of the absolute values
-    of all terms of an affine value, and at least abs(value): what its rounding is measured by.
+    The values are those that the model computes, with its own rounding. lower[k], upper[k]:
+    (batch, *shape), float64. terms[k]: at least the sum of the absolute values of all terms of an
+    affine value, and at least abs(value): what its rounding is measured by.
     """
 
     lower: list[Tensor]
@@ -38,7 +39,11 @@ def propagate(
 
     network: of float64. refine(k, bounds) may tighten value k, the last one that is known, before
     what follows is made of it. (Interval bound propagation, arXiv 1810.12715, Section 3.)
+    The model's rounding, in any order of summation, errs by at most its unit roundoff times the
+    number of terms times the sum of their absolute values (Jeannerod & Rump, SIAM J. Matrix Anal.
+    Appl. 34, 2013); a value that may overflow has no bounds.
     """
+    unit, largest = network.unit, torch.finfo(network.model_dtype).max
     lower, upper = ball.box()
     bounds = Bounds([lower], [upper], [upper.abs()])
     for k, node in enumerate(network.nodes, start=1):
@@ -46,18 +51,23 @@ def propagate(
         highs = [bounds.upper[i] for i in node.inputs]
         if isinstance(node, Pointwise):
             low, high = node.activation(lows[0]), node.activation(highs[0])
-            terms = torch.maximum(low.abs(), high.abs())
-            slack = 16 * _UNIT * terms + node.activation.error
+            terms = torch.maximum(low.abs(), high.abs()) + network.flushed[k - 1]
+            slack = (16 * _UNIT + node.activation.units * unit) * terms + node.activation.error
         else:
             centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
             radii = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
             sizes = [torch.maximum(a.abs(), b.abs()) for a, b in zip(lows, highs, strict=True)]
             centre, radius = node.linear(*centres), node.spread(*radii)
-            terms = node.spread(*sizes)
+            terms = node.sizes(*sizes)
             if node.bias is not None:
-                centre, terms = centre + node.bias, terms + node.bias.abs()
+                centre = centre + node.bias
             low, high = centre - radius, centre + radius
-            slack = 2 * (node.terms + 6) * _UNIT * terms
+            if node.terms:
+                most = torch.stack([size.flatten(1).amax(dim=1) for size in sizes]).amax(dim=0)
+                dropped = network.flushed[k - 1] * (1 + most)
+                terms = terms + dropped.view(-1, *[1] * (terms.dim() - 1))
+            slack = (2 * (node.terms + 6) * _UNIT + node.rounding * unit) * terms
+            slack = slack.where(terms < largest, torch.inf)
         bounds.lower.append(low - slack)
         bounds.upper.append(high + slack)
         bounds.terms.append(terms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ class Affine:
 
     spread: linear with its weights replaced by their absolute values. adjoint: the transpose of
     linear, from coefficients on the output to those on each input. terms: how many numbers are
-    summed for one output; 0 where values are only moved.
+    summed for one output; 0 where values are only moved. cancelled: what the model adds and takes
+    off again, as it computes, beside the bias that is left; it rounds all the same.
     """
 
     inputs: tuple[int, ...]
@@ -28,6 +30,19 @@ class Affine:
     adjoint: Callable[[Tensor], tuple[Tensor, ...]]
     bias: Tensor | None
     terms: int
+    cancelled: Tensor | None = None
+
+    @property
+    def rounding(self) -> int:
+        """How many units roundoff of the sum of all terms' absolute values the model may err by."""
+        return self.terms + 2 if self.terms else 0
+
+    def sizes(self, *inputs: Tensor) -> Tensor:
+        """Return sums of the absolute values of all terms, given those of the inputs."""
+        size = self.spread(*inputs)
+        for constant in (self.bias, self.cancelled):
+            size = size if constant is None else size + constant.abs()
+        return size
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,36 @@ class Pointwise:
 class Network:
     """nodes[k] gives value k + 1; value 0 is the input, the last value the logits.
 
-    All arithmetic is of `dtype`.
+    All arithmetic is of `dtype`; model_dtype is that of the model itself, whose rounding a proof
+    has to allow for.
     """
 
     input_shape: tuple[int, ...]
     nodes: tuple[Affine | Pointwise, ...]
     dtype: torch.dtype
+    model_dtype: torch.dtype
+
+    @property
+    def unit(self) -> float:
+        """The unit roundoff of the model's own arithmetic."""
+        return torch.finfo(self.model_dtype).eps / 2
+
+    @cached_property
+    def flushed(self) -> tuple[float, ...]:
+        """For each node, what flushing denormal inputs to zero may change of an output, in units.
+
+        A processor may or may not flush; the smallest normal number bounds what it drops.
+        """
+        smallest = torch.finfo(self.model_dtype).tiny / self.unit
+        found = []
+        for node in self.nodes:
+            reach = 1.0
+            if isinstance(node, Affine):
+                ones = [torch.ones(1, *self.shape(i), dtype=self.dtype) for i in node.inputs]
+                device = torch.device("cpu") if node.bias is None else node.bias.device
+                reach = float(node.spread(*(one.to(device) for one in ones)).max()) + node.terms
+            found.append(smallest * reach)
+        return tuple(found)
 
     @property
     def n_classes(self) -> int:

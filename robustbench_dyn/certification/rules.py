@@ -79,7 +79,7 @@ def lower(recording: Recording, dtype: torch.dtype) -> Network:
         nodes.append(node)
         shapes.append(node.shape)
         renumbered[k] = len(nodes)
-    return Network(recording.input_shape, tuple(nodes), dtype)
+    return Network(recording.input_shape, tuple(nodes), dtype, recording.dtype)
 
 
 def _rule(*names: str) -> Callable[[Callable[[_Context], Node]], Callable[[_Context], Node]]:
@@ -208,7 +208,9 @@ def _batch_norm(context: _Context) -> Node:
     dimensions = [1] * (len(context.operation.shape) - 1)
     return _scaled(
         context, x, context.tensor(scale).view(-1, *dimensions),
-        bias=context.tensor(shift).view(-1, *dimensions), terms=4,
+        bias=context.tensor(shift).view(-1, *dimensions), terms=8,
+        # It computes (x - mean) scale + bias.
+        cancelled=context.tensor(2 * mean.double() * scale).view(-1, *dimensions),
     )  # fmt: skip
 
 
@@ -240,14 +242,16 @@ def _neg(context: _Context) -> Node:
 
 
 def _scaled(
-    context: _Context, x: Ref, factor: Tensor, *, bias: Tensor | None = None, terms: int = 2
-) -> Node:
+    context: _Context, x: Ref, factor: Tensor, *, bias: Tensor | None = None, terms: int = 2,
+    cancelled: Tensor | None = None,
+) -> Node:  # fmt: skip
     if context.shapes[x.index] != context.operation.shape:
         raise context.refuse(" that repeats values")
     magnitude = factor.abs()
     return Affine(
         (x.index,), context.operation.shape, linear=lambda z: z * factor,
         spread=lambda z: z * magnitude, adjoint=lambda a: (a * factor,), bias=bias, terms=terms,
+        cancelled=cancelled,
     )  # fmt: skip
 
 

@@ -33,12 +33,14 @@ _PASSES_A_STEP = 3
 class AffineMap(NamedTuple):
     """value = rows x + bias, with |computed - exact| <= error for x in [0, 1]; all float64.
 
-    rows: (n, inputs); bias, error: (n,), of the flattened value.
+    rows: (n, inputs); bias, error: (n,), of the flattened value. rounding: (n,), what the model's
+    own value may differ from it by.
     """
 
     rows: Tensor
     bias: Tensor
     error: Tensor
+    rounding: Tensor
 
 
 class Relaxed(NamedTuple):
@@ -66,7 +68,7 @@ def affine_map(network: Network, value: int) -> AffineMap:
     """Return the map of a value that is affine in the input; network: of float64."""
     device = _device(network)
     zero = torch.zeros(1, *network.input_shape, dtype=network.dtype, device=device)
-    sizes, n_terms = {0: torch.ones_like(zero)}, 4 * zero.numel() + 16
+    sizes, n_terms, rounding = {0: torch.ones_like(zero)}, 4 * zero.numel() + 16, 0
     units = torch.eye(zero.numel(), dtype=network.dtype, device=device)
     # An affine map is cheaper to apply to each input unit than to carry back from each output.
     columns = {0: units.view(-1, *network.input_shape)}
@@ -74,12 +76,17 @@ def affine_map(network: Network, value: int) -> AffineMap:
         if not isinstance(node, Affine) or not all(i in columns for i in node.inputs):
             continue
         columns[k] = node.linear(*(columns[i] for i in node.inputs))
-        size = node.spread(*(sizes[i] for i in node.inputs))
-        sizes[k] = size if node.bias is None else size + node.bias.abs()
+        sizes[k] = node.sizes(*(sizes[i] for i in node.inputs))
         n_terms += node.terms + 2
+        if node.terms:
+            sizes[k] = sizes[k] + network.flushed[k - 1] * (1 + sizes[k].max())
+            rounding += node.rounding
     bias = network.values(zero)[value].flatten()
     rows = columns[value].flatten(1).T.contiguous()
-    return AffineMap(rows, bias, 2.0**-51 * n_terms * sizes[value].flatten())
+    # (1 + u)^rounding - 1, of which rounding u is the first term.
+    own = math.expm1(rounding * network.unit)
+    size = sizes[value].flatten()
+    return AffineMap(rows, bias, 2.0**-51 * n_terms * size, own * size)
 
 
 def interval_bounds(relaxed: Relaxed, ball: Ball) -> Bounds:
@@ -129,7 +136,9 @@ def relaxed_bounds(
 
 def _bound_beginning(relaxed: Relaxed, k: int, ball: Ball, bounds: Bounds) -> tuple[Tensor, Tensor]:
     """Bound a value affine in the input: by the box, and by the norm dual to the ball's."""
-    rows, bias, error = relaxed.beginnings[k]
+    rows, bias, error, rounding = relaxed.beginnings[k]
+    # What is added below is at most a few times the sizes that the error is made of.
+    slack = 4 * error + rounding
     low, high = ball.lower, ball.upper
     middle = (low + high) / 2 @ rows.T + bias
     radius = (high - low) / 2 @ rows.abs().T
@@ -139,9 +148,8 @@ def _bound_beginning(relaxed: Relaxed, k: int, ball: Ball, bounds: Bounds) -> tu
         at_centre = ball.centre @ rows.T + bias
         lower = lower.maximum(at_centre - ball.eps * dual)
         upper = upper.minimum(at_centre + ball.eps * dual)
-    # What is added above is at most a few times the sizes that the error is made of.
     shape = bounds.lower[k].shape
-    return (lower - 4 * error).view(shape), (upper + 4 * error).view(shape)
+    return (lower - slack).view(shape), (upper + slack).view(shape)
 
 
 def _tighten(
