@@ -31,9 +31,11 @@ def _remembered(bound: Callable[..., float]) -> Callable[..., float]:
 
     @wraps(bound)
     def ask(weight: Tensor, **options: object) -> float:
-        exact = weight.detach().double().cpu().contiguous()
-        asked = f"{tuple(exact.shape)} {sorted(options.items())} ".encode()
-        key = sha256(asked + exact.numpy().tobytes()).digest()
+        content = weight.detach().cpu().contiguous()
+        asked = f"{content.dtype} {tuple(content.shape)} {sorted(options.items())} ".encode()
+        digest = sha256(asked)
+        digest.update(content.flatten().view(torch.uint8).numpy())
+        key = digest.digest()
         if key not in known:
             if len(known) >= _MOST_REMEMBERED:
                 del known[next(iter(known))]
@@ -64,6 +66,7 @@ def gram_iteration(weight: Tensor, *, n_iterations: int = 8) -> float:
     return float(torch.tensor(log_norm / 2, dtype=torch.float64).exp()) * _ROUNDING
 
 
+@_remembered
 def matrix_norm(weight: Tensor) -> float:
     """Return an upper bound on the spectral norm of a matrix, (rows, columns).
 
