@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.flows.as_written import (
+    check_as_written,
+    check_as_written_alone,
+    is_as_written,
+)
 from robustbench_dyn.flows.linear import UnitRowLinear
 from robustbench_dyn.flows.norms import conv_norm, matrix_norm
 
@@ -34,37 +40,38 @@ class Classifier(nn.Module):
         return lipschitz_bound(self.features) * matrix_norm(head_weight(self.head))
 
 
-def lipschitz_bound(module: object) -> float:
+def lipschitz_bound(module: nn.Module) -> float:
     """Return an upper bound on module's L2 Lipschitz constant, in eval mode.
 
     A module that knows its own constant has a method lipschitz_bound(); torch's own layers are
-    listed below. Raises CertificateError, naming the module, where no bound is known.
+    listed below. A bound holds for the class that it was written for: weights that hooks of torch
+    compute are brought up to date first, and any other hook or override is refused.
+    Raises CertificateError, naming the module, where no bound is known.
     """
-    own = getattr(module, "lipschitz_bound", None)
-    if own is not None and not _is_of_another_forward(module):
-        return float(own())
-    listed = (kind for kind in type(module).__mro__ if kind in _layer_bound.registry)
-    if not _forwards_as(module, next(listed)):
+    owner = _owner_of_bound(module)
+    if owner is nn.Sequential:
+        check_as_written_alone(module)
+    elif owner is not None:
+        check_as_written(module)
+    if owner is None or not is_as_written(type(module), owner):
         raise CertificateError(
             f"no Lipschitz bound is known for {type(module).__name__}; "
             "give it a method lipschitz_bound() -> float, or choose another certifier"
         )
-    return _layer_bound(module)
+    own = getattr(module, "lipschitz_bound", None)
+    return float(own()) if own is not None else _layer_bound(module)
 
 
-def _is_of_another_forward(module: object) -> bool:
-    # A bound that a base class gives for its own forward says nothing of one that overrides it.
-    lineage = [getattr(module, "__dict__", {})]
-    lineage += [vars(kind) for kind in type(module).__mro__ if kind is not nn.Module]
-    forwards = [depth for depth, names in enumerate(lineage) if "forward" in names]
-    bounds = [depth for depth, names in enumerate(lineage) if "lipschitz_bound" in names]
-    return len(forwards) > 1 and forwards[0] < bounds[0]
-
-
-def _forwards_as(module: object, kind: type) -> bool:
-    # A subclass or an instance with a forward of its own computes something else than its base.
-    forward = getattr(getattr(module, "forward", None), "__func__", None)
-    return forward is not None and forward is getattr(kind, "forward", None)
+def _owner_of_bound(module: object) -> type | None:
+    """Return the class whose forward a bound of module speaks of; None where there is no bound."""
+    if "lipschitz_bound" in getattr(module, "__dict__", {}):
+        return type(module)
+    for kind in type(module).__mro__:
+        if "lipschitz_bound" in vars(kind) or (
+            kind is not object and kind in _layer_bound.registry
+        ):
+            return kind
+    return None
 
 
 @singledispatch
@@ -142,34 +149,78 @@ def _convolution(module: nn.Conv2d | nn.ConvTranspose2d) -> float:
 
 @_layer_bound.register
 def _(module: nn.Sequential) -> float:
-    bound = 1.0
-    for part in module:
-        bound *= lipschitz_bound(part)
-    return bound
+    return math.prod(bound for _, bound in parts_in_a_row(module))
+
+
+def parts_in_a_row(module: nn.Module) -> list[tuple[nn.Module, float]]:
+    """Return modules that module applies one after another, each with its Lipschitz bound.
+
+    Raises CertificateError where one has no known bound.
+    """
+    if not _is_row(module):
+        return [(module, lipschitz_bound(module))]
+    check_as_written_alone(module)
+    return [pair for part in module for pair in parts_in_a_row(part)]
+
+
+def _is_row(module: nn.Module) -> bool:
+    """Say whether a module is a Sequential that a bound is known for by its parts."""
+    owner = _owner_of_bound(module)
+    return owner is nn.Sequential and is_as_written(type(module), nn.Sequential)
+
+
+class Layers(NamedTuple):
+    """A network as parts in a row, and a linear head of this weight, (classes, features).
+
+    weight and bias are None where the last part gives the logits.
+    """
+
+    parts: list[tuple[nn.Module, float]]
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @property
+    def bound(self) -> float:
+        """An upper bound on the L2 Lipschitz constant of all parts together."""
+        return math.prod(bound for _, bound in self.parts)
+
+    def pairwise(self) -> Tensor:
+        """Return upper bounds on the Lipschitz constants of all logit differences F_i - F_j.
+
+        Returns (classes, classes), float64, on the CPU: Lip(features) |w_i - w_j|_2 with a linear
+        head; otherwise (1, 1), sqrt(2) Lip(F) (arXiv 1802.04034), which does not tell pairs apart.
+        """
+        if self.weight is None:
+            return torch.full((1, 1), 2**0.5 * self.bound, dtype=torch.float64)
+        weight = self.weight.detach().double().cpu()
+        distances = (weight[:, None, :] - weight[None, :, :]).square().sum(dim=2).sqrt()
+        return self.bound * distances * (1.0 + 1e-12)
+
+
+def layers_of(model: nn.Module) -> Layers:
+    """Return a network's layers; raises CertificateError where a part has no known bound."""
+    features, head = _split(model)
+    if features is None:
+        return Layers(parts_in_a_row(model), None, None)
+    weight = head_weight(head)
+    return Layers(parts_in_a_row(features), weight, cast("Tensor | None", head.bias))
 
 
 def pairwise_lipschitz(model: nn.Module) -> Tensor:
     """Return upper bounds on the Lipschitz constants of all logit differences F_i - F_j.
 
-    Returns (classes, classes), float64, on the CPU; the number of classes is read off the head.
-    With a linear head it is Lip(features) |w_i - w_j|_2, otherwise sqrt(2) Lip(F) (arXiv
-    1802.04034). Raises CertificateError where a part has no known bound.
+    Returns (classes, classes) or (1, 1), float64, on the CPU; see Layers.pairwise. Raises
+    CertificateError where a part has no known bound.
     """
-    features, head = _split(model)
-    if features is None:
-        # (1, 1): broadcasts over all pairs, since this bound does not tell them apart
-        return torch.full((1, 1), 2**0.5 * lipschitz_bound(model), dtype=torch.float64)
-    weight = head_weight(head).detach().double().cpu()
-    distances = (weight[:, None, :] - weight[None, :, :]).square().sum(dim=2).sqrt()
-    return lipschitz_bound(features) * distances * (1.0 + 1e-12)
+    return layers_of(model).pairwise()
 
 
 def head_weight(head: nn.Module) -> Tensor:
     """Return the matrix that a linear head multiplies with, (classes, features)."""
-    if isinstance(head, UnitRowLinear) and _forwards_as(head, UnitRowLinear):
-        return head.derived()
-    if isinstance(head, nn.Linear) and _forwards_as(head, nn.Linear):
-        return head.weight
+    for kind in (UnitRowLinear, nn.Linear):
+        if isinstance(head, kind) and is_as_written(type(head), kind):
+            check_as_written(head)
+            return head.derived() if isinstance(head, UnitRowLinear) else head.weight
     raise CertificateError(
         f"the head {type(head).__name__} is not known to be linear; "
         "give the classifier an nn.Linear or a UnitRowLinear, or choose another certifier"
@@ -177,10 +228,16 @@ def head_weight(head: nn.Module) -> Tensor:
 
 
 def _split(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
-    if isinstance(model, Classifier) and _forwards_as(model, Classifier):
+    """Return features and head of a network that ends with a linear one, or None and the network.
+
+    What a subclass changes, or a hook on the whole, may stand between the two.
+    """
+    if isinstance(model, Classifier) and is_as_written(type(model), Classifier):
+        check_as_written_alone(model)
         return model.features, model.head
-    if isinstance(model, nn.Sequential) and _forwards_as(model, nn.Sequential) and len(model):
+    if _is_row(model) and isinstance(model, nn.Sequential) and len(model):
+        check_as_written_alone(model)
         *features, head = model
-        if isinstance(head, nn.Linear) and _forwards_as(head, nn.Linear):
+        if isinstance(head, nn.Linear) and is_as_written(type(head), nn.Linear):
             return nn.Sequential(*features), head
     return None, model
