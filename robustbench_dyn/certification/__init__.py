@@ -52,8 +52,10 @@ class Certifier:
     """A proof method.
 
     prove(state, x, logits, y, threat_model) returns a Proof; x: (batch, *input_shape), logits:
-    (batch, classes) as the model computed them, y: (batch,). state = prepare(model, input_shape),
-    which raises CertificateError, with the reason, for a model that the method cannot treat.
+    (batch, classes) as the model computed them, y: (batch,). state = prepare(model, input_shape,
+    strict_rounding=...), which raises CertificateError, with the reason, for a model that the
+    method cannot treat; strict_rounding: whether the worst that the model's rounding may do is
+    taken off its margins, or what was measured of it (see rounding.py).
     label(norm) is the name in the table. norms: those that it knows.
     cost: when it is asked. Where it is Cost.NOTHING, radii do not depend on the threat model's eps;
     others say of the ball of one threat model that a class is excluded, by a radius of eps, or not.
@@ -62,7 +64,7 @@ class Certifier:
     name: str
     description: str
     deterministic: bool
-    prepare: Callable[[nn.Module, tuple[int, ...]], Any]
+    prepare: Callable[..., Any]
     prove: Callable[..., Proof]
     label: Callable[[Norm], str] = _own_name
     norms: frozenset[Norm] = frozenset(NORMS)
@@ -170,8 +172,9 @@ def certifier_names() -> dict[str, str]:
 
 
 def resolve_certifiers(
-    spec: str | Sequence[str], model: nn.Module, input_shape: tuple[int, ...], norm: Norm
-) -> list[Prepared]:
+    spec: str | Sequence[str], model: nn.Module, input_shape: tuple[int, ...], norm: Norm,
+    *, strict_rounding: bool = False,
+) -> list[Prepared]:  # fmt: skip
     """Return the certifiers that spec names, ready for model and the cheapest first.
 
     spec: "none", names, or "auto", which chooses by architecture: a model whose Lipschitz bound is
@@ -184,7 +187,7 @@ def resolve_certifiers(
     """
     names = named_certifiers(spec)
     if names == ["auto"]:
-        return _automatic(model, input_shape, norm)
+        return _automatic(model, input_shape, norm, strict_rounding=strict_rounding)
     order = list(_CERTIFIERS)
     ready = []
     for name in sorted(dict.fromkeys(names), key=order.index):
@@ -192,33 +195,36 @@ def resolve_certifiers(
         if norm not in certifier.norms:
             known = ", ".join(sorted(certifier.norms))
             raise InputError(f"certifier {name!r} knows {known}, not {norm}; choose another one")
-        ready.append(Prepared(certifier, certifier.prepare(model, input_shape)))
+        state = certifier.prepare(model, input_shape, strict_rounding=strict_rounding)
+        ready.append(Prepared(certifier, state))
     return ready
 
 
-def _automatic(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> list[Prepared]:
+def _automatic(
+    model: nn.Module, input_shape: tuple[int, ...], norm: Norm, *, strict_rounding: bool
+) -> list[Prepared]:
     from robustbench_dyn.certification.lipschitz import is_useful  # noqa: PLC0415
-    from robustbench_dyn.certification.lipschitz_in_box import Bounded  # noqa: PLC0415
-
-    slope = _prepared("lipschitz", model, input_shape, norm)
-    if slope is not None and is_useful(slope.state):
+    slope = _prepared("lipschitz", model, input_shape, norm, strict_rounding)
+    if slope is not None and is_useful(slope.state.bounds):
         # The bounds may take seconds: both certificates are made of the same.
-        in_box = Prepared(_lipschitz_in_box(), Bounded(model, slope.state))
+        in_box = Prepared(_lipschitz_in_box(), slope.state)
         return [slope, in_box] if norm in in_box.certifier.norms else [slope]
     others = [name for name in _CERTIFIERS if name not in ("lipschitz", "lipschitz_in_box")]
-    ready = [slope, *(_prepared(name, model, input_shape, norm) for name in others)]
+    ready = [slope]
+    ready += [_prepared(name, model, input_shape, norm, strict_rounding) for name in others]
     return [prepared for prepared in ready if prepared is not None]
 
 
 def _prepared(
-    name: str, model: nn.Module, input_shape: tuple[int, ...], norm: Norm
+    name: str, model: nn.Module, input_shape: tuple[int, ...], norm: Norm, strict_rounding: bool
 ) -> Prepared | None:
     """Return a certifier ready for model, or None where it cannot treat it or the norm."""
     certifier = _CERTIFIERS[name][1]()
     if norm not in certifier.norms:
         return None
     try:
-        return Prepared(certifier, certifier.prepare(model, input_shape))
+        state = certifier.prepare(model, input_shape, strict_rounding=strict_rounding)
+        return Prepared(certifier, state)
     except CertificateError:
         return None
 

@@ -24,11 +24,24 @@ class LinearBound(NamedTuple):
     """value(x) >= sum over sources of <coefficients[source][k], source> + offset[k].
 
     coefficients: by the value that they multiply, each (rows, *shape). offset: (rows,), float64;
-    the rounding of everything before is taken off.
+    the rounding of everything before is taken off. rounding: (rows,), what the value as the model
+    computes it from those sources may be less than that, by its own rounding.
     """
 
     coefficients: dict[int, Tensor]
     offset: Tensor
+    rounding: Tensor
+
+
+class Least(NamedTuple):
+    """Lower bounds of linear functions of a value in exact arithmetic, and of their rounding.
+
+    value, rounding: (rows,), float64. As the model computes it, a function is at least
+    value - rounding.
+    """
+
+    value: Tensor
+    rounding: Tensor
 
 
 def substitute(
@@ -44,13 +57,14 @@ def substitute(
     they are shared, (examples, *shape), of which a row takes its owner's. rounded=False leaves the
     rounding out: that is quicker, good for a search and no proof.
     Rounding: a step from value to inputs errs by at most its relative rounding times the sum of
-    the absolute values of all terms, which is <|coefficients|, bounds.terms>; so does the model,
-    whose values are the ones that are bounded, by its own unit roundoff.
+    the absolute values of all terms, which is <|coefficients|, bounds.terms>. So does the model, by
+    its own unit roundoff, and that is kept apart.
     """
     unit = torch.finfo(network.dtype).eps / 2
     waiting = {value: rows}
     kept: dict[int, Tensor] = {}
     offset = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    rounding = torch.zeros_like(offset)
     for k in range(value, 0, -1):
         if k not in waiting:
             continue
@@ -69,14 +83,16 @@ def substitute(
                 sizes = _sizes(lines[k], terms if shared else terms[owner], n, unit)
                 offset = offset - unit * _at_most(coefficients, sizes, of_lines)
                 share = node.activation.units * network.unit
-                offset = offset - share * _at_most(coefficients, bounds.terms[k], owner)
+                rounding = rounding + share * _at_most(coefficients, bounds.terms[k], owner)
             parts: tuple[Tensor, ...] = (passed,)
         else:
             if node.bias is not None:
                 offset = offset + _dot(coefficients, node.bias, rounded)
             if node.terms and rounded:
-                share = (node.terms + 4) * unit + n * 4 * _UNIT + node.rounding * network.unit
-                offset = offset - share * _at_most(coefficients, bounds.terms[k], owner)
+                share = (node.terms + 4) * unit + n * 4 * _UNIT
+                terms = _at_most(coefficients, bounds.terms[k], owner)
+                offset = offset - share * terms
+                rounding = rounding + node.rounding * network.unit * terms
             parts = node.adjoint(coefficients)
         for source, part in zip(node.inputs, parts, strict=True):
             if source not in waiting:
@@ -88,7 +104,7 @@ def substitute(
                 offset = offset - 2 * unit * merged
     if 0 in waiting:
         kept[0] = waiting[0]
-    return LinearBound(kept, offset)
+    return LinearBound(kept, offset, rounding)
 
 
 def concretise(bound: LinearBound, ball: Ball, bounds: Bounds, owner: Tensor) -> Tensor:
@@ -154,21 +170,23 @@ def _at_most(coefficients: Tensor, sizes: Tensor, owner: Tensor | None) -> Tenso
 def difference_bounds(
     network: Network, bounds: Bounds, ball: Ball, differences: Tensor, owner: Tensor,
     *, lines: Mapping[int, Lines],
-) -> Tensor:  # fmt: skip
-    """Return lower bounds of <differences[k], logits> over the ball of owner[k], (n,), float64.
+) -> Least:  # fmt: skip
+    """Return lower bounds of <differences[k], logits> over the ball of owner[k], (n,).
 
     differences: (n, classes). lines: of the examples, by value; an activation without is bounded
     by its interval.
     """
     last = len(network.nodes)
-    found = [differences.new_zeros(0, dtype=torch.float64)]
+    nothing = differences.new_zeros(0, dtype=torch.float64)
+    found, roundings = [nothing], [nothing]
     for rows in chunks(network, len(differences)):
         bound = substitute(
             network, bounds, last, differences[rows].to(network.dtype), owner[rows], lines,
             shared=True,
         )  # fmt: skip
         found.append(concretise(bound, ball, bounds, owner[rows]))
-    return torch.cat(found)
+        roundings.append(bound.rounding)
+    return Least(torch.cat(found), torch.cat(roundings))
 
 
 def chunks(

@@ -19,12 +19,14 @@ class Bounds(NamedTuple):
 
     The values are those that the model computes, with its own rounding. lower[k], upper[k]:
     (batch, *shape), float64. terms[k]: at least the sum of the absolute values of all terms of an
-    affine value, and at least abs(value): what its rounding is measured by.
+    affine value, and at least abs(value): what its rounding is measured by. errors[k]: at least the
+    difference between the value as computed and as it is in exact arithmetic.
     """
 
     lower: list[Tensor]
     upper: list[Tensor]
     terms: list[Tensor]
+    errors: list[Tensor]
 
     def tighten(self, value: int, lower: Tensor, upper: Tensor) -> None:
         """Keep the better of the known bounds and these."""
@@ -45,14 +47,17 @@ def propagate(
     """
     unit, largest = network.unit, torch.finfo(network.model_dtype).max
     lower, upper = ball.box()
-    bounds = Bounds([lower], [upper], [upper.abs()])
+    bounds = Bounds([lower], [upper], [upper.abs()], [torch.zeros_like(upper)])
     for k, node in enumerate(network.nodes, start=1):
         lows = [bounds.lower[i] for i in node.inputs]
         highs = [bounds.upper[i] for i in node.inputs]
         if isinstance(node, Pointwise):
             low, high = node.activation(lows[0]), node.activation(highs[0])
             terms = torch.maximum(low.abs(), high.abs()) + network.flushed[k - 1]
-            slack = (16 * _UNIT + node.activation.units * unit) * terms + node.activation.error
+            rounding = node.activation.units * unit * terms
+            slack = 16 * _UNIT * terms + rounding + node.activation.error
+            (error,) = (bounds.errors[i] for i in node.inputs)
+            error = error * node.activation.steepest + rounding + node.activation.error
         else:
             centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
             radii = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
@@ -66,11 +71,14 @@ def propagate(
                 most = torch.stack([size.flatten(1).amax(dim=1) for size in sizes]).amax(dim=0)
                 dropped = network.flushed[k - 1] * (1 + most)
                 terms = terms + dropped.view(-1, *[1] * (terms.dim() - 1))
-            slack = (2 * (node.terms + 6) * _UNIT + node.rounding * unit) * terms
-            slack = slack.where(terms < largest, torch.inf)
+            rounding = (node.rounding * unit * terms).where(terms < largest, torch.inf)
+            slack = 2 * (node.terms + 6) * _UNIT * terms + rounding
+            error = node.spread(*(bounds.errors[i] for i in node.inputs))
+            error = error * (1 + 2 * (node.terms + 6) * _UNIT) + rounding
         bounds.lower.append(low - slack)
         bounds.upper.append(high + slack)
         bounds.terms.append(terms)
+        bounds.errors.append(error)
         if refine is not None:
             refine(k, bounds)
     return bounds

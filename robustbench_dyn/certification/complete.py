@@ -15,9 +15,14 @@ from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.composition import Composition, compose
 from robustbench_dyn.certification.linear_relaxation import relaxed_differences
 from robustbench_dyn.certification.network import Pointwise
-from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import pairs_to_prove, radii_of
 from robustbench_dyn.certification.splitting import Splitting
-from robustbench_dyn.certification.tightening import Relaxed, relax, relaxed_bounds
+from robustbench_dyn.certification.tightening import (
+    Relaxed,
+    interval_bounds,
+    relax,
+    relaxed_bounds,
+)
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.threat_models import ThreatModel
 
@@ -34,8 +39,10 @@ class Searchable(NamedTuple):
     composition: Composition
 
 
-def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Searchable:
-    relaxed = relax(model, input_shape)
+def _prepare(
+    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+) -> Searchable:
+    relaxed = relax(model, input_shape, strict_rounding=strict_rounding)
     network = relaxed.exact
     for k in network.activations:
         node = network.nodes[k - 1]
@@ -63,48 +70,56 @@ def prove(
     has the point as a candidate; one that takes more than SECONDS_AN_EXAMPLE stays open.
     """
     # The search is done on the CPU; small networks lose nothing there.
-    pairs = pairs_to_prove(x, logits, y)
+    bounds = interval_bounds(state.relaxed, Ball(x, threat_model))
+    pairs = pairs_to_prove(state.relaxed, bounds, x, logits, y, threat_model)
+    allowed = pairs.allowed(pairs.possible, strict=state.relaxed.strict)
     least = relaxed_differences(state.relaxed, x, pairs, threat_model)
     candidates = x.clone()
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
     for example in torch.unique(pairs.example).tolist():
         rows = (pairs.example == example).nonzero().flatten()
-        rows = rows[least[rows] <= pairs.rounding[rows]]
+        rows = rows[least[rows] <= 0]
         if not len(rows):
             continue
         # The rival that the relaxation fears most is the likeliest to win.
         rows = rows[least[rows].argsort()]
         proved, found = _search(
-            state, x[example : example + 1], pairs.at(rows), threat_model,
-            _TOLERANCE * float(scale[example]),
+            state, x[example : example + 1], pairs.at(rows).differences, threat_model,
+            allowed[rows] + _TOLERANCE * float(scale[example]),
         )  # fmt: skip
-        least[rows] = least[rows].maximum(proved)
+        least[rows[proved]] = torch.inf
         if found is not None:
             candidates[example] = found.to(candidates).view_as(candidates[example])
-    proved_pairs = pairs.at(least > pairs.rounding)
+    proved_pairs = pairs.at(least > 0)
     return Proof(radii_of(proved_pairs, logits, y, threat_model.eps), candidates)
 
 
 def _search(
-    state: Searchable, x: Tensor, pairs: Pairs, threat_model: ThreatModel, tolerance: float
-) -> tuple[Tensor, Tensor | None]:
-    """Return proven lower bounds of one example's pairs, and a point where one is negative."""
+    state: Searchable, x: Tensor, differences: Tensor, threat_model: ThreatModel,
+    thresholds: Tensor,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Say which of one example's differences exceed their thresholds, and where one is negative."""
     until = time.monotonic() + SECONDS_AN_EXAMPLE
     ball = Ball(x.cpu(), threat_model)
     bounds, _ = relaxed_bounds(state.relaxed, ball)
     splitting = Splitting(state.relaxed.exact, state.composition, bounds, ball)
-    proved = pairs.differences.new_full((len(pairs.differences),), -torch.inf)
-    for k, objective in enumerate(pairs.differences.cpu()):
+    proved = torch.zeros(len(differences), dtype=torch.bool, device=differences.device)
+    for k, objective in enumerate(differences.cpu()):
         left = until - time.monotonic()
         if left <= 0:
             break
         # A neuron is what the composed maps say but for the rounding of their entries.
-        threshold = float(pairs.rounding[k]) + tolerance
+        threshold = float(thresholds[k])
+        if threshold == math.inf:
+            # Rounding forbids a proof; a counterexample is worth a look all the same.
+            threshold = 0.0
+            answer = splitting.prove_above(objective, threshold, seconds=left)
+            return proved, None if answer.proved else answer.x
         answer = splitting.prove_above(objective, threshold, seconds=left)
         if not answer.proved:
             # One rival that stays open leaves the example open.
             return proved, answer.x
-        proved[k] = threshold
+        proved[k] = True
     return proved, None
 
 

@@ -22,13 +22,14 @@ def prove(
     The maps after the last activation are bounded together with the difference of classes (Gowal
     et al., arXiv 1810.12715, Section 3: elision of the last layer).
     """
-    pairs = pairs_to_prove(x, logits, y)
     ball = Ball(x, threat_model)
     bounds = interval_bounds(relaxed, ball)
-    least = difference_bounds(
+    pairs = pairs_to_prove(relaxed, bounds, x, logits, y, threat_model)
+    least, rounding = difference_bounds(
         relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
     )
-    return Proof(radii_of(pairs.at(least > pairs.rounding), logits, y, threat_model.eps))
+    proved = least > pairs.allowed(rounding, strict=relaxed.strict)
+    return Proof(radii_of(pairs.at(proved), logits, y, threat_model.eps))
 
 
 CERTIFIER = Certifier(

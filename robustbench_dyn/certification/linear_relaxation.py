@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification import Certifier, Cost, Proof
-from robustbench_dyn.certification.back_substitution import difference_bounds
+from robustbench_dyn.certification.back_substitution import Least, difference_bounds
 from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
 from robustbench_dyn.certification.slopes import optimised_bounds
@@ -36,17 +36,23 @@ def prove(
     bounds that are tightened the same way; then slopes of their own for each example and rival;
     then slopes of their own for the bounds between, too.
     """
-    pairs = pairs_to_prove(x, logits, y)
     ball = Ball(x, threat_model)
     bounds = interval_bounds(relaxed, ball)
-    least = difference_bounds(
+    pairs = pairs_to_prove(relaxed, bounds, x, logits, y, threat_model)
+    by_intervals = difference_bounds(
         relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
     )
+    least = _computed(by_intervals, relaxed, pairs)
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)[pairs.example]
-    worst = _by_example(torch.minimum(least / scale, least - pairs.rounding), pairs, len(x))
-    left = ((worst <= 0) & (worst > -_HOPELESS))[pairs.example]
+    worst = _by_example((by_intervals.value / scale).minimum(least), pairs, len(x))
+    left = ((worst <= 0) & (worst.isinf() | (worst > -_HOPELESS)))[pairs.example]
     least[left] = relaxed_differences(relaxed, x, pairs.at(left), threat_model).maximum(least[left])
-    return Proof(radii_of(pairs.at(least > pairs.rounding), logits, y, threat_model.eps))
+    return Proof(radii_of(pairs.at(least > 0), logits, y, threat_model.eps))
+
+
+def _computed(least: Least, relaxed: Relaxed, pairs: Pairs) -> Tensor:
+    """Bound differences as the network computes them, (n,); -inf where rounding forbids a proof."""
+    return least.value - pairs.allowed(least.rounding, strict=relaxed.strict)
 
 
 def relaxed_differences(
@@ -55,6 +61,7 @@ def relaxed_differences(
 ) -> Tensor:  # fmt: skip
     """Return lower bounds of the pairs' differences over the ball, (n,), float64.
 
+    They are bounds of what the network computes: what rounding may take off them is taken off.
     n_iterations: steps of ascent on slopes; 0 leaves them as they are.
     """
     examples, owner = torch.unique(pairs.example, return_inverse=True)
@@ -81,7 +88,8 @@ def _differences(
     examples, owner = torch.unique(pairs.example, return_inverse=True)
     ball = Ball(x[examples], threat_model)
     bounds, lines = relaxed_bounds(relaxed, ball, n_iterations=n_between)
-    least = difference_bounds(relaxed.exact, bounds, ball, pairs.differences, owner, lines=lines)
+    found = difference_bounds(relaxed.exact, bounds, ball, pairs.differences, owner, lines=lines)
+    least = _computed(found, relaxed, pairs)
     if lines and n_iterations:
         todo = _open(least, pairs, _WITHIN_REACH * margins, len(x)).nonzero().flatten()
         # Searched in the fast dtype, and proved in float64.
@@ -89,14 +97,14 @@ def _differences(
             relaxed.fast, relaxed.exact, bounds, ball, len(relaxed.exact.nodes),
             pairs.differences[todo], owner[todo], lines, n_iterations=n_iterations,
         )  # fmt: skip
-        least[todo] = least[todo].maximum(better)
+        least[todo] = least[todo].maximum(_computed(better, relaxed, pairs.at(todo)))
     return least
 
 
 def _open(least: Tensor, pairs: Pairs, reach: Tensor, n: int) -> Tensor:
     """Say which pairs are not proved where no pair of their example lacks more than reach, (n,)."""
     worst = _by_example(least + reach, pairs, n)
-    return (least <= pairs.rounding) & (worst[pairs.example] > 0)
+    return (least <= 0) & (worst[pairs.example] > 0)
 
 
 def _by_example(least: Tensor, pairs: Pairs, n: int) -> Tensor:

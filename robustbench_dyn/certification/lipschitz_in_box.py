@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_dyn.certification import Certifier, Proof
 from robustbench_dyn.certification.balls import Ball
-from robustbench_dyn.certification.margins import safe_margins
-from robustbench_dyn.flows import pairwise_lipschitz
+from robustbench_dyn.certification.lipschitz import Bounded, prepare
+from robustbench_dyn.certification.rounding import margins_of
+from robustbench_dyn.forward import call_without_graph
 from robustbench_dyn.threat_models import ThreatModel
-
-
-class Bounded(NamedTuple):
-    """A network with the L2 Lipschitz bounds of its logit differences, (classes, classes)."""
-
-    model: nn.Module
-    bounds: Tensor
-
-
-def _prepare(model: nn.Module, _input_shape: tuple[int, ...]) -> Bounded:
-    return Bounded(model, pairwise_lipschitz(model))
 
 
 @torch.no_grad()
@@ -41,11 +30,16 @@ def prove(state: Bounded, x: Tensor, logits: Tensor, y: Tensor, threat_model: Th
     half = torch.maximum(ball.upper - at, at - ball.lower)
     reach = half.norm(dim=1).cpu() * (1.0 + (half.shape[1] + 8) * 2.0**-52)
     n_classes, labels = logits.shape[1], y.cpu()
-    with torch.enable_grad():  # for networks that differentiate in their forward
-        at_middle = state.model(middle.requires_grad_()).detach()
-    margins = safe_margins(at_middle, labels)
-    slopes = state.bounds.expand(n_classes, n_classes)[labels]
-    excluded = margins > slopes * reach[:, None] * (1.0 + 1e-12)
+    at_middle = call_without_graph(state.rounding.model, middle)
+    needed = state.bounds.expand(n_classes, n_classes)[labels] * reach[:, None] * (1.0 + 1e-12)
+    margins = margins_of(at_middle, labels)
+    excluded = margins > needed
+    others = torch.ones_like(excluded).scatter(1, labels[:, None], False)
+    rows = (excluded & others).any(dim=1).nonzero().flatten()
+    if len(rows):
+        here = rows.to(x.device)
+        allowed = state.rounding.allowed(middle[here], at_middle[here], y[here], reach[rows])
+        excluded[rows] = margins[rows] - allowed > needed[rows]
     radii = excluded.double() * threat_model.eps
     return Proof(radii.scatter(1, labels[:, None], math.inf), forward_passes=len(x))
 
@@ -54,7 +48,7 @@ CERTIFIER = Certifier(
     name="lipschitz_in_box",
     description="global L2 Lipschitz bound from the middle of the Linf ball within [0, 1]",
     deterministic=True,
-    prepare=_prepare,
+    prepare=prepare,
     prove=prove,
     norms=frozenset({"Linf"}),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from itertools import combinations
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from robustbench_dyn.certification import Certifier, Cost, name_from_l2
 from robustbench_dyn.certification.increments import global_sectors, increments
-from robustbench_dyn.certification.lipschitz import prove
+from robustbench_dyn.certification.lipschitz import Bounded, prove
 from robustbench_dyn.certification.multipliers import certified_bound, search
 from robustbench_dyn.certification.network import Network
 from robustbench_dyn.certification.recording import record
+from robustbench_dyn.certification.rounding import layer_rounding
 from robustbench_dyn.certification.tracing import dtype_of, trace
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import pairwise_lipschitz
@@ -64,13 +66,14 @@ def small_network(model: nn.Module, input_shape: tuple[int, ...], most_units: in
     return trace(model, input_shape)[0]
 
 
-def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
+def _prepare(
+    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+) -> Bounded:
     bounds = pairwise_lipsdp(small_network(model, input_shape, _MOST_UNITS))
-    try:
-        # Steps that are nonexpansive by design may be beyond the search's last digits.
-        return bounds.minimum(pairwise_lipschitz(model))
-    except CertificateError:
-        return bounds
+    # Steps that are nonexpansive by design may be beyond the search's last digits.
+    with suppress(CertificateError):
+        bounds = bounds.minimum(pairwise_lipschitz(model))
+    return Bounded(bounds, layer_rounding(model, strict=strict_rounding))
 
 
 CERTIFIER = Certifier(

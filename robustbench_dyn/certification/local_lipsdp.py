@@ -15,7 +15,6 @@ from robustbench_dyn.certification.increments import (
     local_sectors,
 )
 from robustbench_dyn.certification.lipsdp import small_network
-from robustbench_dyn.certification.margins import safe_margins
 from robustbench_dyn.certification.multipliers import certified_bound, search
 from robustbench_dyn.certification.network import Network
 from robustbench_dyn.certification.pairs import pairs_to_prove, radii_of
@@ -43,12 +42,11 @@ def prove(
     LipSDP, where the sector of each activation is that of its secants from x to what it reaches
     in the ball, by a linear relaxation: one that cannot switch has one slope.
     """
-    pairs = pairs_to_prove(x, logits, y)
-    allowed = safe_margins(logits, y).to(x.device)[pairs.example, pairs.rival] / threat_model.eps
-    proved = torch.zeros_like(allowed, dtype=torch.bool)
-    if not len(proved):
-        return Proof(radii_of(pairs.at(proved), logits, y, threat_model.eps))
     bounds, _ = relaxed_bounds(relaxed, Ball(x, threat_model))
+    pairs = pairs_to_prove(relaxed, bounds, x, logits, y, threat_model)
+    margins = pairs.margin - pairs.allowed(pairs.possible, strict=relaxed.strict)
+    allowed = margins.clamp_min(0.0) / threat_model.eps
+    proved = torch.zeros_like(allowed, dtype=torch.bool)
     centre = interval_bounds(relaxed, Ball(x, ThreatModel(threat_model.norm, _POINT)))
     for example in torch.unique(pairs.example).tolist():
         rows = (pairs.example == example).nonzero().flatten()
@@ -97,10 +95,12 @@ def _at(network: Network, centre: Bounds, example: int) -> dict[int, Sector]:
     return slopes
 
 
-def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
+def _prepare(
+    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+) -> Relaxed:
     # Refuses what is large and what has no sectors.
     global_sectors(small_network(model, input_shape, _MOST_UNITS))
-    return relax(model, input_shape)
+    return relax(model, input_shape, strict_rounding=strict_rounding)
 
 
 CERTIFIER = Certifier(

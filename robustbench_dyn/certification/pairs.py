@@ -1,43 +1,87 @@
-"""Which examples and rival classes a proof is about, and what of them it has shown."""
+"""Which examples and competing classes a proof is about, and what of them it has shown."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.margins import rounding_of, safe_margins
+from robustbench_dyn.certification.bounds import Bounds
+from robustbench_dyn.certification.network import Network
+from robustbench_dyn.certification.rounding import (
+    allowed_for,
+    believed,
+    margins_of,
+    seen_differences,
+    usual_rounding,
+)
+from robustbench_dyn.certification.tightening import Relaxed
+from robustbench_dyn.threat_models import ThreatModel
 
 
 class Pairs(NamedTuple):
-    """Rows (example, rival) of those examples whose label wins by more than rounding.
+    """Rows (example, competing class) of those examples that are classified as their label.
 
-    differences: (n, classes), e_label - e_rival, float64; example, rival: (n,), on the inputs'
-    device. rounding: (n,), what a bound must exceed, so that no rounded forward pass ties.
+    differences: (n, classes), e_label - e_other, float64; example, rival: (n,), on the inputs'
+    device. margin: (n,), the difference as the network computed it; seen, usual: (n,), what was
+    seen of its rounding, see rounding.allowed_for; possible: (n,), what its rounding may be at
+    most, anywhere in the ball.
     """
 
     differences: Tensor
     example: Tensor
     rival: Tensor
-    rounding: Tensor
+    margin: Tensor
+    seen: Tensor
+    usual: Tensor
+    possible: Tensor
 
     def at(self, rows: Tensor) -> Pairs:
         """Return some of the rows, by a mask or by indices."""
         return Pairs(*(part[rows] for part in self))
 
+    def allowed(self, worst: Tensor, *, strict: bool) -> Tensor:
+        """Return what a proven difference must exceed, (n,); worst: (n,), of its rounding."""
+        return allowed_for(self.margin, worst, self.seen, self.usual, strict=strict)
 
-def pairs_to_prove(x: Tensor, logits: Tensor, y: Tensor) -> Pairs:
-    """Return the pairs of all examples that are classified as y; logits as the model gave them."""
-    margins = safe_margins(logits, y).to(x.device)
-    labels = y.to(x.device)
-    rivals = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
+
+def pairs_to_prove(
+    relaxed: Relaxed, bounds: Bounds, x: Tensor, logits: Tensor, y: Tensor,
+    threat_model: ThreatModel,
+) -> Pairs:  # fmt: skip
+    """Return the pairs of all examples that are classified as y; logits as the model gave them.
+
+    bounds: over the balls. The recorded network is compared with the model at the examples and at
+    points of their balls; what differs there by more than rounding is not to be proved.
+    """
+    margins = margins_of(logits, y)
+    others = torch.ones_like(margins, dtype=torch.bool).scatter(1, y.cpu()[:, None], False)
     # Written so that NaN fails it.
-    wins = ((margins > 0) | ~rivals).all(dim=1)
-    example, rival = (rivals & wins[:, None]).nonzero(as_tuple=True)
-    units = torch.eye(margins.shape[1], dtype=torch.float64, device=x.device)
-    rounding = rounding_of(logits).to(x.device)[example, 0]
-    return Pairs(units[labels[example]] - units[rival], example, rival, rounding)
+    wins = ((margins > 0) | ~others).all(dim=1)
+    seen = torch.full_like(margins, torch.nan)
+    if wins.any():
+        here = wins.to(x.device)
+        radius = torch.full((int(wins.sum()),), threat_model.eps, dtype=torch.float64)
+        seen[wins] = seen_differences(
+            relaxed.model, _exact(relaxed.exact), x[here], logits[here], y[here], radius,
+            threat_model.norm,
+        )  # fmt: skip
+    example, rival = (others & wins[:, None]).nonzero(as_tuple=True)
+    units = torch.eye(margins.shape[1], dtype=torch.float64)
+    differences = units[y.cpu()[example]] - units[rival]
+    errors = bounds.errors[-1].cpu()
+    possible = errors[example, y.cpu()[example]] + errors[example, rival]
+    parts = (
+        differences, example, rival, margins[example, rival],
+        believed(seen[example, rival], possible), usual_rounding(logits)[example, 0], possible,
+    )  # fmt: skip
+    return Pairs(*(part.to(x.device) for part in parts))
+
+
+def _exact(network: Network) -> Callable[[Tensor], Tensor]:
+    return lambda points: network.values(points.double())[-1]
 
 
 def radii_of(proved: Pairs, logits: Tensor, y: Tensor, eps: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustbench_dyn.certification.activations import Activation, Line, Lines
 from robustbench_dyn.certification.back_substitution import (
+    Least,
     chunks,
     concretise,
     substitute,
@@ -29,7 +30,7 @@ _Key = tuple[int, bool]
 def optimised_bounds(
     network: Network, proving: Network, bounds: Bounds, ball: Ball, value: int, functions: Tensor,
     owner: Tensor, starting: Mapping[int, Lines], *, n_iterations: int,
-) -> Tensor:  # fmt: skip
+) -> Least:  # fmt: skip
     """Bound <functions[k], value> from below, with slopes found by some steps of Adam, (n,).
 
     Each row has slopes of its own (arXiv 2011.13824, Section 3.2, the bounds of earlier values as
@@ -37,7 +38,8 @@ def optimised_bounds(
     itself leaves rounding out, and is done in `network`; the bounds are those of `proving`, the
     same network in a dtype of its own, at the best lines, which are of float64.
     """
-    found = [ball.centre.new_zeros(0)]
+    nothing = ball.centre.new_zeros(0)
+    found, roundings = [nothing], [nothing]
     for rows in chunks(network, len(functions), factor=8, upto=value):
         of_rows, asked = owner[rows], functions[rows].to(network.dtype)
         family = _Family.of(network, bounds, starting, of_rows)
@@ -70,7 +72,8 @@ def optimised_bounds(
             asked = functions[rows].to(proving.dtype)
             bound = substitute(proving, bounds, value, asked, of_rows, lines)
             found.append(concretise(bound, ball, bounds, of_rows))
-    return torch.cat(found)
+            roundings.append(bound.rounding)
+    return Least(torch.cat(found), torch.cat(roundings))
 
 
 class _Ascent:

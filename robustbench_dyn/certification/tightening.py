@@ -46,22 +46,29 @@ class AffineMap(NamedTuple):
 class Relaxed(NamedTuple):
     """A network ready to be relaxed.
 
-    exact proves, in float64; fast searches. beginnings: the map of each argument of an activation
-    that is affine in the input.
+    model: what was recorded. exact proves, in float64; fast searches. beginnings: the map of each
+    argument of an activation that is affine in the input. strict: whether all that rounding may do
+    is taken off, see rounding.py.
     """
+
+    model: nn.Module
 
     exact: Network
     fast: Network
     beginnings: dict[int, AffineMap]
+    strict: bool
 
 
-def relax(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
+def relax(
+    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+) -> Relaxed:
     """Trace model; raises CertificateError, naming the operation, where one is not known."""
     exact, fast = trace(model, input_shape)
     d = math.prod(input_shape)
     affine = [k for k in exact.arguments if exact.is_affine(k)]
     small = [k for k in affine if math.prod(exact.shape(k)) * d <= MOST_KEPT]
-    return Relaxed(exact, fast, {k: affine_map(exact, k) for k in small})
+    beginnings = {k: affine_map(exact, k) for k in small}
+    return Relaxed(model, exact, fast, beginnings, strict_rounding)
 
 
 def affine_map(network: Network, value: int) -> AffineMap:
@@ -175,13 +182,14 @@ def _tighten(
         units[torch.arange(len(which)), entry] = sign
         functions = units.view(-1, *network.shape(k))
         if n_iterations:
-            least = optimised_bounds(
+            exactly, rounding = optimised_bounds(
                 network, network, bounds, ball, k, functions, of_rows, lines,
                 n_iterations=n_iterations,
             )  # fmt: skip
+            least = exactly - rounding
         else:
             bound = substitute(network, bounds, k, functions, of_rows, lines, shared=True)
-            least = concretise(bound, ball, bounds, of_rows)
+            least = concretise(bound, ball, bounds, of_rows) - bound.rounding
         is_lower = sign > 0
         low[of_rows[is_lower], entry[is_lower]] = torch.maximum(
             low[of_rows[is_lower], entry[is_lower]], least[is_lower]

@@ -1,0 +1,89 @@
+"""What allowing for rounding costs: certified examples without it, with it, and strictly.
+
+Every set of weights of a data set, at the published radii, by the certifiers of `auto` without any
+attack. In one run: exactly nothing taken off, the default, and the worst case.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import pandas as pd
+import torch
+from measuring import RESULTS, joined, write
+from soundness import weights_of_the_zoo
+
+from robustbench_dyn import ThreatModel, load_dataset, load_model
+from robustbench_dyn.architectures import full_name
+from robustbench_dyn.certification import radii, resolve_certifiers, rounding
+from robustbench_dyn.flows import frozen
+
+RADII = {"L2": (0.25, 0.5, 1.0), "Linf": (2 / 255, 8 / 255, 0.1)}
+
+
+def certified(model, data, norm, eps, *, strict):
+    """Return which examples any certifier of `auto` certifies, (n,) bool."""
+    with torch.no_grad():
+        logits = model(data.x)
+    found = torch.zeros(len(data.x), dtype=torch.bool)
+    for prepared in resolve_certifiers(
+        "auto", model, tuple(data.x.shape[1:]), norm, strict_rounding=strict
+    ):
+        left = (~found & (logits.argmax(dim=1) == data.y)).nonzero().flatten()
+        for rows in left.split(50):
+            proof = prepared.prove(data.x[rows], logits[rows], data.y[rows], ThreatModel(norm, eps))
+            found[rows] |= radii(proof) >= eps
+    return found
+
+
+def without_rounding(*arguments):
+    """Return `certified` where nothing is taken off for rounding."""
+    honest = rounding.allowed_for
+    nothing = lambda margins, *_, **__: torch.zeros_like(margins)  # noqa: E731
+    from robustbench_dyn.certification import pairs  # noqa: PLC0415
+
+    rounding.allowed_for = pairs.allowed_for = nothing
+    try:
+        return certified(*arguments, strict=False)
+    finally:
+        rounding.allowed_for = pairs.allowed_for = honest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="fashion_mnist")
+    parser.add_argument("--n-examples", type=int, default=200)
+    parser.add_argument("--model", action="append", help="NAME or NAME/VARIANT; all by default")
+    options = parser.parse_args()
+    data = load_dataset(options.dataset, n_examples=options.n_examples)
+    names = [
+        full_name(architecture.name, weights.variant)
+        for architecture, weights in weights_of_the_zoo(options.model, (options.dataset,))
+    ]
+    path = RESULTS / "rounding.csv"
+    table = pd.read_csv(path).drop(columns="machine") if path.is_file() else pd.DataFrame()
+    for name in names:
+        model = load_model(name, dataset=options.dataset)
+        rows = []
+        with frozen(model):
+            for norm, several in RADII.items():
+                for eps in several:
+                    exact = without_rounding(model, data, norm, eps)
+                    default, strict = (
+                        certified(model, data, norm, eps, strict=strict) for strict in (False, True)
+                    )
+                    n = len(data.x)
+                    rows.append({
+                        "model": name, "dataset": options.dataset, "norm": norm,
+                        "eps": round(eps, 6), "n_examples": n,
+                        "without": 100 * float(exact.sum()) / n,
+                        "default": 100 * float(default.sum()) / n,
+                        "strict": 100 * float(strict.sum()) / n,
+                    })  # fmt: skip
+        key = ["model", "dataset", "norm", "eps"]
+        table = joined(table, pd.DataFrame(rows), key)
+        write("rounding", table.to_dict("records"))
+
+
+if __name__ == "__main__":
+    main()

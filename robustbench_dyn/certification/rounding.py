@@ -1,0 +1,184 @@
+"""What a network's own rounding may take off its margins, and what of that is allowed for.
+
+Certificates speak of the network as it is computed, and the proofs of exact arithmetic. Two bounds
+of the difference are at hand:
+
+- the worst case, which holds anywhere in the ball, for any order of summation;
+- the measured one: FACTOR times the largest difference that was seen between the network and exact
+  arithmetic (float64), at the example itself and at points of its ball, and no less than 256 units
+  in the last place of the largest logit.
+
+Where the worst case exceeds a margin, nothing is proved. Below that the smaller of the two is taken
+off the margin; with strict rounding it is the worst case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.certification.running_error import run
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.flows.lipschitz import Layers, layers_of
+from robustbench_dyn.forward import call_without_graph
+from robustbench_dyn.threat_models import Norm
+
+FACTOR = 16.0
+_ULPS = 256
+# Points of each ball at which rounding is measured, beside its centre.
+_POINTS = 2
+
+
+def margins_of(logits: Tensor, y: Tensor) -> Tensor:
+    """Return F_y - F_j for each class j, (batch, classes), float64, on the CPU.
+
+    A row whose logits are not finite is NaN.
+    """
+    scores = logits.detach().double().cpu()
+    margins = scores.gather(1, y.cpu()[:, None]) - scores
+    return margins.where(scores.isfinite().all(dim=1, keepdim=True), torch.nan)
+
+
+def usual_rounding(logits: Tensor) -> Tensor:
+    """Return 256 units in the last place of the largest logit, (batch, 1), float64, on the CPU."""
+    rounding = _ULPS * torch.finfo(logits.dtype).eps
+    scores = logits.detach().double().cpu()
+    return rounding * scores.abs().amax(dim=1, keepdim=True).clamp_min(1.0)
+
+
+def allowed_for(
+    margins: Tensor, worst: Tensor, seen: Tensor, usual: Tensor, *, strict: bool
+) -> Tensor:
+    """Return what is taken off margins for rounding; inf where nothing is to be proved of one.
+
+    margins: as computed at the example; worst: bounds of the rounding; seen: the largest difference
+    between these margins and exact ones; usual: of usual_rounding; all of one shape. What was seen
+    at the example comes on top, since the margin there is a computed one, too.
+    """
+    measured = torch.maximum(FACTOR * seen, usual)
+    allowed = seen + (worst if strict else torch.minimum(worst, measured))
+    # Written so that NaN proves nothing.
+    return allowed.where((worst < margins) & (seen < math.inf), math.inf)
+
+
+def believed(seen: Tensor, possible: Tensor) -> Tensor:
+    """Return seen differences, inf where one is more than any rounding could make.
+
+    There, another function was followed than what the network computes. Both of one shape.
+    """
+    return seen.where(seen <= possible * (1 + 1e-6), math.inf)
+
+
+def points_within(x: Tensor, radius: Tensor, norm: Norm) -> Tensor:
+    """Return _POINTS random points of each ball within [0, 1], (points, batch, *input_shape).
+
+    radius: (batch,). At the ball's surface, but for what [0, 1] cuts off. The same at each call.
+    """
+    generator = torch.Generator().manual_seed(0)
+    flat = x.detach().double().flatten(1).cpu()
+    moves = torch.randn(_POINTS, *flat.shape, generator=generator, dtype=torch.float64)
+    if norm == "Linf":
+        moves = moves.sign()
+    else:
+        moves = moves / moves.norm(p=1 if norm == "L1" else 2, dim=2, keepdim=True)
+    points = (flat + moves * radius.cpu()[:, None]).clamp(0, 1)
+    return points.view(_POINTS, *x.shape).to(x)
+
+
+def seen_differences(
+    model: nn.Module, exact: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor, y: Tensor,
+    radius: Tensor, norm: Norm,
+) -> Tensor:  # fmt: skip
+    """Return the largest differences between the network's margins and exact ones.
+
+    exact: from inputs to logits in float64. logits: the network's at x. radius: (batch,), of the
+    balls whose points are looked at. Returns (batch, classes), float64, on the CPU; NaN where
+    either is not finite.
+    """
+    seen = (margins_of(logits, y) - margins_of(exact(x), y)).abs()
+    for points in points_within(x, radius, norm):
+        ours, theirs = exact(points), call_without_graph(model, points)
+        there = (margins_of(theirs, y) - margins_of(ours, y)).abs()
+        seen = torch.maximum(seen, there)
+    return seen
+
+
+class LayerRounding(NamedTuple):
+    """A network as layers in a row, whose rounding is followed from one to the next."""
+
+    model: nn.Module
+    layers: Layers
+    strict: bool
+
+    def allowed(self, x: Tensor, logits: Tensor, y: Tensor, reach: Tensor) -> Tensor:
+        """Return what is taken off each margin at x and anywhere within reach of it.
+
+        logits: (batch, classes), as the network computed them at x. reach: (batch,), in L2. Returns
+        (batch, classes), float64, on the CPU: 0 for the label itself, inf where nothing is proved.
+        """
+        worst = self.worst(x, y, reach)
+        seen = seen_differences(self.model, self.exact_logits, x, logits, y, reach, "L2")
+        usual = usual_rounding(logits).expand_as(worst)
+        seen = believed(seen, worst)
+        allowed = allowed_for(margins_of(logits, y), worst, seen, usual, strict=self.strict)
+        return allowed.scatter(1, y.cpu()[:, None], 0.0)
+
+    def worst(self, x: Tensor, y: Tensor, reach: Tensor) -> Tensor:
+        """Return bounds of how far margins are from exact ones, anywhere within reach of x."""
+        value, exact = x, x.double()
+        drift = reach.to(x.device, torch.float64)
+        error = torch.zeros_like(drift)
+        for part, bound in self.layers.parts:
+            # It is run at the value as computed, from which others are so far at most.
+            result = run(part, value, exact, drift + 2 * error)
+            value, exact = result.value, result.exact
+            error = torch.where(error > 0, bound * error, 0.0) + result.ranges.error
+            drift = torch.where(drift > 0, bound * drift, 0.0).minimum(result.ranges.drift)
+        if self.layers.weight is None:
+            # Of two logits together.
+            return (math.sqrt(2) * error).cpu()[:, None].expand(len(x), value.shape[1])
+        weight = self.layers.weight.detach()
+        own = _of_head(weight, self.layers.bias, value, drift + 2 * error).double()
+        rows = weight.double()
+        between = torch.cdist(rows, rows)[y.to(rows.device)]
+        worst = error[:, None] * between * (1 + 1e-9) + own
+        return (worst + own.gather(1, y.to(own.device)[:, None])).cpu()
+
+    def exact_logits(self, x: Tensor) -> Tensor:
+        """Return the logits of exact arithmetic, in float64, (batch, classes)."""
+        value, exact = x, x.double()
+        nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for part, _ in self.layers.parts:
+            result = run(part, value, exact, nothing, bounded=False)
+            value, exact = result.value, result.exact
+        if self.layers.weight is None:
+            return exact
+        logits = exact @ self.layers.weight.detach().double().T
+        bias = self.layers.bias
+        return logits if bias is None else logits + bias.detach().double()
+
+
+def layer_rounding(model: nn.Module, *, strict: bool) -> LayerRounding:
+    """Return a model's layers; one part of no known bound where it has no known layers."""
+    try:
+        layers = layers_of(model)
+    except CertificateError:
+        layers = Layers([(model, math.inf)], None, None)
+    return LayerRounding(model, layers, strict)
+
+
+def _of_head(weight: Tensor, bias: Tensor | None, value: Tensor, around: Tensor) -> Tensor:
+    """Return what a linear head's own sums may err by, for inputs within `around` of value."""
+    kind = torch.finfo(value.dtype)
+    terms = weight.shape[1] + 2
+    sizes = value.detach().abs().double() @ weight.abs().double().T
+    sizes = sizes + around[:, None] * weight.double().norm(dim=1)
+    if bias is not None:
+        sizes = sizes + bias.detach().abs().double()
+    largest = value.detach().abs().amax(dim=1).double() + around
+    flushed = kind.tiny * (weight.double().abs().sum(dim=1) + terms * (1 + largest[:, None]))
+    return terms * kind.eps / 2 * sizes * (1 + 1e-9) + flushed
