@@ -62,7 +62,7 @@ def main() -> None:
                     {
                         "parameters": sum(p.numel() for p in model.parameters()), "norm": norm,
                         "eps": eps, "slopes": slopes, "examples": len(data), "rivals": len(least),
-                        "proved": int((least > pairs.rounding).sum()), "seconds": round(seconds, 2),
+                        "proved": int((least > 0).sum()), "seconds": round(seconds, 2),
                     }
                 )  # fmt: skip
                 print(rows[-1], flush=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustbench_dyn.certification import Proof, certifier_names, radii, resolve_certifiers
-from robustbench_dyn.certification.lipschitz import rival_radii
+from robustbench_dyn.certification.lipschitz import class_radii
+from robustbench_dyn.certification.rounding import margins_of, usual_rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import (
     Classifier,
@@ -66,7 +67,8 @@ def certify(model, x, y, norm):
 
 def radii_from(bounds, logits, y, norm="L2", dimension=DIMENSION):
     """Return the radii that a matrix of bounds gives."""
-    return radii(Proof(rival_radii(bounds, logits, y, norm=norm, dimension=dimension)))
+    margins = margins_of(logits, y) - usual_rounding(logits)
+    return radii(Proof(class_radii(bounds, margins, y, norm=norm, dimension=dimension)))
 
 
 def exact_distances(model, x, y, norm):
@@ -487,7 +489,7 @@ def test_preparing_leaves_the_model_as_it_is():
     model.train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     (prepared,) = resolve("auto", model)
-    assert not prepared.state.requires_grad
+    assert not prepared.state.bounds.requires_grad
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

@@ -92,9 +92,9 @@ def lower_bounds(model, x, norm):
     intervals = interval_bounds(relaxed, ball)
     tight, lines = relaxed_bounds(relaxed, ball)
     with torch.no_grad():
-        yield difference_bounds(relaxed.exact, intervals, ball, rows, owner, lines={})
-        yield difference_bounds(relaxed.exact, tight, ball, rows, owner, lines=lines)
-        yield difference_bounds(relaxed.fast, tight, ball, rows, owner, lines=lines)
+        yield difference_bounds(relaxed.exact, intervals, ball, rows, owner, lines={}).value
+        yield difference_bounds(relaxed.exact, tight, ball, rows, owner, lines=lines).value
+        yield difference_bounds(relaxed.fast, tight, ball, rows, owner, lines=lines).value
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -15,7 +15,7 @@ from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.composition import Composition, compose
 from robustbench_dyn.certification.linear_relaxation import relaxed_differences
 from robustbench_dyn.certification.network import Pointwise
-from robustbench_dyn.certification.pairs import pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import compared, pairs_to_prove, radii_of
 from robustbench_dyn.certification.splitting import Splitting
 from robustbench_dyn.certification.tightening import (
     Relaxed,
@@ -71,7 +71,8 @@ def prove(
     """
     # The search is done on the CPU; small networks lose nothing there.
     bounds = interval_bounds(state.relaxed, Ball(x, threat_model))
-    pairs = pairs_to_prove(state.relaxed, bounds, x, logits, y, threat_model)
+    pairs = pairs_to_prove(x, logits, y)
+    pairs = compared(pairs, state.relaxed, bounds, x, logits, y, threat_model)
     allowed = pairs.allowed(pairs.possible, strict=state.relaxed.strict)
     least = relaxed_differences(state.relaxed, x, pairs, threat_model)
     candidates = x.clone()

@@ -8,7 +8,7 @@ from torch import Tensor
 from robustbench_dyn.certification import Certifier, Proof
 from robustbench_dyn.certification.back_substitution import difference_bounds
 from robustbench_dyn.certification.balls import Ball
-from robustbench_dyn.certification.pairs import pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import compared, pairs_to_prove, radii_of
 from robustbench_dyn.certification.tightening import Relaxed, interval_bounds, relax
 from robustbench_dyn.threat_models import ThreatModel
 
@@ -24,7 +24,8 @@ def prove(
     """
     ball = Ball(x, threat_model)
     bounds = interval_bounds(relaxed, ball)
-    pairs = pairs_to_prove(relaxed, bounds, x, logits, y, threat_model)
+    pairs = pairs_to_prove(x, logits, y)
+    pairs = compared(pairs, relaxed, bounds, x, logits, y, threat_model)
     least, rounding = difference_bounds(
         relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
     )

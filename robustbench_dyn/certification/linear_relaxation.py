@@ -8,7 +8,7 @@ from torch import Tensor
 from robustbench_dyn.certification import Certifier, Cost, Proof
 from robustbench_dyn.certification.back_substitution import Least, difference_bounds
 from robustbench_dyn.certification.balls import Ball
-from robustbench_dyn.certification.pairs import Pairs, pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import Pairs, compared, pairs_to_prove, radii_of
 from robustbench_dyn.certification.slopes import optimised_bounds
 from robustbench_dyn.certification.tightening import (
     Relaxed,
@@ -38,7 +38,8 @@ def prove(
     """
     ball = Ball(x, threat_model)
     bounds = interval_bounds(relaxed, ball)
-    pairs = pairs_to_prove(relaxed, bounds, x, logits, y, threat_model)
+    pairs = pairs_to_prove(x, logits, y)
+    pairs = compared(pairs, relaxed, bounds, x, logits, y, threat_model)
     by_intervals = difference_bounds(
         relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
     )

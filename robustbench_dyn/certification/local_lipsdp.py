@@ -17,7 +17,7 @@ from robustbench_dyn.certification.increments import (
 from robustbench_dyn.certification.lipsdp import small_network
 from robustbench_dyn.certification.multipliers import certified_bound, search
 from robustbench_dyn.certification.network import Network
-from robustbench_dyn.certification.pairs import pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import compared, pairs_to_prove, radii_of
 from robustbench_dyn.certification.tightening import (
     Relaxed,
     interval_bounds,
@@ -43,7 +43,8 @@ def prove(
     in the ball, by a linear relaxation: one that cannot switch has one slope.
     """
     bounds, _ = relaxed_bounds(relaxed, Ball(x, threat_model))
-    pairs = pairs_to_prove(relaxed, bounds, x, logits, y, threat_model)
+    pairs = pairs_to_prove(x, logits, y)
+    pairs = compared(pairs, relaxed, bounds, x, logits, y, threat_model)
     margins = pairs.margin - pairs.allowed(pairs.possible, strict=relaxed.strict)
     allowed = margins.clamp_min(0.0) / threat_model.eps
     proved = torch.zeros_like(allowed, dtype=torch.bool)

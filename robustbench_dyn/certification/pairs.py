@@ -47,37 +47,47 @@ class Pairs(NamedTuple):
         return allowed_for(self.margin, worst, self.seen, self.usual, strict=strict)
 
 
-def pairs_to_prove(
-    relaxed: Relaxed, bounds: Bounds, x: Tensor, logits: Tensor, y: Tensor,
-    threat_model: ThreatModel,
-) -> Pairs:  # fmt: skip
+def pairs_to_prove(x: Tensor, logits: Tensor, y: Tensor) -> Pairs:
     """Return the pairs of all examples that are classified as y; logits as the model gave them.
 
-    bounds: over the balls. The recorded network is compared with the model at the examples and at
-    points of their balls; what differs there by more than rounding is not to be proved.
+    Of their rounding nothing is known yet, so that nothing of them can be proved.
     """
     margins = margins_of(logits, y)
     others = torch.ones_like(margins, dtype=torch.bool).scatter(1, y.cpu()[:, None], False)
     # Written so that NaN fails it.
     wins = ((margins > 0) | ~others).all(dim=1)
-    seen = torch.full_like(margins, torch.nan)
-    if wins.any():
-        here = wins.to(x.device)
-        radius = torch.full((int(wins.sum()),), threat_model.eps, dtype=torch.float64)
-        seen[wins] = seen_differences(
-            relaxed.model, _exact(relaxed.exact), x[here], logits[here], y[here], radius,
-            threat_model.norm,
-        )  # fmt: skip
     example, rival = (others & wins[:, None]).nonzero(as_tuple=True)
     units = torch.eye(margins.shape[1], dtype=torch.float64)
     differences = units[y.cpu()[example]] - units[rival]
-    errors = bounds.errors[-1].cpu()
-    possible = errors[example, y.cpu()[example]] + errors[example, rival]
-    parts = (
-        differences, example, rival, margins[example, rival],
-        believed(seen[example, rival], possible), usual_rounding(logits)[example, 0], possible,
-    )  # fmt: skip
+    margin = margins[example, rival]
+    unknown = torch.full_like(margin, torch.inf)
+    usual = usual_rounding(logits)[example, 0]
+    parts = (differences, example, rival, margin, unknown, usual, unknown)
     return Pairs(*(part.to(x.device) for part in parts))
+
+
+def compared(
+    pairs: Pairs, relaxed: Relaxed, bounds: Bounds, x: Tensor, logits: Tensor, y: Tensor,
+    threat_model: ThreatModel,
+) -> Pairs:  # fmt: skip
+    """Return pairs with what is seen of their rounding, and what it may be at most.
+
+    The recorded network is compared with the model at the examples and at points of their balls;
+    what differs there by more than rounding can make is not to be proved. bounds: over the balls;
+    all else as in pairs_to_prove.
+    """
+    if not len(pairs.example):
+        return pairs
+    rows, owner = torch.unique(pairs.example, return_inverse=True)
+    radius = torch.full((len(rows),), threat_model.eps, dtype=torch.float64)
+    seen = seen_differences(
+        relaxed.model, _exact(relaxed.exact), x[rows], logits[rows], y[rows], radius,
+        threat_model.norm,
+    ).to(x.device)[owner, pairs.rival]  # fmt: skip
+    errors = bounds.errors[-1][pairs.example]
+    own = errors.gather(1, y.to(errors.device)[pairs.example, None])[:, 0]
+    possible = own + errors.gather(1, pairs.rival[:, None])[:, 0]
+    return pairs._replace(seen=believed(seen, possible), possible=possible)
 
 
 def _exact(network: Network) -> Callable[[Tensor], Tensor]:

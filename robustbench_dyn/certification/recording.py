@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from robustbench_dyn.certification.escapes import RefuseEscapes, check_operation
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import frozen, thawed
 
@@ -136,7 +137,7 @@ def _record(
     with torch.inference_mode(False), torch.no_grad():
         recorder = _Recorder(x, parameters)
         try:
-            with recorder:
+            with RefuseEscapes(recorder.depends), recorder:
                 logits = model(x)
         except CertificateError:
             raise
@@ -145,6 +146,7 @@ def _record(
             raise CertificateError(
                 f"the network cannot be recorded: {type(error).__name__}: {error}"
             ) from error
+    recorder.check_memory([logits])
     last = recorder.stand_in(logits)
     if not isinstance(last, Ref) or logits.dim() != 2 or len(logits) != _EXAMPLES:
         raise CertificateError(
@@ -166,11 +168,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.n_parameters = len(parameters)
         self.operations = list[Operation]()
         self.makings = list[Operation]()
+        # Where recorded values lie, and which of them were overwritten through another one.
+        self.memory = {_place(x): [id(x)]}
+        self.overwritten = set[int]()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # Otherwise torch imports its compiler, for seconds, to keep it away from here.
         return False
+
+    def depends(self, leaf: object) -> bool:
+        """Say whether a tensor depends on the input."""
+        return isinstance(self.stand_in(leaf), Ref)
 
     def stand_in(self, leaf: object) -> Ref | Made | None:
         return self.stand_ins.get(id(leaf)) if isinstance(leaf, Tensor) else None
@@ -180,6 +189,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         leaves, _ = tree_flatten((args, kwargs))
+        check_operation(function, args, kwargs, self.depends)
+        self.check_memory(leaves)
         known = [found for leaf in leaves if (found := self.stand_in(leaf)) is not None]
         name = function.overloadpacket.__name__
         if not known or name in _SHAPE_ONLY:
@@ -187,9 +198,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         of_input = any(isinstance(found, Ref) for found in known)
         if name == "_local_scalar_dense":
             raise CertificateError(
-                "the network's course depends on the values of its "
-                f"{'input' if of_input else 'parameters'} (a comparison, or item()); a relaxation "
-                "needs one that is the same for all of them"
+                "the network's course depends on the values of its parameters (a comparison, or "
+                "item()); a relaxation needs one that is the same for all of them"
             )
 
         def refer(leaf: Any) -> Any:
@@ -208,9 +218,40 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )  # fmt: skip
             self.values.append(value)
             if of_input:
+                self._note_memory(value, name)
                 self.operations.append(operation)
                 self.stand_ins[id(value)] = Ref(len(self.operations))
             else:
                 self.makings.append(operation)
                 self.stand_ins[id(value)] = Made(self.n_parameters + len(self.makings) - 1)
         return result
+
+    def check_memory(self, leaves: Sequence[Any]) -> None:
+        """Refuse values that changed, or came to be, through memory instead of an operation."""
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor) or not leaf.numel():
+                continue
+            hidden = _place(leaf) in self.memory and not self.depends(leaf)
+            if hidden or id(leaf) in self.overwritten:
+                raise CertificateError(
+                    "the network writes into a part of a tensor that it reads as a whole, or "
+                    "through another view of it (padding that is not with zeros does so); bounds "
+                    "cannot follow that"
+                )
+
+    def _note_memory(self, value: Tensor, name: str) -> None:
+        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+            raise CertificateError(
+                f"the network computes in {value.dtype}, by {name}; bounds do not cover what that "
+                "rounds"
+            )
+        others = self.memory.setdefault(_place(value), [])
+        if self.depends(value):
+            # Written in place: what else lies there is no longer what was recorded.
+            self.overwritten.update(key for key in others if key != id(value))
+        elif id(value) not in others:
+            others.append(id(value))
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -311,8 +311,23 @@ def _mean(context: _Context) -> Node:
 # What only moves values
 
 
+@_rule("_to_copy")
+def _cast(context: _Context) -> Node:
+    kwargs, (x, *_) = context.operation.kwargs, context.args
+    dtype = kwargs.get("dtype")
+    if kwargs.keys() - {"dtype", "memory_format"}:
+        raise context.refuse(" to another device or layout")
+    if dtype not in (None, torch.float32, torch.float64):
+        raise context.refuse(f" to {dtype}, which rounds")
+    identity = lambda z: z  # noqa: E731
+    return Affine(
+        (x.index,), context.operation.shape, linear=identity, spread=identity,
+        adjoint=lambda a: (a,), bias=None, terms=1,
+    )  # fmt: skip
+
+
 @_rule(
-    "_reshape_alias", "_to_copy", "_unsafe_view", "alias", "cat", "clone", "constant_pad_nd",
+    "_reshape_alias", "_unsafe_view", "alias", "cat", "clone", "constant_pad_nd",
     "detach", "expand", "flatten", "flip", "permute", "pixel_shuffle", "pixel_unshuffle",
     "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose",
     "unbind", "unsqueeze", "view", "contiguous", "narrow", "alias_copy", "view_copy",
@@ -327,8 +342,6 @@ def _by_itself(context: _Context, terms: int) -> Node:
     Its transpose is what automatic differentiation makes of it.
     """
     operation = context.operation
-    if operation.name == "_to_copy" and operation.kwargs.keys() - {"dtype"}:
-        raise context.refuse(" to another device or layout")
     shapes = [context.shapes[index] for index in operation.inputs]
 
     def call(*values: Tensor) -> Tensor:
@@ -336,8 +349,6 @@ def _by_itself(context: _Context, terms: int) -> Node:
             return values[0].reshape(len(values[0]), *operation.shape)
         if operation.name == "expand":
             return values[0].expand(len(values[0]), *operation.shape)
-        if operation.name == "_to_copy":
-            return values[0]
         given = iter(values)
 
         def put(leaf: Any) -> Any:
