@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -100,6 +100,37 @@ def evaluate_grid(
     model, in the given order.
     Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
     """
+    with open_cascade(
+        model, data, threat_models, n_examples=n_examples, seed=seed, batch_size=batch_size,
+        attacks=attacks, certifiers=certifiers, audit_share=audit_share, device=device,
+        store=store, name=name, progress=progress,
+    ) as cascade:  # fmt: skip
+        falling = sorted(threat_models, key=lambda t: -t.eps)
+        by_eps = {t.eps: _evaluate_at(cascade, t) for t in falling}
+        if cascade.withdrew:
+            # Found out at a later eps: what was certified before has the attacks before it again.
+            by_eps = {t.eps: _evaluate_at(cascade, t) for t in falling}
+    return [by_eps[threat_model.eps] for threat_model in threat_models]
+
+
+@contextmanager
+def open_cascade(
+    model: nn.Module,
+    data: Dataset | str | tuple[Tensor, Tensor],
+    threat_models: Sequence[ThreatModel],
+    *,
+    n_examples: int | None = None,
+    seed: int = 0,
+    batch_size: int | Literal["auto"] = 250,
+    attacks: str | Sequence[str] = "standard",
+    certifiers: str | Sequence[str] = "auto",
+    audit_share: float = DEFAULT_AUDIT_SHARE,
+    device: str | torch.device | None = None,
+    store: Store | Path | str | None = None,
+    name: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Iterator[Cascade]:
+    """Check what evaluate_grid is given; yield the cascade over it, its model frozen meanwhile."""
     norm = _one_norm(threat_models)
     dataset = as_dataset(data, n_examples)
     _check_options(batch_size, audit_share)
@@ -108,16 +139,10 @@ def evaluate_grid(
     opened = nullcontext(store) if isinstance(store, Store) else closing(_open(store))
     where = torch.device(device) if device is not None else _device_of(model)
     with opened as kept, frozen(model.to(where)):
-        cascade = Cascade(
+        yield Cascade(
             model, dataset, kept, norm, where, seed, batch_size, attacks, certifiers,
             audit_share, name, progress,
         )  # fmt: skip
-        falling = sorted(threat_models, key=lambda t: -t.eps)
-        by_eps = {t.eps: _evaluate_at(cascade, kept, t) for t in falling}
-        if cascade.withdrew:
-            # Found out at a later eps: what was certified before has the attacks before it again.
-            by_eps = {t.eps: _evaluate_at(cascade, kept, t) for t in falling}
-    return [by_eps[threat_model.eps] for threat_model in threat_models]
 
 
 def benchmark(
@@ -142,9 +167,9 @@ def benchmark(
     return summary["clean_accuracy"], summary["empirical_accuracy"]
 
 
-def _evaluate_at(cascade: Cascade, store: Store, threat_model: ThreatModel) -> Evaluation:
+def _evaluate_at(cascade: Cascade, threat_model: ThreatModel) -> Evaluation:
     verdicts = cascade.run(threat_model)
-    summary = conclude(store, cascade.key, threat_model.eps, verdicts)
+    summary = conclude(cascade.store, cascade.key, threat_model.eps, verdicts)
     costs, not_applicable = cascade.costs(threat_model), cascade.record["not_applicable"]
     return Evaluation(threat_model, verdicts, summary, cascade.key, costs, not_applicable)
 

@@ -146,7 +146,7 @@ def test_two_identical_runs_agree_and_leave_the_callers_streams_alone(model):
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
     assert before[2] == random.getstate()
-    for draw in (torch.rand, np.random.rand, lambda _: random.random()):  # noqa: NPY002
+    for draw in (torch.rand, np.random.rand, lambda _: random.random()):
         draw(7)
     second = evaluate(again, DATA, L2, attacks="pgd")
     drop = ["seconds"]

@@ -22,6 +22,7 @@ from robustbench_dyn import (
 from robustbench_dyn.attacks import Attack, attack_info
 from robustbench_dyn.attacks.base import searching
 from robustbench_dyn.certification import Certifier, Cost, Prepared, Proof, Selection, lipschitz
+from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.evaluation import as_dataset
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.leaderboard import leaderboard
@@ -137,6 +138,15 @@ def test_the_same_layer_with_an_honest_claim_sets_off_nothing(tmp_path):
     )  # fmt: skip
     assert set(statuses(evaluation)) == {"broken"}
     assert len(leaderboard(store)) == 1
+
+
+@pytest.mark.parametrize("attack", ["apgd-t", "fab-t"])
+def test_an_audit_tries_the_classes_that_the_certificate_under_audit_rules_out(attack):
+    # Attacks on target classes leave out those that certificates exclude: here all of them.
+    model = halfspaces(factor=1.05, claim=1.0, n_classes=4)
+    data = points([0.4] * 8, n_classes=4)
+    with pytest.raises(SoundnessError, match=r"certified within 0\.4[12].*wrong"):
+        evaluate(model, data, ThreatModel("L2", 0.4 * 1.02), attacks=attack)
 
 
 def test_the_alarm_needs_the_audit():
@@ -507,6 +517,106 @@ def test_a_failure_is_tried_again_at_another_eps_and_not_at_the_same_one(monkeyp
     found = evaluate(halfspaces(), data, smaller, certifiers=[], **options)
     assert calls == [L2.eps, 0.1]
     assert found.summary["flags"] == ""
+
+
+# Certifiers fail, too
+
+
+def raises(error):
+    def prove(_state, _x, _logits, _y, _threat_model):
+        raise error
+
+    return prove
+
+
+def test_a_certifier_that_fails_is_told_and_the_run_goes_on(asked_late):
+    asked_late(("faulty", raises(ValueError("zip; next: pgd"))), ("true", proves_within(0.45)))
+    found = evaluate(halfspaces(), points([0.3, 0.4]), L2)
+    assert statuses(found) == ["certified"] * 2
+    assert found.summary["flags"] == "certifier_failed:faulty:2"
+    assert set(found.examples["certifier"]) == {"true"}
+    trail = found.verdicts[0].trail
+    assert [(step.stage, step.outcome.value) for step in trail[:3]] == [
+        ("idle", "survived"), ("faulty", "not applicable"), ("true", "certified"),
+    ]  # fmt: skip
+    assert trail[1].message == "ValueError: zip; next: pgd"
+
+
+def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypatch):
+    faulty = Certifier("faulty", "", deterministic=True, prepare=None,
+                       prove=raises(ValueError("out of order")), cost=Cost.NOTHING)  # fmt: skip
+    selection = Selection([Prepared(faulty, None)], {}, [])
+    monkeypatch.setattr(cascade, "select_certifiers", lambda *_: selection)
+    grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]
+    for found in evaluate_grid(halfspaces(), points(DISTANCES), grid, attacks="pgd"):
+        assert found.summary["flags"] == "certifier_failed:faulty:6"
+        assert found.summary["empirical_accuracy"] > 0
+
+
+def test_a_certifier_that_runs_out_of_memory_halves_the_batch_and_then_gives_up(asked_late):
+    sizes = []
+
+    def prove(_state, x, logits, _y, threat_model):
+        sizes.append(len(x))
+        if len(x) > fits[-1]:
+            raise MemoryError
+        return proves_within(0.45)(None, x, logits, None, threat_model)
+
+    asked_late(("large", prove))
+    data, fits = points([0.3, 0.4] * 4), []
+    for most, status in (2, "certified"), (0, "undecided"):
+        fits.append(most)
+        sizes.clear()
+        found = evaluate(halfspaces(), data, L2, batch_size=8)
+        assert set(statuses(found)) == {status}
+        assert sizes[:3] == [8, 4, 2]
+    assert "certifier_failed:large:8" in found.summary["flags"]
+
+
+def test_what_auto_cannot_use_is_kept_and_shown_with_the_reason(capsys):
+    class Faulty(Network):
+        def lipschitz_bound(self):
+            raise ValueError("no such norm")
+
+        def forward(self, x):
+            return super().forward(x.exp() - 1)
+
+    found = evaluate(Faulty(), sample(Network()), L2, attacks="pgd")
+    assert "certifier_failed:lipschitz" in found.summary["flags"].split()
+    assert found.not_applicable["lipschitz"] == "ValueError: no such norm"
+    assert "'exp'" in found.not_applicable["interval"]
+    # What a certifier says of a model is no failure.
+    assert "certifier_failed:interval" not in found.summary["flags"]
+    bracket_table([found])
+    printed = capsys.readouterr().out
+    assert "not applicable: lipschitz: ValueError: no such norm" in printed
+    assert "interval, linear_relaxation" in printed
+    with pytest.raises(CertificateError, match="'lipschitz' cannot be prepared"):
+        evaluate(Faulty(), sample(Network()), L2, certifiers="lipschitz")
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_a_padding_that_is_given_as_a_word_is_certified_as_its_number(padding):
+    def build(given):
+        generator = torch.Generator().manual_seed(0)
+        size = 4 if padding == "same" else 2
+        model = nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=given), nn.ReLU(), nn.Flatten(), nn.Linear(2 * size**2, 3)
+        )
+        for parameter in model.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+        return model.eval()
+
+    number = {"valid": 0, "same": 1}[padding]
+    data = sample(build(number))
+    options = {"attacks": "pgd", "certifiers": "interval,linear_relaxation"}
+    by_word, by_number = (
+        evaluate(build(given), data, ThreatModel("Linf", 0.02), **options)
+        for given in (padding, number)
+    )
+    assert "certified" in statuses(by_word)
+    assert evidence(by_word).equals(evidence(by_number))
+    assert "certifier_failed" not in evaluate(build(padding), data, L2).summary["flags"]
 
 
 # Sharing work
