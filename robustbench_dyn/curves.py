@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustbench_dyn.alarm import keep_violation, raise_violations
 from robustbench_dyn.cascade import Cascade
 from robustbench_dyn.deduction import broken
 from robustbench_dyn.determinism import NOT_A_FUNCTION
@@ -114,8 +113,8 @@ def _certify_on_grid(
 ) -> dict[int, Verdict]:
     """Return the verdicts with the largest radii of the grid that ball certifiers prove.
 
-    grid: rising. The certifiers may find nearer adversarial examples, too; one within a radius that
-    is certified raises SoundnessError.
+    grid: rising. The certifiers may find nearer adversarial examples, too; the cascade, which has
+    the certificates of all radii so far, raises SoundnessError for one that refutes any of them.
     """
     found = dict(found)
     # The largest index that is certified, and the least that is known not to be.
@@ -143,27 +142,15 @@ def _certify_on_grid(
                     continue
                 high[i] = index
                 if verdict.adversarial_distance < _distance(found[i]):
-                    found[i] = _nearer(cascade, found[i], verdict)
+                    attack, x_adv = verdict.attack, verdict.x_adv or b""
+                    found[i] = broken(found[i], attack, verdict.adversarial_distance, x_adv)
                     high[i] = min(index, bisect_left(grid, verdict.adversarial_distance))
-    raise_violations(cascade.store, cascade.key, cascade.record["model"])
     if cascade.flags & NOT_A_FUNCTION:
         found = {
             i: replace(verdict, certified_radius=math.nan, certifier="")
             for i, verdict in found.items()
         }
     return found
-
-
-def _nearer(cascade: Cascade, verdict: Verdict, at_eps: Verdict) -> Verdict:
-    """Take over an adversarial example that a certifier found; keep it where it refutes a proof."""
-    attack, reached, x_adv = at_eps.attack, at_eps.adversarial_distance, at_eps.x_adv or b""
-    if verdict.certified_radius >= reached:
-        x = cascade.dataset.x[cascade.row_of[verdict.example_id]]
-        keep_violation(
-            cascade.store, cascade.key, verdict, ThreatModel(cascade.norm, at_eps.eps),
-            attack=attack, reached=reached, x=x, x_adv=x_adv,
-        )  # fmt: skip
-    return broken(verdict, attack, reached, x_adv)
 
 
 def _default_radii(evaluation: Evaluation) -> list[float]:

@@ -66,6 +66,13 @@ class BySize(Honest):
         return logits * (1 + len(x) / 100)
 
 
+class ByFewness(Honest):
+    """Takes an example alone for an image without a batch."""
+
+    def spoil(self, logits, x):
+        return logits * (2.0 if len(x) == 1 else 1.0)
+
+
 class ByNeighbours(Honest):
     def spoil(self, logits, x):
         return logits + 0.1 * x.mean(dim=0).flatten()[:2]
@@ -102,7 +109,7 @@ class Drifting(Honest):
 CASES = [
     (Noisy, "random_outputs"), (NoisyByNumpy, "random_outputs"),
     (NoisyByPython, "random_outputs"), (Dropping, "random_outputs"), (BySize, "batch_coupled"),
-    (ByNeighbours, "batch_coupled"), (ByPlace, "batch_coupled"), (ByLargest, "batch_coupled"),
+    (ByFewness, "batch_coupled"), (ByNeighbours, "batch_coupled"), (ByPlace, "batch_coupled"), (ByLargest, "batch_coupled"),
     (ByGradMode, "depends_on_grad_mode"),
 ]  # fmt: skip
 
