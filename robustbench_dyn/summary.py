@@ -38,11 +38,13 @@ def summarise(
     """
     counts = count_statuses(verdicts)
     n = len(verdicts)
-    certified = counts[Status.CERTIFIED]
-    standing = certified + counts[Status.UNDECIDED]
+    is_function = not NOT_A_FUNCTION.intersection(flags)
+    # Those of another shard, which did not notice, are still among the verdicts.
+    certified = counts[Status.CERTIFIED] if is_function else 0
+    standing = counts[Status.CERTIFIED] + counts[Status.UNDECIDED]
     attacked = bool(record["attacks"])
     correct = sum(v.prediction == v.label for v in verdicts)
-    applied = [] if NOT_A_FUNCTION.intersection(flags) else record["certifiers"]
+    applied = record["certifiers"] if is_function else []
     flags = sorted(flags)
     # Of deterministic certificates there are none: such a run has no row.
     refuted = sum(v.adversarial_distance <= v.certified_radius for v in verdicts)
@@ -52,7 +54,7 @@ def summarise(
     if transferred and _follows_white_box(record["attacks"]):
         # A sign of masked gradients: what broke these looked at gradients of another network.
         flags.append(f"transfer_beats_white_box:{transferred}")
-    flags += _failures(verdicts, attacked=attacked)
+    flags += _failures(verdicts, attacked=attacked, is_function=is_function)
     if counts[Status.ERROR]:
         flags.append(f"errors:{counts[Status.ERROR]}")
     return {
@@ -91,7 +93,7 @@ def _attacks_as_they_went(verdicts: Sequence[Verdict], attacks: Sequence[str]) -
     return [f"{name}(failed)" if name in failed else name for name in attacks]
 
 
-def _failures(verdicts: Sequence[Verdict], *, attacked: bool) -> list[str]:
+def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool) -> list[str]:
     """Return flags for attacks and certifiers that failed, and for examples left unattacked."""
     flags = [
         f"{kind}:{stage}:{n}"
@@ -100,8 +102,9 @@ def _failures(verdicts: Sequence[Verdict], *, attacked: bool) -> list[str]:
         for (stage, outcome), n in sorted(_outcomes(verdicts).items())
         if outcome is failure
     ]  # fmt: skip
+    relying = {Status.UNDECIDED} if is_function else {Status.UNDECIDED, Status.CERTIFIED}
     unattacked = sum(
-        v.status is Status.UNDECIDED and all(s.outcome is not Outcome.SURVIVED for s in v.trail)
+        v.status in relying and all(s.outcome is not Outcome.SURVIVED for s in v.trail)
         for v in verdicts
     )
     return [*flags, f"unattacked:{unattacked}"] if attacked and unattacked else flags

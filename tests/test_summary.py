@@ -83,3 +83,13 @@ def test_the_row_names_no_certifier_where_no_certificate_counts(flag, certifiers
     found = row(verdict(0, ("b", Outcome.SURVIVED)), flags=[flag])
     assert found["certifiers"] == certifiers
     assert found["flags"] == flag
+
+
+def test_certificates_of_what_is_no_function_count_as_standing_alone():
+    proved = {"status": Status.CERTIFIED, "certifier": "c", "certified_radius": 0.6}
+    verdicts = [verdict(0, **proved), verdict(1, ("b", Outcome.SURVIVED), **proved)]
+    whole, flagged = row(*verdicts), row(*verdicts, flags=["changed_during_run"])
+    assert (whole["certified_accuracy"], whole["flags"]) == (1, "")
+    assert (flagged["certified_accuracy"], flagged["empirical_accuracy"]) == (0, 1)
+    assert flagged["flags"] == "changed_during_run unattacked:1"
+    assert flagged["ci_low"] == 0

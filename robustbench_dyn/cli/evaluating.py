@@ -88,6 +88,7 @@ def run(
         rows = [evaluation.summary for evaluation in evaluations]
         about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
                  "stages": [asdict(cost) for e in evaluations for cost in e.costs],
+                 "not_applicable": evaluations[0].not_applicable,
                  "peak_memory_mb": peak_memory_mb()}  # fmt: skip
         typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
     else:
