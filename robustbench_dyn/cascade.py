@@ -184,7 +184,7 @@ class Cascade:
         self._keep(known[i] for i in new if i in known)
         missing = [i for i in new if i not in known]
         work = partial(self._first_verdicts, threat_model)
-        for _ in self._in_chunks(missing, work, "certify", threat_model):
+        for _ in self._in_chunks(missing, work, "certify"):
             self._report(threat_model, "certify")
 
     def _first_verdicts(
@@ -272,7 +272,7 @@ class Cascade:
                 at_once = _SEARCHED_AT_ONCE if exhaustive else None
             else:
                 work, at_once = partial(self._attack, tool, threat_model), None
-            for _ in self._in_chunks(turn, work, name, threat_model, at_once=at_once):
+            for _ in self._in_chunks(turn, work, name, at_once=at_once):
                 raise_violations(self.store, self.key, self.record["model"])
                 self._report(threat_model, name)
 
@@ -577,12 +577,12 @@ class Cascade:
 
     def _in_chunks(
         self, items: list[_Item], work: Callable[[list[_Item]], tuple[list[Verdict], StageCost]],
-        stage: str, threat_model: ThreatModel, *, at_once: int | None = None,
+        stage: str, *, at_once: int | None = None,
     ) -> Iterator[None]:  # fmt: skip
         """Do the work chunk by chunk and keep its verdicts; where memory runs out, halve them.
 
-        Each chunk of a stage has random streams of its own, so that identical runs agree. at_once:
-        the most items of a chunk, besides.
+        Each chunk of a stage has random streams of its own, so that identical runs agree, and so do
+        the first passes of runs at other eps. at_once: the most items of a chunk, besides.
         """
         start = 0
         if items and not self.chunk_size:
@@ -593,7 +593,7 @@ class Cascade:
         while start < len(items):
             chunk = items[start : start + min(self.chunk_size, at_once or self.chunk_size)]
             try:
-                with seeded(self.seed, stage, threat_model.eps, _example_id(chunk[0])):
+                with seeded(self.seed, stage, _example_id(chunk[0])):
                     verdicts, cost = work(chunk)
             except Exception as error:
                 if not is_out_of_memory(error) or self.chunk_size == 1:
