@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from robustbench_dyn.datasets import Dataset
 
 MINIMUM_NORM_ATTACK = "fab-min"
-_POINTS = 33
 _CORRECT = (Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED)
 
 
@@ -46,6 +45,7 @@ def evaluate_distances(
     norm: Norm,
     *,
     radii: Sequence[float] | None = None,
+    n_radii: int = 33,
     certifiers: str | Sequence[str] = "auto",
     n_examples: int | None = None,
     **options: Any,
@@ -55,8 +55,8 @@ def evaluate_distances(
     One run of a minimum-norm attack gives all distances. Certifiers whose radii hold at any eps
     need one pass; what proves one ball is run at radii below the example's distance, which are
     bisected, since a certificate of a ball holds in every smaller one. radii: of these balls, by
-    default equal steps from 0 to where hardly an example stands. options: those of evaluate, but
-    for attacks. Raises InputError for a radius wider than the norm's widest.
+    default n_radii of them in equal steps from 0 to where hardly an example stands. options: those
+    of evaluate, but for attacks. Raises InputError for a radius wider than the norm's widest.
     """
     dataset = as_dataset(data, n_examples)
     widest = ThreatModel(norm, widest_eps(norm, tuple(dataset.x.shape[1:])))
@@ -69,7 +69,7 @@ def evaluate_distances(
             model, dataset, widest, attacks=MINIMUM_NORM_ATTACK, certifiers=at_any_eps,
             **{**options, "store": cascade.store},
         )  # fmt: skip
-        grid = sorted(set(_default_radii(evaluation) if radii is None else radii))
+        grid = sorted(set(_default_radii(evaluation, n_radii) if radii is None else radii))
         found = {v.example_id: v for v in evaluation.verdicts}
         if cascade.tools:
             found = _certify_on_grid(cascade, found, [radius for radius in grid if radius > 0])
@@ -153,11 +153,11 @@ def _certify_on_grid(
     return found
 
 
-def _default_radii(evaluation: Evaluation) -> list[float]:
+def _default_radii(evaluation: Evaluation, n_radii: int) -> list[float]:
     reached = [_distance(v) for v in evaluation.verdicts if v.status in _CORRECT]
     found = [distance for distance in reached if math.isfinite(distance)]
     last = float(np.quantile(found, 0.99)) if found else evaluation.threat_model.eps
-    return np.linspace(0.0, last, _POINTS).tolist()
+    return np.linspace(0.0, last, n_radii).tolist()
 
 
 def _distance(verdict: Verdict) -> float:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 _GRID = 240
+# Radii at which circles are proved: more of them come nearer to what cannot be decided, which is
+# where certifiers take longest.
+_CIRCLES = 13
 # One for each class, and one for each model: told apart without any colour.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _SHADES = ("0.0", "0.45", "0.25", "0.6", "0.15", "0.5", "0.35", "0.65", "0.1", "0.55")
@@ -43,7 +46,7 @@ def plot_flow(model: nn.Module, data: Dataset, *, title: str = "") -> Figure:
             "plane: moons or spirals"
         )
     ways, share = _in_the_plane(_states(model, data.x))
-    evaluation = evaluate_distances(model, data, "L2")
+    evaluation = evaluate_distances(model, data, "L2", n_radii=_CIRCLES)
     figure = _figure(10, 4.6)
     left, right = figure.subplots(1, 2)
     _draw_ways(left, ways, data.y)
