@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from robustbench_dyn.version import __version__
+
 if TYPE_CHECKING:
     from robustbench_dyn.datasets import Dataset, load_dataset
     from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from robustbench_dyn.smoothing import SmoothedClassifier, Smoothing, evaluate_smoothed
     from robustbench_dyn.threat_models import ThreatModel
     from robustbench_dyn.verdicts import Status, Verdict
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Dataset",
@@ -27,6 +27,7 @@ __all__ = [
     "Status",
     "ThreatModel",
     "Verdict",
+    "__version__",
     "benchmark",
     "evaluate",
     "evaluate_grid",

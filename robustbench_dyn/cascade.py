@@ -6,31 +6,50 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.alarm import keep_violation, raise_violations
-from robustbench_dyn.attacks import Attack, resolve_attacks, surrogates_of
+from robustbench_dyn.attacks import Attack, resolve_attacks, suite_names, surrogates_of
 from robustbench_dyn.auditing import choose_audited
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
-from robustbench_dyn.certification import Cost, Prepared, Proof, radii, resolve_certifiers
+from robustbench_dyn.certification import (
+    Cost,
+    Prepared,
+    Proof,
+    Selection,
+    radii,
+    select_certifiers,
+)
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.deduction import (
-    NEXT,
     Tool,
-    carry_over,
+    advance,
+    broken,
+    certified,
     first_verdict,
-    hand_on,
-    next_tool,
+    infer_from_other_eps,
+    unattacked_by,
+    waiting_for,
+    without_certificate,
 )
-from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.determinism import (
+    CHANGED,
+    MOST_EXAMPLES,
+    NOT_A_FUNCTION,
+    RANDOM,
+    find_defects,
+    has_changed,
+    seeded,
+)
+from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import lipschitz_bound
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
 from robustbench_dyn.judging import CountingModel, judge, predict
@@ -38,15 +57,20 @@ from robustbench_dyn.probing import are_probabilities, fingerprint, first_logits
 from robustbench_dyn.store import Store
 from robustbench_dyn.summary import count_statuses
 from robustbench_dyn.threat_models import Norm, ThreatModel
-from robustbench_dyn.verdicts import Status, Verdict
+from robustbench_dyn.verdicts import Outcome, Status, Step, Verdict
+from robustbench_dyn.version import __version__
 
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 
+# As few inputs as any memory holds.
+_SMALLEST_SAMPLE = 4
 # An exhaustive search may take its whole time for each example, and what is known is kept.
 _SEARCHED_AT_ONCE = 4
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
-_CASCADE_VERSION = 6
+_CASCADE_VERSION = 7
+# What the record tells besides what the verdicts depend on.
+_NOT_IN_KEY = ("not_applicable", "evaluated_at")
 
 
 class Progress(NamedTuple):
@@ -77,76 +101,107 @@ class Cascade:
         # What one chunk holds now: batch_size until memory runs out; 0 until it is measured.
         self.chunk_size = 0 if batch_size == "auto" else batch_size
         self.progress = progress
+        self.predict, self.judge = predict, judge
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
-        self.flags = list[str]()
-        # A registered model is checked at its first pass: a repeated run needs none at all.
-        known = registered_identity(model) if dataset.n_classes else None
-        self.checked = known is None
-        # The verdicts at the eps of the moment, by example_id, as the store has them.
+        # The verdicts at the eps of the moment, by example_id, as the store has them, and of which
+        # examples they are wanted.
         self.verdicts = dict[int, Verdict]()
-        self.n_classes = dataset.n_classes if known else self._first_logits().shape[1]
-        self.identity = known or identify(
-            model, fingerprint(self.model, dataset.x, device), name=name
-        )
-        self.attacks = resolve_attacks(
-            attacks, norm, self.n_classes, has_surrogates=bool(surrogates_of(model))
-        )
-        self.certifiers = resolve_certifiers(certifiers, model, tuple(dataset.x.shape[1:]), norm)
-        # Each comes in when all before it have left an example undecided.
-        asked = {cost: [c for c in self.certifiers if c.certifier.cost is cost] for cost in Cost}
-        self.tools: list[Attack | Prepared] = [
-            *asked[Cost.LOW], *self.attacks[:1], *asked[Cost.HIGH], *self.attacks[1:],
-            *asked[Cost.EXHAUSTIVE],
-        ]  # fmt: skip
-        self.record = self._describe(model, norm)
+        self.at_work: Collection[int] = self.row_of
+        # Logits from before all attacks, once a pass was made, and how many passes were watched.
+        self.at_start: Tensor | None = None
+        self.watched_passes = 0
+        # Whether certificates of a finished eps were withdrawn.
+        self.withdrew = False
+        # A registered model is examined before its first pass: a repeated run needs none at all.
+        known = registered_identity(model) if dataset.n_classes else None
+        self.n_classes = dataset.n_classes
+        found = [] if known else self._examine()
+        with seeded(seed, "preparation"):
+            self.identity = known or identify(
+                model, fingerprint(self.model, dataset.x, device), name=name
+            )
+            self.attacks = resolve_attacks(
+                attacks, norm, self.n_classes, has_surrogates=bool(surrogates_of(model))
+            )
+            selection = select_certifiers(certifiers, model, tuple(dataset.x.shape[1:]), norm)
+        self.suite = attacks if isinstance(attacks, str) and attacks in suite_names() else ""
+        self.certifiers = selection.ready
+        self.tools = self._arrange()
+        self.record = self._describe(model, norm, selection)
         self.key = hash_configuration(
-            {k: self.record[k] for k in self.record if k not in ("flags", "evaluated_at")}
+            {k: self.record[k] for k in self.record if k not in _NOT_IN_KEY}
         )
+        # Of this run and of those before it.
+        self.flags = set(store.flags(self.key))
+        if self.flags & NOT_A_FUNCTION:
+            self._distrust()
+        self._flag(*found, *(f"certifier_failed:{name}" for name in selection.crashed))
 
-    def run(self, threat_model: ThreatModel) -> tuple[Verdict, ...]:
-        """Bring every example to its final verdict at one eps; return them by example_id."""
+    def run(
+        self, threat_model: ThreatModel, *, only: Collection[int] | None = None
+    ) -> tuple[Verdict, ...]:
+        """Bring examples to their final verdicts at one eps; return them by example_id.
+
+        only: the example_ids that are wanted, by default all.
+        """
+        self.at_work = self.row_of if only is None else only
+        self._load(threat_model)
+        new = [i for i in self.at_work if i not in self.verdicts]
+        if self.at_start is None and (new or any(v.next_stage for v in self.verdicts.values())):
+            known = self._known_from_other_eps(threat_model, new)
+            if len(known) < len(new) or any(v.next_stage for v in known.values()):
+                self._flag(*self._examine())
+                self._load(threat_model)
         self.store.add_evaluation(self.key, self.record)
         raise_violations(self.store, self.key, self.record["model"])
-        kept = self.store.verdicts(self.key, threat_model.eps)
-        self.verdicts = {v.example_id: v for v in kept if v.example_id in self.row_of}
         self._classify_and_certify(threat_model)
         self._decide_what_is_left(threat_model)
+        if self._has_changed():
+            self._flag(CHANGED)
+            self._load(threat_model)
+            self._decide_what_is_left(threat_model)
         self._report(threat_model, "done")
         return tuple(self.verdicts[i] for i in sorted(self.verdicts))
+
+    def _load(self, threat_model: ThreatModel) -> None:
+        kept = self.store.verdicts(self.key, threat_model.eps)
+        wanted = set(self.at_work)
+        self.verdicts = {v.example_id: v for v in kept if v.example_id in wanted}
 
     def costs(self, threat_model: ThreatModel) -> tuple[StageCost, ...]:
         """Return what one eps took, in the order of the stages, earlier runs included."""
         # A stage that was only carried on takes its place in the order of the cascade.
         stages = ["certify", *map(_name, self.tools)]
         costs = self.store.costs(self.key, threat_model.eps)
-        return tuple(sorted(costs, key=lambda cost: stages.index(cost.stage)))
+        # One of an earlier run, that is no longer run, comes last.
+        return tuple(
+            sorted(costs, key=lambda c: stages.index(c.stage) if c.stage in stages else len(stages))
+        )
 
     def _classify_and_certify(self, threat_model: ThreatModel) -> None:
-        new = [i for i in self.row_of if i not in self.verdicts]
-        known = self._known_from_other_eps(threat_model) if new else {}
+        new = [i for i in self.at_work if i not in self.verdicts]
+        known = self._known_from_other_eps(threat_model, new)
         self._keep(known[i] for i in new if i in known)
         missing = [i for i in new if i not in known]
-        if missing and not self.checked:
-            self.n_classes, self.checked = self._first_logits().shape[1], True
-        work = partial(self._first_verdicts, threat_model, self._first_tool)
-        for _ in self._in_chunks(missing, work):
+        work = partial(self._first_verdicts, threat_model)
+        for _ in self._in_chunks(missing, work, "certify"):
             self._report(threat_model, "certify")
 
     def _first_verdicts(
-        self, threat_model: ThreatModel, first_tool: str, ids: list[int]
+        self, threat_model: ThreatModel, ids: list[int]
     ) -> tuple[list[Verdict], StageCost]:
         started, before = time.perf_counter(), self.model.forward_passes
         x, y = self._tensors(ids)
         with torch.no_grad():
             logits = self.model(x)
-        predictions = predict(logits).tolist()
-        found, names = self._certify(x, logits, y, threat_model)
+        predictions = self.predict(logits).tolist()
+        found, names, trail = self._certify(x, logits, y, threat_model)
         forward, seconds = self.model.forward_passes - before, time.perf_counter() - started
         passes = _shares(forward, len(ids))
         verdicts = [
             first_verdict(
                 example_id, int(y[k]), predictions[k], threat_model.eps, found[k], names[k],
-                passes[k], seconds / len(ids), first_tool,
+                passes[k], seconds / len(ids), self._stages(), trail,
             )
             for k, example_id in enumerate(ids)
         ]  # fmt: skip
@@ -156,37 +211,48 @@ class Cascade:
 
     def _certify(
         self, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
-    ) -> tuple[list[float], list[str]]:
+    ) -> tuple[list[float], list[str], tuple[Step, ...]]:
+        """Return radii, the certifiers that prove them, and what failed."""
         best = [math.nan] * len(y)
-        names = [""] * len(y)
+        names, trail = [""] * len(y), list[Step]()
         for prepared in self.certifiers:
             label = prepared.label(threat_model.norm)
             if prepared.certifier.at_any_eps:
-                of_each = radii(self._ask(prepared, x, logits, y, threat_model)).tolist()
-                for k, radius in enumerate(of_each):
+                proof, failure = self._apply(prepared, x, logits, y, threat_model)
+                if failure:
+                    name = prepared.certifier.name
+                    trail.append(
+                        Step(name, Outcome.NOT_APPLICABLE, threat_model.eps, failure)
+                    )  # fmt: skip
+                for k, radius in enumerate(radii(proof).tolist()):
                     if radius > 0 and not best[k] >= radius:
                         best[k], names[k] = radius, label
-            # A row always says which certifier was asked, also where it proved nothing.
+            # A row always says which certifier was run, also where it proved nothing.
             names = [name or label for name in names]
-        return best, names
+        return best, names, tuple(trail)
 
-    def _known_from_other_eps(self, threat_model: ThreatModel) -> dict[int, Verdict]:
+    def _known_from_other_eps(
+        self, threat_model: ThreatModel, new: list[int]
+    ) -> dict[int, Verdict]:
         known: dict[int, list[Verdict]] = {}
-        for verdict in self.store.verdicts(self.key):
-            if verdict.example_id in self.row_of and verdict.eps != threat_model.eps:
+        wanted = set(new)
+        for verdict in self.store.verdicts(self.key) if new else ():
+            if verdict.example_id in wanted and verdict.eps != threat_model.eps:
                 known.setdefault(verdict.example_id, []).append(verdict)
-        proofs = [tool for tool in self.tools if isinstance(tool, Prepared)]
-        first_proof = _name(proofs[0]) if proofs else ""
         return {
-            i: carry_over(others, threat_model.eps, self._first_tool, first_proof)
+            i: infer_from_other_eps(others, threat_model.eps, self._stages())
             for i, others in known.items()
         }
 
-    @property
-    def _first_tool(self) -> str:
-        return _name(self.tools[0]) if self.tools else ""
+    def _stages(self, after: Attack | Prepared | None = None) -> list[Tool]:
+        """Return all tools, or those after one."""
+        start = 0 if after is None else self.tools.index(after) + 1
+        return [Tool(_name(tool), isinstance(tool, Prepared)) for tool in self.tools[start:]]
 
     def _decide_what_is_left(self, threat_model: ThreatModel) -> None:
+        names = {_name(tool) for tool in self.tools}
+        stale = [v for v in self.verdicts.values() if v.next_stage and v.next_stage not in names]
+        self._keep(advance(verdict, self._stages()) for verdict in stale)
         # Proofs since the attack before: a share of what they certified has the next one to pass.
         proofs = [c for c in self.certifiers if c.certifier.at_any_eps]
         for tool in self.tools:
@@ -194,9 +260,9 @@ class Cascade:
             if isinstance(tool, Prepared):
                 proofs.append(tool)
             else:
-                self._keep(replace(v, reason=NEXT + name) for v in self._audit_sample(proofs))
+                self._keep(self._audits(proofs, [Tool(name, proves=False), *self._stages(tool)]))
                 proofs = []
-            turn = [v for v in self.verdicts.values() if next_tool(v) == name]
+            turn = [v for v in self.verdicts.values() if v.next_stage == name]
             turn.sort(key=lambda verdict: verdict.example_id)
             if turn:
                 self._report(threat_model, name)
@@ -206,35 +272,43 @@ class Cascade:
                 at_once = _SEARCHED_AT_ONCE if exhaustive else None
             else:
                 work, at_once = partial(self._attack, tool, threat_model), None
-            for _ in self._in_chunks(turn, work, at_once=at_once):
+            for _ in self._in_chunks(turn, work, name, at_once=at_once):
                 raise_violations(self.store, self.key, self.record["model"])
                 self._report(threat_model, name)
 
-    def _audit_sample(self, proofs: list[Prepared]) -> list[Verdict]:
+    def _audits(self, proofs: list[Prepared], tools: list[Tool]) -> Iterator[Verdict]:
+        """Yield the certified examples that are attacked all the same, waiting for their attack."""
         labels = {prepared.label(self.norm) for prepared in proofs}
         certified = [
             v
             for v in self.verdicts.values()
             if v.status is Status.CERTIFIED and v.certifier in labels
         ]
-        chosen = choose_audited(certified, self.audit_share, self.seed)
-        return [verdict for verdict in chosen if not verdict.reason]
+        for verdict in choose_audited(certified, self.audit_share, self.seed):
+            attack = "" if verdict.next_stage else unattacked_by(verdict, tools)
+            if attack:
+                yield waiting_for(verdict, attack)
 
     def _prove(
         self, prepared: Prepared, threat_model: ThreatModel, chunk: list[Verdict]
     ) -> tuple[list[Verdict], StageCost]:
-        """Ask a certifier that looks at the ball."""
+        """Run a certifier that looks at the ball."""
         started, before = time.perf_counter(), self.model.forward_passes
         x, y = self._tensors([verdict.example_id for verdict in chunk])
         with torch.no_grad():
             logits = self.model(x)
-        proof = self._ask(prepared, x, logits, y, threat_model)
+        proof, failure = self._apply(prepared, x, logits, y, threat_model)
         proved = radii(proof).tolist()
         hits: dict[int, tuple[str, float, bytes]] = {}
         if proof.candidates is not None:
             hits = self._judge(prepared.certifier.name, proof.candidates, x, y, threat_model)
         seconds = time.perf_counter() - started
         forward = self.model.forward_passes - before
+        name, eps = prepared.certifier.name, threat_model.eps
+        # An exhaustive search ends with a proof, a counterexample, or its time.
+        timed_out = "timed out" if prepared.certifier.cost is Cost.EXHAUSTIVE else ""
+        step = Step(name, Outcome.NOT_APPLICABLE if failure else Outcome.OPEN, eps,
+                    failure or timed_out)  # fmt: skip
         verdicts = []
         for k, (verdict, passes) in enumerate(
             zip(chunk, _shares(forward, len(chunk)), strict=True)
@@ -245,30 +319,29 @@ class Cascade:
             )  # fmt: skip
             if k in hits:
                 charged = self._broken(charged, hits[k], threat_model)
-            elif proved[k] >= threat_model.eps:
-                charged = replace(
-                    charged, status=Status.CERTIFIED, certified_radius=proved[k],
-                    certifier=prepared.label(threat_model.norm), reason="",
-                )  # fmt: skip
+            elif proved[k] >= eps:
+                charged = certified(charged, prepared.label(threat_model.norm), proved[k])
             else:
-                charged = self._hand_on(charged, prepared)
-                exhaustive = prepared.certifier.cost is Cost.EXHAUSTIVE
-                if exhaustive and charged.status is Status.UNDECIDED:
-                    reason = f"{charged.reason}, and {prepared.certifier.name} came to no end"
-                    charged = replace(charged, reason=reason)
+                charged = advance(charged, self._stages(prepared), step)
             verdicts.append(charged)
         decided = sum(v.status is not Status.UNDECIDED for v in verdicts)
-        cost = StageCost(
-            threat_model.eps, prepared.certifier.name, len(chunk), decided, forward, 0, seconds
-        )
-        return verdicts, cost
+        return verdicts, StageCost(eps, name, len(chunk), decided, forward, 0, seconds)
 
-    def _ask(
+    def _apply(
         self, prepared: Prepared, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
-    ) -> Proof:
-        proof = prepared.prove(x, logits, y, threat_model)
+    ) -> tuple[Proof, str]:
+        """Run a certifier; where it fails, return a proof of nothing, and why."""
+        try:
+            proof = prepared.prove(x, logits, y, threat_model)
+        # A certifier reads a model that anybody may have written: a failure is recorded.
+        except Exception as error:
+            if is_out_of_memory(error) and self.chunk_size > 1:
+                raise
+            failure = f"{type(error).__name__}: {error}"
+            log.warning("certifier %s failed: %s", prepared.certifier.name, failure)
+            return Proof(torch.zeros(logits.shape, dtype=torch.float64)), failure
         self.model.forward_passes += proof.forward_passes
-        return proof
+        return proof, ""
 
     def _attack(
         self, attack: Attack, threat_model: ThreatModel, chunk: list[Verdict]
@@ -289,10 +362,10 @@ class Cascade:
             hits = self._judge(attack.name, found, x, y, threat_model)
         # Attacks run somebody's model inside somebody's library: a failure is recorded.
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) and self.chunk_size > 1:
                 raise
-            failure = f"{attack.name} failed: {type(error).__name__}: {error}"
-            log.warning("%s", failure)
+            failure = f"{type(error).__name__}: {error}"
+            log.warning("%s failed: %s", attack.name, failure)
         seconds = time.perf_counter() - started
         forward, backward = (
             self.model.forward_passes - forwards,
@@ -320,7 +393,7 @@ class Cascade:
         self, name: str, found: Tensor, x: Tensor, y: Tensor, threat_model: ThreatModel
     ) -> dict[int, tuple[str, float, bytes]]:
         """Return (name, distance, bytes of x_adv) of the candidates that fool the model."""
-        judged = judge(self.model, found, x, y, threat_model)
+        judged = self.judge(self.model, found, x, y, threat_model)
         hits = {}
         for k in judged.fooled.nonzero().flatten().tolist():
             x_adv = judged.x_adv[k].cpu().contiguous().numpy().tobytes()
@@ -332,7 +405,7 @@ class Cascade:
     ) -> Tensor | None:
         """Return the radii inside which each class cannot overtake the label, (n, classes).
 
-        What costs little is asked again. An audit asks whether the certificates are right: there
+        What costs little is run again. An audit asks whether the certificates are right: there
         they rule nothing out.
         """
         cheap = [c for c in self.certifiers if c.certifier.cost in (Cost.NOTHING, Cost.LOW)]
@@ -340,7 +413,7 @@ class Cascade:
             return None
         with torch.no_grad():
             logits = self.model(x)
-        of_each = [self._ask(c, x, logits, y, threat_model).rival_radii for c in cheap]
+        of_each = [self._apply(c, x, logits, y, threat_model)[0].rival_radii for c in cheap]
         audited = torch.tensor([verdict.status is Status.CERTIFIED for verdict in chunk])
         return torch.stack(of_each).amax(dim=0).masked_fill(audited[:, None], 0.0)
 
@@ -350,10 +423,9 @@ class Cascade:
     ) -> Verdict:  # fmt: skip
         if hit is not None:
             return self._broken(verdict, hit, threat_model)
-        if failure:
-            # Failures so far stand behind the name of the attack whose turn it was.
-            verdict = replace(verdict, reason=f"{verdict.reason}; {failure}")
-        return self._hand_on(verdict, attack)
+        outcome = Outcome.FAILED if failure else Outcome.SURVIVED
+        step = Step(attack.name, outcome, threat_model.eps, failure)
+        return advance(verdict, self._stages(attack), step)
 
     def _broken(
         self, verdict: Verdict, hit: tuple[str, float, bytes], threat_model: ThreatModel
@@ -365,33 +437,112 @@ class Cascade:
                 self.store, self.key, verdict, threat_model, attack=attack, reached=reached,
                 x=x[0], x_adv=x_adv,
             )  # fmt: skip
-        return replace(
-            verdict, status=Status.BROKEN, attack=attack, adversarial_distance=reached,
-            x_adv=x_adv, reason="",
-        )  # fmt: skip
+        return broken(verdict, attack, reached, x_adv)
 
-    def _hand_on(self, verdict: Verdict, tool: Attack | Prepared) -> Verdict:
-        after = self.tools[self.tools.index(tool) + 1 :]
-        later = [Tool(_name(other), isinstance(other, Prepared)) for other in after]
-        return hand_on(verdict, later, [attack.name for attack in self.attacks])
+    # What the model is
 
-    def _first_logits(self) -> Tensor:
-        logits = first_logits(self.model, self._sample(), int(self.dataset.y.max()))
+    def _examine(self) -> list[str]:
+        """Check the model on a handful of examples; return flags for what is wrong with it."""
+        most = 2 * _SMALLEST_SAMPLE if self.batch_size == "auto" else self.batch_size
+        while True:
+            x = self._sample(min(MOST_EXAMPLES, max(1, most // 2)))
+            try:
+                with seeded(self.seed, "validation"):
+                    logits = first_logits(self.model, x, int(self.dataset.y.max()))
+                self.at_start, found = find_defects(self.model, x, seed=self.seed, most=most)
+                break
+            except Exception as error:
+                causes = (error, error.__cause__)
+                full = any(isinstance(e, Exception) and is_out_of_memory(e) for e in causes)
+                if full and most > 1:
+                    most //= 2
+                    continue
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    "the model takes some inputs and fails on the same ones in other batches: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        self.n_classes = logits.shape[1]
+        self.watched_passes = self.model.forward_passes
         if are_probabilities(logits):
-            self.flags.append("softmax_outputs")
+            found.append("softmax_outputs")
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
-        return logits
+        return found
 
-    def _sample(self) -> Tensor:
-        """Return the first inputs, as few as any memory holds."""
-        size = 4 if self.batch_size == "auto" else min(4, self.batch_size)
-        return self.dataset.x[:size].to(self.device)
+    def _has_changed(self) -> bool:
+        """Say whether the model is another one than it was before the passes of this run."""
+        if self.at_start is None or self.model.forward_passes == self.watched_passes:
+            return False
+        if self.flags & NOT_A_FUNCTION:  # it is known to be none
+            return False
+        x = self._sample(len(self.at_start))
+        changed = has_changed(self.model, x, self.at_start, seed=self.seed)
+        self.watched_passes = self.model.forward_passes
+        return changed
 
-    def _describe(self, model: nn.Module, norm: Norm) -> dict[str, Any]:
+    def _flag(self, *found: str) -> None:
+        """Keep what was found out about the model, and act on it."""
+        new = set(found) - self.flags
+        if not new:
+            return
+        self.flags |= new
+        self.store.add_flags(self.key, sorted(new))
+        if new & NOT_A_FUNCTION:
+            log.warning("the model is no function of its input: %s", ", ".join(sorted(new)))
+            self._distrust()
+
+    def _distrust(self) -> None:
+        """Let no certificate count of a model that is no function of its input.
+
+        Those that were given are withdrawn, at every eps, and the examples that they spared are
+        attacked.
+        """
+        self.certifiers = []
+        if RANDOM in self.flags:
+            self._attack_in_expectation()
+        self.tools = self._arrange()
+        why = "the model is no function of its input: " + ", ".join(
+            sorted(self.flags & NOT_A_FUNCTION)
+        )
+        given = [v for v in self.store.verdicts(self.key) if v.certifier]
+        if given:
+            stages = self._stages()
+            self.store.add_verdicts(self.key, [without_certificate(v, why, stages) for v in given])
+            self.store.remove_runs(self.key)
+            self.withdrew = True
+
+    def _attack_in_expectation(self) -> None:
+        """Replace a suite by the one in expectation, where the outputs are random.
+
+        Attacks that were named one by one stay. Here is the place for predictions and a candidate
+        check in expectation, too: self.predict(logits), self.judge(model, candidates, x, y,
+        threat_model).
+        """
+        if self.suite in ("", "none", "rand"):
+            return
+        self.attacks = resolve_attacks("rand", self.norm, self.n_classes)
+        self.record["attacks"] = [attack.name for attack in self.attacks]
+
+    def _arrange(self) -> list[Attack | Prepared]:
+        """Put the tools in order: each comes in when all before it left an example undecided."""
+        by_cost = {c: [p for p in self.certifiers if p.certifier.cost is c] for c in Cost}
+        return [
+            *by_cost[Cost.LOW], *self.attacks[:1], *by_cost[Cost.HIGH], *self.attacks[1:],
+            *by_cost[Cost.EXHAUSTIVE],
+        ]  # fmt: skip
+
+    def _sample(self, most: int) -> Tensor:
+        """Return the first inputs."""
+        return self.dataset.x[:most].to(self.device)
+
+    def _describe(self, model: nn.Module, norm: Norm, selection: Selection) -> dict[str, Any]:
+        """Return what the verdicts depend on, and why certifiers of `auto` are not applicable."""
         identity = self.identity
         try:
             bound: float | None = lipschitz_bound(model)
-        except CertificateError:
+        # The model's own method may raise anything; the certifier tells what.
+        except Exception:
             bound = None
         return {
             "model": identity.name,
@@ -405,6 +556,8 @@ class Cascade:
             "dataset": self.dataset.name,
             "data_sha256": self.dataset.sha256,
             "norm": norm,
+            # The settings of an attack depend on the suite that it comes from.
+            "suite": self.suite,
             "attacks": [attack.name for attack in self.attacks],
             "certifiers": [prepared.label(norm) for prepared in self.certifiers],
             "seed": self.seed,
@@ -414,25 +567,34 @@ class Cascade:
             "torch_version": torch.__version__,
             "attack_versions": [version("torchattacks"), version("pyautoattack")],
             "cascade_version": _CASCADE_VERSION,
-            "flags": self.flags,
+            "package_version": __version__,
+            "stage_versions": {
+                **{attack.name: attack.version for attack in self.attacks},
+                **{p.certifier.name: p.certifier.version for p in self.certifiers},
+            },
+            "not_applicable": selection.not_applicable,
         }
 
     def _in_chunks(
         self, items: list[_Item], work: Callable[[list[_Item]], tuple[list[Verdict], StageCost]],
-        *, at_once: int | None = None,
+        stage: str, *, at_once: int | None = None,
     ) -> Iterator[None]:  # fmt: skip
         """Do the work chunk by chunk and keep its verdicts; where memory runs out, halve them.
 
-        at_once: the most items of a chunk, besides.
+        Each chunk of a stage has random streams of its own, so that identical runs agree, and so do
+        the first passes of runs at other eps. at_once: the most items of a chunk, besides.
         """
         start = 0
         if items and not self.chunk_size:
-            self.chunk_size = choose_batch_size(self.model.model, self._sample())
+            with seeded(self.seed, "batch size"):
+                x = self._sample(_SMALLEST_SAMPLE)
+                self.chunk_size = choose_batch_size(self.model.model, x)
             log.info("batches of %d", self.chunk_size)
         while start < len(items):
             chunk = items[start : start + min(self.chunk_size, at_once or self.chunk_size)]
             try:
-                verdicts, cost = work(chunk)
+                with seeded(self.seed, stage, _example_id(chunk[0])):
+                    verdicts, cost = work(chunk)
             except Exception as error:
                 if not is_out_of_memory(error) or self.chunk_size == 1:
                     raise
@@ -461,15 +623,19 @@ class Cascade:
         if self.progress is None:
             return
         verdicts = self.verdicts.values()
-        done = sum(v.status is not Status.UNDECIDED or not next_tool(v) for v in verdicts)
+        done = sum(v.status is not Status.UNDECIDED or not v.next_stage for v in verdicts)
         self.progress(
-            Progress(threat_model.eps, stage, done, len(self.row_of), count_statuses(verdicts))
+            Progress(threat_model.eps, stage, done, len(self.at_work), count_statuses(verdicts))
         )
 
 
 def _shares(total: int, n: int) -> list[int]:
     """Split a count into n whole shares that add up to it."""
     return [total // n + (k < total % n) for k in range(n)]
+
+
+def _example_id(item: object) -> int:
+    return item.example_id if isinstance(item, Verdict) else cast(int, item)
 
 
 def _name(tool: Attack | Prepared) -> str:

@@ -1,26 +1,19 @@
-"""What follows for one example: from a first pass, from a tool, from its verdicts at other eps."""
+"""What follows for one example: from a first pass, from a stage, from its verdicts at other eps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
-from robustbench_dyn.verdicts import Status, Verdict
+from robustbench_dyn.verdicts import Outcome, Status, Step, Verdict
 
-# The reason of an example that waits for an attack or a certifier: these words and its name. What
-# is known so far stands behind it.
-NEXT = "next: "
-# Behind the reason of an example that survived at a larger eps: that eps.
-_WITHIN = " within eps "
-NOT_ATTACKED = "no attack was asked for"
-SURVIVED = "survived "
+_ATTACKED = (Outcome.SURVIVED, Outcome.BROKEN, Outcome.FAILED)
 
 
 class Tool(NamedTuple):
-    """An attack, or a certifier that looks at one ball, by its name."""
+    """An attack, or a certifier that looks at one ball (proves), by its name."""
 
     name: str
     proves: bool
@@ -28,79 +21,153 @@ class Tool(NamedTuple):
 
 def first_verdict(
     example_id: int, label: int, prediction: int, eps: float, radius: float, certifier: str,
-    passes: int, seconds: float, first_tool: str,
+    passes: int, seconds: float, tools: Sequence[Tool], trail: tuple[Step, ...] = (),
 ) -> Verdict:  # fmt: skip
-    """Say what a clean pass and the certifiers tell; radius is NaN where nothing is proved."""
-    reason = ""
+    """Say what a clean pass and the certifiers tell; radius is NaN where nothing is proved.
+
+    tools: all that may come after. trail: the stages that the example has behind it.
+    """
+    reason, next_stage = "", ""
     if prediction == -1:
         status, reason = Status.ERROR, "the logits are not finite"
     elif prediction != label:
         status = Status.MISCLASSIFIED
     elif radius >= eps:
         status = Status.CERTIFIED
+        trail = (Step(certifier, Outcome.CERTIFIED, eps), *trail)
     else:
         status = Status.UNDECIDED
-        reason = NEXT + first_tool if first_tool else NOT_ATTACKED
+        next_stage = _next_stage(status, trail, eps, tools)
     correct = status in (Status.CERTIFIED, Status.UNDECIDED)
     return Verdict(
         example_id=example_id, label=label, prediction=prediction, status=status, eps=eps,
         certified_radius=radius if correct else math.nan, certifier=certifier if correct else "",
-        forward_passes=passes, seconds=seconds, reason=reason,
+        forward_passes=passes, seconds=seconds, next_stage=next_stage, trail=trail,
+        reason=reason or explain(status, next_stage, trail, eps),
     )  # fmt: skip
 
 
-def next_tool(verdict: Verdict) -> str:
-    """Name the attack or the certifier that the example waits for, or nothing."""
-    turn, *_ = verdict.reason.split("; ")
-    return turn.removeprefix(NEXT) if turn.startswith(NEXT) else ""
+def advance(verdict: Verdict, later: Iterable[Tool], *steps: Step) -> Verdict:
+    """Send an example that is not decided, or that is audited, on to its next stage.
 
-
-def hand_on(verdict: Verdict, later: Iterable[Tool], attacks: Sequence[str]) -> Verdict:
-    """Say who comes next for an example that a tool left as it was, or that nobody does.
-
-    What is certified has attacks alone before it, and what survived them at a larger eps has proofs
-    alone. later: what comes after the tool, in order. attacks: the names of all.
+    steps: what it has just gone through. later: the tools after that, in their order. What is
+    certified has attacks alone before it. An attack that an example survived at this eps or at a
+    larger one is not run again.
     """
-    notes = verdict.reason.split("; ")[1:]
-    survived = [note for note in notes if note.startswith(SURVIVED)]
-    is_certified = verdict.status is Status.CERTIFIED
-    for tool in later:
-        if not (is_certified if tool.proves else survived):
-            return replace(verdict, reason="; ".join([NEXT + tool.name, *notes]))
-    if not survived:
-        survived = [SURVIVED + "+".join(attacks) if attacks else NOT_ATTACKED]
-    failures = [note for note in notes if not note.startswith(SURVIVED)]
-    if is_certified:
-        return replace(verdict, reason=f"audited: {'; '.join(failures) or survived[0]}")
-    if failures:
-        return replace(verdict, status=Status.ERROR, reason="; ".join(failures))
-    return replace(verdict, reason=survived[0])
+    trail = (*verdict.trail, *steps)
+    return waiting_for(verdict, _next_stage(verdict.status, trail, verdict.eps, later), trail)
 
 
-def carry_over(known: list[Verdict], eps: float, first_tool: str, first_proof: str = "") -> Verdict:
+def waiting_for(verdict: Verdict, stage: str, trail: tuple[Step, ...] | None = None) -> Verdict:
+    """Let an example wait for a stage; none, and its verdict is final."""
+    trail = verdict.trail if trail is None else trail
+    reason = explain(verdict.status, stage, trail, verdict.eps)
+    return replace(verdict, next_stage=stage, trail=trail, reason=reason)
+
+
+def broken(
+    verdict: Verdict, attack: str, distance: float, x_adv: bytes, *, reason: str = ""
+) -> Verdict:
+    """Say that an adversarial example was found; nothing comes after it."""
+    return replace(
+        verdict, status=Status.BROKEN, attack=attack, adversarial_distance=distance, x_adv=x_adv,
+        next_stage="", reason=reason,
+        trail=(*verdict.trail, Step(attack, Outcome.BROKEN, verdict.eps)),
+    )  # fmt: skip
+
+
+def certified(verdict: Verdict, certifier: str, radius: float) -> Verdict:
+    """Say that a certifier proved a radius of at least eps; nothing comes after it but an audit."""
+    return replace(
+        verdict, status=Status.CERTIFIED, certified_radius=radius, certifier=certifier,
+        next_stage="", reason="",
+        trail=(*verdict.trail, Step(certifier, Outcome.CERTIFIED, verdict.eps)),
+    )  # fmt: skip
+
+
+def without_certificate(verdict: Verdict, why: str, tools: Iterable[Tool]) -> Verdict:
+    """Withdraw what was proved of an example: it waits for the attacks that it was spared."""
+    if not verdict.certifier:
+        return verdict
+    if verdict.status not in (Status.CERTIFIED, Status.UNDECIDED):
+        return replace(verdict, certifier="", certified_radius=math.nan)
+    bare = replace(
+        verdict, certifier="", certified_radius=math.nan, status=Status.UNDECIDED, reason=why
+    )
+    return advance(bare, tools, Step(verdict.certifier, Outcome.WITHDRAWN, verdict.eps, why))
+
+
+def unattacked_by(verdict: Verdict, tools: Iterable[Tool]) -> str:
+    """Name the first attack that an audit still has to run on a certified example, or nothing."""
+    ran = {s.stage for s in verdict.trail if s.outcome in _ATTACKED and s.eps >= verdict.eps}
+    return next((tool.name for tool in tools if not tool.proves and tool.name not in ran), "")
+
+
+def infer_from_other_eps(known: list[Verdict], eps: float, tools: Sequence[Tool]) -> Verdict:
     """Say at eps what follows from one example's verdicts at other eps, without any pass.
 
-    first_tool: what an example waits for of which nothing is known. first_proof: the certifier,
-    if there is one, that may prove at eps what nobody could at a larger one.
+    What is certified at a radius is certified below it, what is broken at a distance is broken
+    above it, and attacks that were survived within a radius are survived below it. tools: all that
+    may come after.
     """
-    at_no_cost = partial(replace, eps=eps, forward_passes=0, backward_passes=0, seconds=0.0)
     for verdict in known:
         if verdict.status is Status.BROKEN and verdict.adversarial_distance <= eps:
-            return at_no_cost(verdict)
+            return replace(verdict, eps=eps, forward_passes=0, backward_passes=0, seconds=0.0)
+    trail, again = dict[str, Step](), {tool.name for tool in tools}
     for verdict in known:
-        survived = verdict.reason.removeprefix("audited: ").startswith(SURVIVED)
-        if verdict.eps > eps and survived:
-            reason = verdict.reason
-            if _WITHIN not in reason:
-                reason += f"{_WITHIN}{verdict.eps:g}"
-            if verdict.status is Status.UNDECIDED and verdict.certified_radius >= eps:
-                return at_no_cost(verdict, status=Status.CERTIFIED, reason=f"audited: {reason}")
-            if verdict.status is Status.UNDECIDED and first_proof:
-                return at_no_cost(verdict, reason=f"{NEXT}{first_proof}; {reason}")
-            return at_no_cost(verdict, reason=reason)
+        # Where one attack found something, none of the others is taken at its word further down.
+        closed = not verdict.next_stage and verdict.status is not Status.BROKEN
+        for step in verdict.trail:
+            survived = closed and step.outcome is Outcome.SURVIVED and step.eps >= eps
+            # What failed on the first pass is not tried again, since no pass is made.
+            if survived or (step.outcome is Outcome.NOT_APPLICABLE and step.stage not in again):
+                trail.setdefault(step.stage, step)
     # NaN, where nothing is proved, is the least.
-    first = max(known, key=lambda verdict: max(0.0, verdict.certified_radius))
+    best = max(known, key=lambda verdict: max(0.0, verdict.certified_radius))
     return first_verdict(
-        first.example_id, first.label, first.prediction, eps, first.certified_radius,
-        first.certifier, 0, 0.0, first_tool,
+        best.example_id, best.label, best.prediction, eps, best.certified_radius, best.certifier,
+        0, 0.0, tools, tuple(trail.values()),
     )  # fmt: skip
+
+
+def explain(status: Status, next_stage: str, trail: Sequence[Step], eps: float) -> str:
+    """Put the state of an example into words, for printing alone."""
+    if next_stage:
+        return f"next: {next_stage}"
+    survived: dict[float, list[str]] = {}
+    attacked, parts = False, list[str]()
+    for step in trail:
+        if step.outcome is Outcome.CERTIFIED:
+            attacked = False
+        if step.outcome in _ATTACKED:
+            attacked = True
+        if step.outcome is Outcome.SURVIVED:
+            survived.setdefault(step.eps, []).append(step.stage)
+        elif step.message:
+            parts.append(
+                f"{step.stage} {step.message}" if step.outcome is Outcome.OPEN
+                else f"{step.stage} {step.outcome.value}: {step.message}"
+            )  # fmt: skip
+    for radius in sorted(survived, reverse=True):
+        within = "" if radius == eps else f" within eps {radius:g}"
+        parts.insert(0, "survived " + "+".join(survived[radius]) + within)
+    if status is Status.CERTIFIED:
+        return "audited: " + "; ".join(parts) if attacked else ""
+    if status is not Status.UNDECIDED:
+        return ""
+    if not survived:
+        failed = any(step.outcome is Outcome.FAILED for step in trail)
+        parts.insert(0, "no attack ran to its end" if failed else "no attack was run")
+    return "; ".join(parts)
+
+
+def _next_stage(
+    status: Status, trail: Sequence[Step], eps: float, later: Iterable[Tool]
+) -> str:  # fmt: skip
+    survived = {s.stage for s in trail if s.outcome is Outcome.SURVIVED and s.eps >= eps}
+    for tool in later:
+        if tool.proves and status is Status.UNDECIDED:
+            return tool.name
+        if not tool.proves and tool.name not in survived:
+            return tool.name
+    return ""

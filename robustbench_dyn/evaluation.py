@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,8 @@ class Evaluation:
     """Verdicts of one model under one threat model, and the leaderboard row made of them.
 
     key: what the store calls the evaluation. costs: what it took, stage by stage, in this run and
-    in those before it that left verdicts in the store.
+    in those before it that left verdicts in the store. not_applicable: certifiers of `auto` that
+    cannot treat the model, with the reason.
     """
 
     threat_model: ThreatModel
@@ -43,6 +44,7 @@ class Evaluation:
     summary: dict[str, Any]
     key: str
     costs: tuple[StageCost, ...]
+    not_applicable: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def examples(self) -> pd.DataFrame:
@@ -98,6 +100,37 @@ def evaluate_grid(
     model, in the given order.
     Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
     """
+    with open_cascade(
+        model, data, threat_models, n_examples=n_examples, seed=seed, batch_size=batch_size,
+        attacks=attacks, certifiers=certifiers, audit_share=audit_share, device=device,
+        store=store, name=name, progress=progress,
+    ) as cascade:  # fmt: skip
+        falling = sorted(threat_models, key=lambda t: -t.eps)
+        by_eps = {t.eps: _evaluate_at(cascade, t) for t in falling}
+        if cascade.withdrew:
+            # Found out at a later eps: what was certified before has the attacks before it again.
+            by_eps = {t.eps: _evaluate_at(cascade, t) for t in falling}
+    return [by_eps[threat_model.eps] for threat_model in threat_models]
+
+
+@contextmanager
+def open_cascade(
+    model: nn.Module,
+    data: Dataset | str | tuple[Tensor, Tensor],
+    threat_models: Sequence[ThreatModel],
+    *,
+    n_examples: int | None = None,
+    seed: int = 0,
+    batch_size: int | Literal["auto"] = 250,
+    attacks: str | Sequence[str] = "standard",
+    certifiers: str | Sequence[str] = "auto",
+    audit_share: float = DEFAULT_AUDIT_SHARE,
+    device: str | torch.device | None = None,
+    store: Store | Path | str | None = None,
+    name: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Iterator[Cascade]:
+    """Check what evaluate_grid is given; yield the cascade over it, its model frozen meanwhile."""
     norm = _one_norm(threat_models)
     dataset = as_dataset(data, n_examples)
     _check_options(batch_size, audit_share)
@@ -106,15 +139,10 @@ def evaluate_grid(
     opened = nullcontext(store) if isinstance(store, Store) else closing(_open(store))
     where = torch.device(device) if device is not None else _device_of(model)
     with opened as kept, frozen(model.to(where)):
-        cascade = Cascade(
+        yield Cascade(
             model, dataset, kept, norm, where, seed, batch_size, attacks, certifiers,
             audit_share, name, progress,
         )  # fmt: skip
-        by_eps = {
-            t.eps: _evaluate_at(cascade, kept, t)
-            for t in sorted(threat_models, key=lambda t: -t.eps)
-        }
-    return [by_eps[threat_model.eps] for threat_model in threat_models]
 
 
 def benchmark(
@@ -139,10 +167,11 @@ def benchmark(
     return summary["clean_accuracy"], summary["empirical_accuracy"]
 
 
-def _evaluate_at(cascade: Cascade, store: Store, threat_model: ThreatModel) -> Evaluation:
+def _evaluate_at(cascade: Cascade, threat_model: ThreatModel) -> Evaluation:
     verdicts = cascade.run(threat_model)
-    summary = conclude(store, cascade.key, threat_model.eps, verdicts)
-    return Evaluation(threat_model, verdicts, summary, cascade.key, cascade.costs(threat_model))
+    summary = conclude(cascade.store, cascade.key, threat_model.eps, verdicts)
+    costs, not_applicable = cascade.costs(threat_model), cascade.record["not_applicable"]
+    return Evaluation(threat_model, verdicts, summary, cascade.key, costs, not_applicable)
 
 
 def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -153,7 +182,9 @@ def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) ->
     if known is not None:
         return known.summary
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    summary = summarise(verdicts, store.record(key), eps=eps, evaluated_at=now)
+    summary = summarise(
+        verdicts, store.record(key), eps=eps, evaluated_at=now, flags=store.flags(key)
+    )
     if from_the_first:
         store.add_run(Run(key, eps, n, summary))
     return summary
@@ -176,20 +207,21 @@ def _check_options(batch_size: int | str, audit_share: float) -> None:
 def as_dataset(data: Dataset | str | tuple[Tensor, Tensor], n_examples: int | None) -> Dataset:
     """Return the first examples of a data set by name, a Dataset, or tensors, once checked."""
     if isinstance(data, str):
-        return load_dataset(data, n_examples=n_examples)
-    if isinstance(data, Dataset):
-        x, y, ids, name, sha = data.x, data.y, data.ids, data.name, data.sha256
-        classes, split = data.class_names, data.split
-    else:
+        data = load_dataset(data, n_examples=n_examples)
+    if not isinstance(data, Dataset):
         x, y = data
         _check_tensors(x, y)
-        y = y.long()
-        ids, name, split, classes = torch.arange(len(x)), "custom", "test", ()
-        sha = hash_tensors({"x": x, "y": y})
-    if n_examples is not None and not 1 <= n_examples <= len(x):
-        raise InputError(f"n_examples={n_examples} must lie between 1 and the {len(x)} there are")
-    x, y, ids = x[:n_examples], y[:n_examples], ids[:n_examples]
-    return Dataset(x=x, y=y, ids=ids, name=name, split=split, class_names=classes, sha256=sha)
+        data = Dataset(
+            x=x, y=y.long(), ids=torch.arange(len(x)), name="custom", split="test",
+            class_names=(), sha256=hash_tensors({"x": x, "y": y}),
+        )  # fmt: skip
+    _check_tensors(data.x, data.y)
+    _check_ids(data)
+    n = len(data)
+    if n_examples is not None and not 1 <= n_examples <= n:
+        raise InputError(f"n_examples={n_examples} must lie between 1 and the {n} there are")
+    first = data.rows(0, n if n_examples is None else n_examples)
+    return replace(first, y=first.y.long(), ids=first.ids.long())
 
 
 def _check_tensors(x: Tensor, y: Tensor) -> None:
@@ -209,6 +241,20 @@ def _check_tensors(x: Tensor, y: Tensor) -> None:
         )
     if y.min() < 0:
         raise InputError(f"labels must be 0 or more; the smallest is {int(y.min())}")
+
+
+def _check_ids(data: Dataset) -> None:
+    """Raise InputError where a verdict could be taken for that of another example or class."""
+    ids, y = data.ids, data.y
+    if not isinstance(ids, Tensor) or ids.shape != y.shape or ids.is_floating_point():
+        raise InputError("ids must be a tensor of integers, (n,), one for each example")
+    if len(set(ids.tolist())) < len(ids) or ids.min() < 0:
+        raise InputError("ids must be different for all examples, and 0 or more")
+    if data.n_classes and y.max() >= data.n_classes:
+        raise InputError(
+            f"labels go up to {int(y.max())}, but {data.name} has {data.n_classes} classes; "
+            "labels count from 0"
+        )
 
 
 def _device_of(model: nn.Module) -> torch.device:

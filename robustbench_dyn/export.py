@@ -29,13 +29,15 @@ def check_export_path(path: Path, suffixes: tuple[str, ...] = (".csv", ".parquet
         raise InputError(f"the folder {path.parent} of the table does not exist")
 
 
-def export_store(store: Store, path: Path) -> int:
+def export_store(store: Store, path: Path, *, pending: bool = False) -> int:
     """Write all verdicts, by key, eps and example, to .csv or .parquet; return how many.
+
+    pending: also those of runs that were stopped, of examples that wait for an attack or certifier.
 
     The columns: key, model, dataset, norm, seed, attacks, certifiers, eps, then those of
     Evaluation.examples. Raises InputError where path cannot be written.
     """
-    return write_tables(_tables(store), path)
+    return write_tables(_tables(store, pending=pending), path)
 
 
 def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
@@ -105,7 +107,7 @@ def _write_parquet(tables: Iterable[pd.DataFrame], path: Path) -> int:
     return written
 
 
-def _tables(store: Store) -> Iterator[pd.DataFrame]:
+def _tables(store: Store, *, pending: bool) -> Iterator[pd.DataFrame]:
     import pandas as pd  # noqa: PLC0415  (slow to import, wanted only here)
 
     records = store.records()
@@ -116,7 +118,8 @@ def _tables(store: Store) -> Iterator[pd.DataFrame]:
     columns = ("key", "eps", *EXAMPLE_COLUMNS)
     # None where SQLite keeps NaN: a column of nothing else must still be one of numbers.
     numbers = dict.fromkeys(("certified_radius", "adversarial_distance", "seconds"), float)
-    query = f"SELECT {', '.join(columns)} FROM verdicts ORDER BY key, eps, example_id"
+    where = "" if pending else "WHERE next_stage = ''"
+    query = f"SELECT {', '.join(columns)} FROM verdicts {where} ORDER BY key, eps, example_id"
     for rows in store.table(query):
         table = pd.DataFrame(rows, columns=list(columns)).astype(numbers)
         for position, column in enumerate(EVALUATION_COLUMNS, start=1):

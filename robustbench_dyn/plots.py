@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.curves import curve, evaluate_distances
+from robustbench_dyn.curves import CurveEvaluation, curve, evaluate_distances
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation import Evaluation
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 _GRID = 240
+# Radii at which circles are proved: more of them come nearer to what cannot be decided, which is
+# where certifiers take longest.
+_CIRCLES = 13
 # One for each class, and one for each model: told apart without any colour.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _SHADES = ("0.0", "0.45", "0.25", "0.6", "0.15", "0.5", "0.35", "0.65", "0.1", "0.55")
@@ -43,7 +46,7 @@ def plot_flow(model: nn.Module, data: Dataset, *, title: str = "") -> Figure:
             "plane: moons or spirals"
         )
     ways, share = _in_the_plane(_states(model, data.x))
-    evaluation = evaluate_distances(model, data, "L2")
+    evaluation = evaluate_distances(model, data, "L2", n_radii=_CIRCLES)
     figure = _figure(10, 4.6)
     left, right = figure.subplots(1, 2)
     _draw_ways(left, ways, data.y)
@@ -55,28 +58,31 @@ def plot_flow(model: nn.Module, data: Dataset, *, title: str = "") -> Figure:
     return figure
 
 
-def plot_curves(evaluations: Mapping[str, Evaluation], *, title: str = "") -> Figure:
+def plot_curves(evaluations: Mapping[str, CurveEvaluation], *, title: str = "") -> Figure:
     """Draw certified and empirical accuracy over eps, a bracket for each model.
 
-    evaluations: of curves.evaluate_distances, by the name that the legend shows.
+    evaluations: of curves.evaluate_distances, by the name that the legend shows. Between two radii
+    nothing was proved and nothing attacked: there the certified accuracy drawn is that of the
+    larger radius, and the empirical one that of the smaller radius, so that the truth lies between.
     """
     figure = _figure(6.4, 4.4)
     axes = figure.subplots()
-    tables = {name: curve(evaluation) for name, evaluation in evaluations.items()}
-    last = max(float(table["eps"].iloc[-1]) for table in tables.values())
+    last = max(evaluation.radii[-1] for evaluation in evaluations.values())
     norm = next(iter(evaluations.values())).threat_model.norm
     for k, (name, evaluation) in enumerate(evaluations.items()):
-        table = curve(evaluation, np.linspace(0, last, 49).tolist())
+        table = curve(evaluation, sorted({*evaluation.radii, last}))
         shade, marker = _SHADES[k % len(_SHADES)], _MARKERS[k % len(_MARKERS)]
         eps, low, high = (
             table[c].to_numpy() for c in ("eps", "certified_accuracy", "empirical_accuracy")
         )
         style: dict[str, Any] = {"color": shade, "marker": marker, "markevery": (k % 6, 6),
                                  "markersize": 5, "linewidth": 1.2}  # fmt: skip
-        axes.plot(eps, 100 * high, linestyle="--", fillstyle="none", **style)
-        axes.plot(eps, 100 * low, linestyle="-", label=name, **style)
+        axes.plot(eps, 100 * high, linestyle="--", fillstyle="none", drawstyle="steps-post",
+                  **style)  # fmt: skip
+        axes.plot(eps, 100 * low, linestyle="-", label=name, drawstyle="steps-pre", **style)
         axes.fill_between(
-            eps, 100 * low, 100 * high, facecolor="none", edgecolor=shade, alpha=0.35,
+            eps.repeat(2)[1:-1], 100 * low[1:].repeat(2), 100 * high[:-1].repeat(2),
+            facecolor="none", edgecolor=shade, alpha=0.35,
             hatch=_HATCHES[k % len(_HATCHES)], linewidth=0,
         )  # fmt: skip
     axes.set(xlabel=f"eps, {norm}", ylabel="accuracy in %", xlim=(0, last), ylim=(0, 100))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.errors import StoreError
-from robustbench_dyn.verdicts import Status, Verdict
+from robustbench_dyn.verdicts import Outcome, Status, Step, Verdict
 
 _COLUMNS = tuple(column.name for column in fields(Verdict))
 _ROWS_AT_A_TIME = 50_000
@@ -51,6 +51,15 @@ CREATE TABLE votes (
     key TEXT NOT NULL, example_id INTEGER NOT NULL, stage TEXT NOT NULL, draws INTEGER NOT NULL,
     counts TEXT NOT NULL, seconds REAL, PRIMARY KEY (key, example_id, stage)
 ) WITHOUT ROWID;
+""",
+    # char(59) is the semicolon, which ends a statement here. Before, a reason that began with
+    # "next: " told what an example waited for.
+    """
+ALTER TABLE verdicts ADD COLUMN next_stage TEXT NOT NULL DEFAULT '';
+ALTER TABLE verdicts ADD COLUMN trail TEXT NOT NULL DEFAULT '[]';
+UPDATE verdicts SET next_stage = substr(reason, 7, instr(reason || char(59), char(59)) - 7)
+    WHERE reason LIKE 'next: %';
+CREATE TABLE flags (key TEXT NOT NULL, flag TEXT NOT NULL, PRIMARY KEY (key, flag)) WITHOUT ROWID;
 """,
 )
 SCHEMA_VERSION = len(_STEPS)
@@ -149,7 +158,7 @@ class Store:
         """
         names = ", ".join(("key", *_COLUMNS))
         marks = ", ".join("?" * (len(_COLUMNS) + 1))
-        rows = [(key, *(getattr(v, column) for column in _COLUMNS)) for v in verdicts]
+        rows = [(key, *(_value(v, column) for column in _COLUMNS)) for v in verdicts]
         with self._transaction() as connection:
             connection.executemany(
                 f"INSERT OR REPLACE INTO verdicts ({names}) VALUES ({marks})", rows
@@ -177,7 +186,12 @@ class Store:
                 # SQLite keeps NaN as NULL.
                 if values_of[column] is None:
                     values_of[column] = float("nan")
-            yield Verdict(**{**values_of, "status": Status(values_of["status"])})
+            trail = tuple(
+                Step(stage, Outcome(outcome), eps, message)
+                for stage, outcome, eps, message in json.loads(values_of["trail"])
+            )
+            status = Status(values_of["status"])
+            yield Verdict(**{**values_of, "status": status, "trail": trail})
 
     def table(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
         """Yield a query's rows, many at a time; for tables that need not fit in memory."""
@@ -210,6 +224,23 @@ class Store:
             (example_id, stage): Votes(draws, tuple(json.loads(counts)), seconds)
             for example_id, stage, draws, counts, seconds in self._rows(query, (key,))
         }
+
+    def add_flags(self, key: str, flags: Iterable[str]) -> None:
+        """Keep what a run has found out about the model of an evaluation."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO flags VALUES (?, ?)", [(key, flag) for flag in flags]
+            )
+
+    def flags(self, key: str) -> list[str]:
+        """Return what runs have found out about the model of an evaluation, by name."""
+        query = "SELECT flag FROM flags WHERE key = ? ORDER BY flag"
+        return [flag for (flag,) in self._rows(query, (key,))]
+
+    def remove_runs(self, key: str) -> None:
+        """Forget the rows of one evaluation, whose verdicts no longer hold."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM runs WHERE key = ?", (key,))
 
     def add_run(self, run: Run) -> None:
         """Record that a run came to its end."""
@@ -270,15 +301,17 @@ class Store:
                         "WHERE key = ? AND example_id >= ? AND example_id < ?",
                         (key, examples.start, examples.stop),
                     )
-                connection.execute(
-                    "INSERT INTO other.runs SELECT * FROM runs WHERE key = ?", (key,)
-                )
+                for table in ("runs", "flags"):
+                    connection.execute(
+                        f"INSERT INTO other.{table} SELECT * FROM {table} WHERE key = ?", (key,)
+                    )
 
     def merge(self, path: Path) -> None:
         """Take over everything that another store holds, which must be at rest."""
         Store(path).close()  # brings it to this schema, or says what is wrong with it
         with self._attached(path) as connection:
-            connection.execute("INSERT OR IGNORE INTO evaluations SELECT * FROM other.evaluations")
+            for table in ("evaluations", "flags"):
+                connection.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
             for table in ("verdicts", "runs", "violations"):
                 connection.execute(f"REPLACE INTO {table} SELECT * FROM other.{table}")
             connection.execute(
@@ -327,6 +360,11 @@ class Store:
             # IMMEDIATE: whoever reads here and then writes has waited for its turn.
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
+
+
+def _value(verdict: Verdict, column: str) -> Any:
+    value = getattr(verdict, column)
+    return json.dumps(value) if column == "trail" else value
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from robustbench_dyn.summary import attacks_that_failed
 from robustbench_dyn.verdicts import Status
 
 if TYPE_CHECKING:
@@ -147,9 +148,27 @@ def bracket_table(evaluations: Sequence[Evaluation]) -> None:
     # A pipe has no width of its own; 80 columns would cut the headings.
     console = console if console.is_terminal else Console(width=140)
     console.print(table)
-    console.print(f"certified by {first['certifiers']}; attacked with {first['attacks']}")
+    verdicts = [verdict for evaluation in evaluations for verdict in evaluation.verdicts]
+    failed = attacks_that_failed(verdicts)
+    ran = [a for a in first["attacks"].split("+") if a.removesuffix("(failed)") not in failed]
+    console.print(f"certified by {first['certifiers']}; attacked with {'+'.join(ran) or 'none'}")
+    for attack, n in failed.items():
+        messages = {s.message for v in verdicts for s in v.trail if s.stage == attack}
+        console.print(
+            f"{attack} failed on all {n} examples that it was given: {min(messages)}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    for reason, names in _by_reason(evaluations[0].not_applicable).items():
+        console.print(f"not applicable: {names}: {reason}", markup=False, soft_wrap=True)
     if first["flags"]:
         console.print(f"flags: {first['flags']}")
+
+
+def _by_reason(not_applicable: dict[str, str]) -> dict[str, str]:
+    names: dict[str, list[str]] = {}
+    for name, reason in not_applicable.items():
+        names.setdefault(reason, []).append(name)
+    return {reason: ", ".join(of_reason) for reason, of_reason in names.items()}
 
 
 def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import NamedTuple
 
 from robustbench_dyn.errors import InputError
 
@@ -22,6 +23,34 @@ class Status(StrEnum):
     ERROR = "error"
 
 
+class Outcome(StrEnum):
+    """How a stage ended for one example.
+
+    Attacks: survived, broken, failed. Certifiers: certified, open (nothing was proved), not
+    applicable (it raised), withdrawn (what it proved does not count).
+    """
+
+    SURVIVED = "survived"
+    BROKEN = "broken"
+    FAILED = "failed"
+    CERTIFIED = "certified"
+    OPEN = "open"
+    NOT_APPLICABLE = "not applicable"
+    WITHDRAWN = "withdrawn"
+
+
+class Step(NamedTuple):
+    """One stage that an example went through: an attack or a certifier by name, and its eps.
+
+    message: why it failed, for printing alone.
+    """
+
+    stage: str
+    outcome: Outcome
+    eps: float
+    message: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One example's status with its evidence; a row of `Evaluation.examples`.
@@ -30,6 +59,8 @@ class Verdict:
     none. prediction is -1 where the model gave no usable one, and ABSTAINED where a smoothed
     classifier gave none, which counts as misclassified. seconds is the example's share of
     its batch's wall clock. x_adv holds the adversarial example's bytes (its dtype is the input's).
+    next_stage: the attack or certifier that the example waits for; empty once the verdict is final.
+    trail: the stages so far, in their order. reason: what they come to, for printing alone.
     Raises InputError where the evidence does not carry the status.
     """
 
@@ -47,6 +78,8 @@ class Verdict:
     seconds: float = 0.0
     reason: str = ""
     x_adv: bytes | None = field(default=None, repr=False)
+    next_stage: str = ""
+    trail: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         # Each test is written so that NaN fails it.
@@ -67,6 +100,7 @@ class Verdict:
             )
 
 
+_INTERNAL = ("eps", "x_adv", "next_stage", "trail")
 EXAMPLE_COLUMNS: tuple[str, ...] = tuple(
-    column.name for column in fields(Verdict) if column.name not in ("eps", "x_adv")
+    column.name for column in fields(Verdict) if column.name not in _INTERNAL
 )

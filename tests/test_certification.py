@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from robustbench_dyn.certification import Proof, certifier_names, radii, resolve_certifiers
+from robustbench_dyn.certification import (
+    Proof,
+    certifier_names,
+    radii,
+    resolve_certifiers,
+    select_certifiers,
+)
 from robustbench_dyn.certification.lipschitz import class_radii
 from robustbench_dyn.certification.rounding import margins_of, usual_rounding
 from robustbench_dyn.errors import CertificateError, InputError
@@ -475,13 +481,20 @@ def test_auto_gives_none_for_a_model_without_a_known_bound_and_a_name_says_why()
     assert names("auto", nn.Sequential(nn.Flatten(), nn.Linear(4, 2))) == ["lipschitz"]
 
 
-def test_an_error_in_somebodys_bound_is_not_mistaken_for_no_bound():
+def test_an_error_in_a_models_own_bound_is_not_mistaken_for_no_bound():
     class Faulty(Opaque):
         def lipschitz_bound(self):
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        resolve("auto", Faulty())
+    selection = select_certifiers("auto", Faulty(), (3, 4), "L2")
+    assert selection.crashed == ["lipschitz"]
+    assert selection.not_applicable["lipschitz"].startswith("ZeroDivisionError")
+    # The control: a bound that is not known is a reason, and no crash.
+    selection = select_certifiers("auto", Opaque(), (3, 4), "L2")
+    assert selection.crashed == []
+    assert "no Lipschitz bound is known" in selection.not_applicable["lipschitz"]
+    with pytest.raises(CertificateError, match=r"'lipschitz' cannot be prepared.*ZeroDivision"):
+        resolve("lipschitz", Faulty())
 
 
 def test_preparing_leaves_the_model_as_it_is():

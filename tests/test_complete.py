@@ -136,7 +136,7 @@ def test_out_of_time_an_example_stays_undecided(digits, monkeypatch):
     evaluation = evaluate(model, (x, y), LINF, attacks="fgsm")
     assert (evaluation.examples["status"] == "undecided").any()
     survived = evaluation.examples["reason"][evaluation.examples["status"] == "undecided"]
-    assert (survived == "survived fgsm, and complete came to no end").all()
+    assert (survived == "survived fgsm; complete timed out").all()
 
 
 def test_a_candidate_that_fools_nobody_decides_nothing(digits, monkeypatch):

@@ -1,6 +1,7 @@
 """The cascade against models whose robustness is known, and against AutoAttack."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from robustbench_dyn import (
 )
 from robustbench_dyn.attacks import Attack, attack_info
 from robustbench_dyn.attacks.base import searching
-from robustbench_dyn.certification import Certifier, Cost, Prepared, Proof
+from robustbench_dyn.certification import Certifier, Cost, Prepared, Proof, Selection, lipschitz
+from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.evaluation import as_dataset
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.leaderboard import leaderboard
 from robustbench_dyn.store import Store
+from robustbench_dyn.terminal import bracket_table
 
 DISTANCES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.45)
 L2 = ThreatModel("L2", 0.25)
@@ -137,6 +140,15 @@ def test_the_same_layer_with_an_honest_claim_sets_off_nothing(tmp_path):
     assert len(leaderboard(store)) == 1
 
 
+@pytest.mark.parametrize("attack", ["apgd-t", "fab-t"])
+def test_an_audit_tries_the_classes_that_the_certificate_under_audit_rules_out(attack):
+    # Attacks on target classes leave out those that certificates exclude: here all of them.
+    model = halfspaces(factor=1.05, claim=1.0, n_classes=4)
+    data = points([0.4] * 8, n_classes=4)
+    with pytest.raises(SoundnessError, match=r"certified within 0\.4[12].*wrong"):
+        evaluate(model, data, ThreatModel("L2", 0.4 * 1.02), attacks=attack)
+
+
 def test_the_alarm_needs_the_audit():
     # The negative control of the audit itself: without it the wrong certificate goes unseen.
     model = halfspaces(factor=1.05, claim=1.0)
@@ -163,7 +175,7 @@ def asked_late(monkeypatch):
                                cost=Cost.HIGH), None)
             for name, prove in provers
         ]  # fmt: skip
-        monkeypatch.setattr(cascade, "resolve_certifiers", lambda *_: late)
+        monkeypatch.setattr(cascade, "select_certifiers", lambda *_: Selection(late, {}, []))
         idle = Attack("idle", frozenset({"L2"}), "", "", 2, searching(lambda p: p.x))
         chain = [idle, attack_info("pgd")]
         monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: chain)
@@ -235,6 +247,18 @@ def test_softmax_outputs_are_flagged_and_logits_are_not():
     data = sample(model)
     assert "softmax_outputs" in evaluate(model, data, L2, attacks="pgd").summary["flags"]
     assert evaluate(model[0], data, L2, attacks="pgd").summary["flags"] == ""
+
+
+def test_flags_of_a_registered_model_are_there_in_every_run(tmp_path, monkeypatch):
+    model = nn.Sequential(Network(), nn.Softmax(dim=1)).eval()
+    data = replace(as_dataset(sample(model), None), class_names=("a", "b", "c"))
+    with torch.no_grad():
+        model.identity = cascade.identify(model, model(data.x), name="registered")
+    options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
+    rows = [evaluate(model, data, L2, n_examples=n, **options).summary for n in (4, 8, 4, 8)]
+    assert [row["flags"] for row in rows] == ["softmax_outputs"] * 4
+    other = evaluate(model, data, ThreatModel("L2", 0.1), **options).summary
+    assert other["flags"] == "softmax_outputs"
 
 
 def test_a_constant_network_is_never_certified():
@@ -317,6 +341,25 @@ def test_bad_inputs_get_one_clear_error(x, y, message):
         evaluate(halfspaces(), (x, y), L2, attacks="pgd")
 
 
+DATASET = as_dataset((X, Y), None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"x": X * 255}, r"must lie in \[0, 1\]"), ({"x": X * torch.nan}, "must lie in"),
+     ({"x": (X * 255).byte()}, "float inputs"), ({"y": Y.float()}, "integer labels"),
+     ({"y": Y[:2]}, r"y as \(n,\)"), ({"y": Y - 1}, "labels must be 0 or more"),
+     ({"ids": torch.zeros(4).long()}, "different for all"), ({"ids": torch.arange(3)}, "one for"),
+     ({"ids": torch.arange(4) - 1}, "0 or more"), ({"ids": torch.rand(4)}, "integers"),
+     ({"class_names": ("a",)}, "labels go up to 1, but custom has 1 classes"),
+     ({"class_names": ("a", "b"), "y": Y + 5}, "labels go up to 6")],
+)  # fmt: skip
+def test_a_dataset_goes_through_the_checks_that_tensors_do(change, message):
+    evaluate(halfspaces(), DATASET, L2, attacks="none")
+    with pytest.raises(InputError, match=message):
+        evaluate(halfspaces(), replace(DATASET, **change), L2, attacks="pgd")
+
+
 def test_bad_options_get_one_clear_error():
     for options, message in (
         ({"batch_size": 0}, "batch_size"), ({"audit_share": 2.0}, "audit_share"),
@@ -376,25 +419,204 @@ def test_candidates_are_judged_by_the_harness_alone(find, expected, monkeypatch)
             assert model(x_adv[None]).argmax() != verdict.label
 
 
-def test_an_attack_that_fails_makes_errors_and_not_robust_examples(monkeypatch):
-    def explode(problem):
-        raise RuntimeError("out of order")
-
-    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: [searcher(explode)])
-    evaluation = evaluate(halfspaces(), points(DISTANCES), L2, certifiers=[])
-    assert set(statuses(evaluation)) == {"error"}
-    assert evaluation.examples["reason"].str.contains("out of order").all()
-    assert evaluation.summary["empirical_accuracy"] == 0
+def explode(_problem):
+    raise RuntimeError("boom; survived nothing")
 
 
-def test_what_another_attack_breaks_is_broken_though_one_failed(monkeypatch):
-    def explode(problem):
-        raise RuntimeError("out of order")
+def run_with(monkeypatch, *attacks, model=None, **options):
+    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: list(attacks))
+    options = {"certifiers": []} | options
+    return evaluate(model or halfspaces(), points(DISTANCES), L2, **options)
 
-    chain = [searcher(explode), attack_info("pgd")]
-    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: chain)
-    evaluation = evaluate(halfspaces(), points(DISTANCES), L2, certifiers=[])
-    assert statuses(evaluation) == ["broken"] * 3 + ["error"] * 3
+
+def named(name, find):
+    return replace(searcher(find), name=name)
+
+
+def test_an_attack_that_fails_costs_no_accuracy_and_is_told(monkeypatch):
+    found = run_with(monkeypatch, searcher(explode), attack_info("pgd"))
+    row = found.summary
+    assert statuses(found) == ["broken"] * 3 + ["undecided"] * 3
+    assert (row["clean_accuracy"], row["empirical_accuracy"]) == (1, 0.5)
+    assert row["ci_high"] > 0.5
+    assert row["flags"] == "attack_failed:rogue:6"
+    assert row["attacks"] == "rogue(failed)+pgd"
+    reason = found.examples["reason"][5]
+    assert reason == "survived pgd; rogue failed: RuntimeError: boom; survived nothing"
+    # The control: without the failure the numbers are the same, and nothing is told.
+    whole = run_with(monkeypatch, attack_info("pgd")).summary
+    assert whole["flags"] == ""
+    for column in ("clean_accuracy", "empirical_accuracy", "gap", "ci_low", "ci_high"):
+        assert whole[column] == row[column]
+
+
+def test_an_attack_that_fails_on_some_examples_is_not_called_failed(monkeypatch):
+    def now_and_then(problem):
+        if float(problem.x[0, 0, 0, 0]) > 0.8:
+            raise RuntimeError("too bright")
+        return problem.x
+
+    chain = [named("moody", now_and_then), named("idle", lambda p: p.x)]
+    row = run_with(monkeypatch, *chain, batch_size=1).summary
+    assert row["flags"] == "attack_failed:moody:1"
+    assert row["attacks"] == "moody+idle"
+
+
+def test_where_every_attack_failed_the_row_says_that_nothing_was_attacked(monkeypatch):
+    found = run_with(monkeypatch, searcher(explode), named("other", explode))
+    assert set(statuses(found)) == {"undecided"}
+    assert found.summary["clean_accuracy"] == found.summary["empirical_accuracy"] == 1
+    assert found.summary["flags"] == "attack_failed:other:6 attack_failed:rogue:6 unattacked:6"
+    assert found.summary["attacks"] == "rogue(failed)+other(failed)"
+    assert found.examples["reason"].str.startswith("no attack ran to its end; rogue failed").all()
+    # What is certified needs no attack.
+    found = run_with(monkeypatch, searcher(explode), certifiers="auto")
+    assert found.summary["flags"] == "attack_failed:rogue:6 unattacked:3"
+    assert statuses(found) == ["undecided"] * 3 + ["certified"] * 3
+
+
+def test_the_table_names_the_attacks_that_failed_on_all_examples(monkeypatch, capsys):
+    bracket_table([run_with(monkeypatch, searcher(explode), attack_info("pgd"))])
+    printed = capsys.readouterr().out
+    assert "attacked with pgd" in printed
+    assert "rogue failed on all 6 examples that it was given: RuntimeError: boom" in printed
+
+
+@pytest.mark.parametrize("text", ["boom; survived nothing", "next: nobody", "; next: pgd; ", ""])
+def test_the_text_of_an_error_steers_nothing(text, monkeypatch):
+    def raising(_problem):
+        raise RuntimeError(text)
+
+    calls = []
+    chain = [named(k, lambda p, k=k: (calls.append(k), p.x)[1]) for k in ("b", "c")]
+    found = run_with(monkeypatch, named("a", raising), *chain)
+    assert calls == ["b", "c"]
+    trail = found.verdicts[0].trail
+    assert [(step.stage, step.outcome.value) for step in trail] == [
+        ("a", "failed"), ("b", "survived"), ("c", "survived"),
+    ]  # fmt: skip
+    assert trail[0].message == f"RuntimeError: {text}"
+    assert found.verdicts[0].next_stage == ""
+
+
+def test_a_failure_is_tried_again_at_another_eps_and_not_at_the_same_one(monkeypatch, tmp_path):
+    fails, calls = [True], []
+
+    def find(problem):
+        calls.append(problem.threat_model.eps)
+        if fails[0]:
+            raise RuntimeError("out of order")
+        return problem.x
+
+    options = {"store": tmp_path / "s.sqlite"}
+    run_with(monkeypatch, searcher(find), **options)
+    fails[0] = False
+    run_with(monkeypatch, searcher(find), **options)
+    assert calls == [L2.eps]
+    data, smaller = points(DISTANCES), ThreatModel("L2", 0.1)
+    found = evaluate(halfspaces(), data, smaller, certifiers=[], **options)
+    assert calls == [L2.eps, 0.1]
+    assert found.summary["flags"] == ""
+
+
+# Certifiers fail, too
+
+
+def raises(error):
+    def prove(_state, _x, _logits, _y, _threat_model):
+        raise error
+
+    return prove
+
+
+def test_a_certifier_that_fails_is_told_and_the_run_goes_on(asked_late):
+    asked_late(("faulty", raises(ValueError("zip; next: pgd"))), ("true", proves_within(0.45)))
+    found = evaluate(halfspaces(), points([0.3, 0.4]), L2)
+    assert statuses(found) == ["certified"] * 2
+    assert found.summary["flags"] == "certifier_failed:faulty:2"
+    assert set(found.examples["certifier"]) == {"true"}
+    trail = found.verdicts[0].trail
+    assert [(step.stage, step.outcome.value) for step in trail[:3]] == [
+        ("idle", "survived"), ("faulty", "not applicable"), ("true", "certified"),
+    ]  # fmt: skip
+    assert trail[1].message == "ValueError: zip; next: pgd"
+
+
+def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypatch):
+    faulty = Certifier("faulty", "", deterministic=True, prepare=None,
+                       prove=raises(ValueError("out of order")), cost=Cost.NOTHING)  # fmt: skip
+    selection = Selection([Prepared(faulty, None)], {}, [])
+    monkeypatch.setattr(cascade, "select_certifiers", lambda *_: selection)
+    grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]
+    for found in evaluate_grid(halfspaces(), points(DISTANCES), grid, attacks="pgd"):
+        assert found.summary["flags"] == "certifier_failed:faulty:6"
+        assert found.summary["empirical_accuracy"] > 0
+
+
+def test_a_certifier_that_runs_out_of_memory_halves_the_batch_and_then_gives_up(asked_late):
+    sizes = []
+
+    def prove(_state, x, logits, _y, threat_model):
+        sizes.append(len(x))
+        if len(x) > fits[-1]:
+            raise MemoryError
+        return proves_within(0.45)(None, x, logits, None, threat_model)
+
+    asked_late(("large", prove))
+    data, fits = points([0.3, 0.4] * 4), []
+    for most, status in (2, "certified"), (0, "undecided"):
+        fits.append(most)
+        sizes.clear()
+        found = evaluate(halfspaces(), data, L2, batch_size=8)
+        assert set(statuses(found)) == {status}
+        assert sizes[:3] == [8, 4, 2]
+    assert "certifier_failed:large:8" in found.summary["flags"]
+
+
+def test_what_auto_cannot_use_is_kept_and_shown_with_the_reason(capsys):
+    class Faulty(Network):
+        def lipschitz_bound(self):
+            raise ValueError("no such norm")
+
+        def forward(self, x):
+            return super().forward(x.exp() - 1)
+
+    found = evaluate(Faulty(), sample(Network()), L2, attacks="pgd")
+    assert "certifier_failed:lipschitz" in found.summary["flags"].split()
+    assert found.not_applicable["lipschitz"] == "ValueError: no such norm"
+    assert "'exp'" in found.not_applicable["interval"]
+    # What a certifier says of a model is no failure.
+    assert "certifier_failed:interval" not in found.summary["flags"]
+    bracket_table([found])
+    printed = capsys.readouterr().out
+    assert "not applicable: lipschitz: ValueError: no such norm" in printed
+    assert "interval, linear_relaxation" in printed
+    with pytest.raises(CertificateError, match="'lipschitz' cannot be prepared"):
+        evaluate(Faulty(), sample(Network()), L2, certifiers="lipschitz")
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_a_padding_that_is_given_as_a_word_is_certified_as_its_number(padding):
+    def build(given):
+        generator = torch.Generator().manual_seed(0)
+        size = 4 if padding == "same" else 2
+        model = nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=given), nn.ReLU(), nn.Flatten(), nn.Linear(2 * size**2, 3)
+        )
+        for parameter in model.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+        return model.eval()
+
+    number = {"valid": 0, "same": 1}[padding]
+    data = sample(build(number))
+    options = {"attacks": "pgd", "certifiers": "interval,linear_relaxation"}
+    by_word, by_number = (
+        evaluate(build(given), data, ThreatModel("Linf", 0.02), **options)
+        for given in (padding, number)
+    )
+    assert "certified" in statuses(by_word)
+    assert evidence(by_word).equals(evidence(by_number))
+    assert "certifier_failed" not in evaluate(build(padding), data, L2).summary["flags"]
 
 
 # Sharing work
@@ -429,6 +651,31 @@ def test_a_second_identical_run_makes_no_pass(counted, tmp_path, monkeypatch):
     # The negative control: another seed is another evaluation.
     evaluate(counted, dataset, L2, seed=1, **options)
     assert counted.calls > 0
+
+
+@pytest.mark.parametrize("part", ["Certifier", "Attack", "package"])
+def test_what_another_version_proved_or_found_is_not_taken_over(part, tmp_path, monkeypatch):
+    options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
+    first = evaluate(halfspaces(), points(DISTANCES), L2, **options)
+    if part == "Certifier":
+        newer = replace(lipschitz.CERTIFIER, version=lipschitz.CERTIFIER.version + 1)
+        monkeypatch.setattr(lipschitz, "CERTIFIER", newer)
+    elif part == "Attack":
+        newer = replace(attack_info("pgd"), version=attack_info("pgd").version + 1)
+        monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: [newer])
+    assert (evaluate(halfspaces(), points(DISTANCES), L2, **options).key == first.key) == (
+        part == "package"
+    )
+    monkeypatch.setattr(cascade, "__version__", "99")
+    assert evaluate(halfspaces(), points(DISTANCES), L2, **options).key != first.key
+
+
+def test_a_suite_is_not_taken_for_its_members_with_other_settings(tmp_path):
+    # Where a class for DLR is missing, the suite's Auto-PGD has five restarts instead of one.
+    data, options = points(DISTANCES), {"store": tmp_path / "s.sqlite"}
+    suite = evaluate(halfspaces(), data, L2, attacks="standard", **options)
+    members = suite.summary["attacks"].replace("+", ",")
+    assert evaluate(halfspaces(), data, L2, attacks=members, **options).key != suite.key
 
 
 def test_more_examples_reuse_what_is_known(counted, tmp_path):

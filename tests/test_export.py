@@ -46,6 +46,15 @@ def test_a_table_holds_every_verdict(suffix, rows_at_a_time, store, tmp_path, mo
     assert set(table["certifiers"]) == {"none"}
 
 
+def test_examples_that_wait_for_a_stage_are_left_out_unless_asked_for(store, tmp_path):
+    waiting = Verdict(example_id=5, label=1, prediction=1, eps=0.5, status=Status.UNDECIDED,
+                      reason="next: pgd", next_stage="pgd")  # fmt: skip
+    store.add_verdicts("a", [waiting])
+    assert export_store(store, tmp_path / "t.csv") == 10
+    assert export_store(store, tmp_path / "t.csv", pending=True) == 11
+    assert "next: pgd" in (tmp_path / "t.csv").read_text()
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_what_fails_in_the_middle_leaves_the_old_table(suffix, store, tmp_path):
     path = tmp_path / f"t.{suffix}"

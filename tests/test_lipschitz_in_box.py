@@ -111,5 +111,5 @@ def test_logits_that_are_not_finite_rule_out_nothing():
 
 def test_other_norms_are_refused():
     model, _, _ = problem(0, 3)
-    with pytest.raises(InputError, match="'lipschitz_in_box' knows Linf, not L2"):
+    with pytest.raises(InputError, match="'lipschitz_in_box' supports Linf, not L2"):
         resolve_certifiers("lipschitz_in_box", model, (1, 3, 3), "L2")

@@ -356,7 +356,7 @@ def test_auto_asks_the_small_unconstrained_and_leaves_out_what_does_not_fit():
     wide = nn.Sequential(nn.Flatten(), nn.Linear(3, 3000), nn.ReLU(), nn.Linear(3000, 3))
     assert "lipsdp" not in names("auto", wide)
     assert "local_lipsdp" not in names("auto", wide)
-    with pytest.raises(InputError, match="'local_lipsdp' knows L2, not Linf"):
+    with pytest.raises(InputError, match="'local_lipsdp' supports L2, not Linf"):
         names("local_lipsdp", steep, "Linf")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from robustbench_dyn import load_dataset, load_model
-from robustbench_dyn.curves import evaluate_distances
+from robustbench_dyn.curves import curve, evaluate_distances
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.plots import plot_curves, plot_flow, save
 
@@ -55,8 +55,9 @@ def test_a_picture_is_written_twice_alike(moons, flow, suffix, tmp_path):
 
 
 def test_curves_bracket_each_model(moons, flow):
+    cheap = "lipschitz,interval"
     found = {
-        name: evaluate_distances(load_model(name, dataset="moons"), moons, "L2")
+        name: evaluate_distances(load_model(name, dataset="moons"), moons, "L2", certifiers=cheap)
         for name in ("lipflow", "hamiltonian")
     }
     (axes,) = plot_curves(found).axes
@@ -64,6 +65,28 @@ def test_curves_bracket_each_model(moons, flow):
     empirical, certified = axes.lines[:2]
     assert (empirical.get_ydata() >= certified.get_ydata()).all()
     assert axes.lines[3].get_ydata().max() == axes.lines[3].get_ydata()[0]
+
+
+def test_curves_claim_nothing_between_two_radii(moons, flow):
+    evaluation = evaluate_distances(flow, moons, "L2", radii=[0.0, 0.1, 0.2])
+    (axes,) = plot_curves({"lipflow": evaluation}).axes
+    empirical, certified = axes.lines
+    # From one radius to the next: what is proved at the larger, what stands at the smaller.
+    assert (empirical.get_drawstyle(), certified.get_drawstyle()) == ("steps-post", "steps-pre")
+    table = 100 * curve(evaluation)
+    assert certified.get_ydata().tolist() == table["certified_accuracy"].tolist()
+    (area,) = axes.collections
+    corners = area.get_paths()[0].vertices
+    between = {y for x, y in corners if 0.1 < x < 0.2} | {
+        y for x, y in corners if x == pytest.approx(0.2)
+    }
+    assert between == {table["certified_accuracy"][2], table["empirical_accuracy"][1]}
+
+
+def test_circles_are_what_any_certifier_proved(moons):
+    network = load_model("feedforward", dataset="moons")
+    right = plot_flow(network, moons).axes[1]
+    assert len(right.patches) > len(moons.x) / 2
 
 
 def test_pictures_of_images_and_of_unknown_networks_are_refused(moons):

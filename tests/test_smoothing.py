@@ -238,23 +238,25 @@ def test_a_run_that_reuses_the_selection_samples_is_caught(monkeypatch):
     assert wrong_certificates()
 
 
-def test_a_model_without_gradients_is_an_error_where_it_is_not_certified():
+def test_an_attack_that_fails_for_want_of_gradients_is_told_and_refutes_nothing():
     class Stepped(nn.Module):
         def forward(self, x):
             return halfspaces()(x).detach().round(decimals=3)
 
     (evaluation,) = evaluated(model=Stepped(), audit_share=0.0).evaluations
     by_status = {v.status for v in evaluation.verdicts}
-    assert by_status == {Status.ERROR, Status.CERTIFIED}
+    assert by_status == {Status.UNDECIDED, Status.CERTIFIED}
     assert "eot-pgd failed: RuntimeError" in evaluation.verdicts[0].reason
-    assert evaluation.summary["flags"] == "errors:2"
+    assert evaluation.summary["flags"] == "attack_failed:eot-pgd:2 unattacked:2"
+    assert evaluation.summary["attacks"] == "eot-pgd(failed)"
+    assert evaluation.summary["clean_accuracy"] == 1
 
 
 def test_without_attacks_the_empirical_accuracy_is_unknown():
     (evaluation,) = evaluated(attacked=False).evaluations
     assert evaluation.summary["empirical_accuracy"] is None
     assert evaluation.summary["attacks"] == "none"
-    assert evaluation.verdicts[0].reason == "no attack was asked for"
+    assert evaluation.verdicts[0].reason == "no attack was run"
 
 
 def test_rows_name_the_smoothed_classifier_and_stand_beside_all_others():

@@ -14,7 +14,7 @@ from robustbench_dyn import store as storing
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.errors import StoreError
 from robustbench_dyn.store import SCHEMA_VERSION, Run, Store, Violation, Votes
-from robustbench_dyn.verdicts import Status, Verdict
+from robustbench_dyn.verdicts import Outcome, Status, Step, Verdict
 
 
 def verdict(example_id, **changes):
@@ -37,6 +37,33 @@ def test_what_is_written_is_read_back(tmp_path):
     assert first.certified_radius == 0.7
     assert second.certified_radius != second.certified_radius
     assert (second.status, second.attack, second.x_adv) == (Status.BROKEN, "pgd", b"\0\1")
+
+
+def test_the_state_of_an_example_is_read_back_as_data():
+    store, trail = Store(), (Step("a", Outcome.FAILED, 0.5, "E: x; next: b"),
+                             Step("b", Outcome.SURVIVED, 0.75))  # fmt: skip
+    store.add_evaluation("k", {})
+    waiting = verdict(0, status=Status.UNDECIDED, reason="-", next_stage="c", trail=trail)
+    store.add_verdicts("k", [waiting])
+    (found,) = store.verdicts("k")
+    assert (found.next_stage, found.trail) == ("c", trail)
+    assert found.trail[0].outcome is Outcome.FAILED
+
+
+def test_flags_are_kept_once_and_go_with_copies_and_merges(tmp_path):
+    store = Store()
+    store.add_evaluation("k", {})
+    store.add_flags("k", ["softmax_outputs"])
+    store.add_flags("k", ["batch_coupled", "softmax_outputs"])
+    assert store.flags("k") == ["batch_coupled", "softmax_outputs"]
+    assert store.flags("other") == []
+    store.copy(tmp_path / "part.sqlite", ["k"], range(1))
+    part = Store(tmp_path / "part.sqlite")
+    assert part.flags("k") == store.flags("k")
+    part.add_flags("k", ["random_outputs"])
+    part.close()
+    store.merge(tmp_path / "part.sqlite")
+    assert store.flags("k") == ["batch_coupled", "random_outputs", "softmax_outputs"]
 
 
 def test_a_second_verdict_replaces_the_first():
@@ -187,12 +214,27 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_what_it_holds(
         past.setattr(storing, "SCHEMA_VERSION", version)
         old = Store(path)
         old.add_evaluation("k", {"model": "m"})
-        old.add_verdicts("k", [verdict(0)])
+        rows = [
+            (0, "certified", 0.7, "lipschitz", ""),
+            (1, "undecided", None, "", "next: fab-t; apgd-t failed: RuntimeError: next: square"),
+            (2, "undecided", None, "", "next: square"), (3, "undecided", None, "", "survived pgd"),
+        ]  # fmt: skip
+        with old._connection as connection:
+            connection.executemany(
+                "INSERT INTO verdicts (key, eps, example_id, label, prediction, status, "
+                "certified_radius, certifier, attack, reason, forward_passes, backward_passes, "
+                "seconds) VALUES ('k', 0.5, ?, 1, 1, ?, ?, ?, '', ?, 0, 0, 0)", rows,
+            )  # fmt: skip
         old.close()
     store = Store(path)
     assert store._version() == SCHEMA_VERSION > 1
-    assert [v.example_id for v in store.verdicts("k")] == [0]
-    store.add_verdicts("k", [verdict(1)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
+    assert [v.example_id for v in store.verdicts("k")] == [0, 1, 2, 3]
+    # What waited for an attack then still does.
+    assert [v.next_stage for v in store.verdicts("k")] == ["", "fab-t", "square", ""]
+    assert all(v.trail == () for v in store.verdicts("k"))
+    store.add_flags("k", ["batch_coupled"])
+    assert store.flags("k") == ["batch_coupled"]
+    store.add_verdicts("k", [verdict(4)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
     assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 1, 1, 1, 0, 0.25)]
     store.add_votes("v", 0, "select", Votes(3, (2, 1, 0), 0.5))
     assert store.votes("v") == {(0, "select"): Votes(3, (2, 1, 0), 0.5)}

@@ -12,6 +12,7 @@ from robustbench_dyn.verdicts import EXAMPLE_COLUMNS, Status, Verdict
 
 few = settings(deadline=None, max_examples=100)
 NAN, INF = math.nan, math.inf
+INTERNAL = ["eps", "x_adv", "next_stage", "trail"]
 
 GOOD = {
     Status.MISCLASSIFIED: {"prediction": 4},
@@ -149,8 +150,8 @@ def test_the_message_shows_the_record_but_not_the_bytes_of_an_image():
     assert "adversarial_distance=0.5" in str(caught.value)
 
 
-def test_columns_are_the_fields_but_eps_and_the_image():
+def test_columns_are_the_fields_but_eps_the_image_and_the_state():
     names = [column.name for column in fields(Verdict)]
-    assert [name for name in names if name not in EXAMPLE_COLUMNS] == ["eps", "x_adv"]
+    assert [name for name in names if name not in EXAMPLE_COLUMNS] == INTERNAL
     assert [name for name in names if name in EXAMPLE_COLUMNS] == list(EXAMPLE_COLUMNS)
     assert EXAMPLE_COLUMNS[:4] == ("example_id", "label", "prediction", "status")

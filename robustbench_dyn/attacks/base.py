@@ -64,6 +64,7 @@ class Attack:
     norms: the norms that it knows. library: whose code it runs. min_classes: the fewest classes
     for which its loss is defined. by_rival: it tries each rival class, and profits from knowing
     those that cannot win. on_surrogates: it does nothing to a model that names none.
+    version: raised when its candidates change, so that no old verdict is taken for a new one.
     search(model, x, y, threat_model, *, seed, batch_size, n_classes,
     rival_radii=None) returns candidates of x's shape, dtype and device, and any point, x for
     instance, where it found nothing.
@@ -77,6 +78,7 @@ class Attack:
     search: Callable[..., Tensor]
     by_rival: bool = False
     on_surrogates: bool = False
+    version: int = 1
 
 
 def searching(

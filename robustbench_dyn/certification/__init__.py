@@ -57,8 +57,9 @@ class Certifier:
     method cannot treat; strict_rounding: whether the worst that the model's rounding may do is
     taken off its margins, or what was measured of it (see rounding.py).
     label(norm) is the name in the table. norms: those that it knows.
-    cost: when it is asked. Where it is Cost.NOTHING, radii do not depend on the threat model's eps;
+    cost: when it is run. Where it is Cost.NOTHING, radii do not depend on the threat model's eps;
     others say of the ball of one threat model that a class is excluded, by a radius of eps, or not.
+    version: raised when its proofs change, so that no old proof is taken for a new one.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Certifier:
     label: Callable[[Norm], str] = _own_name
     norms: frozenset[Norm] = frozenset(NORMS)
     cost: Cost = Cost.LOW
+    version: int = 1
 
     @property
     def at_any_eps(self) -> bool:
@@ -77,7 +79,7 @@ class Certifier:
 
 
 class Prepared(NamedTuple):
-    """A certifier with what it knows of one model."""
+    """A certifier, prepared for one model; state is what its prepare returned."""
 
     certifier: Certifier
     state: Any
@@ -89,6 +91,18 @@ class Prepared(NamedTuple):
     def label(self, norm: Norm) -> str:
         """Return the certifier's name in the table."""
         return self.certifier.label(norm) or self.certifier.name
+
+
+class Selection(NamedTuple):
+    """The certifiers of a run, the cheapest first, and those that `auto` could not use.
+
+    not_applicable: the reason, by name. crashed: those of them whose preparation ended in an
+    error that says nothing about the model.
+    """
+
+    ready: list[Prepared]
+    not_applicable: dict[str, str]
+    crashed: list[str]
 
 
 def radii(proof: Proof) -> Tensor:
@@ -177,13 +191,27 @@ def resolve_certifiers(
 ) -> list[Prepared]:  # fmt: skip
     """Return the certifiers that spec names, ready for model and the cheapest first.
 
+    See select_certifiers.
+    """
+    return select_certifiers(
+        spec, model, input_shape, norm, strict_rounding=strict_rounding
+    ).ready
+
+
+def select_certifiers(
+    spec: str | Sequence[str], model: nn.Module, input_shape: tuple[int, ...], norm: Norm,
+    *, strict_rounding: bool = False,
+) -> Selection:  # fmt: skip
+    """Return the certifiers that spec names, ready for model, and why others of `auto` are not.
+
     spec: "none", names, or "auto", which chooses by architecture: a model whose Lipschitz bound is
     useful (no logit difference has more than certification.lipschitz.USEFUL) gets the certificates
     of that bound alone, which cost a pass, while relaxing such deep networks proves little for
-    much. Any other model gets each other certifier that knows its operations, and semidefinite
-    bounds and `complete` only where it is small enough for them.
-    Raises InputError for an unknown name or one that does not know the norm, CertificateError,
-    naming the operation, where a named one cannot treat model.
+    much. Any other model gets each other certifier that supports its operations, and semidefinite
+    bounds and `complete` only where it is small enough for them; what a certifier raises is the
+    reason why it is not applicable.
+    Raises InputError for an unknown name or one that does not support the norm, CertificateError
+    where a named one cannot treat model.
     """
     names = named_certifiers(spec)
     if names == ["auto"]:
@@ -194,39 +222,57 @@ def resolve_certifiers(
         certifier = _CERTIFIERS[name][1]()
         if norm not in certifier.norms:
             known = ", ".join(sorted(certifier.norms))
-            raise InputError(f"certifier {name!r} knows {known}, not {norm}; choose another one")
-        state = certifier.prepare(model, input_shape, strict_rounding=strict_rounding)
-        ready.append(Prepared(certifier, state))
-    return ready
+            raise InputError(f"certifier {name!r} supports {known}, not {norm}; choose another one")
+        try:
+            state = certifier.prepare(model, input_shape, strict_rounding=strict_rounding)
+            ready.append(Prepared(certifier, state))
+        except CertificateError:
+            raise
+        # A certifier reads a model that anybody may have written, and may fail at anything.
+        except Exception as error:
+            raise CertificateError(
+                f"certifier {name!r} cannot be prepared for this model: "
+                f"{type(error).__name__}: {error}; choose another one, or auto"
+            ) from error
+    return Selection(ready, {}, [])
 
 
 def _automatic(
     model: nn.Module, input_shape: tuple[int, ...], norm: Norm, *, strict_rounding: bool
-) -> list[Prepared]:
+) -> Selection:
     from robustbench_dyn.certification.lipschitz import is_useful  # noqa: PLC0415
-    slope = _prepared("lipschitz", model, input_shape, norm, strict_rounding)
-    if slope is not None and is_useful(slope.state.bounds):
-        # The bounds may take seconds: both certificates are made of the same.
-        in_box = Prepared(_lipschitz_in_box(), slope.state)
-        return [slope, in_box] if norm in in_box.certifier.norms else [slope]
-    others = [name for name in _CERTIFIERS if name not in ("lipschitz", "lipschitz_in_box")]
-    ready = [slope]
-    ready += [_prepared(name, model, input_shape, norm, strict_rounding) for name in others]
-    return [prepared for prepared in ready if prepared is not None]
+
+    selection = Selection([], {}, [])
+    for name in _CERTIFIERS:
+        if name == "lipschitz_in_box":
+            continue
+        _prepare(name, model, input_shape, norm, selection, strict_rounding=strict_rounding)
+        if name == "lipschitz" and selection.ready and is_useful(selection.ready[0].state.bounds):
+            # The bounds may take seconds: both certificates are made of the same.
+            in_box = Prepared(_lipschitz_in_box(), selection.ready[0].state)
+            if norm in in_box.certifier.norms:
+                selection.ready.append(in_box)
+            break
+    return selection
 
 
-def _prepared(
-    name: str, model: nn.Module, input_shape: tuple[int, ...], norm: Norm, strict_rounding: bool
-) -> Prepared | None:
-    """Return a certifier ready for model, or None where it cannot treat it or the norm."""
+def _prepare(
+    name: str, model: nn.Module, input_shape: tuple[int, ...], norm: Norm, selection: Selection,
+    *, strict_rounding: bool,
+) -> None:  # fmt: skip
+    """Prepare a certifier that supports the norm, or keep the reason why it is not applicable."""
     certifier = _CERTIFIERS[name][1]()
     if norm not in certifier.norms:
-        return None
+        return
     try:
         state = certifier.prepare(model, input_shape, strict_rounding=strict_rounding)
-        return Prepared(certifier, state)
-    except CertificateError:
-        return None
+        selection.ready.append(Prepared(certifier, state))
+    except CertificateError as error:
+        selection.not_applicable[name] = str(error)
+    # A certifier reads a model that anybody may have written, and may fail at anything.
+    except Exception as error:
+        selection.not_applicable[name] = f"{type(error).__name__}: {error}"
+        selection.crashed.append(name)
 
 
 def named_certifiers(spec: str | Sequence[str]) -> list[str]:

@@ -139,7 +139,12 @@ def _convolution(context: _Context) -> Node:
     if not isinstance(x, Ref) or isinstance(weight, Ref) or isinstance(bias, Ref):
         raise context.refuse(" with weights that depend on the input")
     size = context.shapes[x.index][1:]
-    back_padding = [0] * len(stride)
+    # One number stands for all directions, as where the padding is given as a word.
+    stride, padding, dilation, output_padding = (
+        list(given) * (len(size) if len(given) == 1 else 1)
+        for given in (stride, padding, dilation, output_padding)
+    )
+    back_padding = [0] * len(size)
     if not transposed:
         # What a transposed convolution cannot tell from its own input: the rest of the division.
         back_padding = [
@@ -165,7 +170,7 @@ def _convolution(context: _Context) -> Node:
         (x.index,), context.operation.shape,
         linear=lambda z: convolve(z, kernel), spread=lambda z: convolve(z, magnitude),
         adjoint=lambda a: (convolve(a, kernel, back=True),),
-        bias=None if bias is None else context.tensor(bias).view(-1, *[1] * len(stride)),
+        bias=None if bias is None else context.tensor(bias).view(-1, *[1] * len(size)),
         terms=terms + 1,
     )  # fmt: skip
 

@@ -88,6 +88,7 @@ def run(
         rows = [evaluation.summary for evaluation in evaluations]
         about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
                  "stages": [asdict(cost) for e in evaluations for cost in e.costs],
+                 "not_applicable": evaluations[0].not_applicable,
                  "peak_memory_mb": peak_memory_mb()}  # fmt: skip
         typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
     else:
@@ -172,7 +173,7 @@ def curve(
     plugins: Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Bracket the robust accuracy at every eps, from one run of a minimum-norm attack."""
+    """Bracket the robust accuracy over eps, by a minimum-norm attack and certifiers at each eps."""
     from robustbench_dyn import curves  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
     from robustbench_dyn.export import write_tables  # noqa: PLC0415
@@ -188,19 +189,23 @@ def curve(
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
     with progress_display(enabled=not as_json) as progress:
         evaluation = curves.evaluate_distances(
-            network, data, norm, seed=seed, certifiers=certifiers,  # type: ignore[arg-type]
+            network, data, norm, radii=radii, seed=seed, certifiers=certifiers,  # type: ignore[arg-type]
             device=check_device(device), store=store, progress=progress,
         )  # fmt: skip
     table = curves.curve(evaluation, radii)
+    flags = evaluation.summary["flags"]
     if export is not None:
         write_tables([table], export)
     points = table.to_dict("records")
     if as_json:
-        typer.echo(json.dumps({"model": model, "norm": norm, "curve": points}, indent=2))
+        about = {"model": model, "norm": norm, "curve": points, "flags": flags}
+        typer.echo(json.dumps(about, indent=2))
     else:
         rows = [(f"{p['eps']:.4g}", f"{100 * p['certified_accuracy']:.1f}",
                  f"{100 * p['empirical_accuracy']:.1f}") for p in points]  # fmt: skip
         plain_table(("eps", "certified %", "empirical %"), rows)
+        if flags:
+            typer.echo(f"flags: {flags}")
 
 
 def _threat_models(norm: str, radii: list[str]) -> list[ThreatModel]:

@@ -86,9 +86,12 @@ def leaderboard(
 def export_(
     to: Annotated[Path, typer.Argument(help="The table (.csv or .parquet).")],
     store: StoreFile = Path("dynbench.sqlite"),
+    pending: Annotated[
+        bool, typer.Option("--pending", help="Also examples that wait for an attack or certifier.")
+    ] = False,
 ) -> None:
-    """Write every verdict of a store, a row an example and eps."""
+    """Write every final verdict of a store, a row an example and eps."""
     from robustbench_dyn.export import export_store  # noqa: PLC0415
     from robustbench_dyn.store import Store  # noqa: PLC0415
 
-    typer.echo(f"{export_store(Store(existing(store)), to)} verdicts: {to}")
+    typer.echo(f"{export_store(Store(existing(store)), to, pending=pending)} verdicts: {to}")

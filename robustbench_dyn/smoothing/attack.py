@@ -12,9 +12,10 @@ from robustbench_dyn.attacks.eot import eot_pgd
 from robustbench_dyn.batch_size import is_out_of_memory
 from robustbench_dyn.certification.smoothing import predict
 from robustbench_dyn.costs import StageCost
+from robustbench_dyn.deduction import advance, broken
 from robustbench_dyn.smoothing.noisy import NoisyExamples
 from robustbench_dyn.threat_models import ThreatModel, distance, project
-from robustbench_dyn.verdicts import ABSTAINED, Status, Verdict
+from robustbench_dyn.verdicts import ABSTAINED, Outcome, Status, Step, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def attack(
 ) -> tuple[list[Verdict], StageCost]:
     """Attack some examples; return their final verdicts, and what that took.
 
-    What the model raises is recorded as the example's error; running out of memory is passed on.
+    What the model raises is recorded as a failure of the attack; running out of memory is passed
+    on.
     """
     network, started = noisy.network, time.perf_counter()
     forwards, backwards = network.forward_passes, network.backward_passes
@@ -42,8 +44,8 @@ def attack(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        failure = f"{ATTACK} failed: {type(error).__name__}: {error}"
-        log.warning("%s", failure)
+        failure = f"{type(error).__name__}: {error}"
+        log.warning("%s failed: %s", ATTACK, failure)
     # All examples of a chunk go through the same passes.
     forward = (network.forward_passes - forwards) // len(chunk)
     backward = (network.backward_passes - backwards) // len(chunk)
@@ -51,7 +53,7 @@ def attack(
     for k, verdict in enumerate(chunk):
         before, began = network.forward_passes, time.perf_counter()
         if failure:
-            after = _failed(verdict, failure)
+            after = advance(verdict, (), Step(ATTACK, Outcome.FAILED, verdict.eps, failure))
         else:
             after = judge(noisy, verdict, candidates[k : k + 1], threat_model)
         judged.append(
@@ -89,8 +91,7 @@ def judge(
         votes = noisy.votes_at(inside, example_id, "judge", smoothing.n)
         answer = predict(votes, smoothing.alpha)
     if answer in (label, ABSTAINED) or not reached <= threat_model.eps:
-        certified = verdict.status is Status.CERTIFIED
-        return replace(verdict, reason=("audited: " if certified else "") + f"survived {ATTACK}")
+        return advance(verdict, (), Step(ATTACK, Outcome.SURVIVED, verdict.eps))
     reason = ""
     if reached <= verdict.certified_radius:
         reason = f"inside the radius, which holds with probability {1 - smoothing.alpha:g}"
@@ -98,13 +99,5 @@ def judge(
             "example %d is certified within %.6g, and %s fools the smoothed classifier at %.6g",
             example_id, verdict.certified_radius, ATTACK, reached,
         )  # fmt: skip
-    return replace(
-        verdict, status=Status.BROKEN, attack=ATTACK, adversarial_distance=reached, reason=reason,
-        x_adv=inside[0].cpu().contiguous().numpy().tobytes(),
-    )  # fmt: skip
-
-
-def _failed(verdict: Verdict, failure: str) -> Verdict:
-    if verdict.status is Status.CERTIFIED:
-        return replace(verdict, reason=f"audited: {failure}")
-    return replace(verdict, status=Status.ERROR, reason=failure)
+    x_adv = inside[0].cpu().contiguous().numpy().tobytes()
+    return broken(verdict, ATTACK, reached, x_adv, reason=reason)

@@ -23,7 +23,13 @@ from robustbench_dyn.cascade import Progress
 from robustbench_dyn.certification.smoothing import Smoothing, certify, predict, radius_in
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.deduction import NEXT, carry_over, first_verdict
+from robustbench_dyn.deduction import (
+    Tool,
+    first_verdict,
+    infer_from_other_eps,
+    unattacked_by,
+    waiting_for,
+)
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation import (
     DEFAULT_AUDIT_SHARE,
@@ -39,11 +45,10 @@ from robustbench_dyn.store import Store, Votes
 from robustbench_dyn.summary import count_statuses
 from robustbench_dyn.threat_models import Norm, ThreatModel
 from robustbench_dyn.verdicts import ABSTAINED, Status, Verdict
+from robustbench_dyn.version import __version__
 
-# The reason of an example that waits for the attack.
-_NEXT = NEXT + ATTACK
 # Bump when votes or verdicts change, so that no old one is taken for a new one.
-_VERSION = 1
+_VERSION = 2
 
 
 class CertifiedExample(NamedTuple):
@@ -126,9 +131,9 @@ class _SmoothedRun:
     ) -> None:  # fmt: skip
         self.noisy, self.smoothing, self.store, self.norm = noisy, noisy.smoothing, store, norm
         self.attacked, self.audit_share, self.progress = attacked, audit_share, progress
-        self.first_attack = ATTACK if attacked else ""
+        self.tools = [Tool(ATTACK, proves=False)] if attacked else []
         record, self.votes_key = self._describe(model, name)
-        self.key = hash_configuration({k: record[k] for k in record if k != "flags"})
+        self.key = hash_configuration(record)
         record["votes_key"] = self.votes_key
         store.add_evaluation(self.key, record)
         self.votes: dict[tuple[int, str], Votes] = store.votes(self.votes_key)
@@ -142,7 +147,7 @@ class _SmoothedRun:
         self.verdicts = {v.example_id: v for v in kept if v.example_id in self.noisy.row_of}
         self._classify_and_certify(eps)
         if self.attacked:
-            self._keep(replace(v, reason=_NEXT) for v in self._audit_sample(eps))
+            self._keep(waiting_for(v, ATTACK) for v in self._audit_sample(eps))
             self._attack_what_is_left(threat_model)
         self._report(eps, "done")
         verdicts = tuple(self.verdicts[i] for i in sorted(self.verdicts))
@@ -186,7 +191,7 @@ class _SmoothedRun:
             if verdict.eps != eps:
                 others.setdefault(verdict.example_id, []).append(verdict)
         new = [i for i in self.noisy.row_of if i not in self.verdicts]
-        carried = [carry_over(others[i], eps, self.first_attack) for i in new if i in others]
+        carried = [infer_from_other_eps(others[i], eps, self.tools) for i in new if i in others]
         self._keep(_explained(verdict) for verdict in carried)
         for example_id in new:
             if example_id not in others:
@@ -205,18 +210,18 @@ class _SmoothedRun:
         return _explained(
             first_verdict(
                 example_id, found.label, prediction, eps, radius, self.smoothing.label(self.norm),
-                self.smoothing.n0 + self.smoothing.n, found.seconds, self.first_attack,
+                self.smoothing.n0 + self.smoothing.n, found.seconds, self.tools,
             )
         )  # fmt: skip
 
     def _audit_sample(self, eps: float) -> list[Verdict]:
-        # By radius: whoever was broken by an audit stays in the sample when the run goes on.
+        # By radius: what an audit broke stays in the sample when the run goes on.
         certified = [v for v in self.verdicts.values() if v.certified_radius >= eps]
         sample = choose_audited(certified, self.audit_share, self.noisy.seed)
-        return [v for v in sample if v.status is Status.CERTIFIED and not v.reason]
+        return [v for v in sample if v.status is Status.CERTIFIED and unattacked_by(v, self.tools)]
 
     def _attack_what_is_left(self, threat_model: ThreatModel) -> None:
-        turn = sorted(v.example_id for v in self.verdicts.values() if v.reason == _NEXT)
+        turn = sorted(v.example_id for v in self.verdicts.values() if v.next_stage == ATTACK)
         start = 0
         while start < len(turn):
             chunk = turn[start : start + max(1, self.noisy.batch_size // N_DRAWS)]
@@ -264,7 +269,7 @@ class _SmoothedRun:
             "attack_settings": {"n_steps": N_STEPS, "n_draws": N_DRAWS},
             "certifiers": [smoothing.label(self.norm)],
             "audit_share": self.audit_share,
-            "flags": [],
+            "package_version": __version__,
         }
         return record, hash_configuration(of_votes)
 
@@ -278,7 +283,7 @@ class _SmoothedRun:
         if self.progress is not None:
             verdicts = self.verdicts.values()
             # Votes take longest: while they are counted, an example is done when its are.
-            done = sum(stage == "certify" or v.reason != _NEXT for v in verdicts)
+            done = sum(stage == "certify" or not v.next_stage for v in verdicts)
             total = len(self.noisy.row_of)
             self.progress(Progress(eps, stage, done, total, count_statuses(verdicts)))
 
