@@ -438,7 +438,8 @@ def test_names_and_suites_resolve_in_order():
 
 
 def test_few_classes_drop_the_undefined_losses_and_restart_apgd(monkeypatch):
-    assert names("standard", n_classes=3) == ["apgd-ce", "fab-t", "square"]
+    assert names("standard", n_classes=3) == ["apgd-ce", "apgd-dlr", "fab-t", "square"]
+    assert names("standard", n_classes=2) == ["apgd-ce", "fab-t", "square"]
     assert names("autoattack", n_classes=3) == ["aa-apgd-ce", "aa-fab-t", "aa-square"]
     plus = ["aa-apgd-ce", "aa-apgd-dlr", "aa-fab", "aa-square", "aa-fab-t"]
     assert names("plus", n_classes=3) == plus

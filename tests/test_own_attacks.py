@@ -7,7 +7,9 @@ from scipy import stats
 from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, cascade, evaluate
-from robustbench_dyn.attacks import attack_info, square
+from robustbench_dyn.attacks import apgd, attack_info, square
+from robustbench_dyn.attacks.directions import unit_l2
+from robustbench_dyn.attacks.eot import eot_pgd
 from robustbench_dyn.attacks.streams import Streams
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.judging import CountingModel
@@ -196,6 +198,70 @@ def test_fab_min_comes_within_a_percent_of_the_exact_distance(norm):
         assert (linear(found).argmax(dim=1) != y).all()
     assert (reached >= exact * (1 - 1e-5)).all()
     assert (reached <= exact * 1.01).all()
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.rows, self.scale = Rows(), scale
+
+    def forward(self, x):
+        return self.rows(x) * self.scale
+
+
+@pytest.mark.parametrize(("name", "norm"), [p for p in PAIRS if p[0] not in ("apgd-ce", "square")])
+def test_tiny_gradients_lead_as_far_as_large_ones(name, norm):
+    x, y = examples(Rows())
+    n_found = []
+    # Cross-entropy cannot tell such logits apart in float32, whatever the step.
+    for scale in (1.0, 1e-30):
+        found = candidates(name, norm, Scaled(scale), x, y)
+        n_found.append(int((Rows()(found).argmax(dim=1) != y).sum()))
+    assert n_found[0] == n_found[1] > 0
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-20, 1.0, 1e30])
+def test_directions_have_length_one_whatever_the_size(size):
+    gradient = torch.zeros(3, 1, 4, 4)
+    gradient[0, 0, 1, 2] = size
+    gradient[1] = size
+    unit = unit_l2(gradient)
+    assert unit[0, 0, 1, 2] == 1
+    torch.testing.assert_close(unit[1], torch.full((1, 4, 4), 0.25))
+    assert (unit[2] == 0).all()
+
+
+def test_the_ascent_in_expectation_takes_full_steps_along_tiny_gradients():
+    x, y = torch.full((1, 3), 0.5), torch.tensor([0])
+
+    def scores(x_adv, _step):
+        return torch.stack([-1e-30 * x_adv.sum(dim=1), 1e-30 * x_adv.sum(dim=1)], dim=1)
+
+    x_adv = eot_pgd(scores, x, y, ThreatModel("L2", 0.1))
+    assert float(distance(x_adv, x, "L2")) > 0.09
+
+
+def test_checkpoints_are_those_of_the_paper():
+    assert sorted(apgd._checkpoints(100))[:8] == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+class Quantised(nn.Module):
+    """Two classes, whose logits tie wherever the mean is not above 1/2; argmax then says 0."""
+
+    def forward(self, x):
+        lead = (x.flatten(1).mean(dim=1) - 0.5).clamp(0).ceil()
+        return torch.stack([torch.zeros_like(lead), lead], dim=1)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_square_keeps_ties_that_the_prediction_loses(norm):
+    x = torch.full((2, 1, 6, 6), 0.51)
+    y = torch.ones(2, dtype=torch.int64)
+    found = candidates("square", norm, Quantised(), x, y)
+    assert (Quantised()(found).argmax(dim=1) == 0).all()
+    # Of a tie that the label wins nothing is found.
+    x, y = torch.full((2, 1, 6, 6), 0.1), torch.zeros(2, dtype=torch.int64)
+    assert torch.equal(candidates("square", norm, Quantised(), x, y), x)
 
 
 def test_fab_min_leaves_out_rivals_that_are_farther_than_its_find():

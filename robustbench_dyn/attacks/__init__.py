@@ -118,6 +118,9 @@ def _suite(name: str, norm: str, n_classes: int, *, has_surrogates: bool) -> lis
     if name == "standard":
         known, many = own.members(), own.members(apgd_restarts=5)
         wanted = [*_SUITES[name], *([TRANSFER] if has_surrogates else [])]
+        if n_classes == 3:
+            # DLR is defined, and its targeted form is not.
+            wanted.insert(1, "apgd-dlr")
     else:
         settings = _SETTINGS.get((name, norm), _SETTINGS[name, ""])
         known = autoattack.members(settings)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from robustbench_dyn.attacks.directions import unit_l2
 from robustbench_dyn.threat_models import project
 
 if TYPE_CHECKING:
@@ -50,5 +51,4 @@ def _steepest(gradient: Tensor, threat_model: ThreatModel) -> Tensor:
     """Return the direction of length 1 in Linf or L2; L1 goes the L2 way."""
     if threat_model.norm == "Linf":
         return gradient.sign()
-    size = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
-    return gradient / size.view(-1, *[1] * (gradient.dim() - 1))
+    return unit_l2(gradient)

@@ -51,6 +51,21 @@ def grouped(problem: Problem, finds: Finds, tries: Tensor) -> Iterator[tuple[Ten
             yield example, attempt
 
 
+def margins_of(logits: Tensor, y: Tensor) -> Tensor:
+    """Return z_y less the largest other logit, (rows,): below 0 where the prediction is not y."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    margins = own - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    # Of equal logits the first is the prediction; logits that are not finite predict no class.
+    tie_lost = (margins == 0) & (logits.argmax(dim=1) != y)
+    margins = margins.masked_fill(tie_lost, -torch.finfo(margins.dtype).tiny)
+    return margins.masked_fill(~logits.isfinite().all(dim=1), -torch.inf)
+
+
+def fools(logits: Tensor, y: Tensor) -> Tensor:
+    """Say of which rows the prediction is not y, (rows,) bool, as the candidate check will."""
+    return margins_of(logits, y) < 0
+
+
 @torch.no_grad()
 def logits_of(problem: Problem, x: Tensor) -> Tensor:
     """Return the model's logits, (rows, classes), for x (rows, C, H, W), batch by batch."""

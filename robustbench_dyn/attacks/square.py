@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from robustbench_dyn.attacks.folding import fold, unfold
-from robustbench_dyn.attacks.gathering import logits_of
+from robustbench_dyn.attacks.gathering import logits_of, margins_of
 from robustbench_dyn.attacks.streams import Streams
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
     x, y = problem.x, problem.y
     streams = Streams.of(x, y, problem.seed)
     best = proposals.first(x, streams)
-    margin = _margins(logits_of(problem, best), y)
+    margin = margins_of(logits_of(problem, best), y)
     query, look = torch.zeros_like(y), torch.zeros_like(y)
     looks = torch.tensor([math.ceil(share * n_queries) for share in _LOOKS], device=y.device)
     margin_then = margin
@@ -84,7 +84,7 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
         number = query[:, None] + torch.arange(ahead, device=query.device)
         rows = torch.arange(len(alive), device=query.device).repeat_interleave(ahead)
         points = proposals.next(x[rows], best[rows], streams.select(rows), number.flatten())
-        margins = _margins(logits_of(problem, points), y[rows]).reshape(-1, ahead)
+        margins = margins_of(logits_of(problem, points), y[rows]).reshape(-1, ahead)
         # No further than to the next look, however many proposals fit into the batch.
         better = (margins < margin[:, None]) & (number < looks[look][:, None])
         first = better.float().argmax(dim=1)
@@ -201,11 +201,6 @@ def _heap(height: int, width: int) -> Tensor:
     terms = 1.0 / torch.arange(1, n + 2).square()
     sums = terms.flip(0).cumsum(0).flip(0)
     return sums[torch.maximum(rows[:, None], columns[None, :])]
-
-
-def _margins(logits: Tensor, y: Tensor) -> Tensor:
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    return own - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
 
 
 def _norm_each(x: Tensor) -> Tensor:
