@@ -15,7 +15,7 @@ from robustbench_dyn.flows import Classifier
 from robustbench_dyn.judging import CountingModel
 from robustbench_dyn.threat_models import NORMS, distance
 
-OWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square")
+OWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square", "hop-skip-jump")
 PAIRS = [(name, norm) for name in OWN for norm in NORMS if norm in attack_info(name).norms]
 RADII = {"L2": 0.35, "Linf": 0.06, "L1": 1.5}
 
@@ -131,8 +131,10 @@ def test_decided_examples_leave_at_once(name, norm):
     for scale, cheap in ((6.0, True), (0.02, False)):
         model.forward_passes = 0
         candidates(name, norm, model, x, y, scale=scale)
-        # One pass of the wrapper; then the first few looks decide, or none does.
-        assert (model.forward_passes < 25 * len(x)) == cheap
+        # One pass of the wrapper; then the first few looks decide, or none does. HopSkipJump looks
+        # at many starts first.
+        few = 600 if name == "hop-skip-jump" else 25
+        assert (model.forward_passes < few * len(x)) == cheap
 
 
 def test_batches_are_fuller_than_one_target_at_a_time_makes_them():
@@ -262,6 +264,41 @@ def test_square_keeps_ties_that_the_prediction_loses(norm):
     # Of a tie that the label wins nothing is found.
     x, y = torch.full((2, 1, 6, 6), 0.1), torch.zeros(2, dtype=torch.int64)
     assert torch.equal(candidates("square", norm, Quantised(), x, y), x)
+
+
+class Labels(Rows):
+    """Tells its prediction alone."""
+
+    def forward(self, x):
+        return nn.functional.one_hot(super().forward(x).argmax(dim=1), 5).double()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_hop_skip_jump_needs_predictions_alone(norm):
+    x, y = examples(Rows())
+    found = candidates("hop-skip-jump", norm, Labels(), x, y)
+    assert torch.equal(found, candidates("hop-skip-jump", norm, Rows(), x, y))
+    assert (distance(found, x, norm) <= RADII[norm] * (1 + 1e-6)).all()
+    n_found = int((Rows()(found).argmax(dim=1) != y).sum())
+    white_box = candidates("fab-t", norm, Rows(), x, y)
+    assert n_found >= int((Rows()(white_box).argmax(dim=1) != y).sum()) - 1 > 0
+
+
+def test_hop_skip_jump_keeps_its_budget():
+    model = CountingModel(Rows())
+    x, y = examples(model)
+    found = candidates("hop-skip-jump", "L2", model, x, y, scale=0.01)
+    assert torch.equal(found, x)
+    assert 20_000 * len(x) < model.forward_passes <= 25_000 * len(x) + 7
+
+
+def test_square_long_gives_nothing_up():
+    model = CountingModel(Rows())
+    x, y = examples(model)
+    for name, n_queries in (("square", 5000), ("square-long", 20_000)):
+        model.forward_passes = 0
+        candidates(name, "L2", model, x, y, scale=0.01)
+        assert (model.forward_passes >= n_queries * len(x)) == (name == "square-long")
 
 
 def test_fab_min_leaves_out_rivals_that_are_farther_than_its_find():

@@ -16,6 +16,7 @@ from robustbench_dyn.attacks.gathering import (
     fools,
     gradient_of,
     grouped,
+    margins_of,
     ranked_targets,
 )
 from robustbench_dyn.attacks.streams import Streams
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from robustbench_dyn.attacks.base import Problem
 
-Loss = Literal["ce", "dlr"]
+Loss = Literal["ce", "dlr", "margin"]
 # (example, attempt, x (rows, C, H, W), logits of the model at x) -> which rows are finds, (rows,).
 Verdicts = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
 _MOMENTUM = 0.75
@@ -36,22 +37,25 @@ _TINY = 1e-12
 
 def apgd(
     problem: Problem, *, loss: Loss, n_restarts: int = 1, n_iterations: int = 100,
-    fooled: Verdicts | None = None,
+    fooled: Verdicts | None = None, n_passes: int = 1,
 ) -> Tensor:  # fmt: skip
     """Return the adversarial examples found, (n, C, H, W), and x where there is none.
 
-    loss: cross-entropy, or the difference of logits ratio (DLR), which needs 3 classes. fooled:
-    what counts as found; by default what fools the model.
+    loss: cross-entropy, the margin, or the difference of logits ratio (DLR), which needs 3 classes.
+    fooled: what counts as found; by default what fools the model. n_passes: losses and gradients,
+    and the logits that fooled is given, are means over so many passes of a randomised model.
     """
 
     def losses(example: Tensor, _attempt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         y = problem.y[example]
         if loss == "ce":
             return lambda logits, rows: F.cross_entropy(logits, y[rows], reduction="none")
+        if loss == "margin":
+            return lambda logits, rows: -margins_of(logits, y[rows])
         return lambda logits, rows: _dlr(logits, y[rows])
 
     tries = problem.x.new_ones(len(problem.x), n_restarts, dtype=torch.bool)
-    return _search(problem, losses, tries, n_iterations, fooled)
+    return _search(problem, losses, tries, n_iterations, fooled, n_passes)
 
 
 def apgd_targeted(
@@ -77,6 +81,7 @@ def _search(
     tries: Tensor,
     n_iterations: int,
     fooled: Verdicts | None,
+    n_passes: int = 1,
 ) -> Tensor:
     finds = Finds(problem)
     streams = Streams.of(problem.x, problem.y, problem.seed)
@@ -86,7 +91,9 @@ def _search(
         last_check = 0
         for iteration in range(n_iterations + 1):
             # The last pass only judges the last step.
-            gradient, loss, logits = gradient_of(problem, state.x, losses(*state.rows))
+            gradient, loss, logits = gradient_of(
+                problem, state.x, losses(*state.rows), n_passes=n_passes
+            )
             if fooled is None:
                 found = fools(logits, problem.y[state.example])
             else:

@@ -64,6 +64,7 @@ class Attack:
     norms: the norms that it knows. library: whose code it runs. min_classes: the fewest classes
     for which its loss is defined. by_rival: it tries each rival class, and profits from knowing
     those that cannot win. on_surrogates: it does nothing to a model that names none.
+    only_on_signs: a suite runs it only where there are signs of masked gradients.
     search(model, x, y, threat_model, *, seed, batch_size, n_classes,
     rival_radii=None) returns candidates of x's shape, dtype and device, and any point, x for
     instance, where it found nothing.
@@ -77,6 +78,7 @@ class Attack:
     search: Callable[..., Tensor]
     by_rival: bool = False
     on_surrogates: bool = False
+    only_on_signs: bool = False
 
 
 def searching(
@@ -118,6 +120,8 @@ def _search(
         raise InputError(f"batch_size={batch_size} is below 1; give a positive number")
     found = [x[:0].clone()]
     with _undisturbed(model), torch.inference_mode(False):
+        # A model that draws at random draws the same again.
+        torch.manual_seed(seed)
         wrapped = wrap(model, x, n_classes) if len(x) else model
         chunk = len(x) if gathers else batch_size
         for start in range(0, len(x), max(1, chunk)):

@@ -36,22 +36,22 @@ _LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 _HOPELESS = 3.0
 
 
-def square(problem: Problem, *, n_queries: int = 5000) -> Tensor:
+def square(problem: Problem, *, n_queries: int = 5000, gives_up: bool = True) -> Tensor:
     """Return the adversarial examples found, (n, C, H, W), and x where there is none.
 
-    Lowers the margin z_y - max of the others, with up to n_queries queries; an example whose margin
-    falls far too slowly is given up earlier. L2 and Linf.
+    Lowers the margin z_y - max of the others, with up to n_queries queries. gives_up: an example
+    whose margin falls far too slowly is left earlier. L2 and Linf.
     """
     folded = problem if problem.threat_model.norm == "Linf" else fold(problem)
     found = folded.x.clone()
     size = max(_FULL, problem.batch_size)
     for examples in torch.split(torch.arange(len(found), device=found.device), size):
         part = folded._replace(x=folded.x[examples], y=folded.y[examples])
-        found[examples] = _search(part, n_queries)
+        found[examples] = _search(part, n_queries, gives_up=gives_up)
     return unfold(found, problem.x.shape[1:])
 
 
-def _search(problem: Problem, n_queries: int) -> Tensor:
+def _search(problem: Problem, n_queries: int, *, gives_up: bool) -> Tensor:
     found = problem.x.clone()
     proposals = _Proposals(problem)
     alive = torch.arange(len(found), device=found.device)
@@ -68,7 +68,7 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
         found[alive[fooled]] = best[fooled]
         looking = query == looks[look]
         still_to_fall = (margin_then - margin) * torch.log2(n_queries / looks[look])
-        hopeless = looking & (look > 0) & (margin > _HOPELESS * still_to_fall)
+        hopeless = looking & (look > 0) & (margin > _HOPELESS * still_to_fall) & gives_up
         margin_then = torch.where(looking, margin, margin_then)
         look = (look + looking.long()).clamp_max(len(looks) - 1)
         going = ~fooled & ~hopeless & (query < n_queries)
