@@ -34,11 +34,18 @@ from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import lipschitz_bound
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
 from robustbench_dyn.judging import CountingModel, judge, predict
+from robustbench_dyn.masking import (
+    N_EXAMPLES,
+    black_box_gains,
+    failed_white_box,
+    find_signs,
+    telling,
+)
 from robustbench_dyn.probing import are_probabilities, fingerprint, first_logits
 from robustbench_dyn.store import Store
 from robustbench_dyn.summary import count_statuses
 from robustbench_dyn.threat_models import Norm, ThreatModel
-from robustbench_dyn.verdicts import Status, Verdict
+from robustbench_dyn.verdicts import Sign, Status, Verdict
 
 log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -46,7 +53,7 @@ _Item = TypeVar("_Item")
 # An exhaustive search may take its whole time for each example, and what is known is kept.
 _SEARCHED_AT_ONCE = 4
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
-_CASCADE_VERSION = 6
+_CASCADE_VERSION = 7
 
 
 class Progress(NamedTuple):
@@ -79,6 +86,11 @@ class Cascade:
         self.progress = progress
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
         self.flags = list[str]()
+        # Signs of masked gradients: of the model, once looked for, and with others by eps.
+        self.model_signs: list[Sign] | None = None
+        self.signs = dict[float, list[Sign]]()
+        # The names of attacks that raised an error, and of those that came to an end.
+        self.failed, self.completed = set[str](), set[str]()
         # A registered model is checked at its first pass: a repeated run needs none at all.
         known = registered_identity(model) if dataset.n_classes else None
         self.checked = known is None
@@ -117,7 +129,7 @@ class Cascade:
     def costs(self, threat_model: ThreatModel) -> tuple[StageCost, ...]:
         """Return what one eps took, in the order of the stages, earlier runs included."""
         # A stage that was only carried on takes its place in the order of the cascade.
-        stages = ["certify", *map(_name, self.tools)]
+        stages = ["certify", *map(_name, self.tools), "signs"]
         costs = self.store.costs(self.key, threat_model.eps)
         return tuple(sorted(costs, key=lambda cost: stages.index(cost.stage)))
 
@@ -200,6 +212,11 @@ class Cascade:
             turn.sort(key=lambda verdict: verdict.example_id)
             if turn:
                 self._report(threat_model, name)
+            if turn and isinstance(tool, Attack) and tool.only_on_signs:
+                if not self._signs_at(threat_model, turn):
+                    self._keep(self._hand_on(self.verdicts[v.example_id], tool) for v in turn)
+                    continue
+                turn = [self.verdicts[v.example_id] for v in turn]
             if isinstance(tool, Prepared):
                 work = partial(self._prove, tool, threat_model)
                 exhaustive = tool.certifier.cost is Cost.EXHAUSTIVE
@@ -209,6 +226,58 @@ class Cascade:
             for _ in self._in_chunks(turn, work, at_once=at_once):
                 raise_violations(self.store, self.key, self.record["model"])
                 self._report(threat_model, name)
+
+    def _signs_at(self, threat_model: ThreatModel, waiting: list[Verdict]) -> list[Sign]:
+        """Return the signs of masked gradients at one eps; those of the model are looked for once.
+
+        waiting: the examples that are charged with the passes.
+        """
+        eps = threat_model.eps
+        if eps not in self.signs:
+            self.signs[eps] = self.store.signs(self.key, eps)
+        if self.signs[eps]:
+            return self.signs[eps]
+        if self.model_signs is None:
+            correct = [v.example_id for v in self.verdicts.values() if v.prediction == v.label]
+            # One item: its batches are halved where memory runs out, but it is not split.
+            work = partial(self._look_for_signs, threat_model, waiting)
+            for _ in self._in_chunks([sorted(correct)[:N_EXAMPLES]], work):
+                pass
+        names = [attack.name for attack in self.attacks if not attack.only_on_signs]
+        gains = black_box_gains(self.verdicts.values(), names)
+        self.signs[eps] = [
+            *(self.model_signs or ()),
+            *telling(gains, len(self.verdicts)),
+            *failed_white_box(names, self.failed - self.completed),
+        ]
+        self.store.add_signs(self.key, eps, self.signs[eps])
+        if self.signs[eps]:
+            log.warning("signs of masked gradients: %s", ", ".join(map(str, self.signs[eps])))
+        return self.signs[eps]
+
+    def _look_for_signs(
+        self, threat_model: ThreatModel, waiting: list[Verdict], chunk: list[list[int]]
+    ) -> tuple[list[Verdict], StageCost]:
+        started = time.perf_counter()
+        forwards, backwards = self.model.forward_passes, self.model.backward_passes
+        x, y = self._tensors(chunk[0])
+        self.model_signs = find_signs(
+            self.model, x, y, n_classes=self.n_classes, batch_size=self.chunk_size, seed=self.seed
+        )
+        forward = self.model.forward_passes - forwards
+        backward = self.model.backward_passes - backwards
+        seconds = time.perf_counter() - started
+        cost = StageCost(threat_model.eps, "signs", len(x), 0, forward, backward, seconds)
+        shares = zip(_shares(forward, len(waiting)), _shares(backward, len(waiting)), strict=True)
+        charged = [
+            replace(
+                verdict, forward_passes=verdict.forward_passes + n_forward,
+                backward_passes=verdict.backward_passes + n_backward,
+                seconds=verdict.seconds + seconds / len(waiting),
+            )
+            for verdict, (n_forward, n_backward) in zip(waiting, shares, strict=True)
+        ]  # fmt: skip
+        return charged, cost
 
     def _audit_sample(self, proofs: list[Prepared]) -> list[Verdict]:
         labels = {prepared.label(self.norm) for prepared in proofs}
@@ -287,12 +356,14 @@ class Cascade:
                 ),
             )  # fmt: skip
             hits = self._judge(attack.name, found, x, y, threat_model)
+            self.completed.add(attack.name)
         # Attacks run somebody's model inside somebody's library: a failure is recorded.
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             failure = f"{attack.name} failed: {type(error).__name__}: {error}"
             log.warning("%s", failure)
+            self.failed.add(attack.name)
         seconds = time.perf_counter() - started
         forward, backward = (
             self.model.forward_passes - forwards,
@@ -373,7 +444,9 @@ class Cascade:
     def _hand_on(self, verdict: Verdict, tool: Attack | Prepared) -> Verdict:
         after = self.tools[self.tools.index(tool) + 1 :]
         later = [Tool(_name(other), isinstance(other, Prepared)) for other in after]
-        return hand_on(verdict, later, [attack.name for attack in self.attacks])
+        signs = self.signs.get(verdict.eps)
+        ran = [attack.name for attack in self.attacks if signs or not attack.only_on_signs]
+        return hand_on(verdict, later, ran)
 
     def _first_logits(self) -> Tensor:
         logits = first_logits(self.model, self._sample(), int(self.dataset.y.max()))
@@ -405,7 +478,8 @@ class Cascade:
             "dataset": self.dataset.name,
             "data_sha256": self.dataset.sha256,
             "norm": norm,
-            "attacks": [attack.name for attack in self.attacks],
+            "attacks": [attack.name for attack in self.attacks if not attack.only_on_signs],
+            "attacks_on_signs": [attack.name for attack in self.attacks if attack.only_on_signs],
             "certifiers": [prepared.label(norm) for prepared in self.certifiers],
             "seed": self.seed,
             "batch_size": self.batch_size,

@@ -153,7 +153,9 @@ def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) ->
     if known is not None:
         return known.summary
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    summary = summarise(verdicts, store.record(key), eps=eps, evaluated_at=now)
+    summary = summarise(
+        verdicts, store.record(key), eps=eps, evaluated_at=now, signs=store.signs(key, eps)
+    )
     if from_the_first:
         store.add_run(Run(key, eps, n, summary))
     return summary

@@ -8,8 +8,8 @@ from typing import Any
 
 from scipy.stats import beta
 
-from robustbench_dyn.attacks import BLACK_BOX, TRANSFER
-from robustbench_dyn.verdicts import Status, Verdict
+from robustbench_dyn.masking import black_box_gains
+from robustbench_dyn.verdicts import Sign, Status, Verdict
 
 SUMMARY_COLUMNS: tuple[str, ...] = (
     "model", "family", "dataset", "norm", "eps", "n_examples", "clean_accuracy",
@@ -21,15 +21,17 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
 
 
 def summarise(
-    verdicts: Sequence[Verdict], record: dict[str, Any], *, eps: float, evaluated_at: str
-) -> dict[str, Any]:
+    verdicts: Sequence[Verdict], record: dict[str, Any], *, eps: float, evaluated_at: str,
+    signs: Sequence[Sign] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Return the row of a run: accuracies are fractions of all examples, errors included.
 
     record: what the evaluation depends on, as the store keeps it. ci_low and ci_high enclose the
     true robust accuracy with 95 % confidence: the lower Clopper-Pearson limit of the certified
     accuracy and the upper one of the empirical accuracy (of the clean accuracy where no attack
     ran). empirical_accuracy and gap are None where no attack ran. flags tell of errors, and of
-    attacks that landed inside the radius of a probabilistic certificate.
+    attacks that landed inside the radius of a probabilistic certificate. signs: of masked
+    gradients, on which further attacks were run; they are told among the flags.
     """
     counts = count_statuses(verdicts)
     n = len(verdicts)
@@ -42,10 +44,10 @@ def summarise(
     refuted = sum(v.adversarial_distance <= v.certified_radius for v in verdicts)
     if refuted:
         flags.append(f"hits_inside_radius:{refuted}")
-    transferred = sum(v.status is Status.BROKEN and v.attack == TRANSFER for v in verdicts)
-    if transferred and _follows_white_box(record["attacks"]):
-        # A sign of masked gradients: what broke these looked at gradients of another network.
-        flags.append(f"transfer_beats_white_box:{transferred}")
+    attacks = [*record["attacks"], *(record.get("attacks_on_signs", ()) if signs else ())]
+    # What black-box attacks broke is known of these verdicts exactly.
+    gains = {sign.name: sign for sign in black_box_gains(verdicts, attacks)}
+    flags += map(str, ({sign.name: sign for sign in signs} | gains).values())
     if counts[Status.ERROR]:
         flags.append(f"errors:{counts[Status.ERROR]}")
     return {
@@ -59,18 +61,13 @@ def summarise(
         "ci_low": binomial_limit(certified, n, upper=False),
         "ci_high": binomial_limit(standing if attacked else correct, n, upper=True),
         "certifiers": "+".join(record["certifiers"]) or "none",
-        "attacks": "+".join(record["attacks"]) or "none",
+        "attacks": "+".join(attacks) or "none",
         "forward_passes": sum(verdict.forward_passes for verdict in verdicts),
         "backward_passes": sum(verdict.backward_passes for verdict in verdicts),
         "seconds": round(math.fsum(verdict.seconds for verdict in verdicts), 3),
         "flags": " ".join(flags),
         "evaluated_at": evaluated_at,
     }
-
-
-def _follows_white_box(attacks: Sequence[str]) -> bool:
-    before = attacks[: attacks.index(TRANSFER)] if TRANSFER in attacks else ()
-    return any(name not in BLACK_BOX for name in before)
 
 
 def count_statuses(verdicts: Iterable[Verdict]) -> dict[Status, int]:

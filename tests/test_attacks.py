@@ -244,8 +244,9 @@ def partial_queries(init, n_queries):
 
 QUICK = [("fgsm", "Linf"), ("pgd", "Linf"), ("pgd", "L2"), ("cw", "L2"), ("deepfool", "L2"),
          ("apgd-ce", "Linf"), ("apgd-dlr", "L2"), ("apgd-t", "L2"), ("fab-t", "L1"),
-         ("square", "Linf"), ("square", "L2"), ("hop-skip-jump", "L2"), ("aa-apgd-ce", "L1"), ("aa-apgd-dlr", "L2"),
-         ("aa-apgd-t", "Linf"), ("aa-fab", "Linf"), ("aa-fab-t", "L2"),
+         ("square", "Linf"), ("square", "L2"), ("hop-skip-jump", "L2"), ("rays", "Linf"),
+         ("aa-apgd-ce", "L1"), ("aa-apgd-dlr", "L2"), ("aa-apgd-t", "Linf"),
+         ("aa-fab", "Linf"), ("aa-fab-t", "L2"),
          ("aa-square", "Linf")]  # fmt: skip
 WIDE = {"Linf": 0.3, "L2": 1.0, "L1": 4.0}  # large enough that every search ends soon
 
@@ -446,7 +447,8 @@ def test_suites_end_with_attacks_that_are_run_only_on_signs():
         return [attack.name for attack in attacks if attack.only_on_signs]
 
     for suite in ("standard", "autoattack", "plus"):
-        assert on_signs(suite, "Linf") == on_signs(suite, "L2") == ["hop-skip-jump", "square-long"]
+        assert on_signs(suite, "Linf") == ["rays", "hop-skip-jump", "square-long"]
+        assert on_signs(suite, "L2") == ["hop-skip-jump", "square-long"]
         assert on_signs(suite, "L1") == ["hop-skip-jump"]
     for spec in ("rand", "none", "apgd-ce", "hop-skip-jump,square-long"):
         assert on_signs(spec, "Linf") == []

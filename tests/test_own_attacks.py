@@ -15,7 +15,7 @@ from robustbench_dyn.flows import Classifier
 from robustbench_dyn.judging import CountingModel
 from robustbench_dyn.threat_models import NORMS, distance
 
-OWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square", "hop-skip-jump")
+OWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square", "hop-skip-jump", "rays")
 PAIRS = [(name, norm) for name in OWN for norm in NORMS if norm in attack_info(name).norms]
 RADII = {"L2": 0.35, "Linf": 0.06, "L1": 1.5}
 
@@ -133,7 +133,7 @@ def test_decided_examples_leave_at_once(name, norm):
         candidates(name, norm, model, x, y, scale=scale)
         # One pass of the wrapper; then the first few looks decide, or none does. HopSkipJump looks
         # at many starts first.
-        few = 600 if name == "hop-skip-jump" else 25
+        few = {"hop-skip-jump": 600, "rays": 100}.get(name, 25)
         assert (model.forward_passes < few * len(x)) == cheap
 
 
@@ -273,23 +273,41 @@ class Labels(Rows):
         return nn.functional.one_hot(super().forward(x).argmax(dim=1), 5).double()
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_hop_skip_jump_needs_predictions_alone(norm):
+ON_PREDICTIONS = [("hop-skip-jump", norm) for norm in NORMS] + [("rays", "Linf")]
+
+
+@pytest.mark.parametrize(("name", "norm"), ON_PREDICTIONS)
+def test_predictions_alone_suffice_where_no_score_is_told(name, norm):
     x, y = examples(Rows())
-    found = candidates("hop-skip-jump", norm, Labels(), x, y)
-    assert torch.equal(found, candidates("hop-skip-jump", norm, Rows(), x, y))
+    found = candidates(name, norm, Labels(), x, y)
+    assert torch.equal(found, candidates(name, norm, Rows(), x, y))
     assert (distance(found, x, norm) <= RADII[norm] * (1 + 1e-6)).all()
     n_found = int((Rows()(found).argmax(dim=1) != y).sum())
     white_box = candidates("fab-t", norm, Rows(), x, y)
     assert n_found >= int((Rows()(white_box).argmax(dim=1) != y).sum()) - 1 > 0
 
 
-def test_hop_skip_jump_keeps_its_budget():
+def test_scores_that_tell_nothing_hide_from_square():
+    """The negative control: what predictions give away, scores without slopes do not."""
+    x, y = examples(Rows())
+    told, hidden = (
+        int((Rows()(candidates("square", "L2", model, x, y)).argmax(dim=1) != y).sum())
+        for model in (Rows(), Labels())
+    )
+    assert hidden < told
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "n_queries"), [("hop-skip-jump", "L2", 25_000), ("rays", "Linf", 10_000)]
+)
+def test_the_budget_of_queries_is_kept(name, norm, n_queries):
     model = CountingModel(Rows())
     x, y = examples(model)
-    found = candidates("hop-skip-jump", "L2", model, x, y, scale=0.01)
-    assert torch.equal(found, x)
-    assert 20_000 * len(x) < model.forward_passes <= 25_000 * len(x) + 7
+    found = candidates(name, norm, model, x[:1], y[:1], scale=0.01)
+    assert torch.equal(found, x[:1])
+    # Flips that are shown ahead, and the wrapper's pass.
+    slack = 1.3 * n_queries if name == "rays" else 7
+    assert 0.8 * n_queries < model.forward_passes <= n_queries + slack
 
 
 def test_square_long_gives_nothing_up():

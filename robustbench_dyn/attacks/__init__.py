@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # The attacks that look at no gradient of the model.
-BLACK_BOX = frozenset({TRANSFER, "square", "square-long", "hop-skip-jump", PREFIX + "square"})
+BLACK_BOX = frozenset({TRANSFER, "square", PREFIX + "square", *ON_SIGNS})
 
 _NAMED: dict[str, Attack] = {
     attack.name: attack

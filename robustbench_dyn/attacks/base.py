@@ -126,19 +126,58 @@ def _search(
         chunk = len(x) if gathers else batch_size
         for start in range(0, len(x), max(1, chunk)):
             rows = slice(start, start + chunk)
-            # A clone: the libraries write in place, and a caller's inference tensor has no graph.
-            images = _as_images(x[rows].clone()).float().contiguous()
-            labels = y[rows].clone().to(x.device).long()
-            known = torch.zeros(len(labels), n_classes, dtype=torch.float64, device=x.device)
-            if rival_radii is not None:
-                known = rival_radii[rows].to(known)
-            known = known.scatter(1, labels[:, None], torch.inf)
-            problem = Problem(
-                wrapped, images, labels, threat_model, seed, n_classes, batch_size, known
+            known = None if rival_radii is None else rival_radii[rows]
+            problem = _pose(
+                wrapped, x[rows], y[rows], threat_model, seed, n_classes, batch_size, known
             )
             candidates = perturb(problem).detach().to(x.device, x.dtype)
             found.append(candidates.reshape(x[rows].shape))
     return torch.cat(found)
+
+
+@contextmanager
+def posed(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    *,
+    seed: int,
+    n_classes: int,
+    batch_size: int,
+) -> Iterator[Problem]:
+    """Pose all of x, at least one example, as a Problem for as long as the context lasts.
+
+    The model is used, and put back with the random streams, as in a search.
+    """
+    import torch  # noqa: PLC0415
+
+    with _undisturbed(model), torch.inference_mode(False):
+        torch.manual_seed(seed)
+        wrapped = wrap(model, x, n_classes)
+        yield _pose(wrapped, x, y, threat_model, seed, n_classes, batch_size, None)
+
+
+def _pose(
+    wrapped: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    seed: int,
+    n_classes: int,
+    batch_size: int,
+    radii: Tensor | None,
+) -> Problem:
+    import torch  # noqa: PLC0415
+
+    # A clone: the libraries write in place, and a caller's inference tensor has no graph.
+    images = _as_images(x.clone()).float().contiguous()
+    labels = y.clone().to(x.device).long()
+    known = torch.zeros(len(labels), n_classes, dtype=torch.float64, device=x.device)
+    if radii is not None:
+        known = radii.to(known)
+    known = known.scatter(1, labels[:, None], torch.inf)
+    return Problem(wrapped, images, labels, threat_model, seed, n_classes, batch_size, known)
 
 
 def _as_images(x: Tensor) -> Tensor:

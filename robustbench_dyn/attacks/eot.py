@@ -65,7 +65,7 @@ def eot_apgd(
         y = problem.y[example]
         found = outvoted(votes, y)
         # The search picks lucky draws: they have to hold in passes that it did not see.
-        for rows in found.nonzero().flatten().split(problem.batch_size):
+        for rows in torch.split(found.nonzero().flatten(), problem.batch_size):
             found[rows] = outvoted(count_votes(problem.model, x[rows]), y[rows])
         return found
 

@@ -40,7 +40,7 @@ def hop_skip_jump(problem: Problem, *, n_queries: int = 25_000) -> Tensor:
     paper does not have, takes the steps of L2.
     """
     found = problem.x.clone()
-    for examples in torch.arange(len(found), device=found.device).split(problem.batch_size):
+    for examples in torch.split(torch.arange(len(found), device=found.device), problem.batch_size):
         part = problem._replace(x=problem.x[examples], y=problem.y[examples])
         found[examples] = _search(part, n_queries)
     return found

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TRANSFER = "transfer"
 # What joins a suite for the examples that are left where there are signs of masked gradients.
-ON_SIGNS = ("hop-skip-jump", "square-long")
+ON_SIGNS = ("rays", "hop-skip-jump", "square-long")
 _LONG = 20_000
 
 
@@ -76,6 +76,11 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
 
         return hop_skip_jump(problem)
 
+    def rays(problem: Problem) -> Tensor:
+        from robustbench_dyn.attacks.rays import rays  # noqa: PLC0415
+
+        return rays(problem)
+
     def transfer(problem: Problem) -> Tensor:
         from robustbench_dyn.attacks.transfer import transfer  # noqa: PLC0415
 
@@ -121,9 +126,15 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
             square_long,
         ),
         member(
+            "rays",
+            frozenset({"Linf"}),
+            "search on predictions, up to 10,000 queries (arXiv 2006.12792)",
+            rays,
+        ),
+        member(
             "hop-skip-jump",
             all_norms,
-            "random search on predictions, up to 25,000 queries (arXiv 1904.02144)",
+            "walk on predictions, up to 25,000 queries (arXiv 1904.02144)",
             hop_skip_jump,
         ),
         member(
