@@ -1,7 +1,7 @@
 """Signs of masked gradients: where attacks by gradients say little of a model's robustness.
 
 The signs are those of Athalye, Carlini & Wagner (arXiv 1802.00420, Section 3.1), of Carlini et al.
-(arXiv 1902.06705, Section 5), and AutoAttack's own checks. On a model without masks each is absent;
+(arXiv 1902.06705), and AutoAttack's own checks. On a model without masks each is absent;
 on one with a sign, the empirical accuracy may be far too high.
 """
 
@@ -37,7 +37,7 @@ WRONG_GRADIENTS = 0.25
 _RISE = (0.1, 10.0)
 _LENGTHS = (0.25 / 255, 1 / 255)
 # Every ball of this radius in Linf holds the grey image, which has one class: no model is robust
-# there by more than chance (arXiv 1902.06705, Section 5.2: unbounded attacks reach 100 %).
+# there by more than chance (arXiv 1802.00420, Section 3.1: unbounded attacks reach 100 %).
 LARGE_EPS = 0.5
 _LARGE_EPS_STEPS = 10
 # A single example that stands may be the grey image's class.
