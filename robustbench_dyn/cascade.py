@@ -121,6 +121,7 @@ class Cascade:
         raise_violations(self.store, self.key, self.record["model"])
         kept = self.store.verdicts(self.key, threat_model.eps)
         self.verdicts = {v.example_id: v for v in kept if v.example_id in self.row_of}
+        self.signs[threat_model.eps] = self.store.signs(self.key, threat_model.eps)
         self._classify_and_certify(threat_model)
         self._decide_what_is_left(threat_model)
         self._report(threat_model, "done")
@@ -233,8 +234,6 @@ class Cascade:
         waiting: the examples that are charged with the passes.
         """
         eps = threat_model.eps
-        if eps not in self.signs:
-            self.signs[eps] = self.store.signs(self.key, eps)
         if self.signs[eps]:
             return self.signs[eps]
         if self.model_signs is None:
@@ -444,7 +443,7 @@ class Cascade:
     def _hand_on(self, verdict: Verdict, tool: Attack | Prepared) -> Verdict:
         after = self.tools[self.tools.index(tool) + 1 :]
         later = [Tool(_name(other), isinstance(other, Prepared)) for other in after]
-        signs = self.signs.get(verdict.eps)
+        signs = self.signs[verdict.eps]
         ran = [attack.name for attack in self.attacks if signs or not attack.only_on_signs]
         return hand_on(verdict, later, ran)
 

