@@ -164,6 +164,17 @@ def gaps() -> str:
     return markdown(heading, shown)
 
 
+def masked_gradients() -> str:
+    """Return what the standard suite says of each masked network, beside BPDA."""
+    rows = pd.read_csv(measuring.RESULTS / "masked_gradients.csv", keep_default_na=False)
+    shown: list[tuple[object, ...]] = [
+        (row["mask"], percent(row["clean"]), percent(row["empirical"]),
+         percent(float(row["bpda"])) if row["bpda"] != "" else "", row["found_by"], row["flags"])
+        for row in rows.to_dict("records")
+    ]  # fmt: skip
+    return markdown(("mask", "clean", "empirical", "BPDA", "found by", "flags"), shown)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "soundness": soundness,
     "certifier_cost": certifier_cost,
@@ -173,6 +184,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     "seed_experiment": seed_experiment,
     "gaps": gaps,
+    "masked_gradients": masked_gradients,
 }
 
 

@@ -51,13 +51,28 @@ from robustbench_dyn.determinism import (
 )
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import lipschitz_bound
+from robustbench_dyn.forward import writes_into_input
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
-from robustbench_dyn.judging import CountingModel, judge, predict
+from robustbench_dyn.judging import (
+    CountingModel,
+    judge,
+    judge_in_expectation,
+    predict,
+    predict_in_expectation,
+)
+from robustbench_dyn.masking import (
+    N_EXAMPLES,
+    black_box_gains,
+    failed_white_box,
+    find_signs,
+    telling,
+)
+from robustbench_dyn.precision import PRECISION
 from robustbench_dyn.probing import are_probabilities, fingerprint, first_logits
 from robustbench_dyn.store import Store
-from robustbench_dyn.summary import count_statuses
+from robustbench_dyn.summary import attacks_that_failed, count_statuses
 from robustbench_dyn.threat_models import Norm, ThreatModel
-from robustbench_dyn.verdicts import Outcome, Status, Step, Verdict
+from robustbench_dyn.verdicts import Outcome, Sign, Status, Step, Verdict
 from robustbench_dyn.version import __version__
 
 log = logging.getLogger(__name__)
@@ -68,7 +83,7 @@ _SMALLEST_SAMPLE = 4
 # An exhaustive search may take its whole time for each example, and what is known is kept.
 _SEARCHED_AT_ONCE = 4
 # Bump when the cascade's verdicts change, so that no old verdict is taken for a new one.
-_CASCADE_VERSION = 7
+_CASCADE_VERSION = 8
 # What the record tells besides what the verdicts depend on.
 _NOT_IN_KEY = ("not_applicable", "evaluated_at")
 
@@ -93,7 +108,7 @@ class Cascade:
         self, model: nn.Module, dataset: Dataset, store: Store, norm: Norm, device: torch.device,
         seed: int, batch_size: int | Literal["auto"], attacks: str | Sequence[str],
         certifiers: str | Sequence[str], audit_share: float, name: str | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[Progress], None] | None, *, strict_rounding: bool = False,
     ) -> None:  # fmt: skip
         self.model = CountingModel(model)
         self.dataset, self.store, self.device, self.norm = dataset, store, device, norm
@@ -101,8 +116,10 @@ class Cascade:
         # What one chunk holds now: batch_size until memory runs out; 0 until it is measured.
         self.chunk_size = 0 if batch_size == "auto" else batch_size
         self.progress = progress
-        self.predict, self.judge = predict, judge
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
+        # Signs of masked gradients: of the model, once looked for, and with others by eps.
+        self.model_signs: list[Sign] | None = None
+        self.signs = dict[float, list[Sign]]()
         # The verdicts at the eps of the moment, by example_id, as the store has them, and of which
         # examples they are wanted.
         self.verdicts = dict[int, Verdict]()
@@ -110,6 +127,8 @@ class Cascade:
         # Logits from before all attacks, once a pass was made, and how many passes were watched.
         self.at_start: Tensor | None = None
         self.watched_passes = 0
+        # Whether the outputs are random, so that predictions are by the majority of passes.
+        self.in_expectation = False
         # Whether certificates of a finished eps were withdrawn.
         self.withdrew = False
         # A registered model is examined before its first pass: a repeated run needs none at all.
@@ -123,9 +142,12 @@ class Cascade:
             self.attacks = resolve_attacks(
                 attacks, norm, self.n_classes, has_surrogates=bool(surrogates_of(model))
             )
-            selection = select_certifiers(certifiers, model, tuple(dataset.x.shape[1:]), norm)
+            selection = select_certifiers(
+                certifiers, model, tuple(dataset.x.shape[1:]), norm,
+                strict_rounding=strict_rounding,
+            )  # fmt: skip
         self.suite = attacks if isinstance(attacks, str) and attacks in suite_names() else ""
-        self.certifiers = selection.ready
+        self.certifiers, self.strict_rounding = selection.ready, strict_rounding
         self.tools = self._arrange()
         self.record = self._describe(model, norm, selection)
         self.key = hash_configuration(
@@ -154,6 +176,7 @@ class Cascade:
                 self._load(threat_model)
         self.store.add_evaluation(self.key, self.record)
         raise_violations(self.store, self.key, self.record["model"])
+        self.signs[threat_model.eps] = self.store.signs(self.key, threat_model.eps)
         self._classify_and_certify(threat_model)
         self._decide_what_is_left(threat_model)
         if self._has_changed():
@@ -171,7 +194,7 @@ class Cascade:
     def costs(self, threat_model: ThreatModel) -> tuple[StageCost, ...]:
         """Return what one eps took, in the order of the stages, earlier runs included."""
         # A stage that was only carried on takes its place in the order of the cascade.
-        stages = ["certify", *map(_name, self.tools)]
+        stages = ["certify", *map(_name, self.tools), "signs"]
         costs = self.store.costs(self.key, threat_model.eps)
         # One of an earlier run, that is no longer run, comes last.
         return tuple(
@@ -194,7 +217,7 @@ class Cascade:
         x, y = self._tensors(ids)
         with torch.no_grad():
             logits = self.model(x)
-        predictions = self.predict(logits).tolist()
+        predictions = self._predict(x, logits).tolist()
         found, names, trail = self._certify(x, logits, y, threat_model)
         forward, seconds = self.model.forward_passes - before, time.perf_counter() - started
         passes = _shares(forward, len(ids))
@@ -266,6 +289,12 @@ class Cascade:
             turn.sort(key=lambda verdict: verdict.example_id)
             if turn:
                 self._report(threat_model, name)
+            if turn and isinstance(tool, Attack) and tool.only_on_signs:
+                if not self._signs_at(threat_model, turn):
+                    later = self._stages(tool)
+                    self._keep(advance(self.verdicts[v.example_id], later) for v in turn)
+                    continue
+                turn = [self.verdicts[v.example_id] for v in turn]
             if isinstance(tool, Prepared):
                 work = partial(self._prove, tool, threat_model)
                 exhaustive = tool.certifier.cost is Cost.EXHAUSTIVE
@@ -275,6 +304,56 @@ class Cascade:
             for _ in self._in_chunks(turn, work, name, at_once=at_once):
                 raise_violations(self.store, self.key, self.record["model"])
                 self._report(threat_model, name)
+
+    def _signs_at(self, threat_model: ThreatModel, waiting: list[Verdict]) -> list[Sign]:
+        """Return the signs of masked gradients at one eps; those of the model are looked for once.
+
+        waiting: the examples that are charged with the passes.
+        """
+        eps = threat_model.eps
+        if self.signs[eps]:
+            return self.signs[eps]
+        if self.model_signs is None:
+            correct = [v.example_id for v in self.verdicts.values() if v.prediction == v.label]
+            # One item: its batches are halved where memory runs out, but it is not split.
+            work = partial(self._look_for_signs, threat_model, waiting)
+            for _ in self._in_chunks([sorted(correct)[:N_EXAMPLES]], work, "signs"):
+                pass
+        names = [attack.name for attack in self.attacks if not attack.only_on_signs]
+        gains = black_box_gains(self.verdicts.values(), names)
+        self.signs[eps] = [
+            *(self.model_signs or ()),
+            *telling(gains, len(self.verdicts)),
+            *failed_white_box(names, attacks_that_failed(self.verdicts.values())),
+        ]
+        self.store.add_signs(self.key, eps, self.signs[eps])
+        if self.signs[eps]:
+            log.warning("signs of masked gradients: %s", ", ".join(map(str, self.signs[eps])))
+        return self.signs[eps]
+
+    def _look_for_signs(
+        self, threat_model: ThreatModel, waiting: list[Verdict], chunk: list[list[int]]
+    ) -> tuple[list[Verdict], StageCost]:
+        started = time.perf_counter()
+        forwards, backwards = self.model.forward_passes, self.model.backward_passes
+        x, y = self._tensors(chunk[0])
+        self.model_signs = find_signs(
+            self.model, x, y, n_classes=self.n_classes, batch_size=self.chunk_size, seed=self.seed
+        )
+        forward = self.model.forward_passes - forwards
+        backward = self.model.backward_passes - backwards
+        seconds = time.perf_counter() - started
+        cost = StageCost(threat_model.eps, "signs", len(x), 0, forward, backward, seconds)
+        shares = zip(_shares(forward, len(waiting)), _shares(backward, len(waiting)), strict=True)
+        charged = [
+            replace(
+                verdict, forward_passes=verdict.forward_passes + n_forward,
+                backward_passes=verdict.backward_passes + n_backward,
+                seconds=verdict.seconds + seconds / len(waiting),
+            )
+            for verdict, (n_forward, n_backward) in zip(waiting, shares, strict=True)
+        ]  # fmt: skip
+        return charged, cost
 
     def _audits(self, proofs: list[Prepared], tools: list[Tool]) -> Iterator[Verdict]:
         """Yield the certified examples that are attacked all the same, waiting for their attack."""
@@ -353,7 +432,7 @@ class Cascade:
         failure = ""
         try:
             found = attack.search(
-                self.model, x, y, threat_model, seed=self._seed_for(attack),
+                self.model, x, y, threat_model, seed=self._seed_of(attack.name),
                 batch_size=self.chunk_size, n_classes=self.n_classes,
                 rival_radii=(
                     self._rival_radii(chunk, x, y, threat_model) if attack.by_rival else None
@@ -393,7 +472,12 @@ class Cascade:
         self, name: str, found: Tensor, x: Tensor, y: Tensor, threat_model: ThreatModel
     ) -> dict[int, tuple[str, float, bytes]]:
         """Return (name, distance, bytes of x_adv) of the candidates that fool the model."""
-        judged = self.judge(self.model, found, x, y, threat_model)
+        if self.in_expectation:
+            judged = judge_in_expectation(
+                self.model, found, x, y, threat_model, seed=self._seed_of(name)
+            )
+        else:
+            judged = judge(self.model, found, x, y, threat_model)
         hits = {}
         for k in judged.fooled.nonzero().flatten().tolist():
             x_adv = judged.x_adv[k].cpu().contiguous().numpy().tobytes()
@@ -465,6 +549,9 @@ class Cascade:
                 ) from error
         self.n_classes = logits.shape[1]
         self.watched_passes = self.model.forward_passes
+        if writes_into_input(self.model.model, x):
+            found.append("writes_into_input")
+            log.warning("the model's forward writes into its input; it was given copies here")
         if are_probabilities(logits):
             found.append("softmax_outputs")
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
@@ -515,14 +602,15 @@ class Cascade:
     def _attack_in_expectation(self) -> None:
         """Replace a suite by the one in expectation, where the outputs are random.
 
-        Attacks that were named one by one stay. Here is the place for predictions and a candidate
-        check in expectation, too: self.predict(logits), self.judge(model, candidates, x, y,
-        threat_model).
+        Attacks that were named one by one stay. Predictions and the candidate check are by the
+        majority of many passes, with either.
         """
+        self.in_expectation = True
         if self.suite in ("", "none", "rand"):
             return
         self.attacks = resolve_attacks("rand", self.norm, self.n_classes)
         self.record["attacks"] = [attack.name for attack in self.attacks]
+        self.record["attacks_on_signs"] = []
 
     def _arrange(self) -> list[Attack | Prepared]:
         """Put the tools in order: each comes in when all before it left an example undecided."""
@@ -558,8 +646,11 @@ class Cascade:
             "norm": norm,
             # The settings of an attack depend on the suite that it comes from.
             "suite": self.suite,
-            "attacks": [attack.name for attack in self.attacks],
+            "attacks": [attack.name for attack in self.attacks if not attack.only_on_signs],
+            "attacks_on_signs": [attack.name for attack in self.attacks if attack.only_on_signs],
             "certifiers": [prepared.label(norm) for prepared in self.certifiers],
+            "rounding": "strict" if self.strict_rounding else "measured",
+            "precision": PRECISION,
             "seed": self.seed,
             "batch_size": self.batch_size,
             "audit_share": self.audit_share,
@@ -615,8 +706,14 @@ class Cascade:
         rows = torch.tensor([self.row_of[example_id] for example_id in ids])
         return self.dataset.x[rows].to(self.device), self.dataset.y[rows].to(self.device)
 
-    def _seed_for(self, attack: Attack) -> int:
-        text = f"{self.seed} {attack.name}"
+    def _predict(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Return the classes that the model predicts, by the majority where it draws at random."""
+        if self.in_expectation:
+            return predict_in_expectation(self.model, x, seed=self._seed_of("clean"))
+        return predict(logits)
+
+    def _seed_of(self, stage: str) -> int:
+        text = f"{self.seed} {stage}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
     def _report(self, threat_model: ThreatModel, stage: str) -> None:
@@ -635,6 +732,8 @@ def _shares(total: int, n: int) -> list[int]:
 
 
 def _example_id(item: object) -> int:
+    if isinstance(item, list):
+        return _example_id(item[0]) if item else 0
     return item.example_id if isinstance(item, Verdict) else cast(int, item)
 
 

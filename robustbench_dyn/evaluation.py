@@ -19,6 +19,7 @@ from robustbench_dyn.datasets import Dataset, load_dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import frozen
 from robustbench_dyn.identity import hash_tensors
+from robustbench_dyn.precision import full_precision
 from robustbench_dyn.store import Run, Store
 from robustbench_dyn.summary import summarise
 from robustbench_dyn.threat_models import Norm, ThreatModel
@@ -83,6 +84,7 @@ def evaluate_grid(
     attacks: str | Sequence[str] = "standard",
     certifiers: str | Sequence[str] = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
+    strict_rounding: bool = False,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
@@ -95,15 +97,16 @@ def evaluate_grid(
     comes first. attacks: "standard", "autoattack", "plus", "rand", "none" or names. certifiers:
     "auto", "none" or names. batch_size: inputs that the model is given at once, or "auto", which
     measures; it is halved where memory runs out. audit_share: the share of certified examples (at
-    least 5) that is attacked all the same. store: where verdicts are kept and found again; in
+    least 5) that is attacked all the same. strict_rounding: take the worst that the model's own
+    rounding may do off its margins, instead of what was measured of it (docs/soundness.md). store: where verdicts are kept and found again; in
     memory by default. name: how an unregistered model is called. Returns one Evaluation a threat
     model, in the given order.
     Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
     """
     with open_cascade(
         model, data, threat_models, n_examples=n_examples, seed=seed, batch_size=batch_size,
-        attacks=attacks, certifiers=certifiers, audit_share=audit_share, device=device,
-        store=store, name=name, progress=progress,
+        attacks=attacks, certifiers=certifiers, audit_share=audit_share,
+        strict_rounding=strict_rounding, device=device, store=store, name=name, progress=progress,
     ) as cascade:  # fmt: skip
         falling = sorted(threat_models, key=lambda t: -t.eps)
         by_eps = {t.eps: _evaluate_at(cascade, t) for t in falling}
@@ -125,6 +128,7 @@ def open_cascade(
     attacks: str | Sequence[str] = "standard",
     certifiers: str | Sequence[str] = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
+    strict_rounding: bool = False,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
@@ -138,10 +142,10 @@ def open_cascade(
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     opened = nullcontext(store) if isinstance(store, Store) else closing(_open(store))
     where = torch.device(device) if device is not None else _device_of(model)
-    with opened as kept, frozen(model.to(where)):
+    with full_precision(), opened as kept, frozen(model.to(where)):
         yield Cascade(
             model, dataset, kept, norm, where, seed, batch_size, attacks, certifiers,
-            audit_share, name, progress,
+            audit_share, name, progress, strict_rounding=strict_rounding,
         )  # fmt: skip
 
 
@@ -183,7 +187,8 @@ def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) ->
         return known.summary
     now = datetime.now(UTC).isoformat(timespec="seconds")
     summary = summarise(
-        verdicts, store.record(key), eps=eps, evaluated_at=now, flags=store.flags(key)
+        verdicts, store.record(key), eps=eps, evaluated_at=now, flags=store.flags(key),
+        signs=store.signs(key, eps),
     )
     if from_the_first:
         store.add_run(Run(key, eps, n, summary))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from robustbench_dyn.costs import StageCost
 from robustbench_dyn.errors import StoreError
-from robustbench_dyn.verdicts import Outcome, Status, Step, Verdict
+from robustbench_dyn.verdicts import Outcome, Sign, Status, Step, Verdict
 
 _COLUMNS = tuple(column.name for column in fields(Verdict))
 _ROWS_AT_A_TIME = 50_000
@@ -61,6 +61,12 @@ UPDATE verdicts SET next_stage = substr(reason, 7, instr(reason || char(59), cha
     WHERE reason LIKE 'next: %';
 CREATE TABLE flags (key TEXT NOT NULL, flag TEXT NOT NULL, PRIMARY KEY (key, flag)) WITHOUT ROWID;
 """,
+    """
+CREATE TABLE signs (
+    key TEXT NOT NULL REFERENCES evaluations, eps REAL NOT NULL, name TEXT NOT NULL, value REAL,
+    PRIMARY KEY (key, eps, name)
+) WITHOUT ROWID;
+""",
 )
 SCHEMA_VERSION = len(_STEPS)
 
@@ -71,6 +77,8 @@ _MORE_DRAWS = (
     "ON CONFLICT DO UPDATE SET draws = excluded.draws, counts = excluded.counts, "
     "seconds = excluded.seconds WHERE excluded.draws > draws"
 )
+# Each part of a sweep looks for signs among its own examples: the most telling stands.
+_MOST_TELLING = "ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
 
 
 class Run(NamedTuple):
@@ -169,6 +177,19 @@ class Store:
                     f"INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?) {_ADD_COSTS}",
                     (key, cost.eps, cost.stage, *values),
                 )
+
+    def add_signs(self, key: str, eps: float, signs: Iterable[Sign]) -> None:
+        """Keep signs of masked gradients that an evaluation found at one eps."""
+        with self._transaction() as connection:
+            connection.executemany(
+                f"INSERT INTO signs VALUES (?, ?, ?, ?) {_MOST_TELLING}",
+                [(key, eps, sign.name, sign.value) for sign in signs],
+            )
+
+    def signs(self, key: str, eps: float) -> list[Sign]:
+        """Return the signs of masked gradients that were found at one eps, by name."""
+        query = "SELECT name, value FROM signs WHERE key = ? AND eps = ? ORDER BY name"
+        return [Sign(name, value) for name, value in self._rows(query, (key, eps))]
 
     def costs(self, key: str, eps: float) -> list[StageCost]:
         """Return what each stage of an evaluation took at one eps, in all runs together."""
@@ -301,7 +322,7 @@ class Store:
                         "WHERE key = ? AND example_id >= ? AND example_id < ?",
                         (key, examples.start, examples.stop),
                     )
-                for table in ("runs", "flags"):
+                for table in ("runs", "flags", "signs"):
                     connection.execute(
                         f"INSERT INTO other.{table} SELECT * FROM {table} WHERE key = ?", (key,)
                     )
@@ -317,6 +338,9 @@ class Store:
             connection.execute(
                 # WHERE true: or SQLite reads ON CONFLICT as a join.
                 f"INSERT INTO costs SELECT * FROM other.costs WHERE true {_ADD_COSTS}"
+            )
+            connection.execute(
+                f"INSERT INTO signs SELECT * FROM other.signs WHERE true {_MOST_TELLING}"
             )
             connection.execute(
                 f"INSERT INTO votes SELECT * FROM other.votes WHERE true {_MORE_DRAWS}"

@@ -9,9 +9,9 @@ from typing import Any
 
 from scipy.stats import beta
 
-from robustbench_dyn.attacks import BLACK_BOX, TRANSFER
 from robustbench_dyn.determinism import NOT_A_FUNCTION
-from robustbench_dyn.verdicts import Outcome, Status, Verdict
+from robustbench_dyn.masking import black_box_gains
+from robustbench_dyn.verdicts import Outcome, Sign, Status, Verdict
 
 SUMMARY_COLUMNS: tuple[str, ...] = (
     "model", "family", "dataset", "norm", "eps", "n_examples", "clean_accuracy",
@@ -24,12 +24,13 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
 
 def summarise(
     verdicts: Sequence[Verdict], record: dict[str, Any], *, eps: float, evaluated_at: str,
-    flags: Iterable[str] = (),
+    flags: Iterable[str] = (), signs: Sequence[Sign] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Return the row of a run: accuracies are fractions of all examples, errors included.
 
     record: what the evaluation depends on, as the store keeps it. flags: what runs found out about
-    the model. An example counts as clean by its prediction alone, and in empirical_accuracy where
+    the model. signs: of masked gradients, on which further attacks were run; they are told among
+    the flags. An example counts as clean by its prediction alone, and in empirical_accuracy where
     no attack broke it; attacks that failed, and examples on which none ran to its end, are told by
     flags, and an attack that failed wherever it ran is named as failed among the attacks. ci_low
     and ci_high enclose the true robust accuracy with 95 % confidence: the lower Clopper-Pearson
@@ -50,10 +51,10 @@ def summarise(
     refuted = sum(v.adversarial_distance <= v.certified_radius for v in verdicts)
     if refuted:
         flags.append(f"hits_inside_radius:{refuted}")
-    transferred = sum(v.status is Status.BROKEN and v.attack == TRANSFER for v in verdicts)
-    if transferred and _follows_white_box(record["attacks"]):
-        # A sign of masked gradients: what broke these looked at gradients of another network.
-        flags.append(f"transfer_beats_white_box:{transferred}")
+    attacks = [*record["attacks"], *(record.get("attacks_on_signs", ()) if signs else ())]
+    # What black-box attacks broke is known of these verdicts exactly.
+    gains = {sign.name: sign for sign in black_box_gains(verdicts, attacks)}
+    flags += map(str, ({sign.name: sign for sign in signs} | gains).values())
     flags += _failures(verdicts, attacked=attacked, is_function=is_function)
     if counts[Status.ERROR]:
         flags.append(f"errors:{counts[Status.ERROR]}")
@@ -68,7 +69,7 @@ def summarise(
         "ci_low": binomial_limit(certified, n, upper=False),
         "ci_high": binomial_limit(standing if attacked else correct, n, upper=True),
         "certifiers": "+".join(applied) or "none",
-        "attacks": "+".join(_attacks_as_they_went(verdicts, record["attacks"])) or "none",
+        "attacks": "+".join(_attacks_as_they_went(verdicts, attacks)) or "none",
         "forward_passes": sum(verdict.forward_passes for verdict in verdicts),
         "backward_passes": sum(verdict.backward_passes for verdict in verdicts),
         "seconds": round(math.fsum(verdict.seconds for verdict in verdicts), 3),
@@ -115,11 +116,6 @@ def _outcomes(verdicts: Iterable[Verdict]) -> Counter[tuple[str, Outcome]]:
     return Counter(
         pair for v in verdicts for pair in {(step.stage, step.outcome) for step in v.trail}
     )
-
-
-def _follows_white_box(attacks: Sequence[str]) -> bool:
-    before = attacks[: attacks.index(TRANSFER)] if TRANSFER in attacks else ()
-    return any(name not in BLACK_BOX for name in before)
 
 
 def count_statuses(verdicts: Iterable[Verdict]) -> dict[Status, int]:

@@ -100,6 +100,17 @@ class Verdict:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A sign of masked gradients, and its value: a share of examples, or how many of them."""
+
+    name: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.name}:{round(self.value, 2):g}"
+
+
 _INTERNAL = ("eps", "x_adv", "next_stage", "trail")
 EXAMPLE_COLUMNS: tuple[str, ...] = tuple(
     column.name for column in fields(Verdict) if column.name not in _INTERNAL

@@ -101,7 +101,7 @@ def test_attack_fools_a_linear_classifier_soon_after_its_exact_distance(name, no
             resolve_attacks(name, norm, n_classes)
         return
     # One step in one direction, or a random search in a ball whose volume is mostly on its axes.
-    scale = {"fgsm": 2.0, "square": 3.0, "aa-square": 3.0}.get(name, 1.3)
+    scale = {"fgsm": 2.0, "square": 3.0, "aa-square": 3.0, "square-long": 3.0}.get(name, 1.3)
     assert rejection(attack.search, norm, n_classes, scale=scale) == ""
 
 
@@ -149,7 +149,7 @@ def test_cw_is_not_blinded_by_negative_logits_or_by_pixels_at_the_ends():
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 @pytest.mark.parametrize("shape", [(16,), (4, 4), (3, 4, 6)])
 def test_inputs_of_any_shape_can_be_attacked(name, norm, shape):
-    scale = 4.0 if name in {"square", "aa-square", "fgsm"} else 1.5
+    scale = 4.0 if name in {"square", "square-long", "aa-square", "fgsm"} else 1.5
     assert rejection(attack_info(name).search, norm, 4, scale=scale, shape=shape) == ""
 
 
@@ -206,7 +206,7 @@ def test_suite_equals_pyautoattacks_own_run(version, norm, eps, monkeypatch):
     monkeypatch.setattr("pyautoattack.checks.check_dynamic", lambda *_, **__: None)
     model = Net()
     x, y = images(model, n=6)
-    chain = resolve_attacks(version, norm, 10)
+    chain = [attack for attack in resolve_attacks(version, norm, 10) if not attack.only_on_signs]
     their_name = version.replace("autoattack", "standard")
     theirs = AutoAttack(model, norm=norm, eps=eps, seed=7, version=their_name)
     assert [attack.name for attack in chain] == [f"aa-{name}" for name in theirs.attacks_to_run]
@@ -244,8 +244,9 @@ def partial_queries(init, n_queries):
 
 QUICK = [("fgsm", "Linf"), ("pgd", "Linf"), ("pgd", "L2"), ("cw", "L2"), ("deepfool", "L2"),
          ("apgd-ce", "Linf"), ("apgd-dlr", "L2"), ("apgd-t", "L2"), ("fab-t", "L1"),
-         ("square", "Linf"), ("square", "L2"), ("aa-apgd-ce", "L1"), ("aa-apgd-dlr", "L2"),
-         ("aa-apgd-t", "Linf"), ("aa-fab", "Linf"), ("aa-fab-t", "L2"),
+         ("square", "Linf"), ("square", "L2"), ("hop-skip-jump", "L2"), ("rays", "Linf"),
+         ("aa-apgd-ce", "L1"), ("aa-apgd-dlr", "L2"), ("aa-apgd-t", "Linf"),
+         ("aa-fab", "Linf"), ("aa-fab-t", "L2"),
          ("aa-square", "Linf")]  # fmt: skip
 WIDE = {"Linf": 0.3, "L2": 1.0, "L1": 4.0}  # large enough that every search ends soon
 
@@ -425,7 +426,8 @@ def test_suites_never_ask_for_more_targets_than_there_are(suite, n_classes):
 
 
 def names(spec, norm="Linf", n_classes=10):
-    return [attack.name for attack in resolve_attacks(spec, norm, n_classes)]
+    attacks = resolve_attacks(spec, norm, n_classes)
+    return [attack.name for attack in attacks if not attack.only_on_signs]
 
 
 def test_names_and_suites_resolve_in_order():
@@ -437,12 +439,27 @@ def test_names_and_suites_resolve_in_order():
     assert names(" pgd, square") == names(["pgd", "square"]) == ["pgd", "square"]
 
 
+def test_suites_end_with_attacks_that_are_run_only_on_signs():
+    def on_signs(spec, norm):
+        attacks = resolve_attacks(spec, norm, 10)
+        flags = [attack.only_on_signs for attack in attacks]
+        assert flags == sorted(flags)
+        return [attack.name for attack in attacks if attack.only_on_signs]
+
+    for suite in ("standard", "autoattack", "plus"):
+        assert on_signs(suite, "Linf") == ["rays", "hop-skip-jump", "square-long"]
+        assert on_signs(suite, "L2") == ["hop-skip-jump", "square-long"]
+        assert on_signs(suite, "L1") == ["hop-skip-jump"]
+    for spec in ("rand", "none", "apgd-ce", "hop-skip-jump,square-long"):
+        assert on_signs(spec, "Linf") == []
+
+
 def test_few_classes_drop_the_undefined_losses_and_restart_apgd(monkeypatch):
-    assert names("standard", n_classes=3) == ["apgd-ce", "fab-t", "square"]
+    assert names("standard", n_classes=3) == ["apgd-ce", "apgd-dlr", "fab-t", "square"]
+    assert names("standard", n_classes=2) == ["apgd-ce", "fab-t", "square"]
     assert names("autoattack", n_classes=3) == ["aa-apgd-ce", "aa-fab-t", "aa-square"]
     plus = ["aa-apgd-ce", "aa-apgd-dlr", "aa-fab", "aa-square", "aa-fab-t"]
     assert names("plus", n_classes=3) == plus
-    assert names("rand", n_classes=2) == ["aa-apgd-ce"]
     restarts = []
     monkeypatch.setattr(
         members_of, "_apgd", lambda problem, *, loss, settings:

@@ -7,13 +7,15 @@ from scipy import stats
 from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, cascade, evaluate
-from robustbench_dyn.attacks import attack_info, square
+from robustbench_dyn.attacks import apgd, attack_info, square
+from robustbench_dyn.attacks.directions import unit_l2
+from robustbench_dyn.attacks.eot import eot_pgd
 from robustbench_dyn.attacks.streams import Streams
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.judging import CountingModel
 from robustbench_dyn.threat_models import NORMS, distance
 
-OWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square")
+OWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square", "hop-skip-jump", "rays")
 PAIRS = [(name, norm) for name in OWN for norm in NORMS if norm in attack_info(name).norms]
 RADII = {"L2": 0.35, "Linf": 0.06, "L1": 1.5}
 
@@ -129,8 +131,10 @@ def test_decided_examples_leave_at_once(name, norm):
     for scale, cheap in ((6.0, True), (0.02, False)):
         model.forward_passes = 0
         candidates(name, norm, model, x, y, scale=scale)
-        # One pass of the wrapper; then the first few looks decide, or none does.
-        assert (model.forward_passes < 25 * len(x)) == cheap
+        # One pass of the wrapper; then the first few looks decide, or none does. HopSkipJump looks
+        # at many starts first.
+        few = {"hop-skip-jump": 600, "rays": 100}.get(name, 25)
+        assert (model.forward_passes < few * len(x)) == cheap
 
 
 def test_batches_are_fuller_than_one_target_at_a_time_makes_them():
@@ -196,6 +200,123 @@ def test_fab_min_comes_within_a_percent_of_the_exact_distance(norm):
         assert (linear(found).argmax(dim=1) != y).all()
     assert (reached >= exact * (1 - 1e-5)).all()
     assert (reached <= exact * 1.01).all()
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.rows, self.scale = Rows(), scale
+
+    def forward(self, x):
+        return self.rows(x) * self.scale
+
+
+@pytest.mark.parametrize(("name", "norm"), [p for p in PAIRS if p[0] not in ("apgd-ce", "square")])
+def test_tiny_gradients_lead_as_far_as_large_ones(name, norm):
+    x, y = examples(Rows())
+    n_found = []
+    # Cross-entropy cannot tell such logits apart in float32, whatever the step.
+    for scale in (1.0, 1e-30):
+        found = candidates(name, norm, Scaled(scale), x, y)
+        n_found.append(int((Rows()(found).argmax(dim=1) != y).sum()))
+    assert n_found[0] == n_found[1] > 0
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-20, 1.0, 1e30])
+def test_directions_have_length_one_whatever_the_size(size):
+    gradient = torch.zeros(3, 1, 4, 4)
+    gradient[0, 0, 1, 2] = size
+    gradient[1] = size
+    unit = unit_l2(gradient)
+    assert unit[0, 0, 1, 2] == 1
+    torch.testing.assert_close(unit[1], torch.full((1, 4, 4), 0.25))
+    assert (unit[2] == 0).all()
+
+
+def test_the_ascent_in_expectation_takes_full_steps_along_tiny_gradients():
+    x, y = torch.full((1, 3), 0.5), torch.tensor([0])
+
+    def scores(x_adv, _step):
+        return torch.stack([-1e-30 * x_adv.sum(dim=1), 1e-30 * x_adv.sum(dim=1)], dim=1)
+
+    x_adv = eot_pgd(scores, x, y, ThreatModel("L2", 0.1))
+    assert float(distance(x_adv, x, "L2")) > 0.09
+
+
+def test_checkpoints_are_those_of_the_paper():
+    assert sorted(apgd._checkpoints(100))[:8] == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+class Quantised(nn.Module):
+    """Two classes, whose logits tie wherever the mean is not above 1/2; argmax then says 0."""
+
+    def forward(self, x):
+        lead = (x.flatten(1).mean(dim=1) - 0.5).clamp(0).ceil()
+        return torch.stack([torch.zeros_like(lead), lead], dim=1)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_square_keeps_ties_that_the_prediction_loses(norm):
+    x = torch.full((2, 1, 6, 6), 0.51)
+    y = torch.ones(2, dtype=torch.int64)
+    found = candidates("square", norm, Quantised(), x, y)
+    assert (Quantised()(found).argmax(dim=1) == 0).all()
+    # Of a tie that the label wins nothing is found.
+    x, y = torch.full((2, 1, 6, 6), 0.1), torch.zeros(2, dtype=torch.int64)
+    assert torch.equal(candidates("square", norm, Quantised(), x, y), x)
+
+
+class Labels(Rows):
+    """Tells its prediction alone."""
+
+    def forward(self, x):
+        return nn.functional.one_hot(super().forward(x).argmax(dim=1), 5).double()
+
+
+ON_PREDICTIONS = [("hop-skip-jump", norm) for norm in NORMS] + [("rays", "Linf")]
+
+
+@pytest.mark.parametrize(("name", "norm"), ON_PREDICTIONS)
+def test_predictions_alone_suffice_where_no_score_is_told(name, norm):
+    x, y = examples(Rows())
+    found = candidates(name, norm, Labels(), x, y)
+    assert torch.equal(found, candidates(name, norm, Rows(), x, y))
+    assert (distance(found, x, norm) <= RADII[norm] * (1 + 1e-6)).all()
+    n_found = int((Rows()(found).argmax(dim=1) != y).sum())
+    white_box = candidates("fab-t", norm, Rows(), x, y)
+    assert n_found >= int((Rows()(white_box).argmax(dim=1) != y).sum()) - 1 > 0
+
+
+def test_scores_that_tell_nothing_hide_from_square():
+    """The negative control: what predictions give away, scores without slopes do not."""
+    x, y = examples(Rows())
+    told, hidden = (
+        int((Rows()(candidates("square", "L2", model, x, y)).argmax(dim=1) != y).sum())
+        for model in (Rows(), Labels())
+    )
+    assert hidden < told
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "n_queries"), [("hop-skip-jump", "L2", 25_000), ("rays", "Linf", 10_000)]
+)
+def test_the_budget_of_queries_is_kept(name, norm, n_queries):
+    model = CountingModel(Rows())
+    x, y = examples(model)
+    found = candidates(name, norm, model, x[:1], y[:1], scale=0.01)
+    assert torch.equal(found, x[:1])
+    # Flips that are shown ahead, and the wrapper's pass.
+    slack = 1.3 * n_queries if name == "rays" else 7
+    assert 0.8 * n_queries < model.forward_passes <= n_queries + slack
+
+
+def test_square_long_gives_nothing_up():
+    model = CountingModel(Rows())
+    x, y = examples(model)
+    for name, n_queries in (("square", 5000), ("square-long", 20_000)):
+        model.forward_passes = 0
+        candidates(name, "L2", model, x, y, scale=0.01)
+        assert (model.forward_passes >= n_queries * len(x)) == (name == "square-long")
 
 
 def test_fab_min_leaves_out_rivals_that_are_farther_than_its_find():

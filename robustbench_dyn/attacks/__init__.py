@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from robustbench_dyn.attacks import own
 from robustbench_dyn.attacks import pyautoattack_adapter as autoattack
 from robustbench_dyn.attacks.base import Attack, surrogates_of
-from robustbench_dyn.attacks.own import TRANSFER
+from robustbench_dyn.attacks.own import ON_SIGNS, TRANSFER
 from robustbench_dyn.attacks.pyautoattack_adapter import PREFIX, Settings
 from robustbench_dyn.attacks.torchattacks_adapter import ATTACKS
 from robustbench_dyn.errors import InputError
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # The attacks that look at no gradient of the model.
-BLACK_BOX = frozenset({TRANSFER, "square", PREFIX + "square"})
+BLACK_BOX = frozenset({TRANSFER, "square", PREFIX + "square", *ON_SIGNS})
 
 _NAMED: dict[str, Attack] = {
     attack.name: attack
@@ -38,7 +38,8 @@ _NAMED: dict[str, Attack] = {
     )
 }
 
-# `standard` is AutoAttack's standard version by our own attacks; those after it are pyautoattack's.
+# `standard` is AutoAttack's standard version by our own attacks, and `rand` its version for
+# randomised models; the others, and both of them in L1, are pyautoattack's.
 _SUITES: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -89,9 +90,11 @@ def resolve_attacks(
 
     In a suite, members whose loss is undefined for so few classes are left out and Auto-PGD on
     cross-entropy gets five restarts instead. has_surrogates: whether the model names surrogates,
-    where that is known; if so, the transfer attack ends the standard suite. Raises InputError for
-    an unknown norm, fewer than 2 classes, an empty list, an unknown name, and for a named attack
-    that does not know the norm, needs more classes, or needs surrogates where there are none.
+    where that is known; if so, the transfer attack ends the standard suite. Every suite but `rand`
+    and `none` ends with attacks that are run only on signs of masked gradients (only_on_signs).
+    Raises InputError for an unknown norm, fewer than 2 classes, an empty list, an unknown name, and
+    for a named attack that does not know the norm, needs more classes, or needs surrogates where
+    there are none.
     """
     check_norm(norm)
     if n_classes < 2:
@@ -112,12 +115,22 @@ def resolve_attacks(
 
 
 def _suite(name: str, norm: str, n_classes: int, *, has_surrogates: bool) -> list[Attack]:
+    on_signs = [
+        replace(attack, only_on_signs=True)
+        for attack in (_NAMED[member] for member in ON_SIGNS)
+        if norm in attack.norms and name not in ("rand", "none")
+    ]
     if name == "standard" and norm == "L1":
         # Our Auto-PGD and Square know no L1.
         name = "autoattack"
+    known, many = own.members(), own.members(apgd_restarts=5)
     if name == "standard":
-        known, many = own.members(), own.members(apgd_restarts=5)
         wanted = [*_SUITES[name], *([TRANSFER] if has_surrogates else [])]
+        if n_classes == 3:
+            # DLR is defined, and its targeted form is not.
+            wanted.insert(1, "apgd-dlr")
+    elif name == "rand" and norm != "L1":
+        wanted = ["eot-" + member for member in _SUITES[name]]
     else:
         settings = _SETTINGS.get((name, norm), _SETTINGS[name, ""])
         known = autoattack.members(settings)
@@ -125,7 +138,8 @@ def _suite(name: str, norm: str, n_classes: int, *, has_surrogates: bool) -> lis
         wanted = [PREFIX + member for member in _SUITES[name]]
     if any(known[member].min_classes > n_classes for member in wanted):
         known = many
-    return [known[member] for member in wanted if known[member].min_classes <= n_classes]
+    fitting = [known[member] for member in wanted if known[member].min_classes <= n_classes]
+    return [*fitting, *on_signs]
 
 
 def _fitting(attack: Attack, norm: str, n_classes: int) -> Attack:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
+from robustbench_dyn.attacks.directions import unit_l2
 from robustbench_dyn.attacks.gathering import (
     Finds,
+    fools,
     gradient_of,
     grouped,
+    margins_of,
     ranked_targets,
 )
 from robustbench_dyn.attacks.streams import Streams
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from robustbench_dyn.attacks.base import Problem
 
-Loss = Literal["ce", "dlr"]
+Loss = Literal["ce", "dlr", "margin"]
 # (example, attempt, x (rows, C, H, W), logits of the model at x) -> which rows are finds, (rows,).
 Verdicts = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
 _MOMENTUM = 0.75
@@ -34,22 +37,25 @@ _TINY = 1e-12
 
 def apgd(
     problem: Problem, *, loss: Loss, n_restarts: int = 1, n_iterations: int = 100,
-    fooled: Verdicts | None = None,
+    fooled: Verdicts | None = None, n_passes: int = 1,
 ) -> Tensor:  # fmt: skip
     """Return the adversarial examples found, (n, C, H, W), and x where there is none.
 
-    loss: cross-entropy, or the difference of logits ratio (DLR), which needs 3 classes. fooled:
-    what counts as found; by default what fools the model.
+    loss: cross-entropy, the margin, or the difference of logits ratio (DLR), which needs 3 classes.
+    fooled: what counts as found; by default what fools the model. n_passes: losses and gradients,
+    and the logits that fooled is given, are means over so many passes of a randomised model.
     """
 
     def losses(example: Tensor, _attempt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         y = problem.y[example]
         if loss == "ce":
             return lambda logits, rows: F.cross_entropy(logits, y[rows], reduction="none")
+        if loss == "margin":
+            return lambda logits, rows: -margins_of(logits, y[rows])
         return lambda logits, rows: _dlr(logits, y[rows])
 
     tries = problem.x.new_ones(len(problem.x), n_restarts, dtype=torch.bool)
-    return _search(problem, losses, tries, n_iterations, fooled)
+    return _search(problem, losses, tries, n_iterations, fooled, n_passes)
 
 
 def apgd_targeted(
@@ -75,6 +81,7 @@ def _search(
     tries: Tensor,
     n_iterations: int,
     fooled: Verdicts | None,
+    n_passes: int = 1,
 ) -> Tensor:
     finds = Finds(problem)
     streams = Streams.of(problem.x, problem.y, problem.seed)
@@ -84,9 +91,11 @@ def _search(
         last_check = 0
         for iteration in range(n_iterations + 1):
             # The last pass only judges the last step.
-            gradient, loss, logits = gradient_of(problem, state.x, losses(*state.rows))
+            gradient, loss, logits = gradient_of(
+                problem, state.x, losses(*state.rows), n_passes=n_passes
+            )
             if fooled is None:
-                found = logits.argmax(dim=1) != problem.y[state.example]
+                found = fools(logits, problem.y[state.example])
             else:
                 found = fooled(*state.rows, state.x, logits)
             if found.any():
@@ -172,7 +181,7 @@ def _start(problem: Problem, example: Tensor, attempt: Tensor, streams: Streams)
         noise /= noise.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(_TINY)
     else:
         noise = own.normal(0, *origin.shape[1:])
-        noise /= _norm2(noise)
+        noise = unit_l2(noise)
     x = _project(origin + eps * noise, origin, norm, eps)
     low = torch.full_like(origin[:, 0, 0, 0], -torch.inf)
     return _State(
@@ -186,10 +195,11 @@ def _start(problem: Problem, example: Tensor, attempt: Tensor, streams: Streams)
 
 def _checkpoints(n_iterations: int) -> frozenset[int]:
     """Return when step sizes are checked: after 22 % of the steps, and then ever more often."""
-    shares = [0.0, 0.22]
-    while shares[-1] < 1:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    return frozenset(math.ceil(share * n_iterations) for share in shares[1:])
+    # In whole percent: 0.57 * 100 would be rounded up to 58.
+    shares = [0, 22]
+    while shares[-1] < 100:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
+    return frozenset(math.ceil(share * n_iterations / 100) for share in shares[1:])
 
 
 def _project(x: Tensor, origin: Tensor, norm: str, eps: float) -> Tensor:
@@ -201,7 +211,7 @@ def _project(x: Tensor, origin: Tensor, norm: str, eps: float) -> Tensor:
 
 
 def _steepest(gradient: Tensor, norm: str) -> Tensor:
-    return gradient.sign() if norm == "Linf" else gradient / _norm2(gradient)
+    return gradient.sign() if norm == "Linf" else unit_l2(gradient)
 
 
 def _norm2(x: Tensor) -> Tensor:
@@ -217,7 +227,7 @@ def _dlr(logits: Tensor, y: Tensor) -> Tensor:
     ordered = logits.sort(dim=1, descending=True).values
     own = logits.gather(1, y[:, None]).squeeze(1)
     highest_other = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    return (highest_other - own) / (ordered[:, 0] - ordered[:, 2]).clamp_min(_TINY)
+    return (highest_other - own) / _divisor(ordered[:, 0] - ordered[:, 2])
 
 
 def _targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -225,4 +235,9 @@ def _targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     ordered = logits.sort(dim=1, descending=True).values
     own, wanted = (logits.gather(1, k[:, None]).squeeze(1) for k in (y, target))
     scale = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2
-    return (wanted - own) / scale.clamp_min(_TINY)
+    return (wanted - own) / _divisor(scale)
+
+
+def _divisor(gap: Tensor) -> Tensor:
+    """Return a gap of logits as what to divide by: any positive one is, however small."""
+    return gap.clamp_min(torch.finfo(gap.dtype).tiny).where(gap > 0, 1)

@@ -65,6 +65,7 @@ class Attack:
     for which its loss is defined. by_rival: it tries each rival class, and profits from knowing
     those that cannot win. on_surrogates: it does nothing to a model that names none.
     version: raised when its candidates change, so that no old verdict is taken for a new one.
+    only_on_signs: a suite runs it only where there are signs of masked gradients.
     search(model, x, y, threat_model, *, seed, batch_size, n_classes,
     rival_radii=None) returns candidates of x's shape, dtype and device, and any point, x for
     instance, where it found nothing.
@@ -79,6 +80,7 @@ class Attack:
     by_rival: bool = False
     on_surrogates: bool = False
     version: int = 1
+    only_on_signs: bool = False
 
 
 def searching(
@@ -120,23 +122,64 @@ def _search(
         raise InputError(f"batch_size={batch_size} is below 1; give a positive number")
     found = [x[:0].clone()]
     with _undisturbed(model), torch.inference_mode(False):
+        # A model that draws at random draws the same again.
+        torch.manual_seed(seed)
         wrapped = wrap(model, x, n_classes) if len(x) else model
         chunk = len(x) if gathers else batch_size
         for start in range(0, len(x), max(1, chunk)):
             rows = slice(start, start + chunk)
-            # A clone: the libraries write in place, and a caller's inference tensor has no graph.
-            images = _as_images(x[rows].clone()).float().contiguous()
-            labels = y[rows].clone().to(x.device).long()
-            known = torch.zeros(len(labels), n_classes, dtype=torch.float64, device=x.device)
-            if rival_radii is not None:
-                known = rival_radii[rows].to(known)
-            known = known.scatter(1, labels[:, None], torch.inf)
-            problem = Problem(
-                wrapped, images, labels, threat_model, seed, n_classes, batch_size, known
+            known = None if rival_radii is None else rival_radii[rows]
+            problem = _pose(
+                wrapped, x[rows], y[rows], threat_model, seed, n_classes, batch_size, known
             )
             candidates = perturb(problem).detach().to(x.device, x.dtype)
             found.append(candidates.reshape(x[rows].shape))
     return torch.cat(found)
+
+
+@contextmanager
+def posed(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    *,
+    seed: int,
+    n_classes: int,
+    batch_size: int,
+) -> Iterator[Problem]:
+    """Pose all of x, at least one example, as a Problem for as long as the context lasts.
+
+    The model is used, and put back with the random streams, as in a search.
+    """
+    import torch  # noqa: PLC0415
+
+    with _undisturbed(model), torch.inference_mode(False):
+        torch.manual_seed(seed)
+        wrapped = wrap(model, x, n_classes)
+        yield _pose(wrapped, x, y, threat_model, seed, n_classes, batch_size, None)
+
+
+def _pose(
+    wrapped: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    seed: int,
+    n_classes: int,
+    batch_size: int,
+    radii: Tensor | None,
+) -> Problem:
+    import torch  # noqa: PLC0415
+
+    # A clone: the libraries write in place, and a caller's inference tensor has no graph.
+    images = _as_images(x.clone()).float().contiguous()
+    labels = y.clone().to(x.device).long()
+    known = torch.zeros(len(labels), n_classes, dtype=torch.float64, device=x.device)
+    if radii is not None:
+        known = radii.to(known)
+    known = known.scatter(1, labels[:, None], torch.inf)
+    return Problem(wrapped, images, labels, threat_model, seed, n_classes, batch_size, known)
 
 
 def _as_images(x: Tensor) -> Tensor:

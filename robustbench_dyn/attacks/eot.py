@@ -1,4 +1,8 @@
-"""Projected gradient ascent in expectation over noise, for classifiers that draw some."""
+"""Attacks in expectation over what a model draws at random, and what such a model predicts.
+
+A randomised model errs at a point where another class than the label is predicted most often, by
+fresh passes; a single wrong draw, which is to be had at clean inputs too, does not count.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,68 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from robustbench_dyn.attacks.apgd import Loss, apgd
+from robustbench_dyn.attacks.directions import unit_l2
+from robustbench_dyn.attacks.gathering import votes_of
 from robustbench_dyn.threat_models import project
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from robustbench_dyn.attacks.base import Problem
     from robustbench_dyn.threat_models import ThreatModel
+
+# As AutoAttack's version for randomised models (arXiv 2003.01690).
+EOT_ITERATIONS = 20
+# Passes that decide what a randomised model predicts: of two classes, one that is drawn in 60 % of
+# passes wins with probability 0.97.
+N_PASSES = 100
+
+
+@torch.no_grad()
+def count_votes(model: nn.Module, x: Tensor, n_passes: int = N_PASSES) -> Tensor:
+    """Return how many of n_passes passes predict each class, (batch, classes + 1).
+
+    Last come those whose logits are not finite.
+    """
+    votes = votes_of(model(x))
+    for _ in range(n_passes - 1):
+        votes = votes + votes_of(model(x))
+    return votes
+
+
+def outvoted(votes: Tensor, y: Tensor) -> Tensor:
+    """Say where another class, or none, has more votes than y, (batch,); a tie does not suffice."""
+    others = votes.scatter(1, y[:, None], -1.0).amax(dim=1)
+    return others > votes.gather(1, y[:, None]).squeeze(1)
+
+
+def eot_apgd(
+    problem: Problem,
+    *,
+    loss: Loss,
+    n_restarts: int = 1,
+    n_iterations: int = 100,
+    eot_iterations: int = EOT_ITERATIONS,
+) -> Tensor:
+    """Return what Auto-PGD finds on losses and gradients averaged over eot_iterations passes.
+
+    Found are points where the label is outvoted in these passes and in N_PASSES fresh ones.
+    Returns (n, C, H, W), x where there is none.
+    """
+
+    def fooled(example: Tensor, _attempt: Tensor, x: Tensor, votes: Tensor) -> Tensor:
+        y = problem.y[example]
+        found = outvoted(votes, y)
+        # The search picks lucky draws: they have to hold in passes that it did not see.
+        for rows in torch.split(found.nonzero().flatten(), problem.batch_size):
+            found[rows] = outvoted(count_votes(problem.model, x[rows]), y[rows])
+        return found
+
+    return apgd(
+        problem, loss=loss, n_restarts=n_restarts, n_iterations=n_iterations, fooled=fooled,
+        n_passes=eot_iterations,
+    )  # fmt: skip
 
 
 def eot_pgd(
@@ -50,5 +110,4 @@ def _steepest(gradient: Tensor, threat_model: ThreatModel) -> Tensor:
     """Return the direction of length 1 in Linf or L2; L1 goes the L2 way."""
     if threat_model.norm == "Linf":
         return gradient.sign()
-    size = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
-    return gradient / size.view(-1, *[1] * (gradient.dim() - 1))
+    return unit_l2(gradient)

@@ -10,6 +10,7 @@ import torch
 
 from robustbench_dyn.attacks.gathering import (
     Finds,
+    fools,
     gradient_of,
     grouped,
     logits_of,
@@ -59,7 +60,7 @@ def fab_targeted(problem: Problem, *, n_targets: int = 9, n_iterations: int = 10
         rows.retain((rows.distance > eps) & (rows.distance <= _NEARLY * eps))
         if len(rows.x):
             pulled = project(rows.best, rows.origin, problem.threat_model)
-            fooled = logits_of(problem, pulled).argmax(dim=1) != rows.y
+            fooled = fools(logits_of(problem, pulled), rows.y)
             finds.keep(rows.example[fooled], rows.attempt[fooled], pulled[fooled])
     return finds.x_adv
 
@@ -143,7 +144,7 @@ class _Rows:
 
         gradient, value, logits = gradient_of(problem, self.x, difference)
         self.gradient, self.value, self.seen = gradient.nan_to_num(), value.nan_to_num(), self.x
-        fooled = logits.argmax(dim=1) != self.y
+        fooled = fools(logits, self.y)
         self._keep(self.x, fooled, problem.threat_model.norm)
         back = (1 - _BETA) * self.origin + _BETA * self.x
         self.x = torch.where(fooled.reshape(-1, 1, 1, 1), back, self.x)
@@ -167,7 +168,7 @@ class _Rows:
         for _ in range(_FINAL_SEARCH):
             middle = (low + high) / 2
             points = self.origin + middle.reshape(shape) * line
-            fooled = logits_of(problem, points).argmax(dim=1) != self.y
+            fooled = fools(logits_of(problem, points), self.y)
             self._keep(points, fooled, problem.threat_model.norm)
             high, low = torch.where(fooled, middle, high), torch.where(fooled, low, middle)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,31 @@ def grouped(problem: Problem, finds: Finds, tries: Tensor) -> Iterator[tuple[Ten
             yield example, attempt
 
 
+def margins_of(logits: Tensor, y: Tensor) -> Tensor:
+    """Return z_y less the largest other logit, (rows,): below 0 where the prediction is not y."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    margins = own - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    # Of equal logits the first is the prediction; logits that are not finite predict no class.
+    tie_lost = (margins == 0) & (logits.argmax(dim=1) != y)
+    margins = margins.masked_fill(tie_lost, -torch.finfo(margins.dtype).tiny)
+    return margins.masked_fill(~logits.isfinite().all(dim=1), -torch.inf)
+
+
+def fools(logits: Tensor, y: Tensor) -> Tensor:
+    """Say of which rows the prediction is not y, (rows,) bool, as the candidate check will."""
+    return margins_of(logits, y) < 0
+
+
+def votes_of(logits: Tensor) -> Tensor:
+    """Return 1 for the class that each row predicts and 0 elsewhere, (rows, classes + 1).
+
+    The last entry stands for logits that are not finite, which predict no class.
+    """
+    n_classes = logits.shape[1]
+    predicted = logits.argmax(dim=1).where(logits.isfinite().all(dim=1), n_classes)
+    return F.one_hot(predicted, n_classes + 1).to(logits)
+
+
 @torch.no_grad()
 def logits_of(problem: Problem, x: Tensor) -> Tensor:
     """Return the model's logits, (rows, classes), for x (rows, C, H, W), batch by batch."""
@@ -58,12 +84,21 @@ def logits_of(problem: Problem, x: Tensor) -> Tensor:
 
 
 def gradient_of(
-    problem: Problem, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    problem: Problem, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *, n_passes: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (gradient, loss, logits) of the rows, batch by batch, without a graph.
 
-    loss(logits, rows) gives (rows,) for the rows of one batch; rows are their indices.
+    loss(logits, rows) gives (rows,) for the rows of one batch; rows are their indices. n_passes: of
+    a randomised model; gradient and loss are means over them (arXiv 1707.07397, Section 2.1), and
+    in the place of the logits stands how many passes predict each class.
     """
+    if n_passes > 1:
+        gradient, value, logits = gradient_of(problem, x, loss)
+        votes = votes_of(logits)
+        for _ in range(n_passes - 1):
+            another, more, logits = gradient_of(problem, x, loss)
+            gradient, value, votes = gradient + another, value + more, votes + votes_of(logits)
+        return gradient / n_passes, value / n_passes, votes
     gradients, losses, outputs = [], [], []
     for rows in torch.split(torch.arange(len(x), device=x.device), problem.batch_size):
         inputs = x[rows].requires_grad_()

@@ -1,6 +1,7 @@
-"""Our own Auto-PGD, FAB, Square and transfer attack, as entries of the list of attacks.
+"""Our own attacks, as entries of the list of attacks.
 
-The members of AutoAttack (arXiv 2003.01690) with their budgets, in loops that keep batches full,
+The members of AutoAttack (arXiv 2003.01690) with their budgets, a transfer attack, and one on
+predictions alone, in loops that keep batches full,
 that let decided and hopeless examples go at once, and whose finds do not depend on what else is in
 the batch.
 """
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRANSFER = "transfer"
+# What joins a suite for the examples that are left where there are signs of masked gradients.
+ON_SIGNS = ("rays", "hop-skip-jump", "square-long")
+_LONG = 20_000
 
 
 def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
@@ -31,6 +35,16 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
         from robustbench_dyn.attacks.apgd import apgd  # noqa: PLC0415
 
         return apgd(problem, loss="dlr", n_restarts=apgd_restarts)
+
+    def eot_apgd_ce(problem: Problem) -> Tensor:
+        from robustbench_dyn.attacks.eot import eot_apgd  # noqa: PLC0415
+
+        return eot_apgd(problem, loss="ce", n_restarts=apgd_restarts)
+
+    def eot_apgd_dlr(problem: Problem) -> Tensor:
+        from robustbench_dyn.attacks.eot import eot_apgd  # noqa: PLC0415
+
+        return eot_apgd(problem, loss="dlr", n_restarts=apgd_restarts)
 
     def apgd_t(problem: Problem) -> Tensor:
         from robustbench_dyn.attacks.apgd import apgd_targeted  # noqa: PLC0415
@@ -51,6 +65,21 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
         from robustbench_dyn.attacks.square import square  # noqa: PLC0415
 
         return square(problem)
+
+    def square_long(problem: Problem) -> Tensor:
+        from robustbench_dyn.attacks.square import square  # noqa: PLC0415
+
+        return square(problem, n_queries=_LONG, gives_up=False)
+
+    def hop_skip_jump(problem: Problem) -> Tensor:
+        from robustbench_dyn.attacks.hop_skip_jump import hop_skip_jump  # noqa: PLC0415
+
+        return hop_skip_jump(problem)
+
+    def rays(problem: Problem) -> Tensor:
+        from robustbench_dyn.attacks.rays import rays  # noqa: PLC0415
+
+        return rays(problem)
 
     def transfer(problem: Problem) -> Tensor:
         from robustbench_dyn.attacks.transfer import transfer  # noqa: PLC0415
@@ -89,6 +118,37 @@ def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
             both,
             "random search on scores, up to 5,000 queries (arXiv 1912.00049)",
             square,
+        ),
+        member(
+            "square-long",
+            both,
+            f"Square with {_LONG:,} queries, none given up",
+            square_long,
+        ),
+        member(
+            "rays",
+            frozenset({"Linf"}),
+            "search on predictions, up to 10,000 queries (arXiv 2006.12792)",
+            rays,
+        ),
+        member(
+            "hop-skip-jump",
+            all_norms,
+            "walk on predictions, up to 25,000 queries (arXiv 1904.02144)",
+            hop_skip_jump,
+        ),
+        member(
+            "eot-apgd-ce",
+            both,
+            "apgd-ce in expectation over 20 passes, for randomised models",
+            eot_apgd_ce,
+        ),
+        member(
+            "eot-apgd-dlr",
+            both,
+            "apgd-dlr in expectation over 20 passes, for randomised models",
+            eot_apgd_dlr,
+            min_classes=3,
         ),
         member(
             TRANSFER,

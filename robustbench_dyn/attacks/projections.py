@@ -19,6 +19,10 @@ def project_onto_hyperplane(x: Tensor, w: Tensor, value: Tensor, norm: Norm) -> 
     the hyperplane misses the box, z is the corner that comes nearest to it. Exact, by sorting the
     breakpoints of a piecewise linear equation; the problem of arXiv 1907.02044, eq. 6.
     """
+    # The same hyperplane with a largest coefficient of 1: no square of one underflows.
+    largest = w.abs().amax(dim=1)
+    largest = largest.where(largest > 0, 1)
+    w, value = w / largest[:, None], (value / largest).nan_to_num()
     # Every coordinate moves in the one direction that helps, by t in [0, room], and gains t |w|.
     direction = -w.sign() * value.sign()[:, None]
     room = torch.where(direction > 0, 1 - x, x)
@@ -41,7 +45,7 @@ def project_onto_hyperplane(x: Tensor, w: Tensor, value: Tensor, norm: Norm) -> 
         first = (reached < needed).sum(dim=1, keepdim=True).clamp_max(x.shape[1] - 1)
         before = (spent - (gain * room).gather(1, order)).gather(1, first)
         factor = (needed - before) / going.gather(1, first).clamp_min(_TINY)
-        moved = factor.clamp_min(0) * speed
+        moved = factor.clamp(0, torch.finfo(factor.dtype).max) * speed
     return x + direction * torch.minimum(moved, room)
 
 

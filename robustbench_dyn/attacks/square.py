@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from robustbench_dyn.attacks.folding import fold, unfold
-from robustbench_dyn.attacks.gathering import logits_of
+from robustbench_dyn.attacks.gathering import logits_of, margins_of
 from robustbench_dyn.attacks.streams import Streams
 
 if TYPE_CHECKING:
@@ -36,29 +36,29 @@ _LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 _HOPELESS = 3.0
 
 
-def square(problem: Problem, *, n_queries: int = 5000) -> Tensor:
+def square(problem: Problem, *, n_queries: int = 5000, gives_up: bool = True) -> Tensor:
     """Return the adversarial examples found, (n, C, H, W), and x where there is none.
 
-    Lowers the margin z_y - max of the others, with up to n_queries queries; an example whose margin
-    falls far too slowly is given up earlier. L2 and Linf.
+    Lowers the margin z_y - max of the others, with up to n_queries queries. gives_up: an example
+    whose margin falls far too slowly is left earlier. L2 and Linf.
     """
     folded = problem if problem.threat_model.norm == "Linf" else fold(problem)
     found = folded.x.clone()
     size = max(_FULL, problem.batch_size)
     for examples in torch.split(torch.arange(len(found), device=found.device), size):
         part = folded._replace(x=folded.x[examples], y=folded.y[examples])
-        found[examples] = _search(part, n_queries)
+        found[examples] = _search(part, n_queries, gives_up=gives_up)
     return unfold(found, problem.x.shape[1:])
 
 
-def _search(problem: Problem, n_queries: int) -> Tensor:
+def _search(problem: Problem, n_queries: int, *, gives_up: bool) -> Tensor:
     found = problem.x.clone()
     proposals = _Proposals(problem)
     alive = torch.arange(len(found), device=found.device)
     x, y = problem.x, problem.y
     streams = Streams.of(x, y, problem.seed)
     best = proposals.first(x, streams)
-    margin = _margins(logits_of(problem, best), y)
+    margin = margins_of(logits_of(problem, best), y)
     query, look = torch.zeros_like(y), torch.zeros_like(y)
     looks = torch.tensor([math.ceil(share * n_queries) for share in _LOOKS], device=y.device)
     margin_then = margin
@@ -68,7 +68,7 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
         found[alive[fooled]] = best[fooled]
         looking = query == looks[look]
         still_to_fall = (margin_then - margin) * torch.log2(n_queries / looks[look])
-        hopeless = looking & (look > 0) & (margin > _HOPELESS * still_to_fall)
+        hopeless = looking & (look > 0) & (margin > _HOPELESS * still_to_fall) & gives_up
         margin_then = torch.where(looking, margin, margin_then)
         look = (look + looking.long()).clamp_max(len(looks) - 1)
         going = ~fooled & ~hopeless & (query < n_queries)
@@ -84,7 +84,7 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
         number = query[:, None] + torch.arange(ahead, device=query.device)
         rows = torch.arange(len(alive), device=query.device).repeat_interleave(ahead)
         points = proposals.next(x[rows], best[rows], streams.select(rows), number.flatten())
-        margins = _margins(logits_of(problem, points), y[rows]).reshape(-1, ahead)
+        margins = margins_of(logits_of(problem, points), y[rows]).reshape(-1, ahead)
         # No further than to the next look, however many proposals fit into the batch.
         better = (margins < margin[:, None]) & (number < looks[look][:, None])
         first = better.float().argmax(dim=1)
@@ -201,11 +201,6 @@ def _heap(height: int, width: int) -> Tensor:
     terms = 1.0 / torch.arange(1, n + 2).square()
     sums = terms.flip(0).cumsum(0).flip(0)
     return sums[torch.maximum(rows[:, None], columns[None, :])]
-
-
-def _margins(logits: Tensor, y: Tensor) -> Tensor:
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    return own - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
 
 
 def _norm_each(x: Tensor) -> Tensor:

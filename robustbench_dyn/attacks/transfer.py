@@ -13,7 +13,7 @@ import torch
 
 from robustbench_dyn.attacks.apgd import apgd, apgd_targeted
 from robustbench_dyn.attacks.base import surrogates_of
-from robustbench_dyn.attacks.gathering import logits_of
+from robustbench_dyn.attacks.gathering import logits_of, margins_of
 from robustbench_dyn.flows import frozen
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _Witness:
 
     def __call__(self, example: Tensor, attempt: Tensor, x: Tensor, _logits: Tensor) -> Tensor:
         """Return which points fool the model, (rows,), and remember the lowest margins."""
-        margins = _margins(logits_of(self.problem, x), self.problem.y[example])
+        margins = margins_of(logits_of(self.problem, x), self.problem.y[example])
         lowest = torch.full_like(self.margin, torch.inf).scatter_reduce(0, example, margins, "amin")
         tied = margins == lowest[example]
         # Of equal margins the earliest try's: rows of one example may come in any order.
@@ -86,16 +86,6 @@ class _Witness:
         self.margin[k], self._try[k] = margin[better], of[better]
         self.best[k] = x[chosen][better]
         return margins < 0
-
-
-def _margins(logits: Tensor, y: Tensor) -> Tensor:
-    """Return F_y less the largest other logit, (rows,): below 0 where another class is named."""
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    margins = own - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    # Of equal logits the first is named; logits that are not finite name no class.
-    tie_lost = (margins == 0) & (logits.argmax(dim=1) != y)
-    margins = margins.masked_fill(tie_lost, -torch.finfo(margins.dtype).tiny)
-    return margins.masked_fill(~logits.isfinite().all(dim=1), -torch.inf)
 
 
 def _rows(problem: Problem, rows: Tensor) -> Problem:

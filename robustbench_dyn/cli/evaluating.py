@@ -54,6 +54,13 @@ def run(
     export: Annotated[
         Path | None, typer.Option(help="Write each example's verdict (.csv or .parquet).")
     ] = None,
+    strict_rounding: Annotated[
+        bool,
+        typer.Option(
+            "--strict-rounding",
+            help="Take the worst case of the network's own rounding off its margins.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
     plugins: Plugins = None,
@@ -79,8 +86,8 @@ def run(
     with progress_display(enabled=not as_json) as progress:
         evaluations = evaluate_grid(
             network, data, threat_models, seed=seed, batch_size=parse_batch_size(batch_size),
-            attacks=attacks, certifiers=certifiers, device=check_device(device), store=store,
-            progress=progress,
+            attacks=attacks, certifiers=certifiers, strict_rounding=strict_rounding,
+            device=check_device(device), store=store, progress=progress,
         )  # fmt: skip
     if export is not None:
         write_tables((e.examples.assign(eps=e.threat_model.eps) for e in evaluations), export)
