@@ -187,7 +187,11 @@ def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) ->
         return known.summary
     now = datetime.now(UTC).isoformat(timespec="seconds")
     summary = summarise(
-        verdicts, store.record(key), eps=eps, evaluated_at=now, flags=store.flags(key),
+        verdicts,
+        store.record(key),
+        eps=eps,
+        evaluated_at=now,
+        flags=store.flags(key),
         signs=store.signs(key, eps),
     )
     if from_the_first:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +13,8 @@ def call(model: nn.Module, x: Tensor) -> Tensor:
     the same memory at each call does not change what was returned before. Differentiable in x where
     a graph is recorded.
     """
-    logits = model(x.clone())
+    logits: Tensor = model(x.clone())
+    # What is no tensor is for the caller to refuse.
     return logits.clone() if isinstance(logits, Tensor) else logits
 
 
@@ -37,7 +36,7 @@ def call_with_graph(model: nn.Module, x: Tensor) -> Tensor:
     """Return model(x) as `call` does, computed with a graph that is forgotten."""
     with torch.inference_mode(False), torch.enable_grad():
         logits = call(model, x.detach().clone().requires_grad_())
-    return cast(Tensor, logits.detach())
+    return logits.detach()
 
 
 def writes_into_input(model: nn.Module, x: Tensor) -> bool:

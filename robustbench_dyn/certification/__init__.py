@@ -193,9 +193,7 @@ def resolve_certifiers(
 
     See select_certifiers.
     """
-    return select_certifiers(
-        spec, model, input_shape, norm, strict_rounding=strict_rounding
-    ).ready
+    return select_certifiers(spec, model, input_shape, norm, strict_rounding=strict_rounding).ready
 
 
 def select_certifiers(

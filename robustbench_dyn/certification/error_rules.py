@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +42,7 @@ class Ranges(NamedTuple):
         """Return settled with what is known entry by entry, times a factor, of the shape of like."""
         if self.fresh is None or self.reach is None:
             return settled
-        magnitude = abs(factor)
+        magnitude = factor.abs() if isinstance(factor, Tensor) else abs(factor)
         return settled._replace(
             fresh=(self.fresh * magnitude).expand_as(like), reach=self.reach * magnitude
         )
@@ -311,6 +311,10 @@ def _entrywise(slope: Callable[[Call], float], units: float) -> Rule:
     return rule
 
 
+def _constant(slope: float, _call: Call) -> float:
+    return slope
+
+
 def _slope_of_elu(call: Call) -> float:
     alpha, scale, input_scale = (float(call.arg(k, 1.0)) for k in (1, 2, 3))
     return abs(scale) * max(1.0, abs(alpha * input_scale))
@@ -324,7 +328,7 @@ for _names, _slope, _units in (
     ("hardswish", 1.5, 4),
     ("hardsigmoid", 1 / 6, 4),
 ):
-    RULES.update(dict.fromkeys(_names.split(), _entrywise(lambda _, s=_slope: s, _units)))
+    RULES.update(dict.fromkeys(_names.split(), _entrywise(partial(_constant, _slope), _units)))
 RULES["leaky_relu"] = _entrywise(lambda call: max(1.0, abs(float(call.arg(1, 0.01)))), 1)
 RULES["elu"] = _entrywise(_slope_of_elu, 2 * _LIBRARY)
 RULES["_prelu_kernel"] = _entrywise(
@@ -440,8 +444,8 @@ def _quotient(call: Call) -> Ranges | None:
     inverse = torch.where(least > 0, 1 / least, math.inf)
     below = _broadcast(call, second)
     if first is None:
-        above, top = Ranges(below.drift * 0, below.error * 0), _largest_constant(call.args[0])
-        top = below.drift.new_full(below.drift.shape, top)
+        above = Ranges(torch.zeros_like(below.drift), torch.zeros_like(below.error))
+        top = torch.full_like(below.drift, _largest_constant(call.args[0]))
     else:
         above, top = _broadcast(call, first), _largest(first, call.n)
     drift = above.drift * inverse + top * below.drift * inverse.square()
@@ -669,9 +673,7 @@ def _weighted(
         # |W f| <= |W C^-1| |C f|, C the norms of W's columns: scales of f that W takes back.
         carried = norm * one.ranges.error
         carried = carried + norm_by_columns(columns.flatten()) * size_of(fresh * columns, call.n)
-        found = found._replace(
-            error=found.error - (norm * settled.error - carried).clamp_min(0)
-        )
+        found = found._replace(error=found.error - (norm * settled.error - carried).clamp_min(0))
         moved = reach + 2 * fresh + _by_entry(call, one.value, 2 * one.ranges.error)
         sizes = sizes.minimum(spread(one.value.abs() + moved))
     sizes = sizes if bias is None else sizes + bias.abs()

@@ -73,7 +73,6 @@ def run(
     return Run(out.clone(), found.exact.clone(), found.ranges.settled(), analysis.unknown)
 
 
-
 class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows what depends on the input through every operation."""
 

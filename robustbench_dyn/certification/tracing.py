@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustbench_dyn.certification.network import Network
 from robustbench_dyn.certification.recording import Recording, record, record_live

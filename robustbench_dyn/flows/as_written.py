@@ -43,7 +43,9 @@ def check_as_written(module: nn.Module) -> None:
         check_as_written_alone(part, where)
         if part is not module and getattr(part, "inplace", False):
             outer = type(module).__name__
-            raise _unknown(where, f"inplace=True overwrites its input, which {outer} may read again")
+            raise _unknown(
+                where, f"inplace=True overwrites its input, which {outer} may read again"
+            )
 
 
 def check_as_written_alone(part: nn.Module, where: str = "") -> None:

@@ -34,7 +34,7 @@ def _remembered(bound: Callable[..., float]) -> Callable[..., float]:
         content = weight.detach().cpu().contiguous()
         asked = f"{content.dtype} {tuple(content.shape)} {sorted(options.items())} ".encode()
         digest = sha256(asked)
-        digest.update(content.flatten().view(torch.uint8).numpy())
+        digest.update(content.flatten().view(torch.uint8).numpy().data)
         key = digest.digest()
         if key not in known:
             if len(known) >= _MOST_REMEMBERED:

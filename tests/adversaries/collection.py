@@ -172,7 +172,9 @@ def stale(layer, bring):
     model = Classifier(nn.Sequential(nn.Flatten(), layer), margin_head())
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name in state:
-        if name.endswith(("weight_g", "weight_orig")) or name.endswith("parametrizations.weight.original0"):
+        if name.endswith(("weight_g", "weight_orig")) or name.endswith(
+            "parametrizations.weight.original0"
+        ):
             state[name] *= 12
     model.load_state_dict(state)
     return model
@@ -255,7 +257,9 @@ def hook_with_keywords():
 def hook_on_the_whole():
     """A hook on the classifier itself: where the margin is large, it turns it round."""
     model = plain()
-    model.register_forward_hook(lambda _module, _inputs, out: torch.where(out.abs() > 0.9, -out, out))
+    model.register_forward_hook(
+        lambda _module, _inputs, out: torch.where(out.abs() > 0.9, -out, out)
+    )
     return model
 
 
@@ -670,4 +674,3 @@ def honest_relu_network():
 def honest_in_double():
     """The plain classifier in float64."""
     return plain(diagonal(1.0)).double()
-
