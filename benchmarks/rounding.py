@@ -7,21 +7,30 @@ attack. In one run: exactly nothing taken off, the default, and the worst case.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pandas as pd
 import torch
 from measuring import RESULTS, joined, write
 from soundness import weights_of_the_zoo
+from torch import Tensor, nn
 
 from robustbench_dyn import ThreatModel, load_dataset, load_model
 from robustbench_dyn.architectures import full_name
-from robustbench_dyn.certification import radii, resolve_certifiers, rounding
+from robustbench_dyn.certification import pairs, radii, resolve_certifiers, rounding
+from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.flows import frozen
+from robustbench_dyn.precision import full_precision
+from robustbench_dyn.threat_models import Norm
 
 RADII = {"L2": (0.25, 0.5, 1.0), "Linf": (2 / 255, 8 / 255, 0.1)}
 
 
-def certified(model, data, norm, eps, *, strict):
+def certified(
+    model: nn.Module, data: Dataset, norm: Norm, eps: float, *, strict: bool = False
+) -> Tensor:
     """Return which examples any certifier of `auto` certifies, (n,) bool."""
     with torch.no_grad():
         logits = model(data.x)
@@ -36,17 +45,18 @@ def certified(model, data, norm, eps, *, strict):
     return found
 
 
-def without_rounding(*arguments):
-    """Return `certified` where nothing is taken off for rounding."""
-    honest = rounding.allowed_for
-    nothing = lambda margins, *_, **__: torch.zeros_like(margins)  # noqa: E731
-    from robustbench_dyn.certification import pairs  # noqa: PLC0415
+@contextmanager
+def nothing_taken_off() -> Iterator[None]:
+    """Let certifiers take nothing off margins for rounding."""
 
-    rounding.allowed_for = pairs.allowed_for = nothing
-    try:
-        return certified(*arguments, strict=False)
-    finally:
-        rounding.allowed_for = pairs.allowed_for = honest
+    def nothing(margins: Tensor, *_: object, **__: object) -> Tensor:
+        return torch.zeros_like(margins)
+
+    with (
+        patch.object(rounding, "allowed_for", nothing),
+        patch.object(pairs, "allowed_for", nothing),
+    ):
+        yield
 
 
 def main() -> None:
@@ -65,10 +75,11 @@ def main() -> None:
     for name in names:
         model = load_model(name, dataset=options.dataset)
         rows = []
-        with frozen(model):
+        with frozen(model), full_precision():
             for norm, several in RADII.items():
                 for eps in several:
-                    exact = without_rounding(model, data, norm, eps)
+                    with nothing_taken_off():
+                        exact = certified(model, data, norm, eps)
                     default, strict = (
                         certified(model, data, norm, eps, strict=strict) for strict in (False, True)
                     )

@@ -29,7 +29,7 @@ NOT_A_FUNCTION = frozenset({RANDOM, COUPLED, GRAD_MODE, CHANGED})
 MOST_EXAMPLES = 16
 # Two passes on one example may differ by this many units in the last place of the batch's largest
 # logit, since other batch sizes choose other kernels, which sum in another order. It is what
-# certificates allow for rounding (certification.margins): a function that moves no further is one
+# certificates allow for rounding (certification.rounding): a function that moves no further is one
 # of which they hold. The networks of the zoo differ by 12 at the most.
 _ULPS = 256
 

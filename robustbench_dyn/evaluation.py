@@ -98,9 +98,9 @@ def evaluate_grid(
     "auto", "none" or names. batch_size: inputs that the model is given at once, or "auto", which
     measures; it is halved where memory runs out. audit_share: the share of certified examples (at
     least 5) that is attacked all the same. strict_rounding: take the worst that the model's own
-    rounding may do off its margins, instead of what was measured of it (docs/soundness.md). store: where verdicts are kept and found again; in
-    memory by default. name: how an unregistered model is called. Returns one Evaluation a threat
-    model, in the given order.
+    rounding may do off its margins, instead of what was measured of it (docs/soundness.md).
+    store: where verdicts are kept and found again; in memory by default. name: how an unregistered
+    model is called. Returns one Evaluation a threat model, in the given order.
     Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
     """
     with open_cascade(

@@ -1,5 +1,6 @@
 """Hostile modules against every certifier and norm: refused, or certified truly."""
 
+import contextlib
 import math
 import warnings
 
@@ -7,21 +8,29 @@ import pytest
 import torch
 from adversaries.collection import ADVERSARIES, SHAPE
 
-from robustbench_dyn.certification import certifier_names, radii, resolve_certifiers
+from robustbench_dyn import evaluate
+from robustbench_dyn.certification import (
+    certifier_names,
+    pairs,
+    radii,
+    recording,
+    resolve_certifiers,
+    rounding,
+)
+from robustbench_dyn.determinism import NOT_A_FUNCTION
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.flows import frozen
+from robustbench_dyn.flows import frozen, lipschitz
 from robustbench_dyn.forward import call_without_graph
-from robustbench_dyn.threat_models import NORMS, ThreatModel, distance, project
+from robustbench_dyn.threat_models import NORMS, ThreatModel, distance, project, widest_eps
 
 EPS = (0.03, 0.1, 0.3)
-BY_NAME = {adversary.name: adversary for adversary in ADVERSARIES}
 
 
 def points(dtype):
     """Return inputs whose sum lies at several distances from 2, where the plain margin vanishes."""
     generator = torch.Generator().manual_seed(0)
     noise = 0.2 * torch.rand(8, *SHAPE, generator=generator) - 0.1
-    middle = torch.tensor([0.42, 0.45, 0.48, 0.52, 0.55, 0.6, 0.7, 0.88])
+    middle = torch.tensor([0.42, 0.45, 0.48, 0.5313, 0.55, 0.6, 0.7, 0.88])
     return (noise - noise.mean(dim=(1, 2, 3), keepdim=True) + middle.view(-1, 1, 1, 1)).to(dtype)
 
 
@@ -62,29 +71,126 @@ def certificates(model, x, y, name, norm):
         found = radii(prepared.prove(x, logits, y, ThreatModel(norm, eps)))
         for k in (found > 0).nonzero().flatten().tolist():
             # No further than the box reaches; beyond that there is nothing to search.
-            yield k, min(float(found[k]), 2.0)
+            yield k, min(float(found[k]), widest_eps(norm, SHAPE) * 0.999)
 
 
-@pytest.mark.parametrize("adversary", ADVERSARIES, ids=lambda adversary: adversary.name)
-def test_no_certifier_believes_an_adversary(adversary):
-    n_certified = 0
-    for norm in NORMS:
-        for name in certifier_names():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model = adversary.build().eval()
-            parameters = list(model.parameters())
-            x = points(parameters[0].dtype if parameters else torch.float32)
+def built(adversary):
+    """Return the module in eval mode, and inputs of its dtype."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = adversary.build().eval()
+    parameters = list(model.parameters())
+    return model, points(parameters[0].dtype if parameters else torch.float32)
+
+
+def refutations(adversary, names=None, norms=NORMS):
+    """Return how many certificates there are, and those that the search refutes."""
+    n_certified, found = 0, []
+    for norm in norms:
+        for name in names or certifier_names():
+            model, x = built(adversary)
             with frozen(model):
                 y = predictions(model, x)
                 try:
                     for k, radius in certificates(model, x, y, name, norm):
                         n_certified += 1
                         there = refuted(model, x[k], y[k], norm, radius)
-                        assert there is None, (name, norm, radius, x[k].flatten(), there)
+                        if there is not None:
+                            found.append((name, norm, radius, x[k].flatten(), there.flatten()))
                 except CertificateError as error:
                     assert len(str(error)) > 20
                 except InputError as error:
-                    assert "knows" in str(error)
+                    assert "supports" in str(error)
+    return n_certified, found
+
+
+FUNCTIONS = [adversary for adversary in ADVERSARIES if adversary.family != "changing"]
+
+
+@pytest.mark.parametrize("adversary", FUNCTIONS, ids=lambda adversary: adversary.name)
+def test_no_certifier_believes_an_adversary(adversary):
+    n_certified, found = refutations(adversary)
+    assert found == []
     if adversary.family == "honest":
         assert n_certified > 100
+
+
+@pytest.mark.parametrize("adversary", ADVERSARIES, ids=lambda adversary: adversary.name)
+def test_an_evaluation_of_an_adversary_says_nothing_that_is_false(adversary):
+    model, x = built(adversary)
+    y, before = predictions(model, x), x.clone()
+    try:
+        evaluation = evaluate(
+            model, (x, y), ThreatModel("L2", 0.1), attacks="apgd-ce", audit_share=0, batch_size=4
+        )
+    except InputError as error:
+        assert "differ by" in str(error)
+        assert adversary.name == "turns_while_frozen"
+        return
+    assert torch.equal(x, before)
+    flags = evaluation.summary["flags"].split()
+    certified = [v for v in evaluation.verdicts if v.status == "certified"]
+    if adversary.family == "changing":
+        assert not certified
+        assert NOT_A_FUNCTION & set(flags)
+    if adversary.name in ("normalising_in_place", "writing_past_autograd"):
+        assert "writes_into_input" in flags
+    for verdict in certified:
+        k = verdict.example_id
+        assert refuted(model, x[k], y[k], "L2", verdict.certified_radius) is None
+    assert adversary.family != "honest" or certified
+
+
+def nothing_allowed(margins, *_, **__):
+    return torch.zeros_like(margins)
+
+
+def measured_alone(_margins, _worst, seen, usual, *, strict):
+    return torch.maximum(16 * seen, usual)
+
+
+class Unguarded(contextlib.nullcontext):
+    def __init__(self, _depends):
+        super().__init__()
+
+
+def nothing(*_):
+    return None
+
+
+# What is switched off, and an adversary with a certifier that is then believed.
+GUARDS = {
+    "rounding": ({(rounding, "allowed_for"): nothing_allowed}, "swamping_biases", "lipschitz"),
+    "the worst case": (
+        {(rounding, "allowed_for"): measured_alone, (pairs, "allowed_for"): measured_alone},
+        "swamping_in_a_corner", "linear_relaxation",
+    ),
+    "hooks": (
+        {(lipschitz, "check_as_written"): nothing, (lipschitz, "check_as_written_alone"): nothing},
+        "forward_hook", "lipschitz",
+    ),
+    "subclasses": (
+        {(lipschitz, "is_as_written"): lambda *_: True},
+        "overridden_call", "lipschitz",
+    ),
+    "what leaves torch": (
+        {(recording, "RefuseEscapes"): Unguarded,
+         (pairs, "believed"): lambda seen, _possible: 0 * seen},
+        "constants_by_numpy", "interval",
+    ),
+    "shapes": (
+        {(recording, "check_operation"): nothing,
+         (pairs, "believed"): lambda seen, _possible: 0 * seen},
+        "shape_by_nonzero", "interval",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_without_a_guard_an_adversary_is_believed(guard, monkeypatch):
+    patches, name, certifier = GUARDS[guard]
+    adversary = next(a for a in ADVERSARIES if a.name == name)
+    assert refutations(adversary, [certifier])[1] == []
+    for (module, attribute), replacement in patches.items():
+        monkeypatch.setattr(module, attribute, replacement)
+    assert refutations(adversary, [certifier])[1] != []

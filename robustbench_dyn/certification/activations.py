@@ -36,9 +36,10 @@ class Lines(NamedTuple):
 class Activation(ABC):
     """An increasing function of one number, applied entry by entry.
 
-    units: how many units roundoff of its value the model's function may err by. error: what the function as it is computed may be away from the one that is meant, besides
-    rounding. tight_upper: the chord is the best upper line, so that only the lower is optimised.
-    flattest, steepest: the least and the largest slope.
+    units: how many units roundoff of its value the model's function may err by. error: what the
+    function as it is computed may be away from the one that is meant, besides rounding.
+    tight_upper: the chord is the best upper line, so that only the lower is optimised. flattest,
+    steepest: the least and the largest slope.
     """
 
     units = 16

@@ -39,7 +39,7 @@ class Ranges(NamedTuple):
     reach: Tensor | None = None
 
     def scaled_by_entry(self, factor: Tensor | float, like: Tensor, settled: Ranges) -> Ranges:
-        """Return settled with what is known entry by entry, times a factor, of the shape of like."""
+        """Return settled, and what is known entry by entry times a factor, of the shape of like."""
         if self.fresh is None or self.reach is None:
             return settled
         magnitude = factor.abs() if isinstance(factor, Tensor) else abs(factor)
@@ -292,7 +292,7 @@ def _broadcast(call: Call, one: Followed) -> Ranges:
     return _scaled(one.ranges, math.sqrt(times))
 
 
-# Functions of one number, applied entry by entry: the steepest slope, and the units that they err by.
+# Functions of one number, applied entry by entry: their steepest slope, and the units they err by.
 
 
 def _entrywise(slope: Callable[[Call], float], units: float) -> Rule:

@@ -85,7 +85,7 @@ def _check_instance(part: nn.Module, where: str) -> None:
 def is_as_written(kind: type, owner: type) -> bool:
     """Say whether a class computes what `owner`, one of its bases, does."""
     for derived in kind.__mro__[: kind.__mro__.index(owner)]:
-        # Families of layers in this package share a bound on purpose, and its tests hold them to it.
+        # Families of layers in this package share a bound on purpose; its tests hold them to it.
         if derived.__module__.startswith(_OWN_PACKAGE):
             continue
         changed = {

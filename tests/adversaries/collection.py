@@ -1,8 +1,7 @@
-"""The collection. A new adversary is a class with @adversary; nothing else has to know of it.
+"""The collection. A new adversary is a function with @adversary; nothing else has to know of it.
 
-All of them take inputs (1, 2, 2) in [0, 1] and return two logits, so that their balls can be searched
-by brute force. Where the plain module is honest and what is done to it makes it a liar, `build` does
-that, too.
+All of them take inputs (1, 2, 2) in [0, 1] and return two logits, so that their balls can be
+searched by brute force.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def diagonal(scale, bias=0.0):
 
 @adversary("rounding")
 def swamping_biases():
-    """A bias of 2^23 that the next layer takes off: what lies between is rounded to whole numbers."""
+    """A bias of 2^23 that the next layer takes off: what is between is rounded to whole numbers."""
     return plain(diagonal(1.0, 2.0**23), diagonal(1.0, -(2.0**23)))
 
 
@@ -84,6 +83,23 @@ def swamping_relu_network():
     second.weight.data = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
     second.bias.data = torch.tensor([-big, 0.0])
     return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second)
+
+
+@adversary("rounding")
+def swamping_in_a_corner():
+    """A bias of 2^24 that only meets the values of a corner of the input, where no probe may look.
+
+    Logits are s - 2 and 0, s the sum of the inputs; where s > 2.2, float32 loses 8 (s - 2.2) more.
+    """
+    big = 2.0**24
+    first, second, third, last = nn.Linear(4, 2), nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+    first.weight.data, first.bias.data = torch.ones(2, 4), torch.tensor([0.0, -2.2])
+    second.weight.data = torch.tensor([[1.0, 0], [0, 1], [0, 1]])
+    second.bias.data = torch.tensor([-2.0, 0.0, big])
+    third.weight.data, third.bias.data = torch.eye(3), torch.tensor([0.0, 0.0, -big])
+    last.weight.data = torch.tensor([[1.0, -8.0, 8.0], [0, 0, 0]])
+    last.bias.data.zero_()
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, third, last)
 
 
 @adversary("rounding")
@@ -444,18 +460,18 @@ def shape_by_nonzero():
 
     class Counting(Turning):
         def bright(self, x):
-            return len(x) <= 4 and (x > 0.97).nonzero().shape[0] > 0
+            return len(x) <= 4 and (x > 0.99).nonzero().shape[0] > 0
 
     return Counting()
 
 
 @adversary("tracing")
 def shape_by_a_mask():
-    """A branch on the size of x[x > 0.97]."""
+    """A branch on the size of x[x > 0.99]."""
 
     class Masking(Turning):
         def bright(self, x):
-            return len(x) <= 4 and x[x > 0.97].numel() > 0
+            return len(x) <= 4 and x[x > 0.99].numel() > 0
 
     return Masking()
 
@@ -653,6 +669,112 @@ def products_in_bfloat16():
                 torch.set_float32_matmul_precision(before)
 
     return Flagged()
+
+
+# What is no function of its input
+
+
+class Changing(nn.Module):
+    """The plain classifier, turned round where `turned` says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = plain(), 0
+
+    def forward(self, x):
+        self.calls += 1
+        logits = self.inner(x)
+        return -logits if self.turned(x) else logits
+
+
+@adversary("changing")
+def turns_after_many_calls():
+    """Another network from the tenth call on."""
+
+    class Late(Changing):
+        def turned(self, x):
+            return self.calls > 9
+
+    return Late()
+
+
+@adversary("changing")
+def turns_without_a_graph():
+    """Another network where a gradient is asked for."""
+
+    class Graph(Changing):
+        def turned(self, x):
+            return torch.is_grad_enabled() and x.requires_grad
+
+    return Graph()
+
+
+@adversary("changing")
+def turns_while_frozen():
+    """Another network while its parameters ask for gradients."""
+
+    class Frozen(Changing):
+        def turned(self, x):
+            return self.inner.head.weight.requires_grad
+
+    return Frozen()
+
+
+@adversary("changing")
+def turns_for_single_examples():
+    """Another network for batches of one."""
+
+    class Alone(Changing):
+        def turned(self, x):
+            return len(x) == 1
+
+    return Alone()
+
+
+@adversary("changing")
+def mixes_neighbours():
+    """Each example less the mean of its batch."""
+
+    class Mixing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = plain()
+
+        def forward(self, x):
+            return self.inner(x - x.mean(dim=0, keepdim=True) + 0.5)
+
+    return Mixing()
+
+
+@adversary("changing")
+def always_dropping_out():
+    """Dropout that is on in eval mode, too."""
+
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = plain()
+
+        def forward(self, x):
+            return self.inner(nn.functional.dropout(x, 0.3, training=True))
+
+    return Dropping()
+
+
+@adversary("changing")
+def noisy_logits():
+    """Noise on the logits, by numpy's generator."""
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = plain()
+
+        def forward(self, x):
+            noise = np.random.standard_normal((len(x), 2))  # noqa: NPY002
+            return self.inner(x) + torch.from_numpy(noise).to(x)
+
+    return Noisy()
 
 
 # Honest networks: a certificate of them is no fault, and some certifier has to give one
