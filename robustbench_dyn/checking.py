@@ -9,6 +9,7 @@ from torch import nn
 
 from robustbench_dyn.architectures import Architecture
 from robustbench_dyn.datasets import load_dataset
+from robustbench_dyn.precision import full_precision
 from robustbench_dyn.properties import Finding, check_properties, claims_for_all
 from robustbench_dyn.registry import build_model, load_weights
 
@@ -38,7 +39,8 @@ def check_architecture(
         model = _fresh(architecture, tuple(data.x.shape[1:]), data.n_classes)
     claims = list(architecture.claims(model))
     yield _compare_names(architecture, {claim.name for claim in claims})
-    yield from check_properties(model, [*claims_for_all(model), *claims], data.x, search=search)
+    with full_precision():
+        yield from check_properties(model, [*claims_for_all(model), *claims], data.x, search=search)
 
 
 def _fresh(architecture: Architecture, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:

@@ -45,8 +45,6 @@ _LEAST_STANDING = 2
 # A share of all examples that a black-box attack broke and the white-box ones before it did not;
 # AutoAttack's threshold (its check of Square).
 BLACK_BOX_GAIN = 0.002
-# Differences of logits relative to the largest one that rounding does not make.
-_ROUNDING = 1e-4
 _RELIABLE = 64 * torch.finfo(torch.float32).eps
 
 
@@ -126,21 +124,6 @@ def large_eps_accuracy(problem: Problem) -> Sign | None:
 
 
 @torch.no_grad()
-def random_outputs(model: nn.Module, x: Tensor) -> Sign | None:
-    """Tell the share of examples whose logits differ between two passes."""
-    return _above("random_outputs", _share(_differ(model(x), model(x))), 0.0)
-
-
-@torch.no_grad()
-def batch_coupling(model: nn.Module, x: Tensor) -> Sign | None:
-    """Tell the share of examples whose logits differ between a batch of all and one of their own.
-
-    A model that draws at random differs, too: look for random_outputs first.
-    """
-    alone = torch.cat([model(x[k : k + 1]) for k in range(len(x))])
-    return _above("batch_coupling", _share(_differ(model(x), alone)), 0.0)
-
-
 def black_box_gains(verdicts: Iterable[Verdict], attacks: Sequence[str]) -> list[Sign]:
     """Count what each black-box attack broke that the white-box attacks before it did not.
 
@@ -178,9 +161,3 @@ def _above(name: str, value: float, threshold: float) -> Sign | None:
 
 def _share(mask: Tensor) -> float:
     return float(mask.double().mean())
-
-
-def _differ(logits: Tensor, others: Tensor) -> Tensor:
-    # Written so that NaN differs.
-    rounding = _ROUNDING * logits.abs().amax(dim=1)
-    return ~((logits - others).abs().amax(dim=1) <= rounding)

@@ -88,7 +88,7 @@ def certified_bounds(model, x, y, threat_model):
     with torch.no_grad():
         bounds = interval_bounds(relaxed, ball)
         least = difference_bounds(relaxed.exact, bounds, ball, differences, example, lines={})
-    return -least.view(len(x), n_classes)
+    return -least.value.view(len(x), n_classes)
 
 
 def sampled_excess(model, x, y, threat_model, worst):

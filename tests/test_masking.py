@@ -8,7 +8,15 @@ import torch
 from oracles import halfspaces, points
 from torch import nn
 
-from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model, masking
+from robustbench_dyn import (
+    Status,
+    ThreatModel,
+    evaluate,
+    judging,
+    load_dataset,
+    load_model,
+    masking,
+)
 from robustbench_dyn.attacks.base import posed
 from robustbench_dyn.judging import CountingModel
 from robustbench_dyn.masking import black_box_gains, failed_white_box, find_signs, telling
@@ -127,25 +135,6 @@ def test_large_eps_leaves_less_than_chance_of_a_linear_classifier(data):
         assert masking.large_eps_accuracy(stubborn) == Sign("accuracy_at_large_eps", 1.0)
 
 
-def test_coupled_and_random_outputs_are_told(data):
-    class Centred(nn.Module):
-        def forward(self, x):
-            return (x - x.mean(dim=0)).flatten(1)[:, 300:310]
-
-    class Random(nn.Module):
-        def forward(self, x):
-            return (x + torch.rand_like(x)).flatten(1)[:, 300:310]
-
-    honest = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    x = data.x[:8]
-    with torch.random.fork_rng():
-        assert masking.batch_coupling(Centred(), x).value == 1
-        assert masking.random_outputs(Centred(), x) is None
-        assert masking.random_outputs(Random(), x).value == 1
-    assert masking.batch_coupling(honest, x) is None
-    assert masking.random_outputs(honest, x) is None
-
-
 # Verdicts
 
 
@@ -238,15 +227,19 @@ def test_named_attacks_get_no_company():
 
 
 @pytest.mark.parametrize("model", [Rounded(), halfspaces()])
-def test_a_repeated_run_computes_nothing_and_says_the_same(model, tmp_path):
+def test_a_repeated_run_computes_nothing_and_says_the_same(model, tmp_path, monkeypatch):
     first = attacked(model, store=tmp_path / "s.sqlite")
-    counted = []
-    handle = model.register_forward_hook(lambda _, inputs, __: counted.append(len(inputs[0])))
+    counted, calling = [], judging.call
+
+    def call(model, x):
+        counted.append(len(x))
+        return calling(model, x)
+
+    monkeypatch.setattr(judging, "call", call)
     again = attacked(model, store=tmp_path / "s.sqlite")
-    handle.remove()
     assert first.summary == again.summary
-    # The identity of an unregistered model, and its first logits.
-    assert sum(counted) <= 20
+    # The identity of an unregistered model, and a look at whether it is a function.
+    assert 0 < sum(counted) <= 80
 
 
 def test_a_run_that_stops_before_the_last_attack_ends_as_an_undisturbed_one(tmp_path):

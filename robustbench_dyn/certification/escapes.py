@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_flatten
 
 from robustbench_dyn.errors import CertificateError
 
+# What makes a number of one value, as item() does, is an operation of its own: check_operation.
 _READS = frozenset({
-    "__array__", "__bool__", "__complex__", "__deepcopy__", "__dlpack__", "__float__", "__index__",
-    "__int__", "__reduce_ex__", "_typed_storage", "cpu_storage", "data_ptr", "dlpack", "item",
+    "__array__", "__deepcopy__", "__dlpack__", "__reduce_ex__", "_typed_storage", "data_ptr",
     "numpy", "storage", "tolist", "untyped_storage",
 })  # fmt: skip
 

@@ -39,6 +39,7 @@ from robustbench_dyn.evaluation import (
 )
 from robustbench_dyn.flows import frozen
 from robustbench_dyn.identity import hash_configuration, identify, registered_identity
+from robustbench_dyn.precision import full_precision
 from robustbench_dyn.smoothing.attack import ATTACK, N_DRAWS, N_STEPS, attack
 from robustbench_dyn.smoothing.noisy import NoisyExamples
 from robustbench_dyn.store import Store, Votes
@@ -110,7 +111,7 @@ def evaluate_smoothed(
     first = next(chain(model.parameters(), model.buffers()), torch.empty(0))
     where = torch.device(device) if device is not None else first.device
     opened = nullcontext(store) if isinstance(store, Store) else closing(_open(store))
-    with opened as kept, frozen(model.to(where)):
+    with full_precision(), opened as kept, frozen(model.to(where)):
         noisy = NoisyExamples(
             model, dataset, smoothing, seed=seed, batch_size=batch_size, device=where,
             n_draws=N_DRAWS,
@@ -174,6 +175,7 @@ class _SmoothedRun:
             started = time.perf_counter()
             batch = range(votes.draws, min(votes.draws + noisy.batch_size, n))
             try:
+                noisy.examine()
                 new = noisy.classifier.votes(x, streams, batch)[0].tolist()
             except Exception as error:
                 noisy.halve_batches(error)

@@ -13,6 +13,7 @@ from robustbench_dyn.attacks.streams import Streams
 from robustbench_dyn.batch_size import choose_batch_size, is_out_of_memory
 from robustbench_dyn.certification.smoothing import Smoothing
 from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.determinism import NOT_A_FUNCTION, RANDOM, find_defects
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.judging import CountingModel
 from robustbench_dyn.smoothing.classifier import SmoothedClassifier
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 Purpose = Literal["select", "estimate", "attack", "screen", "judge"]
 # Each purpose has noise of its own. That "select" and "estimate" differ makes the bound true.
 _SALTS: dict[Purpose, int] = {"select": 1, "estimate": 2, "attack": 3, "screen": 4, "judge": 5}
+# Examples that are looked at before the first votes.
+_EXAMINED = 2
 
 
 class NoisyExamples:
@@ -40,7 +43,7 @@ class NoisyExamples:
         self.dataset, self.smoothing, self.seed, self.device = dataset, smoothing, seed, device
         self.row_of = {int(example): row for row, example in enumerate(dataset.ids)}
         self.dimension = math.prod(dataset.x.shape[1:])
-        self.n_classes = self._check_classes()
+        self.n_classes, self.examined = self._check_classes(), False
         first = dataset.x[:4].to(device)
         self.batch_size = choose_batch_size(model, first) if batch_size == "auto" else batch_size
 
@@ -53,6 +56,23 @@ class NoisyExamples:
         rows = torch.tensor([self.row_of[example_id] for example_id in ids])
         x, y = self.dataset.x[rows].to(self.device), self.dataset.y[rows].to(self.device)
         return x, y, Streams.of(x, y, self.seed).derive(_SALTS[purpose])
+
+    def examine(self) -> None:
+        """Raise InputError, before the first votes, where they would be no votes of a classifier.
+
+        A model that draws at random may be smoothed: it votes as a random classifier.
+        """
+        if self.examined:
+            return
+        x = self.dataset.x[:_EXAMINED].to(self.device)
+        _, found = find_defects(self.network, x, seed=self.seed, most=self.batch_size)
+        wrong = sorted(set(found) & NOT_A_FUNCTION - {RANDOM})
+        if wrong:
+            raise InputError(
+                f"the model's answer to an input depends on more than the input ({', '.join(wrong)}"
+                "), so that votes on noisy copies are no samples of one classifier; mend the model"
+            )
+        self.examined = True
 
     def votes_at(self, point: Tensor, example_id: int, purpose: Purpose, n: int) -> list[int]:
         """Count the votes of n draws at a point (1, *input_shape), with an example's noise."""
