@@ -549,7 +549,9 @@ class Cascade:
                 ) from error
         self.n_classes = logits.shape[1]
         self.watched_passes = self.model.forward_passes
-        if writes_into_input(self.model.model, x):
+        with seeded(self.seed, "validation"):
+            writes = writes_into_input(self.model.model, x)
+        if writes:
             found.append("writes_into_input")
             log.warning("the model's forward writes into its input; it was given copies here")
         if are_probabilities(logits):

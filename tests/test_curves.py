@@ -91,7 +91,7 @@ def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkey
 
     ball = Certifier("ball", "", deterministic=True, prepare=None, prove=prove)
     selection = Selection([Prepared(ball, None)], {}, [])
-    monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_: (
+    monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_, **__: (
         selection if spec == "auto" else Selection([], {}, [])))  # fmt: skip
     grid = np.linspace(0, 0.43, 12).tolist()
     found = evaluate_distances(halfspaces(), points(DISTANCES), "L2", radii=grid)
@@ -119,7 +119,7 @@ def test_a_nearer_adversarial_example_of_a_certifier_counts_and_may_refute(monke
             return Proof(proof, x if holds else other)
 
         ball = Certifier("ball", "", deterministic=True, prepare=None, prove=prove)
-        monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_: Selection(
+        monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_, **__: Selection(
             [Prepared(ball, None)] if spec == "auto" else [], {}, []))  # fmt: skip
 
     # The attack comes out at twice the distance of the nearest one.

@@ -33,6 +33,10 @@ class Honest(nn.Module):
     def lipschitz_bound(self):
         return 1.0
 
+    def __init_subclass__(cls):
+        # Each of them claims a bound of its own.
+        cls.lipschitz_bound = Honest.lipschitz_bound
+
     def forward(self, x):
         self.calls += 1
         return self.spoil(self.inner(x), x)

@@ -48,10 +48,15 @@ def counted():
     model = halfspaces()
     model.calls = 0
 
-    def count(*_):
-        model.calls += 1
+    class Counter(nn.Module):
+        def forward(self, x):
+            model.calls += 1
+            return x
 
-    model.register_forward_hook(count)
+        def lipschitz_bound(self):
+            return 1.0
+
+    model.features.insert(0, Counter())
     return model
 
 
@@ -175,7 +180,8 @@ def asked_late(monkeypatch):
                                cost=Cost.HIGH), None)
             for name, prove in provers
         ]  # fmt: skip
-        monkeypatch.setattr(cascade, "select_certifiers", lambda *_: Selection(late, {}, []))
+        selection = Selection(late, {}, [])
+        monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
         idle = Attack("idle", frozenset({"L2"}), "", "", 2, searching(lambda p: p.x))
         chain = [idle, attack_info("pgd")]
         monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: chain)
@@ -546,7 +552,7 @@ def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypat
     faulty = Certifier("faulty", "", deterministic=True, prepare=None,
                        prove=raises(ValueError("out of order")), cost=Cost.NOTHING)  # fmt: skip
     selection = Selection([Prepared(faulty, None)], {}, [])
-    monkeypatch.setattr(cascade, "select_certifiers", lambda *_: selection)
+    monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]
     for found in evaluate_grid(halfspaces(), points(DISTANCES), grid, attacks="pgd"):
         assert found.summary["flags"] == "certifier_failed:faulty:6"

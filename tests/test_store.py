@@ -229,8 +229,9 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_what_it_holds(
     store = Store(path)
     assert store._version() == SCHEMA_VERSION > 1
     assert [v.example_id for v in store.verdicts("k")] == [0, 1, 2, 3]
-    # What waited for an attack then still does.
-    assert [v.next_stage for v in store.verdicts("k")] == ["", "fab-t", "square", ""]
+    # What waited for an attack then still does, where the words told so.
+    waiting = ["", "fab-t", "square", ""] if version < 4 else [""] * 4
+    assert [v.next_stage for v in store.verdicts("k")] == waiting
     assert all(v.trail == () for v in store.verdicts("k"))
     store.add_flags("k", ["batch_coupled"])
     assert store.flags("k") == ["batch_coupled"]

@@ -160,7 +160,9 @@ def parts_in_a_row(module: nn.Module) -> list[tuple[nn.Module, float]]:
     if not _is_row(module):
         return [(module, lipschitz_bound(module))]
     check_as_written_alone(module)
-    return [pair for part in module.children() for pair in parts_in_a_row(part)]
+    # A part may stand in it twice.
+    parts = cast(nn.Sequential, module)
+    return [pair for part in parts for pair in parts_in_a_row(part)]
 
 
 def _is_row(module: nn.Module) -> bool:
