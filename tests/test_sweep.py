@@ -49,9 +49,15 @@ import os, signal
 from pathlib import Path
 CALLS = []
 
-def build(input_shape, n_classes):
-    model = Classifier(nn.Flatten(), nn.Linear(64, n_classes))
-    def die(module, inputs):
+class Mortal(nn.Flatten):
+    def forward(self, x):
+        self.die()
+        return x.flatten(1)
+
+    def lipschitz_bound(self):
+        return 1.0
+
+    def die(self):
         CALLS.append(1)
         lives = list(Path(__file__).parent.glob("life-*"))
         if len(CALLS) > 12 and lives:
@@ -61,8 +67,9 @@ def build(input_shape, n_classes):
             except FileNotFoundError:
                 return
             os.kill(os.getpid(), signal.SIGKILL)
-    model.register_forward_pre_hook(die)
-    return model
+
+def build(input_shape, n_classes):
+    return Classifier(Mortal(), nn.Linear(64, n_classes))
 """
 )
 DOOMED = HONEST.replace(
