@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -127,6 +128,8 @@ class Cascade:
         # Logits from before all attacks, once a pass was made, and how many passes were watched.
         self.at_start: Tensor | None = None
         self.watched_passes = 0
+        # By certifier and example, the radii of all classes, where they hold at any eps.
+        self.class_radii = defaultdict[str, dict[int, Tensor]](dict)
         # Whether the outputs are random, so that predictions are by the majority of passes.
         self.in_expectation = False
         # Whether certificates of a finished eps were withdrawn.
@@ -218,7 +221,7 @@ class Cascade:
         with torch.no_grad():
             logits = self.model(x)
         predictions = self._predict(x, logits).tolist()
-        found, names, trail = self._certify(x, logits, y, threat_model)
+        found, names, trail = self._certify(ids, x, logits, y, threat_model)
         forward, seconds = self.model.forward_passes - before, time.perf_counter() - started
         passes = _shares(forward, len(ids))
         verdicts = [
@@ -233,7 +236,7 @@ class Cascade:
         return verdicts, cost
 
     def _certify(
-        self, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+        self, ids: list[int], x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
     ) -> tuple[list[float], list[str], tuple[Step, ...]]:
         """Return radii, the certifiers that prove them, and what failed."""
         best = [math.nan] * len(y)
@@ -247,6 +250,10 @@ class Cascade:
                     trail.append(
                         Step(name, Outcome.NOT_APPLICABLE, threat_model.eps, failure)
                     )  # fmt: skip
+                else:
+                    self.class_radii[prepared.certifier.name] |= zip(
+                        ids, proof.rival_radii, strict=True
+                    )
                 for k, radius in enumerate(radii(proof).tolist()):
                     if radius > 0 and not best[k] >= radius:
                         best[k], names[k] = radius, label
@@ -489,15 +496,22 @@ class Cascade:
     ) -> Tensor | None:
         """Return the radii inside which each class cannot overtake the label, (n, classes).
 
-        What costs little is run again. An audit asks whether the certificates are right: there
-        they rule nothing out.
+        What costs little is run again, where it is not known from this run. An audit asks whether
+        the certificates are right: there they rule nothing out.
         """
         cheap = [c for c in self.certifiers if c.certifier.cost in (Cost.NOTHING, Cost.LOW)]
         if not cheap:
             return None
         with torch.no_grad():
             logits = self.model(x)
-        of_each = [self._apply(c, x, logits, y, threat_model)[0].rival_radii for c in cheap]
+        of_each = list[Tensor]()
+        for prepared in cheap:
+            known = self.class_radii[prepared.certifier.name]
+            if all(verdict.example_id in known for verdict in chunk):
+                of_each.append(torch.stack([known[verdict.example_id] for verdict in chunk]))
+            else:
+                proof, _ = self._apply(prepared, x, logits, y, threat_model)
+                of_each.append(proof.rival_radii)
         audited = torch.tensor([verdict.status is Status.CERTIFIED for verdict in chunk])
         return torch.stack(of_each).amax(dim=0).masked_fill(audited[:, None], 0.0)
 

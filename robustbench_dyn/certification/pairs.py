@@ -80,8 +80,9 @@ def compared(
         return pairs
     rows, owner = torch.unique(pairs.example, return_inverse=True)
     radius = torch.full((len(rows),), threat_model.eps, dtype=torch.float64)
+    exact = _exact(relaxed.exact)
     seen = seen_differences(
-        relaxed.model, _exact(relaxed.exact), x[rows], logits[rows], y[rows], radius,
+        relaxed.model, exact, x[rows], logits[rows], exact(x[rows]), y[rows], radius,
         threat_model.norm,
     ).to(x.device)[owner, pairs.rival]  # fmt: skip
     errors = bounds.errors[-1][pairs.example]

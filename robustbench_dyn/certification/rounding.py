@@ -5,8 +5,8 @@ of the difference are at hand:
 
 - the worst case, which holds anywhere in the ball, for any order of summation;
 - the measured one: FACTOR times the largest difference that was seen between the network and exact
-  arithmetic (float64), at the example itself and at points of its ball, and no less than 256 units
-  in the last place of the largest logit.
+  arithmetic (float64), at the example itself and at a random point of its ball's surface, and no
+  less than 256 units in the last place of the largest logit.
 
 Where the worst case exceeds a margin, nothing is proved. Below that the smaller of the two is taken
 off the margin; with strict rounding it is the worst case.
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification.running_error import run
+from robustbench_dyn.certification.running_error import run, run_exactly
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows.lipschitz import Layers, layers_of
 from robustbench_dyn.forward import call_without_graph
@@ -29,8 +29,6 @@ from robustbench_dyn.threat_models import Norm
 
 FACTOR = 16.0
 _ULPS = 256
-# Points of each ball at which rounding is measured, beside its centre.
-_POINTS = 2
 
 
 def margins_of(logits: Tensor, y: Tensor) -> Tensor:
@@ -73,38 +71,34 @@ def believed(seen: Tensor, possible: Tensor) -> Tensor:
     return seen.where(seen <= possible * (1 + 1e-6), math.inf)
 
 
-def points_within(x: Tensor, radius: Tensor, norm: Norm) -> Tensor:
-    """Return _POINTS random points of each ball within [0, 1], (points, batch, *input_shape).
+def point_of(x: Tensor, radius: Tensor, norm: Norm) -> Tensor:
+    """Return a random point of each ball within [0, 1], (batch, *input_shape).
 
-    radius: (batch,). At the ball's surface, but for what [0, 1] cuts off. The same at each call.
+    radius: (batch,). At the ball's surface, but for what [0, 1] cuts off; that of one example does
+    not depend on the others.
     """
+    flat = x.detach().double().flatten(1)
     generator = torch.Generator().manual_seed(0)
-    flat = x.detach().double().flatten(1).cpu()
-    moves = torch.randn(_POINTS, *flat.shape, generator=generator, dtype=torch.float64)
-    if norm == "Linf":
-        moves = moves.sign()
-    else:
-        moves = moves / moves.norm(p=1 if norm == "L1" else 2, dim=2, keepdim=True)
-    points = (flat + moves * radius.cpu()[:, None]).clamp(0, 1)
-    return points.view(_POINTS, *x.shape).to(x)
+    move = torch.randn(flat.shape[1], generator=generator, dtype=torch.float64)
+    move = move.sign() if norm == "Linf" else move / move.norm(p=1 if norm == "L1" else 2)
+    points = (flat + move.to(flat.device) * radius.to(flat.device)[:, None]).clamp(0, 1)
+    return points.view_as(x).to(x)
 
 
 def seen_differences(
-    model: nn.Module, exact: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor, y: Tensor,
-    radius: Tensor, norm: Norm,
+    model: nn.Module, exact: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor,
+    exact_logits: Tensor, y: Tensor, radius: Tensor, norm: Norm,
 ) -> Tensor:  # fmt: skip
     """Return the largest differences between the network's margins and exact ones.
 
-    exact: from inputs to logits in float64. logits: the network's at x. radius: (batch,), of the
-    balls whose points are looked at. Returns (batch, classes), float64, on the CPU; NaN where
-    either is not finite.
+    exact: from inputs to logits in float64. logits, exact_logits: the network's and exact ones at
+    x. radius: (batch,), of the balls of which a point is looked at. Returns (batch, classes),
+    float64, on the CPU; NaN where any of them is not finite.
     """
-    seen = (margins_of(logits, y) - margins_of(exact(x), y)).abs()
-    for points in points_within(x, radius, norm):
-        ours, theirs = exact(points), call_without_graph(model, points)
-        there = (margins_of(theirs, y) - margins_of(ours, y)).abs()
-        seen = torch.maximum(seen, there)
-    return seen
+    points = point_of(x, radius, norm)
+    here = margins_of(logits, y) - margins_of(exact_logits, y)
+    there = margins_of(call_without_graph(model, points), y) - margins_of(exact(points), y)
+    return torch.maximum(here.abs(), there.abs())
 
 
 class LayerRounding(NamedTuple):
@@ -120,15 +114,18 @@ class LayerRounding(NamedTuple):
         logits: (batch, classes), as the network computed them at x. reach: (batch,), in L2. Returns
         (batch, classes), float64, on the CPU: 0 for the label itself, inf where nothing is proved.
         """
-        worst = self.worst(x, y, reach)
-        seen = seen_differences(self.model, self.exact_logits, x, logits, y, reach, "L2")
+        worst, exact = self.worst(x, y, reach)
+        seen = seen_differences(self.model, self.exact_logits, x, logits, exact, y, reach, "L2")
         usual = usual_rounding(logits).expand_as(worst)
         seen = believed(seen, worst)
         allowed = allowed_for(margins_of(logits, y), worst, seen, usual, strict=self.strict)
         return allowed.scatter(1, y.cpu()[:, None], 0.0)
 
-    def worst(self, x: Tensor, y: Tensor, reach: Tensor) -> Tensor:
-        """Return bounds of how far margins are from exact ones, anywhere within reach of x."""
+    def worst(self, x: Tensor, y: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bounds of how far margins are from exact ones within reach of x, and exact logits.
+
+        Both are (batch, classes), float64; the bounds are on the CPU.
+        """
         value, exact = x, x.double()
         drift = reach.to(x.device, torch.float64)
         error = torch.zeros_like(drift)
@@ -140,23 +137,25 @@ class LayerRounding(NamedTuple):
             drift = torch.where(drift > 0, bound * drift, 0.0).minimum(result.ranges.drift)
         if self.layers.weight is None:
             # Of two logits together.
-            return (math.sqrt(2) * error).cpu()[:, None].expand(len(x), value.shape[1])
+            worst = (math.sqrt(2) * error)[:, None].expand(len(x), value.shape[1])
+            return worst.cpu(), exact
         weight = self.layers.weight.detach()
         own = _of_head(weight, self.layers.bias, value, drift + 2 * error).double()
         rows = weight.double()
         between = torch.cdist(rows, rows)[y.to(rows.device)]
         worst = error[:, None] * between * (1 + 1e-9) + own
-        return (worst + own.gather(1, y.to(own.device)[:, None])).cpu()
+        worst = worst + own.gather(1, y.to(own.device)[:, None])
+        return worst.cpu(), self._head(exact)
 
     def exact_logits(self, x: Tensor) -> Tensor:
         """Return the logits of exact arithmetic, in float64, (batch, classes)."""
-        value, exact = x, x.double()
-        nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        exact = x.double()
         for part, _ in self.layers.parts:
-            result = run(part, value, exact, nothing, bounded=False)
-            value, exact = result.value, result.exact
-        if self.layers.weight is None:
-            return exact
+            exact = run_exactly(part, exact)
+        return exact if self.layers.weight is None else self._head(exact)
+
+    def _head(self, exact: Tensor) -> Tensor:
+        assert self.layers.weight is not None
         logits = exact @ self.layers.weight.detach().double().T
         bias = self.layers.bias
         return logits if bias is None else logits + bias.detach().double()

@@ -13,10 +13,11 @@ error_rules.py says what an operation makes of them; an operation without a rule
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -47,15 +48,51 @@ class Run(NamedTuple):
 
 
 @torch.no_grad()
-def run(
-    module: nn.Module, value: Tensor, exact: Tensor, drift: Tensor, *, bounded: bool = True
-) -> Run:
+def run_exactly(module: nn.Module, exact: Tensor) -> Tensor:
+    """Return what module makes of inputs in float64, (batch, *shape), with the weights as they are.
+
+    Raises CertificateError where it cannot be run so.
+    """
+    try:
+        with _Promotion():
+            return cast(Tensor, module(exact.clone())).clone()
+    except RuntimeError as error:
+        raise CertificateError(f"the network does not run in float64: {error}") from error
+
+
+class _Promotion(TorchFunctionMode):
+    """Computes in float64 what depends on values of float64, and leaves the rest as it is."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves, _ = tree_flatten((args, kwargs))
+        if any(isinstance(leaf, Tensor) and leaf.dtype is torch.float64 for leaf in leaves):
+            if getattr(function, "__name__", "") in _CASTS:
+                return args[0]
+            args, kwargs = tree_map(_promoted, (args, kwargs))
+        return function(*args, **kwargs)
+
+
+_CASTS = frozenset({"float", "half", "bfloat16", "double"})
+
+
+def _promoted(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        # What is of float64 stays the same memory, which may be written.
+        return leaf.double() if leaf.is_floating_point() else leaf
+    return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
+
+
+@torch.no_grad()
+def run(module: nn.Module, value: Tensor, exact: Tensor, drift: Tensor) -> Run:
     """Run module at value, (batch, *shape), and bound its error for inputs within drift of value.
 
     exact: (batch, *shape) float64, what value is in exact arithmetic; it goes its own way, and
-    tells what the error is here. drift: (batch,), float64. bounded=False leaves the bounds out.
+    tells what the error is here. drift: (batch,), float64.
     """
-    analysis = _Analysis(len(value), bounded=bounded)
+    analysis = _Analysis(len(value))
     ranges = Ranges(drift, torch.zeros_like(drift))
     inputs = value.clone()
     analysis.follow(inputs, exact.clone(), ranges)
@@ -76,9 +113,9 @@ def run(
 class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows what depends on the input through every operation."""
 
-    def __init__(self, n: int, *, bounded: bool) -> None:
+    def __init__(self, n: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.n, self.bounded = n, bounded
+        self.n = n
         # A followed tensor is kept alive, so that its identity stays its own.
         self.known = dict[int, Followed]()
         self.memory = dict[int, list[Followed]]()
@@ -131,11 +168,8 @@ class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _promoted(self, leaf: Any) -> Any:
         """Return an argument as it stands in exact arithmetic."""
-        if isinstance(leaf, Tensor):
-            if id(leaf) in self.known:
-                return self.known[id(leaf)].exact
-            return leaf.double() if leaf.is_floating_point() else leaf
-        return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
+        known = self.known.get(id(leaf)) if isinstance(leaf, Tensor) else None
+        return _promoted(leaf) if known is None else known.exact
 
     def _find_alias(self, tensor: Tensor) -> None:
         """Follow a tensor that lies in followed memory without having been seen."""
@@ -165,7 +199,7 @@ class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _ranges(self, call: Call, *, constant: bool) -> Ranges:
         zero = torch.zeros(self.n, dtype=torch.float64, device=call.value.device)
-        if constant or not self.bounded:
+        if constant:
             return Ranges(zero, zero)
         floating = call.value.is_floating_point()
         rule = RULES.get(call.name)
