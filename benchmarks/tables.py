@@ -175,6 +175,37 @@ def masked_gradients() -> str:
     return markdown(("mask", "clean", "empirical", "BPDA", "found by", "flags"), shown)
 
 
+def rounding() -> str:
+    """Return certified accuracy without, with, and with strict allowance for rounding."""
+    rows = pd.read_csv(measuring.RESULTS / "rounding.csv")
+    shown: list[tuple[object, ...]] = []
+    for model, those in rows.groupby("model", sort=True):
+        if not those["without"].any():
+            continue
+        cells = [
+            " / ".join(f"{row[name]:.1f}" for name in ("without", "default", "strict"))
+            for row in those.sort_values(["norm", "eps"]).to_dict("records")
+        ]
+        shown.append((model, *cells))
+    places = rows.drop_duplicates(["norm", "eps"]).sort_values(["norm", "eps"])
+    heading = [f"{row['norm']} {row['eps']:.3g}" for row in places.to_dict("records")]
+    return markdown(("network", *heading), shown)
+
+
+def adversaries() -> str:
+    """Return what was said of each hostile module."""
+    rows = pd.read_csv(measuring.RESULTS / "adversaries.csv", keep_default_na=False)
+    shown: list[tuple[object, ...]] = []
+    for row in rows.to_dict("records"):
+        refusals = [text.split(";")[0] for text in row["refusals"].split(" | ") if text]
+        said = [row["certificates"], row["flags"], *refusals[:2]]
+        trick = row["trick"].replace("|", "\\|")
+        shown.append((row["family"], f"`{row['adversary']}`", trick, row["refuted"],
+                      "; ".join(part for part in said if part).replace("|", "\\|")))  # fmt: skip
+    heading = ("family", "module", "what it does", "refuted", "certificates, flags, refusals")
+    return markdown(heading, shown)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "soundness": soundness,
     "certifier_cost": certifier_cost,
@@ -185,6 +216,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "seed_experiment": seed_experiment,
     "gaps": gaps,
     "masked_gradients": masked_gradients,
+    "rounding": rounding,
+    "adversaries": adversaries,
 }
 
 

@@ -227,7 +227,7 @@ class Cascade:
         verdicts = [
             first_verdict(
                 example_id, int(y[k]), predictions[k], threat_model.eps, found[k], names[k],
-                passes[k], seconds / len(ids), self._stages(), trail,
+                passes[k], seconds / len(ids), self._stages(), trail[k],
             )
             for k, example_id in enumerate(ids)
         ]  # fmt: skip
@@ -237,20 +237,20 @@ class Cascade:
 
     def _certify(
         self, ids: list[int], x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
-    ) -> tuple[list[float], list[str], tuple[Step, ...]]:
-        """Return radii, the certifiers that prove them, and what failed."""
-        best = [math.nan] * len(y)
-        names, trail = [""] * len(y), list[Step]()
+    ) -> tuple[list[float], list[str], list[tuple[Step, ...]]]:
+        """Return radii, the certifiers that prove them, and what of them could prove nothing."""
+        eps, best = threat_model.eps, [math.nan] * len(y)
+        names, trails = [""] * len(y), [list[Step]() for _ in ids]
         for prepared in self.certifiers:
             label = prepared.label(threat_model.norm)
             if prepared.certifier.at_any_eps:
                 proof, failure = self._apply(prepared, x, logits, y, threat_model)
                 if failure:
-                    name = prepared.certifier.name
-                    trail.append(
-                        Step(name, Outcome.NOT_APPLICABLE, threat_model.eps, failure)
-                    )  # fmt: skip
+                    for trail in trails:
+                        trail.append(_not_proved(prepared, eps, failure))
                 else:
+                    for k in _within_rounding(proof):
+                        trails[k].append(_not_proved(prepared, eps))
                     self.class_radii[prepared.certifier.name] |= zip(
                         ids, proof.rival_radii, strict=True
                     )
@@ -259,7 +259,7 @@ class Cascade:
                         best[k], names[k] = radius, label
             # A row always says which certifier was run, also where it proved nothing.
             names = [name or label for name in names]
-        return best, names, tuple(trail)
+        return best, names, [tuple(trail) for trail in trails]
 
     def _known_from_other_eps(
         self, threat_model: ThreatModel, new: list[int]
@@ -393,8 +393,8 @@ class Cascade:
         name, eps = prepared.certifier.name, threat_model.eps
         # An exhaustive search ends with a proof, a counterexample, or its time.
         timed_out = "timed out" if prepared.certifier.cost is Cost.EXHAUSTIVE else ""
-        step = Step(name, Outcome.NOT_APPLICABLE if failure else Outcome.OPEN, eps,
-                    failure or timed_out)  # fmt: skip
+        open_ = Step(name, Outcome.OPEN, eps, timed_out)
+        within_rounding = set(_within_rounding(proof))
         verdicts = []
         for k, (verdict, passes) in enumerate(
             zip(chunk, _shares(forward, len(chunk)), strict=True)
@@ -408,6 +408,8 @@ class Cascade:
             elif proved[k] >= eps:
                 charged = certified(charged, prepared.label(threat_model.norm), proved[k])
             else:
+                rounds = failure or k in within_rounding
+                step = _not_proved(prepared, eps, failure) if rounds else open_
                 charged = advance(charged, self._stages(prepared), step)
             verdicts.append(charged)
         decided = sum(v.status is not Status.UNDECIDED for v in verdicts)
@@ -751,6 +753,21 @@ def _example_id(item: object) -> int:
     if isinstance(item, list):
         return _example_id(item[0]) if item else 0
     return item.example_id if isinstance(item, Verdict) else cast(int, item)
+
+
+def _within_rounding(proof: Proof) -> list[int]:
+    """Return the rows of which the model's own rounding forbids a proof."""
+    rows = proof.within_rounding
+    return [] if rows is None else rows.nonzero().flatten().tolist()
+
+
+def _not_proved(prepared: Prepared, eps: float, failure: str = "") -> Step:
+    """Say that a certifier failed, or that rounding forbids what it would prove."""
+    name = prepared.certifier.name
+    if failure:
+        return Step(name, Outcome.NOT_APPLICABLE, eps, failure)
+    message = "the network's own rounding may exceed a margin"
+    return Step(name, Outcome.WITHIN_ROUNDING, eps, message)
 
 
 def _name(tool: Attack | Prepared) -> str:

@@ -99,7 +99,8 @@ def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool)
     flags = [
         f"{kind}:{stage}:{n}"
         for kind, failure in (("attack_failed", Outcome.FAILED),
-                              ("certifier_failed", Outcome.NOT_APPLICABLE))
+                              ("certifier_failed", Outcome.NOT_APPLICABLE),
+                              ("within_rounding", Outcome.WITHIN_ROUNDING))
         for (stage, outcome), n in sorted(_outcomes(verdicts).items())
         if outcome is failure
     ]  # fmt: skip

@@ -26,7 +26,8 @@ class Status(StrEnum):
 class Outcome(StrEnum):
     """How a stage ended for one example.
 
-    Attacks: survived, broken, failed. Certifiers: certified, open (nothing was proved), not
+    Attacks: survived, broken, failed. Certifiers: certified, open (nothing was proved), within
+    rounding (nothing is to be proved, since the network's own rounding may exceed a margin), not
     applicable (it raised), withdrawn (what it proved does not count).
     """
 
@@ -35,6 +36,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     CERTIFIED = "certified"
     OPEN = "open"
+    WITHIN_ROUNDING = "within rounding"
     NOT_APPLICABLE = "not applicable"
     WITHDRAWN = "withdrawn"
 

@@ -21,12 +21,14 @@ class Proof(NamedTuple):
     Nearer than entry j, class j does not reach the label's logit; inf for the label itself, 0
     where nothing is proved. candidates: of x's shape, points that the certifier takes for
     adversarial examples (x itself where it has none); the harness judges them. forward_passes: of
-    the model, that the proof took.
+    the model, that the proof took. within_rounding: (batch,) bool, where nothing is proved since
+    the model's own rounding may exceed a margin.
     """
 
     rival_radii: Tensor
     candidates: Tensor | None = None
     forward_passes: int = 0
+    within_rounding: Tensor | None = None
 
 
 def name_from_l2(name: str, norm: Norm) -> str:

@@ -15,7 +15,12 @@ from robustbench_dyn.certification.balls import Ball
 from robustbench_dyn.certification.composition import Composition, compose
 from robustbench_dyn.certification.linear_relaxation import relaxed_differences
 from robustbench_dyn.certification.network import Pointwise
-from robustbench_dyn.certification.pairs import compared, pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import (
+    compared,
+    examples_among,
+    pairs_to_prove,
+    radii_of,
+)
 from robustbench_dyn.certification.splitting import Splitting
 from robustbench_dyn.certification.tightening import (
     Relaxed,
@@ -92,7 +97,9 @@ def prove(
         if found is not None:
             candidates[example] = found.to(candidates).view_as(candidates[example])
     proved_pairs = pairs.at(least > 0)
-    return Proof(radii_of(proved_pairs, logits, y, threat_model.eps), candidates)
+    radii = radii_of(proved_pairs, logits, y, threat_model.eps)
+    within_rounding = examples_among(allowed.isinf() & (least <= 0), pairs, len(x))
+    return Proof(radii, candidates, within_rounding=within_rounding)
 
 
 def _search(

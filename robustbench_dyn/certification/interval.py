@@ -8,7 +8,12 @@ from torch import Tensor
 from robustbench_dyn.certification import Certifier, Proof
 from robustbench_dyn.certification.back_substitution import difference_bounds
 from robustbench_dyn.certification.balls import Ball
-from robustbench_dyn.certification.pairs import compared, pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import (
+    compared,
+    examples_among,
+    pairs_to_prove,
+    radii_of,
+)
 from robustbench_dyn.certification.tightening import Relaxed, interval_bounds, relax
 from robustbench_dyn.threat_models import ThreatModel
 
@@ -29,8 +34,9 @@ def prove(
     least, rounding = difference_bounds(
         relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
     )
-    proved = least > pairs.allowed(rounding, strict=relaxed.strict)
-    return Proof(radii_of(pairs.at(proved), logits, y, threat_model.eps))
+    allowed = pairs.allowed(rounding, strict=relaxed.strict)
+    radii = radii_of(pairs.at(least > allowed), logits, y, threat_model.eps)
+    return Proof(radii, within_rounding=examples_among(allowed.isinf(), pairs, len(x)))
 
 
 CERTIFIER = Certifier(

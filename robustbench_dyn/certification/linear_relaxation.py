@@ -8,7 +8,13 @@ from torch import Tensor
 from robustbench_dyn.certification import Certifier, Cost, Proof
 from robustbench_dyn.certification.back_substitution import Least, difference_bounds
 from robustbench_dyn.certification.balls import Ball
-from robustbench_dyn.certification.pairs import Pairs, compared, pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import (
+    Pairs,
+    compared,
+    examples_among,
+    pairs_to_prove,
+    radii_of,
+)
 from robustbench_dyn.certification.slopes import optimised_bounds
 from robustbench_dyn.certification.tightening import (
     Relaxed,
@@ -48,7 +54,8 @@ def prove(
     worst = _by_example((by_intervals.value / scale).minimum(least), pairs, len(x))
     left = ((worst <= 0) & (worst.isinf() | (worst > -_HOPELESS)))[pairs.example]
     least[left] = relaxed_differences(relaxed, x, pairs.at(left), threat_model).maximum(least[left])
-    return Proof(radii_of(pairs.at(least > 0), logits, y, threat_model.eps))
+    radii = radii_of(pairs.at(least > 0), logits, y, threat_model.eps)
+    return Proof(radii, within_rounding=examples_among(least.isneginf(), pairs, len(x)))
 
 
 def _computed(least: Least, relaxed: Relaxed, pairs: Pairs) -> Tensor:

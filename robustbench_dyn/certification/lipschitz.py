@@ -81,8 +81,12 @@ def prove(state: Bounded, x: Tensor, logits: Tensor, y: Tensor, threat_model: Th
         here = rows.to(x.device)
         allowed = state.rounding.allowed(x[here], logits[here], y[here], reach[rows])
         left[rows] = margins[rows] - allowed
-    radii = class_radii(state.bounds, left, labels, norm=threat_model.norm, dimension=dimension)
-    return Proof(radii)
+    norm = threat_model.norm
+    radii = class_radii(state.bounds, left, labels, norm=norm, dimension=dimension)
+    # Of those alone that would be certified but for it.
+    without = class_radii(state.bounds, margins, labels, norm=norm, dimension=dimension)
+    would_be = without.amin(dim=1) >= threat_model.eps
+    return Proof(radii, within_rounding=would_be & left.isneginf().any(dim=1))
 
 
 CERTIFIER = Certifier(

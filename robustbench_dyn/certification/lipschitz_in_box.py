@@ -36,12 +36,15 @@ def prove(state: Bounded, x: Tensor, logits: Tensor, y: Tensor, threat_model: Th
     excluded = margins > needed
     others = torch.ones_like(excluded).scatter(1, labels[:, None], False)
     rows = (excluded & others).any(dim=1).nonzero().flatten()
+    within_rounding = torch.zeros(len(x), dtype=torch.bool)
     if len(rows):
         here = rows.to(x.device)
         allowed = state.rounding.allowed(middle[here], at_middle[here], y[here], reach[rows])
+        within_rounding[rows] = (allowed.isinf() & excluded[rows]).any(dim=1)
         excluded[rows] = margins[rows] - allowed > needed[rows]
     radii = excluded.double() * threat_model.eps
-    return Proof(radii.scatter(1, labels[:, None], math.inf), forward_passes=len(x))
+    radii = radii.scatter(1, labels[:, None], math.inf)
+    return Proof(radii, forward_passes=len(x), within_rounding=within_rounding)
 
 
 CERTIFIER = Certifier(

@@ -17,7 +17,12 @@ from robustbench_dyn.certification.increments import (
 from robustbench_dyn.certification.lipsdp import small_network
 from robustbench_dyn.certification.multipliers import certified_bound, search
 from robustbench_dyn.certification.network import Network
-from robustbench_dyn.certification.pairs import compared, pairs_to_prove, radii_of
+from robustbench_dyn.certification.pairs import (
+    compared,
+    examples_among,
+    pairs_to_prove,
+    radii_of,
+)
 from robustbench_dyn.certification.tightening import (
     Relaxed,
     interval_bounds,
@@ -46,6 +51,7 @@ def prove(
     pairs = pairs_to_prove(x, logits, y)
     pairs = compared(pairs, relaxed, bounds, x, logits, y, threat_model)
     margins = pairs.margin - pairs.allowed(pairs.possible, strict=relaxed.strict)
+    within_rounding = examples_among(margins.isneginf(), pairs, len(x))
     allowed = margins.clamp_min(0.0) / threat_model.eps
     proved = torch.zeros_like(allowed, dtype=torch.bool)
     centre = interval_bounds(relaxed, Ball(x, ThreatModel(threat_model.norm, _POINT)))
@@ -54,7 +60,8 @@ def prove(
         proved[rows] = _exclude(
             relaxed.exact, centre, bounds, example, pairs.differences[rows], allowed[rows]
         )
-    return Proof(radii_of(pairs.at(proved), logits, y, threat_model.eps))
+    radii = radii_of(pairs.at(proved), logits, y, threat_model.eps)
+    return Proof(radii, within_rounding=within_rounding)
 
 
 def _exclude(

@@ -95,6 +95,11 @@ def _exact(network: Network) -> Callable[[Tensor], Tensor]:
     return lambda points: network.values(points.double())[-1]
 
 
+def examples_among(rows: Tensor, pairs: Pairs, n: int) -> Tensor:
+    """Say which of n examples have a pair among some rows, (n,) bool, on the CPU."""
+    return torch.zeros(n, dtype=torch.bool).index_fill(0, pairs.example[rows].cpu(), True)
+
+
 def radii_of(proved: Pairs, logits: Tensor, y: Tensor, eps: float) -> Tensor:
     """Return (batch, classes) float64 on the CPU: eps for the pairs, inf for labels, else 0."""
     radii = torch.zeros(logits.shape, dtype=torch.float64)
