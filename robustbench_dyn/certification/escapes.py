@@ -45,6 +45,12 @@ class RefuseEscapes(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+def name_of(function: Any) -> str:
+    """Name an operation of torch's dispatcher, with its library where that is not torch's own."""
+    name = str(function.overloadpacket.__name__)
+    return name if function.namespace in ("aten", "prims") else f"{function.namespace}::{name}"
+
+
 def check_operation(function: Any, args: Any, kwargs: Any, depends: Callable[[Any], bool]) -> None:
     """Raise CertificateError where an operation makes a number or a shape of followed values.
 
@@ -55,7 +61,7 @@ def check_operation(function: Any, args: Any, kwargs: Any, depends: Callable[[An
     makes_shape = torch.Tag.dynamic_output_shape in tags
     if not makes_number and not makes_shape:
         return
-    name = function.overloadpacket.__name__
+    name = name_of(function)
     # The shape of x[indices] depends on the indices alone.
     read = args[1:] if name.startswith(("index", "_unsafe_index")) else (args, kwargs)
     if not any(depends(leaf) for leaf in tree_flatten(read)[0]):

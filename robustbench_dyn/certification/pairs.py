@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.bounds import Bounds
-from robustbench_dyn.certification.network import Network
 from robustbench_dyn.certification.rounding import (
     allowed_for,
     believed,
     margins_of,
+    point_of,
     seen_differences,
     usual_rounding,
 )
@@ -80,19 +79,14 @@ def compared(
         return pairs
     rows, owner = torch.unique(pairs.example, return_inverse=True)
     radius = torch.full((len(rows),), threat_model.eps, dtype=torch.float64)
-    exact = _exact(relaxed.exact)
-    seen = seen_differences(
-        relaxed.model, exact, x[rows], logits[rows], exact(x[rows]), y[rows], radius,
-        threat_model.norm,
-    ).to(x.device)[owner, pairs.rival]  # fmt: skip
+    points = point_of(x[rows], radius, threat_model.norm)
+    here, there = (relaxed.exact.values(at.double())[-1] for at in (x[rows], points))
+    seen = seen_differences(relaxed.model, points, logits[rows], (here, there), y[rows])
+    seen = seen.to(x.device)[owner, pairs.rival]
     errors = bounds.errors[-1][pairs.example]
     own = errors.gather(1, y.to(errors.device)[pairs.example, None])[:, 0]
     possible = own + errors.gather(1, pairs.rival[:, None])[:, 0]
     return pairs._replace(seen=believed(seen, possible), possible=possible)
-
-
-def _exact(network: Network) -> Callable[[Tensor], Tensor]:
-    return lambda points: network.values(points.double())[-1]
 
 
 def examples_among(rows: Tensor, pairs: Pairs, n: int) -> Tensor:

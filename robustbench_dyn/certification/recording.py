@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from robustbench_dyn.certification.escapes import RefuseEscapes, check_operation
+from robustbench_dyn.certification.escapes import RefuseEscapes, check_operation, name_of
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import frozen, thawed
 
@@ -192,7 +192,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         check_operation(function, args, kwargs, self.depends)
         self.check_memory(leaves)
         known = [found for leaf in leaves if (found := self.stand_in(leaf)) is not None]
-        name = function.overloadpacket.__name__
+        name = name_of(function)
         if not known or name in _SHAPE_ONLY:
             return function(*args, **kwargs)
         of_input = any(isinstance(found, Ref) for found in known)
@@ -245,6 +245,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"the network computes in {value.dtype}, by {name}; bounds do not cover what that "
                 "rounds"
             )
+        if not value.is_floating_point() and name in ("view", "view_copy"):
+            raise CertificateError("the network reads its numbers as bits, by view(dtype)")
         others = self.memory.setdefault(_place(value), [])
         if self.depends(value):
             # Written in place: what else lies there is no longer what was recorded.

@@ -15,7 +15,6 @@ off the margin; with strict rounding it is the worst case.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -86,19 +85,26 @@ def point_of(x: Tensor, radius: Tensor, norm: Norm) -> Tensor:
 
 
 def seen_differences(
-    model: nn.Module, exact: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor,
-    exact_logits: Tensor, y: Tensor, radius: Tensor, norm: Norm,
-) -> Tensor:  # fmt: skip
+    model: nn.Module, points: Tensor, logits: Tensor, exact: tuple[Tensor, Tensor], y: Tensor
+) -> Tensor:
     """Return the largest differences between the network's margins and exact ones.
 
-    exact: from inputs to logits in float64. logits, exact_logits: the network's and exact ones at
-    x. radius: (batch,), of the balls of which a point is looked at. Returns (batch, classes),
-    float64, on the CPU; NaN where any of them is not finite.
+    logits: the network's at some examples. points: one of each ball. exact: logits in float64 at
+    the examples, and at the points. Returns (batch, classes), float64, on the CPU; NaN where any of
+    them is not finite.
     """
-    points = point_of(x, radius, norm)
-    here = margins_of(logits, y) - margins_of(exact_logits, y)
-    there = margins_of(call_without_graph(model, points), y) - margins_of(exact(points), y)
+    here = margins_of(logits, y) - margins_of(exact[0], y)
+    there = margins_of(call_without_graph(model, points), y) - margins_of(exact[1], y)
     return torch.maximum(here.abs(), there.abs())
+
+
+def size(value: Tensor) -> Tensor:
+    """Return each example's L2 norm, (batch,)."""
+    return value.flatten(1).norm(dim=1)
+
+
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    return size(a - b)
 
 
 class LayerRounding(NamedTuple):
@@ -114,45 +120,47 @@ class LayerRounding(NamedTuple):
         logits: (batch, classes), as the network computed them at x. reach: (batch,), in L2. Returns
         (batch, classes), float64, on the CPU: 0 for the label itself, inf where nothing is proved.
         """
-        worst, exact = self.worst(x, y, reach)
-        seen = seen_differences(self.model, self.exact_logits, x, logits, exact, y, reach, "L2")
+        points = point_of(x, reach, "L2")
+        worst, exact, exact_there = self.worst(x, y, reach, points)
+        seen = seen_differences(self.model, points, logits, (exact, exact_there), y)
         usual = usual_rounding(logits).expand_as(worst)
         seen = believed(seen, worst)
         allowed = allowed_for(margins_of(logits, y), worst, seen, usual, strict=self.strict)
         return allowed.scatter(1, y.cpu()[:, None], 0.0)
 
-    def worst(self, x: Tensor, y: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
-        """Return bounds of how far margins are from exact ones within reach of x, and exact logits.
+    def worst(
+        self, x: Tensor, y: Tensor, reach: Tensor, points: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return bounds of how far margins are from exact ones within reach of x.
 
-        Both are (batch, classes), float64; the bounds are on the CPU.
+        points: one within reach of each x. The bounds, on the CPU, are followed by the exact logits
+        at x and at these points: (batch, classes) each, float64. A part that moves the two further
+        apart than its Lipschitz bound allows is not what the bound is of; then nothing is bounded.
         """
-        value, exact = x, x.double()
+        value, exact, there = x, x.double(), points.double()
         drift = reach.to(x.device, torch.float64)
         error = torch.zeros_like(drift)
         for part, bound in self.layers.parts:
             # It is run at the value as computed, from which others are so far at most.
             result = run(part, value, exact, drift + 2 * error)
-            value, exact = result.value, result.exact
+            apart = _apart(exact, there)
+            value, exact, there = result.value, result.exact, run_exactly(part, there)
             error = torch.where(error > 0, bound * error, 0.0) + result.ranges.error
+            # Written so that NaN fails it.
+            kept = _apart(exact, there) <= bound * apart * (1 + 1e-9) + 1e-12 * size(exact)
+            error = error.where(kept | (apart == 0), math.inf)
             drift = torch.where(drift > 0, bound * drift, 0.0).minimum(result.ranges.drift)
         if self.layers.weight is None:
             # Of two logits together.
             worst = (math.sqrt(2) * error)[:, None].expand(len(x), value.shape[1])
-            return worst.cpu(), exact
+            return worst.cpu(), exact, there
         weight = self.layers.weight.detach()
         own = _of_head(weight, self.layers.bias, value, drift + 2 * error).double()
         rows = weight.double()
         between = torch.cdist(rows, rows)[y.to(rows.device)]
         worst = error[:, None] * between * (1 + 1e-9) + own
         worst = worst + own.gather(1, y.to(own.device)[:, None])
-        return worst.cpu(), self._head(exact)
-
-    def exact_logits(self, x: Tensor) -> Tensor:
-        """Return the logits of exact arithmetic, in float64, (batch, classes)."""
-        exact = x.double()
-        for part, _ in self.layers.parts:
-            exact = run_exactly(part, exact)
-        return exact if self.layers.weight is None else self._head(exact)
+        return worst.cpu(), self._head(exact), self._head(there)
 
     def _head(self, exact: Tensor) -> Tensor:
         assert self.layers.weight is not None

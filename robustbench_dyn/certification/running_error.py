@@ -31,7 +31,7 @@ from robustbench_dyn.certification.error_rules import (
     combined,
     size_of,
 )
-from robustbench_dyn.certification.escapes import RefuseEscapes, check_operation
+from robustbench_dyn.certification.escapes import RefuseEscapes, check_operation, name_of
 from robustbench_dyn.errors import CertificateError
 
 
@@ -95,6 +95,7 @@ def run(module: nn.Module, value: Tensor, exact: Tensor, drift: Tensor) -> Run:
     analysis = _Analysis(len(value))
     ranges = Ranges(drift, torch.zeros_like(drift))
     inputs = value.clone()
+    version = inputs._version
     analysis.follow(inputs, exact.clone(), ranges)
     try:
         with RefuseEscapes(analysis.depends), analysis:
@@ -103,6 +104,9 @@ def run(module: nn.Module, value: Tensor, exact: Tensor, drift: Tensor) -> Run:
         analysis.unknown = str(error)
         out = module(value.clone())
     found = analysis.known.get(id(out)) if isinstance(out, Tensor) else None
+    if inputs._version != version and next(module.children(), None) is not None:
+        # One of its parts may have read the input before that, another one after it.
+        analysis.unknown, found = f"{type(module).__name__} writes into its input", None
     if found is None:
         unknown = analysis.unknown or "the output cannot be traced back to the input"
         return Run(out, out.double(), _infinite(ranges), unknown)
@@ -149,7 +153,7 @@ class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(tensor) not in self.known and _place(tensor) in self.memory:
                 self._find_alias(tensor)
         followed = [self.known[id(t)] for t in tensors if id(t) in self.known]
-        name = function.overloadpacket.__name__
+        name = name_of(function)
         if not followed and name not in _FACTORIES:
             return function(*args, **kwargs)
         exact_args, exact_kwargs = tree_map(self._promoted, (args, kwargs))

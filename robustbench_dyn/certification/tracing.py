@@ -7,14 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from robustbench_dyn.certification.balls import Ball
+from robustbench_dyn.certification.bounds import propagate
 from robustbench_dyn.certification.network import Network
 from robustbench_dyn.certification.recording import Recording, record, record_live
 from robustbench_dyn.certification.rules import lower
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import frozen
 from robustbench_dyn.forward import call_without_graph
+from robustbench_dyn.threat_models import ThreatModel
 
 _PROBES = 4
+# A ball around each probe alone.
+_POINT = 1e-200
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Network, Network]:
@@ -76,9 +81,13 @@ def _check_against(model: nn.Module, recording: Recording, network: Network) -> 
         raise CertificateError(
             f"the network was recorded for two inputs and fails for another number: {error}"
         ) from error
-    # Each example is compared anew when it is certified, within what its proof allows.
     scale = theirs.abs().max().clamp_min(1.0)
     tolerance = scale * (1e-3 if recording.dtype is torch.float32 else 1e-9)
+    if network.dtype is torch.float64:
+        # What rounds a lot is not refused here: each example is compared anew when it is certified,
+        # within what its proof allows.
+        errors = propagate(network, Ball(x, ThreatModel("Linf", _POINT))).errors[-1]
+        tolerance = torch.maximum(tolerance, errors)
     for ours in (together, alone):
         # Written so that NaN fails it.
         if ours.shape != theirs.shape or not ((ours - theirs).abs() <= tolerance).all():

@@ -97,7 +97,9 @@ def is_as_written(kind: type, owner: type) -> bool:
             changed -= _OF_PARAMETRIZATION
             # A weight that is made of others: its value is what the bound is of.
             changed = {n for n in changed if not isinstance(vars(derived)[n], property)}
-        if any(hasattr(owner, name) for name in changed):
+        # An attribute that is computed may be any that the forward reads.
+        computed = any(isinstance(vars(derived)[name], property) for name in changed)
+        if computed or any(hasattr(owner, name) for name in changed):
             return False
     return True
 

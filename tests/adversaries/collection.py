@@ -34,6 +34,7 @@ class Adversary(NamedTuple):
 
 
 ADVERSARIES: list[Adversary] = []
+LIBRARY = torch.library.Library("adversary", "DEF")
 
 
 def adversary(family: str):
@@ -344,6 +345,89 @@ def property_for_a_weight():
     layer = Shown(4, 4)
     layer.weight.data, layer.bias.data = torch.eye(4), torch.zeros(4)
     return plain(layer)
+
+
+@adversary("weights")
+def weight_of_the_grad_mode():
+    """A parametrization that is twelve times as large where no gradient is recorded."""
+
+    class Loud(nn.Module):
+        def forward(self, weight):
+            return weight if torch.is_grad_enabled() else 12 * weight
+
+    layer = diagonal(1.0)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Loud())
+    return plain(layer)
+
+
+@adversary("weights")
+def weight_that_alternates():
+    """A property in the place of a weight, another one at every second look."""
+
+    class Alternating(nn.Linear):
+        looks = 0
+
+        @property
+        def weight(self):
+            type(self).looks += 1
+            return self._parameters["weight"] * (12.0 if type(self).looks % 2 else 1.0)
+
+    layer = nn.Linear.__new__(Alternating)
+    nn.Module.__init__(layer)
+    layer.in_features = layer.out_features = 4
+    layer.register_parameter("bias", None)
+    layer._parameters["weight"] = nn.Parameter(torch.eye(4))
+    return plain(layer)
+
+
+@adversary("around a layer")
+def field_that_writes():
+    """A field that is 1-Lipschitz and overwrites the state that it is added to."""
+
+    class Writing(nn.Module):
+        def forward(self, x):
+            found = x.clone()
+            x.mul_(12)
+            return found
+
+        def lipschitz_bound(self):
+            return 1.0
+
+    return plain(EulerStep(nn.Sequential(nn.Identity(), Writing()), step_size=0.1))
+
+
+@adversary("tracing")
+def operation_of_another_library():
+    """An operation called relu, of a library of its own: twelve times that of torch."""
+    if not hasattr(torch.ops.adversary, "relu"):
+        LIBRARY.define("relu(Tensor x) -> Tensor")
+        LIBRARY.impl("relu", lambda x: 12 * x.clamp_min(0), "CompositeExplicitAutograd")
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = margin_head()
+
+        def forward(self, x):
+            return self.head(torch.ops.adversary.relu(x.flatten(1)))
+
+    return Named()
+
+
+@adversary("tracing")
+def numbers_as_bits():
+    """Eight times the input, by its exponent's bits."""
+
+    class Bits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = margin_head()
+
+        def forward(self, x):
+            bits = x.flatten(1).contiguous().view(torch.int32) + (3 << 23)
+            return self.head(bits.view(torch.float32))
+
+    return Bits()
 
 
 @adversary("around a layer")
