@@ -215,7 +215,7 @@ class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = rule(call)
         if found is None:
             # Indices and comparisons by themselves are no harm; what is made of them has no rule.
-            if floating or call.name == "_to_copy":
+            if (floating and call.value.numel()) or call.name == "_to_copy":
                 self.unknown = self.unknown or f"the rounding of {call.name!r} has no known bound"
             return Ranges(zero + math.inf, zero + math.inf)
         # Beyond the largest number, what is computed has nothing to do with what is meant.
