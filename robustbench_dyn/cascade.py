@@ -294,14 +294,14 @@ class Cascade:
                 proofs = []
             turn = [v for v in self.verdicts.values() if v.next_stage == name]
             turn.sort(key=lambda verdict: verdict.example_id)
-            if turn:
-                self._report(threat_model, name)
             if turn and isinstance(tool, Attack) and tool.only_on_signs:
                 if not self._signs_at(threat_model, turn):
                     later = self._stages(tool)
                     self._keep(advance(self.verdicts[v.example_id], later) for v in turn)
                     continue
                 turn = [self.verdicts[v.example_id] for v in turn]
+            if turn:
+                self._report(threat_model, name)
             if isinstance(tool, Prepared):
                 work = partial(self._prove, tool, threat_model)
                 exhaustive = tool.certifier.cost is Cost.EXHAUSTIVE

@@ -28,7 +28,7 @@ from robustbench_dyn.threat_models import ThreatModel
 _HOPELESS = 1e4
 # Slopes are searched where the bound is below 0 by at most this many times the margin; those
 # behind the bounds of the values between, which cost more and gain less, where it is by this much.
-_WITHIN_REACH, _AT_HAND = 1.0, 0.2
+_WITHIN_REACH, _AT_HAND = 1.0, 0.21
 _ITERATIONS = 20
 
 

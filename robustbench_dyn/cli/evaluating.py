@@ -71,6 +71,7 @@ def run(
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415  (heavy: --help is light)
     from robustbench_dyn.evaluation import evaluate_grid  # noqa: PLC0415
     from robustbench_dyn.export import write_tables  # noqa: PLC0415
+    from robustbench_dyn.precision import PRECISION  # noqa: PLC0415
     from robustbench_dyn.registry import load_model  # noqa: PLC0415
     from robustbench_dyn.terminal import (  # noqa: PLC0415
         bracket_table,
@@ -95,7 +96,8 @@ def run(
         rows = [evaluation.summary for evaluation in evaluations]
         about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
                  "stages": [asdict(cost) for e in evaluations for cost in e.costs],
-                 "not_applicable": evaluations[0].not_applicable,
+                 "not_applicable": evaluations[0].not_applicable, "precision": PRECISION,
+                 "rounding": "strict" if strict_rounding else "measured",
                  "peak_memory_mb": peak_memory_mb()}  # fmt: skip
         typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
     else:
