@@ -186,10 +186,10 @@ def rounding() -> str:
             " / ".join(f"{row[name]:.1f}" for name in ("without", "default", "strict"))
             for row in those.sort_values(["norm", "eps"]).to_dict("records")
         ]
-        shown.append((model, *cells))
+        shown.append((model, those["n_examples"].iloc[0], *cells))
     places = rows.drop_duplicates(["norm", "eps"]).sort_values(["norm", "eps"])
     heading = [f"{row['norm']} {row['eps']:.3g}" for row in places.to_dict("records")]
-    return markdown(("network", *heading), shown)
+    return markdown(("network", "images", *heading), shown)
 
 
 def adversaries() -> str:

@@ -92,8 +92,17 @@ MODULES = {
     "euler": (lambda: EulerStep(nn.Sequential(nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 24))),
               VECTORS),
     "swamping": (lambda: Function(lambda x: (x + 2.0**20) - 2.0**20), VECTORS),
+    "denormal matrices": (
+        lambda: nn.Sequential(*map(diagonal, (1e-20, 1e-24, 1e20, 1e22))), VECTORS
+    ),
     "denormal": (lambda: Function(lambda x: x * 1e-30 * 1e-12 * 1e22 * 1e20), VECTORS),
 }  # fmt: skip
+
+
+def diagonal(scale):
+    layer = nn.Linear(24, 24, bias=False)
+    layer.weight.data = scale * torch.eye(24)
+    return layer
 
 
 def uneven(step):
@@ -179,6 +188,12 @@ def test_examples_that_are_mixed_have_no_bound():
 def test_a_value_that_may_overflow_has_no_bound():
     x = torch.tensor([[1e19], [1e30]])
     found = run(Function(lambda x: x * 1e10), x, x.double(), torch.ones(2).double())
+    assert found.ranges.error.isfinite().tolist() == [True, False]
+    # Here the products overflow, and their sum does not.
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.data = torch.tensor([[1e38, -1e38]])
+    x = torch.ones(2, 2)
+    found = run(layer, x, x.double(), torch.tensor([0.1, 2.0]).double())
     assert found.ranges.error.isfinite().tolist() == [True, False]
 
 

@@ -13,7 +13,13 @@ from torch import nn
 
 from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.certification import radii, resolve_certifiers
-from robustbench_dyn.certification.rounding import allowed_for, believed, point_of
+from robustbench_dyn.certification.rounding import (
+    allowed_for,
+    believed,
+    layer_rounding,
+    margins_of,
+    point_of,
+)
 from robustbench_dyn.flows import Classifier, frozen
 from robustbench_dyn.store import Store
 from robustbench_dyn.threat_models import NORMS, distance
@@ -94,6 +100,19 @@ def test_strict_radii_are_shorter_and_both_are_below_the_exact_distance(name, n_
     assert (strict <= default).all()
     assert (strict < default).any()
     assert (strict > 0).any()
+
+
+def test_the_sums_of_the_head_are_in_the_worst_case():
+    torch.manual_seed(0)
+    model = Classifier(nn.Flatten(), nn.Linear(16, 3)).eval()
+    model.head.bias.data = torch.tensor([2.0**20, 2.0**20, 0.0])
+    x = torch.rand(30, 1, 4, 4)
+    with frozen(model), torch.no_grad():
+        y, reach = torch.zeros(30).long(), torch.full((30,), 0.1).double()
+        worst, exact, _ = layer_rounding(model, strict=True).worst(x, y, reach, x)
+        seen = (margins_of(model(x), y) - margins_of(exact, y)).abs()
+    assert (seen <= worst).all()
+    assert seen.max() > 1e-2
 
 
 def test_a_run_says_where_rounding_forbids_a_proof_and_which_promise_it_makes(tmp_path):

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Norms of values are computed in float32, whose own rounding is far less.
-NORM_SLACK = 1.0 + 1e-4
+# More than the rounding of norms and slopes in float64.
+NORM_SLACK = 1.0 + 1e-9
 # Functions of torch's vector library err by fewer units in the last place than half of this.
 LIBRARY = 16
 
@@ -127,10 +127,9 @@ MOVE = set[str]()
 
 def size_of(value: Tensor, n: int) -> Tensor:
     """Return each example's L2 norm, (n,) float64, rounded up."""
+    # In float64: the squares of a small or a large number of float32 leave its range.
     flat = value.detach().reshape(n, -1)
-    flat = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
-    norm = torch.linalg.vector_norm(flat, dim=1).double()
-    return norm * NORM_SLACK + math.sqrt(flat.shape[1]) * torch.finfo(flat.dtype).tiny
+    return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64) * NORM_SLACK
 
 
 def most(one: Followed, n: int) -> Tensor:

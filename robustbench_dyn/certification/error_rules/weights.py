@@ -36,8 +36,8 @@ def _matrix(call: Call) -> Ranges | None:
     return _weighted(
         call, one, norm=matrix_norm(weight), absolute=matrix_norm(magnitude),
         terms=weight.shape[0] + 1, spread=lambda z: z @ magnitude,
-        rows=torch.linalg.vector_norm(weight, dim=0), bias=bias,
-        columns=torch.linalg.vector_norm(weight, dim=1),
+        rows=_norms(weight, 0), bias=bias,
+        columns=_norms(weight, 1),
         norm_by_columns=lambda columns: matrix_norm(weight / columns[:, None]),
     )  # fmt: skip
 
@@ -79,8 +79,8 @@ def _convolution(call: Call) -> Ranges | None:
     parts = weight.chunk(groups)
     inputs = len(weight) // groups if transposed else weight.shape[1]
     magnitude, others = weight.abs(), tuple(range(2, weight.dim()))
-    first = torch.linalg.vector_norm(weight, dim=(1, *others))
-    second = torch.cat([torch.linalg.vector_norm(p, dim=(0, *others)) for p in parts])
+    first = _norms(weight, (1, *others))
+    second = torch.cat([_norms(p, (0, *others)) for p in parts])
     rows, columns = (second, first) if transposed else (first, second)
     shape = (-1, *[1] * len(others))
 
@@ -141,8 +141,15 @@ def _weighted(
     sizes = sizes if bias is None else sizes + bias.abs()
     # The sizes are summed in the same dtype, and round too.
     fresh = sizes * ((terms + 1) * call.unit * (1 + (2 * terms + 8) * call.unit))
-    reach = rows * _by_entry(call, call.value, settled.drift) * NORM_SLACK
+    reach = rows * _by_entry(call, call.value, settled.drift) * (1 + 16 * call.unit)
     return found._replace(fresh=fresh, reach=reach)
+
+
+def _norms(weight: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Return norms over some dimensions, rounded up, in weight's dtype."""
+    kind = torch.finfo(weight.dtype)
+    norms = torch.linalg.vector_norm(weight.detach(), dim=dim, dtype=torch.float64)
+    return (norms * (1 + 2 * kind.eps)).to(weight.dtype) + kind.tiny
 
 
 def _by_entry(call: Call, like: Tensor, of_examples: Tensor) -> Tensor:
