@@ -180,9 +180,19 @@ def test_what_has_no_rule_has_no_bound_and_is_named():
 def test_examples_that_are_mixed_have_no_bound():
     x = torch.randn(4, 24)
     for function in (lambda x: x - x.mean(dim=0), lambda x: x.sum(1)[None] - x.sum(1)[:, None],
-                     lambda x: x.flip(0), lambda x: x.t() @ x @ torch.ones(24, 2)):  # fmt: skip
+                     lambda x: x[:, :4] - x.sum(1), lambda x: x.flip(0), lambda x: x.t() @ x @ torch.ones(24, 2)):  # fmt: skip
         found = run(Function(function), x, x.double(), torch.ones(4).double())
         assert found.ranges.error.isinf().all()
+
+
+def test_the_ball_counts_and_not_its_centre_alone():
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 40, bias=False).requires_grad_(False)
+    x, z = torch.zeros(20, 24), F.normalize(torch.randn(20, 24), dim=1) * 0.99
+    found = run(layer, x, x.double(), torch.ones(20).double())
+    error = (layer(z).double() - run_exactly(layer, z.double())).norm(dim=1)
+    assert (error > 0).all()
+    assert (error <= found.ranges.error).all()
 
 
 def test_a_value_that_may_overflow_has_no_bound():
