@@ -80,6 +80,7 @@ MODULES = {
     "attention": (lambda: Function(
         lambda x: torch.bmm(x.view(-1, 4, 6), x.view(-1, 6, 4)).flatten(1)), VECTORS),
     "in place": (lambda: Function(sorted_in_place), IMAGES),
+    "cast to half": (lambda: Function(lambda x: x.half().float()), VECTORS),
     "half precision": (lambda: Function(lambda x: (x.half() * 2).float()), VECTORS),
     "max-min": (MaxMin, IMAGES),
     "gradient step": (lambda: ConvGradientStep(4, 9, n_steps=3), IMAGES),
@@ -179,8 +180,12 @@ def test_what_has_no_rule_has_no_bound_and_is_named():
 
 def test_examples_that_are_mixed_have_no_bound():
     x = torch.randn(4, 24)
-    for function in (lambda x: x - x.mean(dim=0), lambda x: x.sum(1)[None] - x.sum(1)[:, None],
-                     lambda x: x[:, :4] - x.sum(1), lambda x: x.flip(0), lambda x: x.t() @ x @ torch.ones(24, 2)):  # fmt: skip
+    mixing = (
+        lambda x: x - x.mean(dim=0), lambda x: x.sum(1)[None] - x.sum(1)[:, None],
+        lambda x: x[:, :4] - x.sum(1), lambda x: x.flip(0),
+        lambda x: x.t() @ x @ torch.ones(24, 2),
+    )  # fmt: skip
+    for function in mixing:
         found = run(Function(function), x, x.double(), torch.ones(4).double())
         assert found.ranges.error.isinf().all()
 
