@@ -75,7 +75,7 @@ def deep(n_layers):
 @pytest.mark.parametrize(
     ("name", "n_layers"), [("lipschitz", 30), ("interval", 6), ("linear_relaxation", 6)]
 )
-def test_strict_radii_are_shorter_and_both_are_below_the_exact_distance(name, n_layers):
+def test_strict_radii_are_no_longer_and_both_are_below_the_exact_distance(name, n_layers):
     # So far from the borders of [0, 1] that the nearest points of the plane lie inside.
     model, x = deep(n_layers), 0.4 + 0.2 * torch.rand(20, 1, 4, 4)
     with frozen(model), torch.no_grad():
@@ -98,7 +98,7 @@ def test_strict_radii_are_shorter_and_both_are_below_the_exact_distance(name, n_
     default, strict = found
     assert (default <= distances).all()
     assert (strict <= default).all()
-    assert (strict < default).any()
+    assert (strict < default).any() == (name == "lipschitz")
     assert (strict > 0).any()
 
 

@@ -54,10 +54,11 @@ class Certifier:
     """A proof method.
 
     prove(state, x, logits, y, threat_model) returns a Proof; x: (batch, *input_shape), logits:
-    (batch, classes) as the model computed them, y: (batch,). state = prepare(model, input_shape,
-    strict_rounding=...), which raises CertificateError, with the reason, for a model that the
-    method cannot treat; strict_rounding: whether the worst that the model's rounding may do is
-    taken off its margins, or what was measured of it (see rounding.py).
+    (batch, classes) as the model computed them, y: (batch,). state = prepare(model, input_shape),
+    which raises CertificateError, with the reason, for a model that the method cannot treat.
+    measures_rounding: prepare also takes strict_rounding, whether the worst that the model's
+    rounding may do is taken off its margins, or what was measured of it (see rounding.py); all
+    others take off the worst.
     label(norm) is the name in the table. norms: those that it knows.
     cost: when it is run. Where it is Cost.NOTHING, radii do not depend on the threat model's eps;
     others say of the ball of one threat model that a class is excluded, by a radius of eps, or not.
@@ -72,12 +73,20 @@ class Certifier:
     label: Callable[[Norm], str] = _own_name
     norms: frozenset[Norm] = frozenset(NORMS)
     cost: Cost = Cost.LOW
+    measures_rounding: bool = False
     version: int = 1
 
     @property
     def at_any_eps(self) -> bool:
         """Whether one pass gives the radii for every eps."""
         return self.cost is Cost.NOTHING
+
+    def prepared(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool
+    ) -> Prepared:
+        """Return the certifier with what it has to know of a model; raises what prepare raises."""
+        options = {"strict_rounding": strict_rounding} if self.measures_rounding else {}
+        return Prepared(self, self.prepare(model, input_shape, **options))
 
 
 class Prepared(NamedTuple):
@@ -224,8 +233,7 @@ def select_certifiers(
             known = ", ".join(sorted(certifier.norms))
             raise InputError(f"certifier {name!r} supports {known}, not {norm}; choose another one")
         try:
-            state = certifier.prepare(model, input_shape, strict_rounding=strict_rounding)
-            ready.append(Prepared(certifier, state))
+            ready.append(certifier.prepared(model, input_shape, strict_rounding=strict_rounding))
         except CertificateError:
             raise
         # A certifier reads a model that anybody may have written, and may fail at anything.
@@ -265,8 +273,9 @@ def _prepare(
     if norm not in certifier.norms:
         return
     try:
-        state = certifier.prepare(model, input_shape, strict_rounding=strict_rounding)
-        selection.ready.append(Prepared(certifier, state))
+        selection.ready.append(
+            certifier.prepared(model, input_shape, strict_rounding=strict_rounding)
+        )
     except CertificateError as error:
         selection.not_applicable[name] = str(error)
     # A certifier reads a model that anybody may have written, and may fail at anything.

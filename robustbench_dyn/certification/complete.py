@@ -44,10 +44,8 @@ class Searchable(NamedTuple):
     composition: Composition
 
 
-def _prepare(
-    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-) -> Searchable:
-    relaxed = relax(model, input_shape, strict_rounding=strict_rounding)
+def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Searchable:
+    relaxed = relax(model, input_shape)
     network = relaxed.exact
     for k in network.activations:
         node = network.nodes[k - 1]
@@ -78,7 +76,7 @@ def prove(
     bounds = interval_bounds(state.relaxed, Ball(x, threat_model))
     pairs = pairs_to_prove(x, logits, y)
     pairs = compared(pairs, state.relaxed, bounds, x, logits, y, threat_model)
-    allowed = pairs.allowed(pairs.possible, strict=state.relaxed.strict)
+    allowed = pairs.allowed(pairs.possible)
     least = relaxed_differences(state.relaxed, x, pairs, threat_model)
     candidates = x.clone()
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()

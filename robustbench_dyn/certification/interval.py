@@ -34,7 +34,7 @@ def prove(
     least, rounding = difference_bounds(
         relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
     )
-    allowed = pairs.allowed(rounding, strict=relaxed.strict)
+    allowed = pairs.allowed(rounding)
     radii = radii_of(pairs.at(least > allowed), logits, y, threat_model.eps)
     return Proof(radii, within_rounding=examples_among(allowed.isinf(), pairs, len(x)))
 

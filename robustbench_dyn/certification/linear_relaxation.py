@@ -49,7 +49,7 @@ def prove(
     by_intervals = difference_bounds(
         relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
     )
-    least = _computed(by_intervals, relaxed, pairs)
+    least = _computed(by_intervals, pairs)
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)[pairs.example]
     worst = _by_example((by_intervals.value / scale).minimum(least), pairs, len(x))
     left = ((worst <= 0) & (worst.isinf() | (worst > -_HOPELESS)))[pairs.example]
@@ -58,9 +58,9 @@ def prove(
     return Proof(radii, within_rounding=examples_among(least.isneginf(), pairs, len(x)))
 
 
-def _computed(least: Least, relaxed: Relaxed, pairs: Pairs) -> Tensor:
+def _computed(least: Least, pairs: Pairs) -> Tensor:
     """Bound differences as the network computes them, (n,); -inf where rounding forbids a proof."""
-    return least.value - pairs.allowed(least.rounding, strict=relaxed.strict)
+    return least.value - pairs.allowed(least.rounding)
 
 
 def relaxed_differences(
@@ -97,7 +97,7 @@ def _differences(
     ball = Ball(x[examples], threat_model)
     bounds, lines = relaxed_bounds(relaxed, ball, n_iterations=n_between)
     found = difference_bounds(relaxed.exact, bounds, ball, pairs.differences, owner, lines=lines)
-    least = _computed(found, relaxed, pairs)
+    least = _computed(found, pairs)
     if lines and n_iterations:
         todo = _open(least, pairs, _WITHIN_REACH * margins, len(x)).nonzero().flatten()
         # Searched in the fast dtype, and proved in float64.
@@ -105,7 +105,7 @@ def _differences(
             relaxed.fast, relaxed.exact, bounds, ball, len(relaxed.exact.nodes),
             pairs.differences[todo], owner[todo], lines, n_iterations=n_iterations,
         )  # fmt: skip
-        least[todo] = least[todo].maximum(_computed(better, relaxed, pairs.at(todo)))
+        least[todo] = least[todo].maximum(_computed(better, pairs.at(todo)))
     return least
 
 

@@ -97,4 +97,5 @@ CERTIFIER = Certifier(
     prove=prove,
     label=partial(name_from_l2, "lipschitz"),
     cost=Cost.NOTHING,
+    measures_rounding=True,
 )

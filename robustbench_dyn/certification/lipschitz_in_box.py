@@ -54,4 +54,5 @@ CERTIFIER = Certifier(
     prepare=prepare,
     prove=prove,
     norms=frozenset({"Linf"}),
+    measures_rounding=True,
 )

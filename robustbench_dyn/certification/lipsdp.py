@@ -66,14 +66,13 @@ def small_network(model: nn.Module, input_shape: tuple[int, ...], most_units: in
     return trace(model, input_shape)[0]
 
 
-def _prepare(
-    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-) -> Bounded:
+def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Bounded:
     bounds = pairwise_lipsdp(small_network(model, input_shape, _MOST_UNITS))
     # Steps that are nonexpansive by design may be beyond the search's last digits.
     with suppress(CertificateError):
         bounds = bounds.minimum(pairwise_lipschitz(model))
-    return Bounded(bounds, layer_rounding(model, strict=strict_rounding))
+    # Such networks are small enough for the worst case.
+    return Bounded(bounds, layer_rounding(model, strict=True))
 
 
 CERTIFIER = Certifier(

@@ -50,7 +50,7 @@ def prove(
     bounds, _ = relaxed_bounds(relaxed, Ball(x, threat_model))
     pairs = pairs_to_prove(x, logits, y)
     pairs = compared(pairs, relaxed, bounds, x, logits, y, threat_model)
-    margins = pairs.margin - pairs.allowed(pairs.possible, strict=relaxed.strict)
+    margins = pairs.margin - pairs.allowed(pairs.possible)
     within_rounding = examples_among(margins.isneginf(), pairs, len(x))
     allowed = margins.clamp_min(0.0) / threat_model.eps
     proved = torch.zeros_like(allowed, dtype=torch.bool)
@@ -103,12 +103,10 @@ def _at(network: Network, centre: Bounds, example: int) -> dict[int, Sector]:
     return slopes
 
 
-def _prepare(
-    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-) -> Relaxed:
+def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
     # Refuses what is large and what has no sectors.
     global_sectors(small_network(model, input_shape, _MOST_UNITS))
-    return relax(model, input_shape, strict_rounding=strict_rounding)
+    return relax(model, input_shape)
 
 
 CERTIFIER = Certifier(

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from robustbench_dyn.certification.bounds import Bounds
 from robustbench_dyn.certification.rounding import (
-    allowed_for,
     believed,
     margins_of,
     point_of,
     seen_differences,
-    usual_rounding,
+    worst_allowed,
 )
 from robustbench_dyn.certification.tightening import Relaxed
 from robustbench_dyn.threat_models import ThreatModel
@@ -24,9 +23,9 @@ class Pairs(NamedTuple):
     """Rows (example, competing class) of those examples that are classified as their label.
 
     differences: (n, classes), e_label - e_other, float64; example, rival: (n,), on the inputs'
-    device. margin: (n,), the difference as the network computed it; seen, usual: (n,), what was
-    seen of its rounding, see rounding.allowed_for; possible: (n,), what its rounding may be at
-    most, anywhere in the ball.
+    device. margin: (n,), the difference as the network computed it; seen: (n,), the largest
+    difference between it and exact arithmetic that was seen; possible: (n,), what its rounding may
+    be at most, anywhere in the ball.
     """
 
     differences: Tensor
@@ -34,16 +33,18 @@ class Pairs(NamedTuple):
     rival: Tensor
     margin: Tensor
     seen: Tensor
-    usual: Tensor
     possible: Tensor
 
     def at(self, rows: Tensor) -> Pairs:
         """Return some of the rows, by a mask or by indices."""
         return Pairs(*(part[rows] for part in self))
 
-    def allowed(self, worst: Tensor, *, strict: bool) -> Tensor:
-        """Return what a proven difference must exceed, (n,); worst: (n,), of its rounding."""
-        return allowed_for(self.margin, worst, self.seen, self.usual, strict=strict)
+    def allowed(self, worst: Tensor) -> Tensor:
+        """Return what a proven difference must exceed, (n,); worst: (n,), of its rounding.
+
+        Networks that are relaxed are small enough for the worst case.
+        """
+        return worst_allowed(self.margin, worst, self.seen)
 
 
 def pairs_to_prove(x: Tensor, logits: Tensor, y: Tensor) -> Pairs:
@@ -60,8 +61,7 @@ def pairs_to_prove(x: Tensor, logits: Tensor, y: Tensor) -> Pairs:
     differences = units[y.cpu()[example]] - units[rival]
     margin = margins[example, rival]
     unknown = torch.full_like(margin, torch.inf)
-    usual = usual_rounding(logits)[example, 0]
-    parts = (differences, example, rival, margin, unknown, usual, unknown)
+    parts = (differences, example, rival, margin, unknown, unknown)
     return Pairs(*(part.to(x.device) for part in parts))
 
 

@@ -8,8 +8,9 @@ of the difference are at hand:
   arithmetic (float64), at the example itself and at a random point of its ball's surface, and no
   less than 256 units in the last place of the largest logit.
 
-Where the worst case exceeds a margin, nothing is proved. Below that the smaller of the two is taken
-off the margin; with strict rounding it is the worst case.
+Where the worst case exceeds a margin, nothing is proved. Below that it is taken off the margin. For
+global Lipschitz bounds, whose networks may be deep and wide, it is the smaller of the two instead,
+unless rounding is to be strict.
 """
 
 from __future__ import annotations
@@ -56,10 +57,17 @@ def allowed_for(
     between these margins and exact ones; usual: of usual_rounding; all of one shape. What was seen
     at the example comes on top, since the margin there is a computed one, too.
     """
-    measured = torch.maximum(FACTOR * seen, usual)
-    allowed = seen + (worst if strict else torch.minimum(worst, measured))
+    at_most = worst_allowed(margins, worst, seen)
+    measured = seen + torch.maximum(FACTOR * seen, usual)
+    # NaN is inf here already.
+    measured = measured.where(at_most < math.inf, math.inf)
+    return at_most if strict else torch.minimum(at_most, measured)
+
+
+def worst_allowed(margins: Tensor, worst: Tensor, seen: Tensor) -> Tensor:
+    """Return what is taken off margins by the worst case, as allowed_for does strictly."""
     # Written so that NaN proves nothing.
-    return allowed.where((worst < margins) & (seen < math.inf), math.inf)
+    return (worst + seen).where((worst < margins) & (seen < math.inf), math.inf)
 
 
 def believed(seen: Tensor, possible: Tensor) -> Tensor:

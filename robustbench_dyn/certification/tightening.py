@@ -47,8 +47,7 @@ class Relaxed(NamedTuple):
     """A network ready to be relaxed.
 
     model: what was recorded. exact proves, in float64; fast searches. beginnings: the map of each
-    argument of an activation that is affine in the input. strict: whether all that rounding may do
-    is taken off, see rounding.py.
+    argument of an activation that is affine in the input.
     """
 
     model: nn.Module
@@ -56,19 +55,16 @@ class Relaxed(NamedTuple):
     exact: Network
     fast: Network
     beginnings: dict[int, AffineMap]
-    strict: bool
 
 
-def relax(
-    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-) -> Relaxed:
+def relax(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
     """Trace model; raises CertificateError, naming the operation, where one is not known."""
     exact, fast = trace(model, input_shape)
     d = math.prod(input_shape)
     affine = [k for k in exact.arguments if exact.is_affine(k)]
     small = [k for k in affine if math.prod(exact.shape(k)) * d <= MOST_KEPT]
     beginnings = {k: affine_map(exact, k) for k in small}
-    return Relaxed(model, exact, fast, beginnings, strict_rounding)
+    return Relaxed(model, exact, fast, beginnings)
 
 
 def affine_map(network: Network, value: int) -> AffineMap:
