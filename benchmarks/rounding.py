@@ -54,7 +54,7 @@ def nothing_taken_off() -> Iterator[None]:
 
     with (
         patch.object(rounding, "allowed_for", nothing),
-        patch.object(pairs, "worst_allowed", nothing),
+        patch.object(pairs, "allowed_for", nothing),
     ):
         yield
 

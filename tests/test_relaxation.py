@@ -74,7 +74,7 @@ def all_pairs(n, n_classes, labels):
     differences = units[labels[example]] - units[rival]
     zero = torch.zeros(len(example), dtype=torch.float64)
     # As if nothing rounded: the bounds are those of exact arithmetic.
-    return Pairs(differences, example, rival, zero + math.inf, zero, zero + math.inf)
+    return Pairs(differences, example, rival, zero + math.inf, zero, zero + math.inf, zero)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_dyn.certification import Certifier, Cost, Proof
 from robustbench_dyn.certification.back_substitution import Least, difference_bounds
@@ -49,7 +49,7 @@ def prove(
     by_intervals = difference_bounds(
         relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
     )
-    least = _computed(by_intervals, pairs)
+    least = _computed(by_intervals, relaxed, pairs)
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)[pairs.example]
     worst = _by_example((by_intervals.value / scale).minimum(least), pairs, len(x))
     left = ((worst <= 0) & (worst.isinf() | (worst > -_HOPELESS)))[pairs.example]
@@ -58,9 +58,9 @@ def prove(
     return Proof(radii, within_rounding=examples_among(least.isneginf(), pairs, len(x)))
 
 
-def _computed(least: Least, pairs: Pairs) -> Tensor:
+def _computed(least: Least, relaxed: Relaxed, pairs: Pairs) -> Tensor:
     """Bound differences as the network computes them, (n,); -inf where rounding forbids a proof."""
-    return least.value - pairs.allowed(least.rounding)
+    return least.value - pairs.allowed(least.rounding, strict=relaxed.strict)
 
 
 def relaxed_differences(
@@ -97,7 +97,7 @@ def _differences(
     ball = Ball(x[examples], threat_model)
     bounds, lines = relaxed_bounds(relaxed, ball, n_iterations=n_between)
     found = difference_bounds(relaxed.exact, bounds, ball, pairs.differences, owner, lines=lines)
-    least = _computed(found, pairs)
+    least = _computed(found, relaxed, pairs)
     if lines and n_iterations:
         todo = _open(least, pairs, _WITHIN_REACH * margins, len(x)).nonzero().flatten()
         # Searched in the fast dtype, and proved in float64.
@@ -105,7 +105,7 @@ def _differences(
             relaxed.fast, relaxed.exact, bounds, ball, len(relaxed.exact.nodes),
             pairs.differences[todo], owner[todo], lines, n_iterations=n_iterations,
         )  # fmt: skip
-        least[todo] = least[todo].maximum(_computed(better, pairs.at(todo)))
+        least[todo] = least[todo].maximum(_computed(better, relaxed, pairs.at(todo)))
     return least
 
 
@@ -121,11 +121,18 @@ def _by_example(least: Tensor, pairs: Pairs, n: int) -> Tensor:
     return smallest.scatter_reduce(0, pairs.example, least, "amin")
 
 
+def _prepare(
+    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+) -> Relaxed:
+    return relax(model, input_shape)._replace(strict=strict_rounding)
+
+
 CERTIFIER = Certifier(
     name="linear_relaxation",
     description="lines around every activation, with optimised slopes (alpha-CROWN)",
     deterministic=True,
-    prepare=relax,
+    prepare=_prepare,
     prove=prove,
     cost=Cost.HIGH,
+    measures_rounding=True,
 )

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from robustbench_dyn.certification.bounds import Bounds
 from robustbench_dyn.certification.rounding import (
+    allowed_for,
     believed,
     margins_of,
     point_of,
     seen_differences,
-    worst_allowed,
+    usual_rounding,
 )
 from robustbench_dyn.certification.tightening import Relaxed
 from robustbench_dyn.threat_models import ThreatModel
@@ -25,7 +26,7 @@ class Pairs(NamedTuple):
     differences: (n, classes), e_label - e_other, float64; example, rival: (n,), on the inputs'
     device. margin: (n,), the difference as the network computed it; seen: (n,), the largest
     difference between it and exact arithmetic that was seen; possible: (n,), what its rounding may
-    be at most, anywhere in the ball.
+    be at most, anywhere in the ball; usual: (n,), of rounding.usual_rounding.
     """
 
     differences: Tensor
@@ -34,17 +35,15 @@ class Pairs(NamedTuple):
     margin: Tensor
     seen: Tensor
     possible: Tensor
+    usual: Tensor
 
     def at(self, rows: Tensor) -> Pairs:
         """Return some of the rows, by a mask or by indices."""
         return Pairs(*(part[rows] for part in self))
 
-    def allowed(self, worst: Tensor) -> Tensor:
-        """Return what a proven difference must exceed, (n,); worst: (n,), of its rounding.
-
-        Networks that are relaxed are small enough for the worst case.
-        """
-        return worst_allowed(self.margin, worst, self.seen)
+    def allowed(self, worst: Tensor, *, strict: bool = True) -> Tensor:
+        """Return what a proven difference must exceed, (n,); worst: (n,), of its rounding."""
+        return allowed_for(self.margin, worst, self.seen, self.usual, strict=strict)
 
 
 def pairs_to_prove(x: Tensor, logits: Tensor, y: Tensor) -> Pairs:
@@ -61,7 +60,8 @@ def pairs_to_prove(x: Tensor, logits: Tensor, y: Tensor) -> Pairs:
     differences = units[y.cpu()[example]] - units[rival]
     margin = margins[example, rival]
     unknown = torch.full_like(margin, torch.inf)
-    parts = (differences, example, rival, margin, unknown, unknown)
+    usual = usual_rounding(logits)[example, 0]
+    parts = (differences, example, rival, margin, unknown, unknown, usual)
     return Pairs(*(part.to(x.device) for part in parts))
 
 

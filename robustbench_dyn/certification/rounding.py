@@ -9,8 +9,8 @@ of the difference are at hand:
   less than 256 units in the last place of the largest logit.
 
 Where the worst case exceeds a margin, nothing is proved. Below that it is taken off the margin. For
-global Lipschitz bounds, whose networks may be deep and wide, it is the smaller of the two instead,
-unless rounding is to be strict.
+global Lipschitz bounds and linear relaxations, whose networks may be deep and wide, it is the
+smaller of the two instead, unless rounding is to be strict.
 """
 
 from __future__ import annotations
@@ -57,17 +57,10 @@ def allowed_for(
     between these margins and exact ones; usual: of usual_rounding; all of one shape. What was seen
     at the example comes on top, since the margin there is a computed one, too.
     """
-    at_most = worst_allowed(margins, worst, seen)
-    measured = seen + torch.maximum(FACTOR * seen, usual)
-    # NaN is inf here already.
-    measured = measured.where(at_most < math.inf, math.inf)
-    return at_most if strict else torch.minimum(at_most, measured)
-
-
-def worst_allowed(margins: Tensor, worst: Tensor, seen: Tensor) -> Tensor:
-    """Return what is taken off margins by the worst case, as allowed_for does strictly."""
+    measured = torch.maximum(FACTOR * seen, usual)
+    allowed = seen + (worst if strict else torch.minimum(worst, measured))
     # Written so that NaN proves nothing.
-    return (worst + seen).where((worst < margins) & (seen < math.inf), math.inf)
+    return allowed.where((worst < margins) & (seen < math.inf), math.inf)
 
 
 def believed(seen: Tensor, possible: Tensor) -> Tensor:
@@ -142,8 +135,9 @@ class LayerRounding(NamedTuple):
         """Return bounds of how far margins are from exact ones within reach of x.
 
         points: one within reach of each x. The bounds, on the CPU, are followed by the exact logits
-        at x and at these points: (batch, classes) each, float64. A part that moves the two further
-        apart than its Lipschitz bound allows is not what the bound is of; then nothing is bounded.
+        at x and at these points: (batch, classes) each, float64. A layer of torch's that moves the
+        two further apart than its bound allows is not what the bound is of; then nothing is bounded.
+        A bound that a module states itself is left to the audit, which is loud.
         """
         value, exact, there = x, x.double(), points.double()
         drift = reach.to(x.device, torch.float64)
@@ -156,7 +150,8 @@ class LayerRounding(NamedTuple):
             error = torch.where(error > 0, bound * error, 0.0) + result.ranges.error
             # Written so that NaN fails it.
             kept = _apart(exact, there) <= bound * apart * (1 + 1e-9) + 1e-12 * size(exact)
-            error = error.where(kept | (apart == 0), math.inf)
+            if not hasattr(part, "lipschitz_bound"):
+                error = error.where(kept | (apart == 0), math.inf)
             drift = torch.where(drift > 0, bound * drift, 0.0).minimum(result.ranges.drift)
         if self.layers.weight is None:
             # Of two logits together.

@@ -47,7 +47,8 @@ class Relaxed(NamedTuple):
     """A network ready to be relaxed.
 
     model: what was recorded. exact proves, in float64; fast searches. beginnings: the map of each
-    argument of an activation that is affine in the input.
+    argument of an activation that is affine in the input. strict: whether a relaxation takes off
+    the worst case of rounding, or what was measured of it, see rounding.py.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Relaxed(NamedTuple):
     exact: Network
     fast: Network
     beginnings: dict[int, AffineMap]
+    strict: bool = True
 
 
 def relax(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
