@@ -136,8 +136,8 @@ class LayerRounding(NamedTuple):
 
         points: one within reach of each x. The bounds, on the CPU, are followed by the exact logits
         at x and at these points: (batch, classes) each, float64. A layer of torch's that moves the
-        two further apart than its bound allows is not what the bound is of; then nothing is bounded.
-        A bound that a module states itself is left to the audit, which is loud.
+        two further apart than its bound allows is not what the bound is of; then nothing is
+        bounded. A bound that a module states itself is left to the audit, which is loud.
         """
         value, exact, there = x, x.double(), points.double()
         drift = reach.to(x.device, torch.float64)
