@@ -200,3 +200,18 @@ def test_without_a_guard_an_adversary_is_believed(guard, monkeypatch):
     for (module, attribute), replacement in patches.items():
         monkeypatch.setattr(module, attribute, replacement)
     assert refutations(adversary, [certifier])[1] != []
+
+
+@pytest.mark.parametrize("name", ["legacy_weight_norm", "pruned_weights"])
+def test_weights_that_a_hook_makes_are_made_before_they_are_read(name):
+    model, x = built(next(a for a in ADVERSARIES if a.name == name))
+    # Before any pass, as a plugin's weights are when they have just been loaded.
+    before = lipschitz.lipschitz_bound(model)
+    predictions(model, x)
+    assert before == lipschitz.lipschitz_bound(model) > 5
+
+
+def test_a_part_that_overwrites_its_input_is_named():
+    model, _ = built(next(a for a in ADVERSARIES if a.name == "activation_in_place"))
+    with pytest.raises(CertificateError, match="LeakyReLU.*inplace=True"):
+        lipschitz.lipschitz_bound(model)
