@@ -213,5 +213,5 @@ def test_weights_that_a_hook_makes_are_made_before_they_are_read(name):
 
 def test_a_part_that_overwrites_its_input_is_named():
     model, _ = built(next(a for a in ADVERSARIES if a.name == "activation_in_place"))
-    with pytest.raises(CertificateError, match="LeakyReLU.*inplace=True"):
+    with pytest.raises(CertificateError, match=r"LeakyReLU.*inplace=True"):
         lipschitz.lipschitz_bound(model)
