@@ -207,9 +207,9 @@ def test_a_value_that_may_overflow_has_no_bound():
     # Here the products overflow, and their sum does not.
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[1e38, -1e38]])
-    x = torch.ones(2, 2)
-    found = run(layer, x, x.double(), torch.tensor([0.1, 2.0]).double())
-    assert found.ranges.error.isfinite().tolist() == [True, False]
+    x = torch.tensor([[1.0, 1], [1, 1], [3, 3]])
+    found = run(layer, x, x.double(), torch.tensor([0.1, 2.0, 0.0]).double())
+    assert found.ranges.error.isfinite().tolist() == [True, False, False]
 
 
 def test_one_value_of_a_batch_does_not_change_the_bounds_of_another():
