@@ -15,14 +15,14 @@ from pathlib import Path
 from measuring import write
 
 from robustbench_dyn import ThreatModel, evaluate
-from robustbench_dyn.certification import certifier_names
+from robustbench_dyn.certification.catalogue import certifier_names
 from robustbench_dyn.errors import CertificateError, DynbenchError
-from robustbench_dyn.flows import frozen
+from robustbench_dyn.models.freezing import frozen
 from robustbench_dyn.threat_models import NORMS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from adversaries.collection import ADVERSARIES, Adversary
-from test_adversaries import built, certificates, predictions, refuted
+from oracles.adversaries import ADVERSARIES, Adversary
+from oracles.refutation import built, certificates, predictions, refuted
 
 
 def certified(adversary: Adversary) -> tuple[Counter[str], int, list[str]]:

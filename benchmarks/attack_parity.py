@@ -28,12 +28,14 @@ import torchattacks
 from torch import Tensor, nn
 
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.attacks import Attack, own
-from robustbench_dyn.attacks.pyautoattack_adapter import PREFIX, Settings, members
+from robustbench_dyn.attacks import native as own
+from robustbench_dyn.attacks.base import Attack
+from robustbench_dyn.attacks.external.autoattack import PREFIX, Settings, members
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.flows import frozen
-from robustbench_dyn.judging import CountingModel, judge
-from robustbench_dyn.verdicts import Status
+from robustbench_dyn.evaluation.candidates import judge
+from robustbench_dyn.models.counting import CountingModel
+from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.results.verdicts import Status
 
 THREAT_MODELS = (ThreatModel("L2", 0.5), ThreatModel("Linf", 8 / 255))
 ALLOWED = 0.002

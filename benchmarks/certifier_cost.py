@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn import Smoothing, ThreatModel, evaluate_smoothed, load_dataset, load_model
-from robustbench_dyn.certification import Prepared, certifier_names, radii, resolve_certifiers
+from robustbench_dyn.certification.base import Prepared, radii
+from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.flows import frozen
-from robustbench_dyn.judging import judge
+from robustbench_dyn.evaluation.candidates import judge
+from robustbench_dyn.models.freezing import frozen
 
 # Each data set with the networks, and with eps at which some examples are certified.
 FASHION = (ThreatModel("L2", 0.25), ThreatModel("Linf", 2 / 255))

@@ -18,8 +18,8 @@ import measuring
 import pandas as pd
 from soundness import weights_of_the_zoo
 
-from robustbench_dyn.architectures import full_name
-from robustbench_dyn.checking import check_architecture
+from robustbench_dyn.models.architectures import full_name
+from robustbench_dyn.properties.architectures import check_architecture
 
 PATH = measuring.RESULTS / "claims.csv"
 

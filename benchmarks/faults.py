@@ -21,8 +21,8 @@ from typing import Any
 
 import measuring
 
-from robustbench_dyn.engines import Event
-from robustbench_dyn.sweep import Sweep, sweep
+from robustbench_dyn.sweeps.engines import Event
+from robustbench_dyn.sweeps.sweep import Sweep, sweep
 
 CONTENT = Sweep.model_validate({
     "models": ["lipflow", "euler_resnet"], "datasets": ["fashion_mnist"], "seeds": [0],

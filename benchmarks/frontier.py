@@ -19,8 +19,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
-from robustbench_dyn.architectures import full_name
-from robustbench_dyn.registry import discover
+from robustbench_dyn.models.architectures import full_name
+from robustbench_dyn.models.loading import discover
 
 mpl.use("agg")
 GRID = (0.25, 0.5, 1.0, 1.58)

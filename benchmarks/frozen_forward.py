@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn import load_dataset, load_model
-from robustbench_dyn.flows import ConvGradientStep, OrthonormalGradientStep, frozen
+from robustbench_dyn.flows import ConvGradientStep, OrthonormalGradientStep
+from robustbench_dyn.models.freezing import frozen
 
 
 class Residual(nn.Module):

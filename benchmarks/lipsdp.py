@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, load_dataset, load_model
-from robustbench_dyn.certification import radii, resolve_certifiers
+from robustbench_dyn.certification.base import radii
+from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.flows import frozen
+from robustbench_dyn.models.freezing import frozen
 
 _CERTIFIERS = ("lipschitz", "lipsdp", "linear_relaxation", "local_lipsdp")
 _MODELS = ("feedforward", "euler_resnet", "naive_lipschitz", "gradient_flow")

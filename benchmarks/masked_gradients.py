@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.attacks import attack_info
+from robustbench_dyn.attacks.catalogue import attack_info
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.judging import judge
+from robustbench_dyn.evaluation.candidates import judge
 
 THREAT_MODEL = ThreatModel("Linf", 8 / 255)
 FIRST = 2000  # images that no other benchmark has used

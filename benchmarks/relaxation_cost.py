@@ -18,13 +18,13 @@ import measuring
 import torch
 
 from robustbench_dyn import ThreatModel, load_dataset
-from robustbench_dyn.certification import linear_relaxation
-from robustbench_dyn.certification.pairs import pairs_to_prove
-from robustbench_dyn.certification.tightening import relax
-from robustbench_dyn.flows import frozen
-from robustbench_dyn.recipes import Recipe
-from robustbench_dyn.registry import discover
-from robustbench_dyn.training import train
+from robustbench_dyn.certification.bounds.intermediate import relax
+from robustbench_dyn.certification.certifiers import linear_relaxation
+from robustbench_dyn.certification.objectives import pairs_to_prove
+from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.loading import discover
+from robustbench_dyn.training.loop import train
+from robustbench_dyn.training.recipes import Recipe
 
 RECIPE = Recipe.model_validate(
     {

@@ -18,11 +18,14 @@ from soundness import weights_of_the_zoo
 from torch import Tensor, nn
 
 from robustbench_dyn import ThreatModel, load_dataset, load_model
-from robustbench_dyn.architectures import full_name
-from robustbench_dyn.certification import pairs, radii, resolve_certifiers, rounding
+from robustbench_dyn.certification import objectives as pairs
+from robustbench_dyn.certification.base import radii
+from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.flows import frozen
-from robustbench_dyn.precision import full_precision
+from robustbench_dyn.models.architectures import full_name
+from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.threat_models import Norm
 
 RADII = {"L2": (0.25, 0.5, 1.0), "Linf": (2 / 255, 8 / 255, 0.1)}

@@ -27,11 +27,11 @@ from torch import nn
 
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.engines import get_engine, ray_cluster
-from robustbench_dyn.recipes import Recipe
-from robustbench_dyn.registry import discover
-from robustbench_dyn.shards import Shard
-from robustbench_dyn.training import train
+from robustbench_dyn.models.loading import discover
+from robustbench_dyn.sweeps.engines import get_engine, ray_cluster
+from robustbench_dyn.sweeps.shards import Shard
+from robustbench_dyn.training.loop import train
+from robustbench_dyn.training.recipes import Recipe
 
 mpl.use("agg")
 GRID = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

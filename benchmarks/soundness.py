@@ -34,22 +34,18 @@ from torch import Tensor, nn
 
 import robustbench_dyn
 from robustbench_dyn import load_dataset
-from robustbench_dyn.architectures import Architecture, Weights, full_name
-from robustbench_dyn.attacks import resolve_attacks, surrogates_of
-from robustbench_dyn.certification import (
-    Cost,
-    Prepared,
-    certifier_names,
-    complete,
-    radii,
-    resolve_certifiers,
-)
+from robustbench_dyn.attacks.catalogue import resolve_attacks
+from robustbench_dyn.certification.base import Cost, Prepared, radii
+from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
+from robustbench_dyn.certification.certifiers import complete
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.flows import frozen
-from robustbench_dyn.identity import hash_configuration
-from robustbench_dyn.judging import CountingModel, judge
-from robustbench_dyn.registry import discover, hash_code, load_weights
+from robustbench_dyn.evaluation.candidates import judge
+from robustbench_dyn.models.architectures import Architecture, Weights, full_name
+from robustbench_dyn.models.counting import CountingModel, surrogates_of
+from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.identity import hash_configuration
+from robustbench_dyn.models.loading import discover, hash_code, load_weights
 from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, widest_eps
 
 # Networks small enough for the complete certifier are those of the moons.

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import measuring
 
-from robustbench_dyn.export import export_store
-from robustbench_dyn.leaderboard import leaderboard
-from robustbench_dyn.store import Run, Store
-from robustbench_dyn.summary import summarise
-from robustbench_dyn.verdicts import Status, Verdict
+from robustbench_dyn.reporting.export import export_store
+from robustbench_dyn.reporting.leaderboard import leaderboard
+from robustbench_dyn.results.store import Run, Store
+from robustbench_dyn.results.summary import summarise
+from robustbench_dyn.results.verdicts import Status, Verdict
 
 # One evaluation has this many examples at each of these eps.
 EXAMPLES, EPS = 10_000, (0.25, 0.5, 1.0, 1.5, 2.0)

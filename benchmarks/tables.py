@@ -15,7 +15,7 @@ from pathlib import Path
 import measuring
 import pandas as pd
 
-from robustbench_dyn.certification.lipschitz import USEFUL
+from robustbench_dyn.certification.certifiers.lipschitz import USEFUL
 
 DOCS = Path(__file__).parents[1] / "docs"
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"

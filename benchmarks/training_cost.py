@@ -20,9 +20,9 @@ import measuring
 import torch
 
 from robustbench_dyn import load_dataset
-from robustbench_dyn.recipes import Recipe, find_recipe, read_recipe
-from robustbench_dyn.registry import discover
-from robustbench_dyn.training import EpochReport, train
+from robustbench_dyn.models.loading import discover
+from robustbench_dyn.training.loop import EpochReport, train
+from robustbench_dyn.training.recipes import Recipe, find_recipe, read_recipe
 
 MODELS = ("lipflow", "expansive_contractive", "naive_lipschitz", "orthogonal_cnn", "sll")
 DATASET = "fashion_mnist"

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.flows import frozen
-from robustbench_dyn.judging import CountingModel
+from robustbench_dyn.models.counting import CountingModel
+from robustbench_dyn.models.freezing import frozen
 
 EPS = 0.5
 PART = 125

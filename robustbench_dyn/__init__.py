@@ -10,11 +10,18 @@ from robustbench_dyn.version import __version__
 if TYPE_CHECKING:
     from robustbench_dyn.datasets import Dataset, load_dataset
     from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
-    from robustbench_dyn.evaluation import Evaluation, benchmark, evaluate, evaluate_grid
-    from robustbench_dyn.registry import load_model
-    from robustbench_dyn.smoothing import SmoothedClassifier, Smoothing, evaluate_smoothed
+    from robustbench_dyn.evaluation.api import (
+        Evaluation,
+        benchmark,
+        evaluate,
+        evaluate_grid,
+    )
+    from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.results.verdicts import Status, Verdict
+    from robustbench_dyn.smoothing import evaluate_smoothed
+    from robustbench_dyn.smoothing.classifier import SmoothedClassifier
+    from robustbench_dyn.smoothing.statistics import Smoothing
     from robustbench_dyn.threat_models import ThreatModel
-    from robustbench_dyn.verdicts import Status, Verdict
 
 __all__ = [
     "Dataset",
@@ -40,20 +47,20 @@ __all__ = [
 _HOMES = {
     "Dataset": "datasets",
     "DynbenchError": "errors",
-    "Evaluation": "evaluation",
+    "Evaluation": "evaluation.api",
     "InputError": "errors",
-    "SmoothedClassifier": "smoothing",
-    "Smoothing": "smoothing",
+    "SmoothedClassifier": "smoothing.classifier",
+    "Smoothing": "smoothing.statistics",
     "SoundnessError": "errors",
-    "Status": "verdicts",
+    "Status": "results.verdicts",
     "ThreatModel": "threat_models",
-    "Verdict": "verdicts",
-    "benchmark": "evaluation",
-    "evaluate": "evaluation",
-    "evaluate_grid": "evaluation",
-    "evaluate_smoothed": "smoothing",
+    "Verdict": "results.verdicts",
+    "benchmark": "evaluation.api",
+    "evaluate": "evaluation.api",
+    "evaluate_grid": "evaluation.api",
+    "evaluate_smoothed": "smoothing.stages",
     "load_dataset": "datasets",
-    "load_model": "registry",
+    "load_model": "models.loading",
 }
 
 

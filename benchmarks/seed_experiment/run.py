@@ -32,14 +32,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset
-from robustbench_dyn.architectures import Architecture
 from robustbench_dyn.datasets import Dataset, dataset_info
-from robustbench_dyn.flows import frozen
-from robustbench_dyn.judging import judge
-from robustbench_dyn.recipes import Recipe, read_recipe
-from robustbench_dyn.registry import build_model, discover
+from robustbench_dyn.evaluation.candidates import judge
+from robustbench_dyn.models.architectures import Architecture
+from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.loading import build_model, discover
 from robustbench_dyn.threat_models import project
-from robustbench_dyn.training import EpochReport, train
+from robustbench_dyn.training.loop import EpochReport, train
+from robustbench_dyn.training.recipes import Recipe, read_recipe
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

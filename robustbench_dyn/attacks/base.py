@@ -18,23 +18,6 @@ if TYPE_CHECKING:
     from robustbench_dyn.threat_models import ThreatModel
 
 
-def surrogates_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the networks on which transfer attacks on model are crafted, by name.
-
-    They are what its method `surrogates()` returns, if it has one: modules of the same inputs and
-    classes, the same ones at each call. Raises InputError where it returns anything else.
-    """
-    from torch import nn  # noqa: PLC0415
-
-    named = getattr(model, "surrogates", None)
-    found = named() if callable(named) else {}
-    if not isinstance(found, dict) or not all(isinstance(m, nn.Module) for m in found.values()):
-        raise InputError(
-            f"surrogates() of {type(model).__name__} must return a dict of names to modules"
-        )
-    return found
-
-
 class Problem(NamedTuple):
     """What to attack: a wrapped model, x (n, C, H, W) float32, y (n,) int64.
 
@@ -199,6 +182,8 @@ def wrap(model: nn.Module, x: Tensor, n_classes: int) -> nn.Module:
     import torch  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
+    from robustbench_dyn.models.counting import surrogates_of  # noqa: PLC0415
+
     def to_input(images: Tensor) -> Tensor:
         # Cloned, because a model may write into its input, which is the library's iterate.
         return images.clone().to(x.dtype).view(len(images), *x.shape[1:])
@@ -253,7 +238,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
-    from robustbench_dyn.flows import frozen  # noqa: PLC0415
+    from robustbench_dyn.models.freezing import frozen  # noqa: PLC0415
 
     python_state = random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002  (a library may draw from this stream)

@@ -67,17 +67,13 @@ def run(
     data_dir: DataDir = None,
 ) -> None:
     """Say of each test example whether it is certified, broken or undecided."""
-    from robustbench_dyn.costs import peak_memory_mb  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415  (heavy: --help is light)
-    from robustbench_dyn.evaluation import evaluate_grid  # noqa: PLC0415
-    from robustbench_dyn.export import write_tables  # noqa: PLC0415
-    from robustbench_dyn.precision import PRECISION  # noqa: PLC0415
-    from robustbench_dyn.registry import load_model  # noqa: PLC0415
-    from robustbench_dyn.terminal import (  # noqa: PLC0415
-        bracket_table,
-        cost_table,
-        progress_display,
-    )
+    from robustbench_dyn.evaluation.api import evaluate_grid  # noqa: PLC0415
+    from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
+    from robustbench_dyn.models.precision import PRECISION  # noqa: PLC0415
+    from robustbench_dyn.reporting.export import write_tables  # noqa: PLC0415
+    from robustbench_dyn.results.costs import peak_memory_mb  # noqa: PLC0415
 
     check_norm(norm)
     check_export(export)
@@ -132,15 +128,15 @@ def smooth(
     data_dir: DataDir = None,
 ) -> None:
     """Bracket the smoothed classifier of a model: votes on noisy copies, and attacks on it."""
-    from robustbench_dyn.certification.smoothing import Smoothing  # noqa: PLC0415
+    from robustbench_dyn.smoothing.statistics import Smoothing  # noqa: PLC0415
 
     # Before anything heavy: what is wrong with it can be told at once.
     smoothing = Smoothing(sigma, n0=n0, n=n, alpha=alpha)
+    from robustbench_dyn.cli.terminal import bracket_table, progress_display  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
-    from robustbench_dyn.export import check_export_path, write_certificates  # noqa: PLC0415
-    from robustbench_dyn.registry import load_model  # noqa: PLC0415
+    from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
+    from robustbench_dyn.reporting.export import check_export_path, write_certificates  # noqa: PLC0415
     from robustbench_dyn.smoothing import evaluate_smoothed  # noqa: PLC0415
-    from robustbench_dyn.terminal import bracket_table, progress_display  # noqa: PLC0415
 
     check_norm(norm)
     if export is not None:
@@ -183,11 +179,11 @@ def curve(
     data_dir: DataDir = None,
 ) -> None:
     """Bracket the robust accuracy over eps, by a minimum-norm attack and certifiers at each eps."""
-    from robustbench_dyn import curves  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import plain_table, progress_display  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
-    from robustbench_dyn.export import write_tables  # noqa: PLC0415
-    from robustbench_dyn.registry import load_model  # noqa: PLC0415
-    from robustbench_dyn.terminal import plain_table, progress_display  # noqa: PLC0415
+    from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
+    from robustbench_dyn.reporting import curves  # noqa: PLC0415
+    from robustbench_dyn.reporting.export import write_tables  # noqa: PLC0415
 
     check_norm(norm)
     check_export(export)

@@ -23,7 +23,7 @@ def list_(
     plugins: Plugins = None,
 ) -> None:
     """List models, data sets, attacks or certifiers."""
-    from robustbench_dyn.terminal import plain_table  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import plain_table  # noqa: PLC0415
 
     if what == "models":
         plain_table(("model", "family", "weights for", "origin"), _model_rows(plugins))
@@ -38,14 +38,14 @@ def list_(
         ]  # fmt: skip
         plain_table(("dataset", "input", "classes", "splits"), rows)
     elif what == "attacks":
-        from robustbench_dyn.attacks import attack_info, attack_names, suite_names  # noqa: PLC0415
+        from robustbench_dyn.attacks.catalogue import attack_info, attack_names, suite_names  # noqa: PLC0415
 
         rows = [(n, attack_info(n).library, ", ".join(sorted(attack_info(n).norms)),
                  attack_info(n).description) for n in attack_names()]  # fmt: skip
         rows += [(name, "suite", "", "") for name in suite_names()]
         plain_table(("attack", "library", "norms", "description"), rows)
     else:
-        from robustbench_dyn.certification import certifier_names  # noqa: PLC0415
+        from robustbench_dyn.certification.catalogue import certifier_names  # noqa: PLC0415
 
         smoothing = ("smoothing", "votes on noisy copies; of the smoothed classifier: "
                                   "dynbench smooth")  # fmt: skip
@@ -57,8 +57,8 @@ def show(
     plugins: Plugins = None,
 ) -> None:
     """Show a model's card."""
-    from robustbench_dyn.architectures import full_name, split_name  # noqa: PLC0415
-    from robustbench_dyn.registry import discover  # noqa: PLC0415
+    from robustbench_dyn.models.architectures import full_name, split_name  # noqa: PLC0415
+    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
 
     architecture = discover(tuple(plugins or ())).load(split_name(model)[0])
     card = architecture.card
@@ -88,10 +88,10 @@ def check(
     plugins: Plugins = None,
 ) -> None:
     """Test what a model claims: each property, on data, random and searched points, in float64."""
-    from robustbench_dyn.architectures import split_name  # noqa: PLC0415
-    from robustbench_dyn.checking import check_architecture  # noqa: PLC0415
-    from robustbench_dyn.registry import discover  # noqa: PLC0415
-    from robustbench_dyn.terminal import findings_display  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import findings_display  # noqa: PLC0415
+    from robustbench_dyn.models.architectures import split_name  # noqa: PLC0415
+    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
+    from robustbench_dyn.properties.architectures import check_architecture  # noqa: PLC0415
 
     folders = tuple(plugins or ())
     if Path(model).is_dir():
@@ -139,10 +139,11 @@ def train(
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by its recipe; a killed training goes on where it stopped."""
-    from robustbench_dyn import recipes, training  # noqa: PLC0415
-    from robustbench_dyn.architectures import split_name  # noqa: PLC0415
-    from robustbench_dyn.registry import discover  # noqa: PLC0415
-    from robustbench_dyn.terminal import training_display  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import training_display  # noqa: PLC0415
+    from robustbench_dyn.models.architectures import split_name  # noqa: PLC0415
+    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
+    from robustbench_dyn.training import loop as training  # noqa: PLC0415
+    from robustbench_dyn.training import recipes  # noqa: PLC0415
 
     name, variant = split_name(model)
     architecture = discover(tuple(plugins or ())).load(name)
@@ -167,8 +168,8 @@ def train(
 
 
 def _model_rows(plugins: list[Path] | None) -> list[tuple[str, ...]]:
-    from robustbench_dyn.architectures import full_name  # noqa: PLC0415
-    from robustbench_dyn.registry import discover  # noqa: PLC0415
+    from robustbench_dyn.models.architectures import full_name  # noqa: PLC0415
+    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
 
     rows = list[tuple[str, ...]]()
     for listing in sorted(discover(tuple(plugins or ())).listings.values(), key=lambda i: i.name):

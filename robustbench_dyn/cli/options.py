@@ -50,7 +50,7 @@ def check_device(name: str) -> Any:
 
 def check_export(path: Path | None) -> None:
     """Raise InputError, before anything is computed, for a table that could not be written."""
-    from robustbench_dyn.export import check_export_path  # noqa: PLC0415
+    from robustbench_dyn.reporting.export import check_export_path  # noqa: PLC0415
 
     if path is not None:
         check_export_path(path)

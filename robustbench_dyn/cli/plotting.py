@@ -26,9 +26,9 @@ def plot_flow_(
     plugins: Plugins = None,
 ) -> None:
     """Draw a flow in the plane: ways through the layers, regions, certified balls, attacks."""
-    from robustbench_dyn import plots  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
-    from robustbench_dyn.registry import load_model  # noqa: PLC0415
+    from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
+    from robustbench_dyn.reporting import plots  # noqa: PLC0415
 
     plots.check_plot_path(to)
     data = load_dataset(dataset, n_examples=n_examples)
@@ -48,11 +48,11 @@ def plot_curves_(
     data_dir: DataDir = None,
 ) -> None:
     """Draw certified and empirical accuracy over eps, a bracket for each model."""
-    from robustbench_dyn import plots  # noqa: PLC0415
-    from robustbench_dyn.curves import evaluate_distances  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import progress_display  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
-    from robustbench_dyn.registry import load_model  # noqa: PLC0415
-    from robustbench_dyn.terminal import progress_display  # noqa: PLC0415
+    from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
+    from robustbench_dyn.reporting import plots  # noqa: PLC0415
+    from robustbench_dyn.reporting.curves import evaluate_distances  # noqa: PLC0415
     from robustbench_dyn.threat_models import check_norm  # noqa: PLC0415
 
     check_norm(norm)

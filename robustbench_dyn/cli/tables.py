@@ -33,8 +33,8 @@ def sweep_(
     data_dir: DataDir = None,
 ) -> None:
     """Run models x data sets x threat models x seeds; goes on where it was stopped."""
-    from robustbench_dyn.sweep import read_sweep, sweep  # noqa: PLC0415
-    from robustbench_dyn.terminal import sweep_display, sweep_table  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import sweep_display, sweep_table  # noqa: PLC0415
+    from robustbench_dyn.sweeps.sweep import read_sweep, sweep  # noqa: PLC0415
 
     content = read_sweep(file)
     with sweep_display(enabled=not as_json) as progress:
@@ -69,9 +69,9 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Write one CSV a data set and threat model, and a page of all of them."""
-    from robustbench_dyn import leaderboard as tables  # noqa: PLC0415
-    from robustbench_dyn.store import Store  # noqa: PLC0415
-    from robustbench_dyn.terminal import page  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import page  # noqa: PLC0415
+    from robustbench_dyn.reporting import leaderboard as tables  # noqa: PLC0415
+    from robustbench_dyn.results.store import Store  # noqa: PLC0415
 
     if published:
         page(tables.to_markdown(tables.published()))
@@ -91,7 +91,7 @@ def export_(
     ] = False,
 ) -> None:
     """Write every final verdict of a store, a row an example and eps."""
-    from robustbench_dyn.export import export_store  # noqa: PLC0415
-    from robustbench_dyn.store import Store  # noqa: PLC0415
+    from robustbench_dyn.reporting.export import export_store  # noqa: PLC0415
+    from robustbench_dyn.results.store import Store  # noqa: PLC0415
 
     typer.echo(f"{export_store(Store(existing(store)), to, pending=pending)} verdicts: {to}")

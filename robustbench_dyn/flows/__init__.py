@@ -3,7 +3,6 @@
 from robustbench_dyn.flows.activations import MaxMin
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
-from robustbench_dyn.flows.frozen import Derived, frozen, thawed, thawed_forward
 from robustbench_dyn.flows.gradient import (
     ConvGradientStep,
     DenseGradientStep,
@@ -15,18 +14,23 @@ from robustbench_dyn.flows.linear import (
     AlmostOrthogonalConv,
     AlmostOrthogonalLinear,
     UnitNormConv,
-    UnitRowLinear,
     ZeroPadChannels,
 )
-from robustbench_dyn.flows.lipschitz import Classifier, lipschitz_bound, pairwise_lipschitz
 from robustbench_dyn.flows.mass import FluxField, TransportStep
-from robustbench_dyn.flows.norms import conv_norm, matrix_norm
+from robustbench_dyn.flows.multiscale import two_scales
 from robustbench_dyn.flows.orthogonal import Orthonormal, Rotation, ShiftedRotation
 from robustbench_dyn.flows.periodic import PeriodicConv
-from robustbench_dyn.flows.scales import two_scales
 from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
 from robustbench_dyn.flows.sphere import SphereField, SphereStep
 from robustbench_dyn.flows.switching import NaiveStep, SwitchingPair
+from robustbench_dyn.lipschitz.bounds import (
+    Classifier,
+    UnitRowLinear,
+    lipschitz_bound,
+    pairwise_lipschitz,
+)
+from robustbench_dyn.lipschitz.norms import conv_norm, matrix_norm
+from robustbench_dyn.models.freezing import Derived, frozen, thawed, thawed_forward
 
 __all__ = [
     "AlmostOrthogonalConv",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robustbench_dyn.flows.lipschitz import lipschitz_bound
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 
 
 class EulerStep(nn.Module):

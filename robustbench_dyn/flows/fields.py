@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.flows.activations import find_activation
-from robustbench_dyn.flows.lipschitz import lipschitz_bound
-from robustbench_dyn.flows.norms import conv_norm
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound
+from robustbench_dyn.lipschitz.norms import conv_norm
 
 
 class Autonomous(nn.Module):

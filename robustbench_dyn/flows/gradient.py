@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.flows.activations import find_activation
-from robustbench_dyn.flows.frozen import Derived
-from robustbench_dyn.flows.norms import diagonal_bound, excess
 from robustbench_dyn.flows.orthogonal import Orthonormal
+from robustbench_dyn.lipschitz.norms import diagonal_bound, excess
+from robustbench_dyn.models.freezing import Derived
 
 # Keeps the float32 diagonal below the exact one, so that the bound comes out at 1 and not above.
 _SAFETY = 1.0 - 1e-5

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.flows.lipschitz import lipschitz_bound
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 
 # Fixed-point iterations of the implicit midpoint rule; each gains a factor h L / 2.
 _FIXED_POINT_ITERATIONS = 12

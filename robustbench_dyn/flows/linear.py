@@ -6,29 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_dyn.flows.frozen import Derived
-from robustbench_dyn.flows.norms import abs_gram, conv_norm, matrix_norm
-
-
-class UnitRowLinear(Derived):
-    """A linear head whose rows have unit norm, so that each logit by itself is 1-Lipschitz.
-
-    Not spectrally 1-Lipschitz: certificates use the norms of differences of rows.
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        nn.init.orthogonal_(self.weight)
-        self.bias = nn.Parameter(torch.zeros(out_features))
-
-    def derive(self) -> Tensor:
-        """Return the rows divided by their norms, (out_features, in_features)."""
-        return F.normalize(self.weight, dim=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in_features) to logits, (batch, out_features)."""
-        return F.linear(x, self.derived(), self.bias)
+from robustbench_dyn.lipschitz.norms import abs_gram, conv_norm, matrix_norm
+from robustbench_dyn.models.freezing import Derived
 
 
 class UnitNormConv(Derived):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_dyn.flows.norms import conv_norm
+from robustbench_dyn.lipschitz.norms import conv_norm
 
 
 class FluxField(nn.Module):

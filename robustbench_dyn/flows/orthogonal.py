@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_dyn.flows.norms import diagonal_bound
+from robustbench_dyn.lipschitz.norms import diagonal_bound
 
 
 class Orthonormal(nn.Module):

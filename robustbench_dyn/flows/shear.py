@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.flows.fields import ConvPotential
-from robustbench_dyn.flows.lipschitz import lipschitz_bound
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 
 
 class ShearStep(nn.Module):

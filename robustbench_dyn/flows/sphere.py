@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_dyn.flows.norms import gram_iteration
+from robustbench_dyn.lipschitz.norms import gram_iteration
 
 
 class SphereField(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from robustbench_dyn.flows.activations import find_activation
 from robustbench_dyn.flows.linear import UnitNormConv
-from robustbench_dyn.flows.norms import composed_kernel, conv_norm
 from robustbench_dyn.flows.orthogonal import Rotation, ShiftedRotation
+from robustbench_dyn.lipschitz.norms import composed_kernel, conv_norm
 
 # Keeps learned steps so far inside their constraint that the defect of float32 rotations fits in.
 _SAFETY = 1.0 - 1e-4

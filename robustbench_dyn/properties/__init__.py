@@ -2,8 +2,8 @@
 
 from robustbench_dyn.properties.base import Finding, Property
 from robustbench_dyn.properties.check import check_properties, claims_for_all
-from robustbench_dyn.properties.conduct import BatchIndependent, Deterministic
 from robustbench_dyn.properties.convergence import Convergent
+from robustbench_dyn.properties.determinism import BatchIndependent, Deterministic
 from robustbench_dyn.properties.invariants import (
     EnergyDecreasing,
     EquilibriumPreserving,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.flows import lipschitz_bound
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 from robustbench_dyn.properties.base import Finding, Property
-from robustbench_dyn.properties.conduct import BatchIndependent, Deterministic
+from robustbench_dyn.properties.determinism import BatchIndependent, Deterministic
 from robustbench_dyn.properties.jacobians import Lipschitz, VolumePreserving
 
 _SEARCH_STEPS = 20

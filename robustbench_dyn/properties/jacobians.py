@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, jvp, vjp
 
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.flows import lipschitz_bound
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 from robustbench_dyn.properties.base import ROUNDING, Property
 
 _PAIRS = 8

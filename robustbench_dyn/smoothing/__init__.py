@@ -1,12 +1,12 @@
 """Smoothed classifiers: models of their own, made of a network and noise."""
 
-from robustbench_dyn.certification.smoothing import Smoothing
 from robustbench_dyn.smoothing.classifier import SmoothedClassifier
-from robustbench_dyn.smoothing.evaluation import (
+from robustbench_dyn.smoothing.stages import (
     CertifiedExample,
     SmoothedEvaluation,
     evaluate_smoothed,
 )
+from robustbench_dyn.smoothing.statistics import Smoothing
 
 __all__ = [
     "CertifiedExample",

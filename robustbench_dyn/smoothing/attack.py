@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from robustbench_dyn.attacks.eot import eot_pgd
-from robustbench_dyn.batch_size import is_out_of_memory
-from robustbench_dyn.certification.smoothing import predict
-from robustbench_dyn.costs import StageCost
-from robustbench_dyn.deduction import advance, broken
-from robustbench_dyn.smoothing.noisy import NoisyExamples
+from robustbench_dyn.attacks.native.eot import eot_pgd
+from robustbench_dyn.evaluation.transitions import advance, broken
+from robustbench_dyn.models.batch_size import is_out_of_memory
+from robustbench_dyn.results.costs import StageCost
+from robustbench_dyn.results.verdicts import ABSTAINED, Outcome, Status, Step, Verdict
+from robustbench_dyn.smoothing.statistics import predict
+from robustbench_dyn.smoothing.votes import NoisyExamples
 from robustbench_dyn.threat_models import ThreatModel, distance, project
-from robustbench_dyn.verdicts import ABSTAINED, Outcome, Status, Step, Verdict
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.attacks.streams import Streams
+from robustbench_dyn.random_streams import Streams
 
 
 class SmoothedClassifier(nn.Module):

@@ -1,0 +1,243 @@
+"""Auto-PGD, the step-size-free PGD of AutoAttack (Croce & Hein, arXiv 2003.01690, Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.nn import functional as F
+
+from robustbench_dyn.attacks.native.batched_search import (
+    Finds,
+    fools,
+    gradient_of,
+    grouped,
+    margins_of,
+    ranked_targets,
+)
+from robustbench_dyn.attacks.native.directions import unit_l2
+from robustbench_dyn.random_streams import Streams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustbench_dyn.attacks.base import Problem
+
+Loss = Literal["ce", "dlr", "margin"]
+# (example, attempt, x (rows, C, H, W), logits of the model at x) -> which rows are finds, (rows,).
+Verdicts = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
+_MOMENTUM = 0.75
+# A step size is kept only while at least this share of the steps since the last check went up.
+_SHARE_UP = 0.75
+_TINY = 1e-12
+
+
+def apgd(
+    problem: Problem, *, loss: Loss, n_restarts: int = 1, n_iterations: int = 100,
+    fooled: Verdicts | None = None, n_passes: int = 1,
+) -> Tensor:  # fmt: skip
+    """Return the adversarial examples found, (n, C, H, W), and x where there is none.
+
+    loss: cross-entropy, the margin, or the difference of logits ratio (DLR), which needs 3 classes.
+    fooled: what counts as found; by default what fools the model. n_passes: losses and gradients,
+    and the logits that fooled is given, are means over so many passes of a randomised model.
+    """
+
+    def losses(example: Tensor, _attempt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        y = problem.y[example]
+        if loss == "ce":
+            return lambda logits, rows: F.cross_entropy(logits, y[rows], reduction="none")
+        if loss == "margin":
+            return lambda logits, rows: -margins_of(logits, y[rows])
+        return lambda logits, rows: _dlr(logits, y[rows])
+
+    tries = problem.x.new_ones(len(problem.x), n_restarts, dtype=torch.bool)
+    return _search(problem, losses, tries, n_iterations, fooled, n_passes)
+
+
+def apgd_targeted(
+    problem: Problem, *, n_targets: int = 9, n_iterations: int = 100,
+    fooled: Verdicts | None = None,
+) -> Tensor:  # fmt: skip
+    """Return what Auto-PGD on the targeted DLR finds for the n_targets likeliest rivals.
+
+    Needs 4 classes. fooled: as in apgd. Returns (n, C, H, W), x where nothing was found.
+    """
+    targets, tries = ranked_targets(problem, n_targets)
+
+    def losses(example: Tensor, attempt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        y, target = problem.y[example], targets[example, attempt]
+        return lambda logits, rows: _targeted_dlr(logits, y[rows], target[rows])
+
+    return _search(problem, losses, tries, n_iterations, fooled)
+
+
+def _search(
+    problem: Problem,
+    losses: Callable[[Tensor, Tensor], Callable[[Tensor, Tensor], Tensor]],
+    tries: Tensor,
+    n_iterations: int,
+    fooled: Verdicts | None,
+    n_passes: int = 1,
+) -> Tensor:
+    finds = Finds(problem)
+    streams = Streams.of(problem.x, problem.y, problem.seed)
+    for example, attempt in grouped(problem, finds, tries):
+        state = _start(problem, example, attempt, streams)
+        checks = _checkpoints(n_iterations)
+        last_check = 0
+        for iteration in range(n_iterations + 1):
+            # The last pass only judges the last step.
+            gradient, loss, logits = gradient_of(
+                problem, state.x, losses(*state.rows), n_passes=n_passes
+            )
+            if fooled is None:
+                found = fools(logits, problem.y[state.example])
+            else:
+                found = fooled(*state.rows, state.x, logits)
+            if found.any():
+                finds.keep(state.example[found], state.attempt[found], state.x[found])
+            wanted = finds.wanted(*state.rows) & loss.isfinite()
+            state.see(gradient, loss)
+            if not wanted.all():
+                state = state.select(wanted)
+            if len(state.x) == 0 or iteration == n_iterations:
+                break
+            if iteration in checks:
+                state.check(iteration - last_check)
+                last_check = iteration
+            state.step(problem.threat_model.norm, problem.threat_model.eps, first=iteration == 0)
+    return finds.x_adv
+
+
+@dataclass
+class _State:
+    """The rows of a search in progress; every tensor has one entry a row."""
+
+    example: Tensor
+    attempt: Tensor
+    origin: Tensor
+    x: Tensor
+    previous: Tensor
+    gradient: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    size: Tensor
+    loss: Tensor
+    best_loss: Tensor
+    n_up: Tensor
+    checked_loss: Tensor
+    halved: Tensor
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Which example and which of its tries each row is."""
+        return self.example, self.attempt
+
+    def select(self, kept: Tensor) -> _State:
+        """Return the state of some rows only."""
+        return _State(*(getattr(self, field.name)[kept] for field in fields(self)))
+
+    def see(self, gradient: Tensor, loss: Tensor) -> None:
+        """Take note of the loss and its gradient at x."""
+        self.gradient = gradient.nan_to_num()
+        self.n_up += loss > self.loss
+        self.loss = loss
+        better = loss > self.best_loss
+        self.best_loss = torch.where(better, loss, self.best_loss)
+        self.best = _where(better, self.x, self.best)
+        self.best_gradient = _where(better, self.gradient, self.best_gradient)
+
+    def check(self, n_steps: int) -> None:
+        """Halve the step sizes that stopped helping, and go back to the best point from there."""
+        stuck = ~self.halved & (self.best_loss <= self.checked_loss)
+        self.halved = (self.n_up < _SHARE_UP * n_steps) | stuck
+        self.size = torch.where(self.halved, self.size / 2, self.size)
+        self.x = _where(self.halved, self.best, self.x)
+        self.gradient = _where(self.halved, self.best_gradient, self.gradient)
+        self.checked_loss = self.best_loss
+        self.n_up = torch.zeros_like(self.n_up)
+
+    def step(self, norm: str, eps: float, *, first: bool) -> None:
+        """Go one step up the gradient, with momentum, and back into ball and box."""
+        size = self.size.reshape(-1, 1, 1, 1)
+        stepped = _project(self.x + size * _steepest(self.gradient, norm), self.origin, norm, eps)
+        if not first:
+            moved = _MOMENTUM * (stepped - self.x) + (1 - _MOMENTUM) * (self.x - self.previous)
+            stepped = _project(self.x + moved, self.origin, norm, eps)
+        self.x, self.previous = stepped, self.x
+
+
+def _start(problem: Problem, example: Tensor, attempt: Tensor, streams: Streams) -> _State:
+    """Start each row at a random point as far from its example as the ball allows."""
+    norm, eps = problem.threat_model.norm, problem.threat_model.eps
+    origin = problem.x[example]
+    own = streams.select(example).derive(attempt)
+    if norm == "Linf":
+        noise = 2 * own.uniform(0, *origin.shape[1:]) - 1
+        noise /= noise.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(_TINY)
+    else:
+        noise = own.normal(0, *origin.shape[1:])
+        noise = unit_l2(noise)
+    x = _project(origin + eps * noise, origin, norm, eps)
+    low = torch.full_like(origin[:, 0, 0, 0], -torch.inf)
+    return _State(
+        example=example, attempt=attempt, origin=origin, x=x, previous=x,
+        gradient=torch.zeros_like(x), best=x, best_gradient=torch.zeros_like(x),
+        size=torch.full_like(low, 2 * eps), loss=-low, best_loss=low,
+        n_up=torch.zeros_like(example), checked_loss=low,
+        halved=torch.ones_like(example, dtype=torch.bool),
+    )  # fmt: skip
+
+
+def _checkpoints(n_iterations: int) -> frozenset[int]:
+    """Return when step sizes are checked: after 22 % of the steps, and then ever more often."""
+    # In whole percent: 0.57 * 100 would be rounded up to 58.
+    shares = [0, 22]
+    while shares[-1] < 100:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
+    return frozenset(math.ceil(share * n_iterations / 100) for share in shares[1:])
+
+
+def _project(x: Tensor, origin: Tensor, norm: str, eps: float) -> Tensor:
+    # The origin lies in the box: clipping only shortens.
+    if norm == "Linf":
+        return torch.minimum(torch.maximum(x, origin - eps), origin + eps).clamp(0, 1)
+    delta = x - origin
+    return (origin + delta * (eps / _norm2(delta)).clamp_max(1)).clamp(0, 1)
+
+
+def _steepest(gradient: Tensor, norm: str) -> Tensor:
+    return gradient.sign() if norm == "Linf" else unit_l2(gradient)
+
+
+def _norm2(x: Tensor) -> Tensor:
+    return x.square().sum(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(_TINY)
+
+
+def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(rows.reshape(-1, 1, 1, 1), yes, no)
+
+
+def _dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Return -(z_y - max of the others) / (z_1st - z_3rd), arXiv 2003.01690, eq. 6."""
+    ordered = logits.sort(dim=1, descending=True).values
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    highest_other = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    return (highest_other - own) / _divisor(ordered[:, 0] - ordered[:, 2])
+
+
+def _targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return -(z_y - z_target) / (z_1st - (z_3rd + z_4th) / 2), arXiv 2003.01690, eq. 7."""
+    ordered = logits.sort(dim=1, descending=True).values
+    own, wanted = (logits.gather(1, k[:, None]).squeeze(1) for k in (y, target))
+    scale = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2
+    return (wanted - own) / _divisor(scale)
+
+
+def _divisor(gap: Tensor) -> Tensor:
+    """Return a gap of logits as what to divide by: any positive one is, however small."""
+    return gap.clamp_min(torch.finfo(gap.dtype).tiny).where(gap > 0, 1)

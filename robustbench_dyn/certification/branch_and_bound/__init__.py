@@ -1,0 +1,1 @@
+"""Branch and bound over the signs of neurons."""

@@ -1,0 +1,1 @@
+"""The certifiers, one a file."""

@@ -1,0 +1,1 @@
+"""The network as a graph of operations that can be bounded."""

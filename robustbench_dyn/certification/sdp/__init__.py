@@ -1,0 +1,1 @@
+"""Semidefinite bounds of Lipschitz constants (LipSDP)."""

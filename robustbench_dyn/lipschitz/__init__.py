@@ -1,0 +1,1 @@
+"""Upper bounds of operator norms, and of the Lipschitz constants of networks."""

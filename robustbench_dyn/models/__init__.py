@@ -1,0 +1,1 @@
+"""The model under test: architectures and their weights, identity, validation, counted passes."""

@@ -1,0 +1,75 @@
+"""Count the passes of a model and of its surrogates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.models.forward import call, call_with_graph
+
+
+def surrogates_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the networks on which transfer attacks on model are crafted, by name.
+
+    They are what its method `surrogates()` returns, if it has one: modules of the same inputs and
+    classes, the same ones at each call. Raises InputError where it returns anything else.
+    """
+    named = getattr(model, "surrogates", None)
+    found = named() if callable(named) else {}
+    if not isinstance(found, dict) or not all(isinstance(m, nn.Module) for m in found.values()):
+        raise InputError(
+            f"surrogates() of {type(model).__name__} must return a dict of names to modules"
+        )
+    return found
+
+
+class CountingModel(nn.Module):
+    """A model that counts the examples that pass through it forwards and backwards.
+
+    A network that differentiates inside its forward fails where no graph is recorded, as it is
+    under no_grad; such a network gets a graph of its own there. The model's surrogates count as
+    itself.
+    """
+
+    def __init__(self, model: nn.Module, count: Callable[[int, int], None] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.forward_passes = 0
+        self.backward_passes = 0
+        self._count = count or self._add
+        self._needs_graph = False
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        """Return the model's surrogates, whose passes are counted here."""
+        return {
+            name: CountingModel(surrogate, self._count)
+            for name, surrogate in surrogates_of(self.model).items()
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the model's logits, (batch, classes)."""
+        self._count(len(x), 0)
+        if torch.is_grad_enabled():
+            logits = call(self.model, x)
+            if isinstance(logits, Tensor) and logits.requires_grad:
+                logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+            return logits
+        if not self._needs_graph:
+            try:
+                return call(self.model, x)
+            except RuntimeError:
+                # Of another cause, it fails again below.
+                logits = call_with_graph(self.model, x)
+                self._needs_graph = True
+                return logits
+        return call_with_graph(self.model, x)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self._count(0, len(gradient))
+
+    def _add(self, forward: int, backward: int) -> None:
+        self.forward_passes += forward
+        self.backward_passes += backward

@@ -1,0 +1,60 @@
+"""Whether an architecture keeps what it claims: its properties, tested at its trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from robustbench_dyn.datasets import load_dataset
+from robustbench_dyn.models.architectures import Architecture
+from robustbench_dyn.models.loading import build_model, load_weights
+from robustbench_dyn.models.precision import full_precision
+from robustbench_dyn.properties import Finding, check_properties, claims_for_all
+
+_WITHOUT_WEIGHTS = "fashion_mnist"
+
+
+def check_architecture(
+    architecture: Architecture,
+    *,
+    dataset: str | None = None,
+    variant: str = "",
+    n_examples: int = 4,
+    search: bool = True,
+) -> Iterator[Finding]:
+    """Yield what was found for each claim of a plugin, and for those that all networks must meet.
+
+    dataset and variant: at which weights; by default the first data set of the card. A plugin
+    without weights is tested as it is built, from seed 0. The first finding says whether card.yaml
+    and the plugin's `properties` function name the same ones. Raises InputError where a claim
+    cannot be tested, and what load_weights raises.
+    """
+    name = dataset or next((w.dataset for w in architecture.card.weights), _WITHOUT_WEIGHTS)
+    data = load_dataset(name, n_examples=n_examples)
+    if architecture.card.weights:
+        model = load_weights(architecture, architecture.weights_for(name, variant=variant))
+    else:
+        model = _fresh(architecture, tuple(data.x.shape[1:]), data.n_classes)
+    claims = list(architecture.claims(model))
+    yield _compare_names(architecture, {claim.name for claim in claims})
+    with full_precision():
+        yield from check_properties(model, [*claims_for_all(model), *claims], data.x, search=search)
+
+
+def _fresh(architecture: Architecture, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_model(architecture, input_shape=input_shape, n_classes=n_classes)
+
+
+def _compare_names(architecture: Architecture, claimed: set[str]) -> Finding:
+    written = set(architecture.card.properties)
+    note = "card.yaml and properties() name the same"
+    if written != claimed:
+        note = (
+            f"card.yaml names {', '.join(sorted(written)) or 'none'}; "
+            f"properties() claims {', '.join(sorted(claimed)) or 'none'}"
+        )
+    return Finding("card", "", "names", float(len(written ^ claimed)), 0.0, note)

@@ -1,0 +1,131 @@
+"""Every verdict of a store as one table, for whatever reads CSV or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from decimal import ROUND_FLOOR, Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from robustbench_dyn.results.store import Store
+    from robustbench_dyn.smoothing import CertifiedExample
+
+# What tells one evaluation from another, beside its key.
+EVALUATION_COLUMNS = ("model", "dataset", "norm", "seed", "attacks", "certifiers")
+
+
+def check_export_path(path: Path, suffixes: tuple[str, ...] = (".csv", ".parquet")) -> None:
+    """Raise InputError where no table can be written to path."""
+    if path.suffix not in suffixes:
+        raise InputError(f"the table {path} must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} of the table does not exist")
+
+
+def export_store(store: Store, path: Path, *, pending: bool = False) -> int:
+    """Write all verdicts, by key, eps and example, to .csv or .parquet; return how many.
+
+    pending: also those of runs that were stopped, of examples that wait for an attack or certifier.
+
+    The columns: key, model, dataset, norm, seed, attacks, certifiers, eps, then those of
+    Evaluation.examples. Raises InputError where path cannot be written.
+    """
+    return write_tables(_tables(store, pending=pending), path)
+
+
+def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
+    """Write tables of equal columns one below the other; path is there only when all are."""
+    check_export_path(path)
+    partial, written = path.with_suffix(path.suffix + ".partial"), 0
+    try:
+        if path.suffix == ".csv":
+            with partial.open("w", encoding="utf-8", newline="") as file:
+                for table in tables:
+                    table.to_csv(file, index=False, header=not written, lineterminator="\n")
+                    written += len(table)
+        else:
+            written = _write_parquet(tables, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return written
+
+
+def write_certificates(certificates: Iterable[CertifiedExample], path: Path) -> None:
+    """Write certificates of randomised smoothing as tables of that field have them, in TSV.
+
+    The columns of github.com/locuslab/smoothing: idx, label, predict (-1 where it abstained),
+    radius (L2, here rounded down), correct and time. Raises InputError where path cannot be
+    written.
+    """
+    check_export_path(path, (".tsv",))
+    lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
+    for example_id, label, prediction, radius, seconds in certificates:
+        # Decimal: the binary fraction below a radius can be printed as the decimal above it.
+        rounded = Decimal(radius).quantize(Decimal("1e-5"), ROUND_FLOOR)
+        lines.append(
+            f"{example_id}\t{label}\t{max(prediction, -1)}\t{rounded}\t"
+            f"{int(prediction == label)}\t{timedelta(seconds=seconds)}"
+        )
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_parquet(tables: Iterable[pd.DataFrame], path: Path) -> int:
+    try:
+        import pyarrow as pa  # noqa: PLC0415  (an extra)
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError:
+        raise InputError(
+            "writing Parquet needs pyarrow: pip install 'robustbench-dyn[parquet]'"
+        ) from None
+    writer, written = None, 0
+    try:
+        for table in tables:
+            rows = pa.Table.from_pandas(table, preserve_index=False)
+            writer = writer or parquet.ParquetWriter(path, rows.schema)
+            writer.write_table(rows.cast(writer.schema))
+            written += len(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    return written
+
+
+def _tables(store: Store, *, pending: bool) -> Iterator[pd.DataFrame]:
+    import pandas as pd  # noqa: PLC0415  (slow to import, wanted only here)
+
+    records = store.records()
+    about = {
+        column: {key: _text(record[column]) for key, record in records.items()}
+        for column in EVALUATION_COLUMNS
+    }
+    columns = ("key", "eps", *EXAMPLE_COLUMNS)
+    # None where SQLite keeps NaN: a column of nothing else must still be one of numbers.
+    numbers = dict.fromkeys(("certified_radius", "adversarial_distance", "seconds"), float)
+    where = "" if pending else "WHERE next_stage = ''"
+    query = f"SELECT {', '.join(columns)} FROM verdicts {where} ORDER BY key, eps, example_id"
+    for rows in store.table(query):
+        table = pd.DataFrame(rows, columns=list(columns)).astype(numbers)
+        for position, column in enumerate(EVALUATION_COLUMNS, start=1):
+            table.insert(position, column, table["key"].map(about[column]))
+        yield table
+
+
+def _text(value: object) -> object:
+    return "+".join(value) or "none" if isinstance(value, list) else value

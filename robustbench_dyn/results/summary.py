@@ -1,0 +1,138 @@
+"""One leaderboard row from the verdicts of one run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from scipy.stats import beta
+
+from robustbench_dyn.evaluation.masking import black_box_gains
+from robustbench_dyn.models.determinism import NOT_A_FUNCTION
+from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Verdict
+
+SUMMARY_COLUMNS: tuple[str, ...] = (
+    "model", "family", "dataset", "norm", "eps", "n_examples", "clean_accuracy",
+    "certified_accuracy", "empirical_accuracy", "gap", "ci_low", "ci_high", "certifiers",
+    "attacks", "forward_passes", "backward_passes", "seconds", "parameters", "lipschitz_bound",
+    "flags", "weights_sha256", "plugin_version", "seed", "device", "torch_version",
+    "evaluated_at",
+)  # fmt: skip
+
+
+def summarise(
+    verdicts: Sequence[Verdict], record: dict[str, Any], *, eps: float, evaluated_at: str,
+    flags: Iterable[str] = (), signs: Sequence[Sign] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Return the row of a run: accuracies are fractions of all examples, errors included.
+
+    record: what the evaluation depends on, as the store keeps it. flags: what runs found out about
+    the model. signs: of masked gradients, on which further attacks were run; they are told among
+    the flags. An example counts as clean by its prediction alone, and in empirical_accuracy where
+    no attack broke it; attacks that failed, and examples on which none ran to its end, are told by
+    flags, and an attack that failed wherever it ran is named as failed among the attacks. ci_low
+    and ci_high enclose the true robust accuracy with 95 % confidence: the lower Clopper-Pearson
+    limit of the certified accuracy and the upper one of the empirical accuracy (of the clean
+    accuracy where no attack ran). empirical_accuracy and gap are None where no attack was run.
+    """
+    counts = count_statuses(verdicts)
+    n = len(verdicts)
+    is_function = not NOT_A_FUNCTION.intersection(flags)
+    # Those of another shard, which did not notice, are still among the verdicts.
+    certified = counts[Status.CERTIFIED] if is_function else 0
+    standing = counts[Status.CERTIFIED] + counts[Status.UNDECIDED]
+    attacked = bool(record["attacks"])
+    correct = sum(v.prediction == v.label for v in verdicts)
+    applied = record["certifiers"] if is_function else []
+    flags = sorted(flags)
+    # Of deterministic certificates there are none: such a run has no row.
+    refuted = sum(v.adversarial_distance <= v.certified_radius for v in verdicts)
+    if refuted:
+        flags.append(f"hits_inside_radius:{refuted}")
+    attacks = [*record["attacks"], *(record.get("attacks_on_signs", ()) if signs else ())]
+    # What black-box attacks broke is known of these verdicts exactly.
+    gains = {sign.name: sign for sign in black_box_gains(verdicts, attacks)}
+    flags += map(str, ({sign.name: sign for sign in signs} | gains).values())
+    flags += _failures(verdicts, attacked=attacked, is_function=is_function)
+    if counts[Status.ERROR]:
+        flags.append(f"errors:{counts[Status.ERROR]}")
+    return {
+        **{name: record[name] for name in SUMMARY_COLUMNS if name in record},
+        "eps": eps,
+        "n_examples": n,
+        "clean_accuracy": correct / n,
+        "certified_accuracy": certified / n,
+        "empirical_accuracy": standing / n if attacked else None,
+        "gap": (standing - certified) / n if attacked else None,
+        "ci_low": binomial_limit(certified, n, upper=False),
+        "ci_high": binomial_limit(standing if attacked else correct, n, upper=True),
+        "certifiers": "+".join(applied) or "none",
+        "attacks": "+".join(_attacks_as_they_went(verdicts, attacks)) or "none",
+        "forward_passes": sum(verdict.forward_passes for verdict in verdicts),
+        "backward_passes": sum(verdict.backward_passes for verdict in verdicts),
+        "seconds": round(math.fsum(verdict.seconds for verdict in verdicts), 3),
+        "flags": " ".join(flags),
+        "evaluated_at": evaluated_at,
+    }
+
+
+def attacks_that_failed(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """Return the attacks that failed on all examples that they were given, with their number."""
+    outcomes = _outcomes(verdicts)
+    ended = {stage for stage, outcome in outcomes if outcome in (Outcome.SURVIVED, Outcome.BROKEN)}
+    return {
+        stage: n
+        for (stage, outcome), n in outcomes.items()
+        if outcome is Outcome.FAILED and stage not in ended
+    }
+
+
+def _attacks_as_they_went(verdicts: Sequence[Verdict], attacks: Sequence[str]) -> list[str]:
+    failed = attacks_that_failed(verdicts)
+    return [f"{name}(failed)" if name in failed else name for name in attacks]
+
+
+def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool) -> list[str]:
+    """Return flags for attacks and certifiers that failed, and for examples left unattacked."""
+    flags = [
+        f"{kind}:{stage}:{n}"
+        for kind, failure in (("attack_failed", Outcome.FAILED),
+                              ("certifier_failed", Outcome.NOT_APPLICABLE),
+                              ("within_rounding", Outcome.WITHIN_ROUNDING))
+        for (stage, outcome), n in sorted(_outcomes(verdicts).items())
+        if outcome is failure
+    ]  # fmt: skip
+    relying = {Status.UNDECIDED} if is_function else {Status.UNDECIDED, Status.CERTIFIED}
+    unattacked = sum(
+        v.status in relying and all(s.outcome is not Outcome.SURVIVED for s in v.trail)
+        for v in verdicts
+    )
+    return [*flags, f"unattacked:{unattacked}"] if attacked and unattacked else flags
+
+
+def _outcomes(verdicts: Iterable[Verdict]) -> Counter[tuple[str, Outcome]]:
+    """Count the examples of each stage and outcome."""
+    return Counter(
+        pair for v in verdicts for pair in {(step.stage, step.outcome) for step in v.trail}
+    )
+
+
+def count_statuses(verdicts: Iterable[Verdict]) -> dict[Status, int]:
+    """Count the examples of each status; all five keys are there."""
+    counts = dict.fromkeys(Status, 0)
+    for verdict in verdicts:
+        counts[verdict.status] += 1
+    return counts
+
+
+def binomial_limit(successes: int, trials: int, *, upper: bool, level: float = 0.025) -> float:
+    """Return the one-sided Clopper-Pearson limit of a proportion at the given level."""
+    if upper:
+        return (
+            1.0
+            if successes == trials
+            else float(beta.ppf(1 - level, successes + 1, trials - successes))
+        )
+    return 0.0 if successes == 0 else float(beta.ppf(level, successes, trials - successes + 1))

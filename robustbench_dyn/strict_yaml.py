@@ -1,0 +1,77 @@
+"""YAML files that a person writes: read strictly, and refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.threat_models import parse_eps
+
+Option = bool | int | float | str
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+Variant = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_.-]*)?$")]
+
+
+# Of what a file holds, as much as an error message shows.
+_LONGEST_SHOWN = 80
+
+
+# YAML takes 8/255 for a text.
+Eps = Annotated[
+    float, BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps), Field(gt=0)
+]
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class StrictFile(BaseModel):
+    """A file that a person writes: an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_File = TypeVar("_File", bound=StrictFile)
+
+
+def read_yaml(path: Path, schema: type[_File]) -> _File:
+    """Read a YAML file strictly; raise InputError in one line where it breaks its schema."""
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {_one_line(str(error))}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a mapping of keys to values")
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {'; '.join(_explain(error, schema))}") from error
+
+
+def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = ", ".join(schema.model_fields)
+            yield f"unknown key {place!r} (the keys are: {known})"
+        elif problem["type"] == "missing":
+            yield f"the key {place!r} is missing"
+        else:
+            given = repr(problem["input"])
+            shown = given if len(given) <= _LONGEST_SHOWN else given[:_LONGEST_SHOWN] + "..."
+            yield f"{place}: {_one_line(problem['msg'])} (it is {shown})"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""Many evaluations from one file, on processes or a Ray cluster."""

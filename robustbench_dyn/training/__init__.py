@@ -1,0 +1,1 @@
+"""Training of architectures: recipes, losses, optimizers, adversarial and certified training."""

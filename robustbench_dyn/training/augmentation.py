@@ -1,0 +1,53 @@
+"""Training examples as they might have been: shifted, cropped, flipped, noisy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustbench_dyn.strict_yaml import StrictFile
+
+
+class Augmentation(StrictFile):
+    """Random shifts of up to `shift` or `crop` pixels (zeros come in), flips, Gaussian noise.
+
+    shift moves a batch as one, crop each example its own way. noise: its standard deviation in raw
+    input units; the result is not clipped to [0, 1]. What is to be smoothed is trained with the
+    noise that smooths it (arXiv 1902.02918, Section 3.3).
+    """
+
+    shift: Annotated[int, Field(ge=0, le=8)] = 0
+    crop: Annotated[int, Field(ge=0, le=8)] = 0
+    flip: bool = False
+    noise: Annotated[float, Field(ge=0, le=10)] = 0.0
+
+
+def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return x changed at random, of its shape; x: (batch, channels, height, width)."""
+    if augmentation.flip:
+        flipped = torch.rand(len(x), generator=generator) < 0.5
+        x = torch.where(flipped[:, None, None, None], x.flip(3), x)
+    margin = augmentation.shift
+    if margin:
+        down, right = torch.randint(2 * margin + 1, (2,), generator=generator).tolist()
+        height, width = x.shape[2:]
+        padded = F.pad(x, (margin,) * 4)
+        x = padded[:, :, down : down + height, right : right + width]
+    if augmentation.crop:
+        x = _crop(x, augmentation.crop, generator)
+    if augmentation.noise:
+        x = x + augmentation.noise * torch.randn(x.shape, generator=generator)
+    return x
+
+
+def _crop(x: Tensor, margin: int, generator: torch.Generator) -> Tensor:
+    n, _, height, width = x.shape
+    down, right = torch.randint(2 * margin + 1, (2, n, 1), generator=generator)
+    rows, columns = torch.arange(height) + down, torch.arange(width) + right
+    padded = F.pad(x, (margin,) * 4).permute(0, 2, 3, 1)
+    cropped = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2)

@@ -1,0 +1,52 @@
+"""How weights move: the optimizer that a recipe names, and its learning rate over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.optim import lr_scheduler
+
+from robustbench_dyn.strict_yaml import StrictFile
+
+OptimizerName = Literal["adam", "adamw", "sgd"]
+
+
+class Decay(StrictFile):
+    """The learning rate is divided by `factor` after every `every` epochs."""
+
+    every: Annotated[int, Field(ge=1)]
+    factor: Annotated[float, Field(gt=1)] = 10.0
+
+
+def make_optimizer(
+    name: OptimizerName, parameters: Iterable[nn.Parameter], *, learning_rate: float,
+    weight_decay: float, momentum: float,
+) -> torch.optim.Optimizer:  # fmt: skip
+    """Return the optimizer; momentum is that of sgd alone."""
+    if name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=learning_rate, weight_decay=weight_decay, momentum=momentum
+        )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    return kind(parameters, lr=learning_rate, weight_decay=weight_decay)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, decay: Decay | None, *, learning_rate: float, warmup: float,
+    epochs: int, steps_per_epoch: int,
+) -> lr_scheduler.LRScheduler:  # fmt: skip
+    """Return the schedule, to be stepped after each batch: `decay`, or one cycle without it.
+
+    One cycle rises over the first `warmup` of all steps and falls to nothing (arXiv 1708.07120).
+    """
+    if decay is not None:
+        return lr_scheduler.StepLR(optimizer, decay.every * steps_per_epoch, gamma=1 / decay.factor)
+    return lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps_per_epoch * epochs, pct_start=warmup,
+        # The momentum of sgd is what the recipe says.
+        cycle_momentum=not isinstance(optimizer, torch.optim.SGD),
+    )  # fmt: skip

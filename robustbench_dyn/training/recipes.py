@@ -1,0 +1,99 @@
+"""All that decides a training, as a plugin's recipes/*.yaml says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.models.architectures import Architecture
+from robustbench_dyn.strict_yaml import Name, Option, StrictFile, Variant, read_yaml
+from robustbench_dyn.threat_models import Norm
+from robustbench_dyn.training.adversarial import Adversary
+from robustbench_dyn.training.augmentation import Augmentation
+from robustbench_dyn.training.certified import CertifiedTraining
+from robustbench_dyn.training.losses import Loss
+from robustbench_dyn.training.optimizers import Decay, OptimizerName
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Recipe(StrictFile):
+    """All that decides a training, as recipes/*.yaml holds it.
+
+    orthogonality: the weight of the penalty on what is not orthogonal (losses.py). decay: by steps
+    instead of in one cycle.
+    variant: what the weights are called where the architecture has several sets for the data set.
+    """
+
+    model: Name
+    dataset: str
+    norm: Norm | None = None
+    variant: Variant = ""
+    options: dict[str, Option] = Field(default_factory=dict)
+    loss: Loss = Loss()
+    augmentation: Augmentation = Augmentation()
+    adversary: Adversary | None = None
+    certified_training: CertifiedTraining | None = None
+    orthogonality: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: OptimizerName = "adam"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    decay: Decay | None = None
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _has_no_contradiction(self) -> Self:
+        if self.adversary is not None and self.augmentation.noise:
+            raise ValueError(
+                "augmentation.noise leaves [0, 1], where an adversary has to stay; drop one of them"
+            )
+        self._check_certified_training()
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum is of sgd alone, not of {self.optimizer}")
+        if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
+            raise ValueError("warmup belongs to the one cycle that runs without decay")
+        return self
+
+    def _check_certified_training(self) -> None:
+        certified = self.certified_training
+        if certified is None:
+            return
+        if self.adversary is not None or self.augmentation.noise:
+            other = "adversary" if self.adversary is not None else "augmentation.noise"
+            raise ValueError(f"certified_training and {other} exclude each other; drop one of them")
+        if self.precision != "float32":
+            raise ValueError("certified_training needs precision float32")
+        if certified.warm_up_epochs + certified.ramp_epochs >= self.epochs:
+            raise ValueError(
+                "warm_up_epochs and ramp_epochs of certified_training must together be less than "
+                f"the {self.epochs} epochs of training; else none of them has the whole eps"
+            )
+
+
+def find_recipe(architecture: Architecture, dataset: str, variant: str = "") -> Path:
+    """Return the plugin's own recipe: DATASET.yaml, or DATASET-VARIANT.yaml.
+
+    Raises InputError, naming those there are.
+    """
+    folder = architecture.folder / "recipes"
+    path = folder / (f"{dataset}-{variant}.yaml" if variant else f"{dataset}.yaml")
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in folder.glob("*.yaml"))) or "none"
+        raise InputError(
+            f"model {architecture.name!r} has no recipe {path.name} (it has: {there}); "
+            "give one with --recipe FILE"
+        )
+    return path
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe strictly; raises InputError where it breaks the schema."""
+    return read_yaml(path, Recipe)

@@ -1,0 +1,163 @@
+"""The complete certifier on digits, and where it stands in the cascade."""
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+
+from robustbench_dyn import ThreatModel, evaluate, evaluate_grid
+from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.certification.certifiers import complete
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.flows import Classifier, EulerStep
+
+LINF = ThreatModel("Linf", 0.08)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A network for the digits, trained for a second, with 40 test examples."""
+    data = load_digits()
+    x, y = torch.tensor(data.data / 16).float().view(-1, 1, 8, 8), torch.tensor(data.target)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        block = nn.Sequential(nn.Linear(16, 10), nn.LeakyReLU(0.1), nn.Linear(10, 16))
+        features = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), EulerStep(block, step_size=0.5), nn.ReLU()
+        )
+        model = Classifier(features, nn.Linear(16, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(300):
+            rows = torch.randint(0, 1400, (128,))
+            noisy = (x[rows] + 0.1 * torch.randn(128, 1, 8, 8)).clamp(0, 1)
+            optimizer.zero_grad()
+            F.cross_entropy(model(noisy), y[rows]).backward()
+            optimizer.step()
+    return model.eval(), x[1400:1440], y[1400:1440]
+
+
+def test_the_bracket_of_digits_closes(digits):
+    model, x, y = digits
+    evaluation = evaluate(model, (x, y), LINF, attacks="fgsm")
+    assert evaluation.summary["certifiers"].endswith("interval+linear_relaxation+complete")
+    counts = evaluation.examples["status"].value_counts()
+    assert set(counts.index) <= {"certified", "broken", "misclassified"}
+    assert evaluation.summary["gap"] == 0
+    # Each means has decided something that the cheaper ones could not.
+    decided = {cost.stage: cost.decided for cost in evaluation.costs}
+    assert list(decided) == ["certify", "interval", "fgsm", "linear_relaxation", "complete"]
+    assert min(decided[stage] for stage in ("linear_relaxation", "fgsm", "complete")) > 0
+    assert (evaluation.examples["certifier"] == "complete").any()
+    # The relaxation alone leaves some open.
+    before = evaluate(model, (x, y), LINF, attacks="fgsm", certifiers="linear_relaxation")
+    assert (before.examples["status"] == "undecided").any()
+    both = before.examples["status"].to_numpy(), evaluation.examples["status"].to_numpy()
+    for earlier, later in zip(*both, strict=True):
+        assert earlier in (later, "undecided")
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "attack"),
+    [("L2", 0.5, "pgd"), ("L2", 0.8, "pgd"), ("Linf", 0.12, "fgsm"), ("L1", 1.5, "fab-t")],
+)
+def test_the_bracket_of_digits_closes_in_every_norm(digits, norm, eps, attack):
+    model, x, y = digits
+    evaluation = evaluate(model, (x, y), ThreatModel(norm, eps), attacks=attack)
+    counts = evaluation.examples["status"].value_counts()
+    assert set(counts.index) <= {"certified", "broken", "misclassified"}
+    assert evaluation.summary["gap"] == 0
+    decided = {cost.stage: cost.decided for cost in evaluation.costs}
+    assert decided["complete"] > 0
+    attacked = evaluate(model, (x, y), ThreatModel(norm, eps), certifiers="none",
+                        attacks="fab-t" if norm == "L1" else "standard").examples  # fmt: skip
+    proved = evaluation.examples["status"] == "certified"
+    assert not (proved & (attacked["status"] == "broken")).any()
+
+
+def test_certificates_stand_up_to_a_strong_attack(digits):
+    model, x, y = digits
+    proved = evaluate(model, (x, y), LINF, attacks="none", certifiers="complete").examples
+    attacked = evaluate(model, (x, y), LINF, attacks="standard", certifiers="none").examples
+    assert (proved["status"] == "certified").sum() > 5
+    assert not ((proved["status"] == "certified") & (attacked["status"] == "broken")).any()
+    # Without an attack, it finds the counterexamples itself; the harness has judged them.
+    broken = proved["status"] == "broken"
+    assert (broken == (attacked["status"] == "broken")).all()
+    assert (proved["attack"][broken] == "complete").all()
+    assert (proved["adversarial_distance"][broken] <= LINF.eps).all()
+
+
+def test_a_repeated_run_and_a_resumed_one_end_with_the_same_verdicts(digits, tmp_path):
+    model, x, y = digits
+    options = {"attacks": "fgsm", "batch_size": 8}
+    whole = evaluate(model, (x, y), LINF, store=tmp_path / "w.sqlite", **options)
+    again = evaluate(model, (x, y), LINF, store=tmp_path / "w.sqlite", **options)
+    assert again.examples.equals(whole.examples)
+    reports = []
+
+    def interrupt(report):
+        reports.append(report)
+        if len(reports) == 14:
+            raise KeyboardInterrupt
+
+    store = tmp_path / "s.sqlite"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, (x, y), LINF, store=store, progress=interrupt, **options)
+    assert reports[-1].stage != "certify"
+    resumed = evaluate(model, (x, y), LINF, store=store, **options)
+    columns = ["status", "certified_radius", "certifier", "attack", "reason"]
+    assert resumed.examples[columns].equals(whole.examples[columns])
+
+
+def test_several_eps_agree_with_single_runs(digits):
+    model, x, y = digits
+    grid = [ThreatModel("Linf", eps) for eps in (0.02, 0.05, 0.08)]
+    x, y = x[:16], y[:16]
+    together = evaluate_grid(model, (x, y), grid, attacks="fgsm")
+    for shared, threat_model in zip(together, grid, strict=True):
+        alone = evaluate(model, (x, y), threat_model, attacks="fgsm")
+        assert shared.examples["status"].equals(alone.examples["status"])
+
+
+def test_what_survived_at_a_larger_eps_is_proved_at_a_smaller_and_not_attacked_again(digits):
+    model, x, y = digits
+    grid = [ThreatModel("Linf", eps) for eps in (0.03, 0.08)]
+    options = {"attacks": "pgd", "certifiers": "linear_relaxation", "audit_share": 0}
+    small, large = evaluate_grid(model, (x, y), grid, **options)
+    open_at_large = large.examples["status"] == "undecided"
+    then = small.examples[open_at_large]
+    assert (then["status"] == "certified").any()
+    assert (then["backward_passes"] == 0).all()
+
+
+def test_out_of_time_an_example_stays_undecided(digits, monkeypatch):
+    monkeypatch.setattr(complete, "SECONDS_AN_EXAMPLE", 0.0)
+    model, x, y = digits
+    evaluation = evaluate(model, (x, y), LINF, attacks="fgsm")
+    assert (evaluation.examples["status"] == "undecided").any()
+    survived = evaluation.examples["reason"][evaluation.examples["status"] == "undecided"]
+    assert (survived == "survived fgsm; complete timed out").all()
+
+
+def test_a_candidate_that_fools_nobody_decides_nothing(digits, monkeypatch):
+    def lying(state, x, pairs, threat_model, tolerance):
+        return torch.full((len(pairs.rival),), -1.0, dtype=torch.float64), x[0].clone()
+
+    monkeypatch.setattr(complete, "_search", lying)
+    model, x, y = digits
+    evaluation = evaluate(model, (x, y), LINF, attacks="none", certifiers="complete")
+    assert not (evaluation.examples["status"] == "broken").any()
+
+
+def test_what_it_cannot_search_is_refused_with_the_reason():
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    with pytest.raises(CertificateError, match="not Tanh; choose linear_relaxation"):
+        resolve_certifiers("complete", dense, (1, 2, 2), "Linf")
+    large = nn.Sequential(nn.Flatten(), nn.Linear(4, 700), nn.ReLU(), nn.Linear(700, 2))
+    with pytest.raises(CertificateError, match=r"700 neurons.*at most 600"):
+        resolve_certifiers("complete", large, (1, 2, 2), "Linf")
+    large[1].weight.data *= 100
+    chosen = resolve_certifiers("auto", large, (1, 2, 2), "Linf")
+    assert [prepared.certifier.name for prepared in chosen] == ["lipschitz", "interval",
+                                                                "linear_relaxation"]  # fmt: skip

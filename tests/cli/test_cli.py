@@ -1,0 +1,244 @@
+"""The command as a user types it: what it prints, and how it ends."""
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from oracles.command import dynbench, dynbench_here, refused
+from oracles.digits_plugin import UNSOUND, write_plugin
+
+from robustbench_dyn.resources import shipped
+
+# A flow of which nothing but its weights' file matters here; runs in seconds.
+QUICK = ["--model", "lipflow", "--n-examples", "24", "--attacks", "pgd"]
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """One finished run: its folder and its JSON."""
+    folder = tmp_path_factory.mktemp("run")
+    result = dynbench("run", *QUICK, "--eps", "0.5", "--eps", "1.0", "--json",
+                      "--export", "verdicts.csv", cwd=folder)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder, json.loads(result.stdout)
+
+
+def test_run_prints_one_json_document_with_a_row_for_each_eps(quick_run):
+    _, document = quick_run
+    assert [row["eps"] for row in document["rows"]] == [0.5, 1.0]
+    for row in document["rows"]:
+        assert row["n_examples"] == 24
+        assert row["certified_accuracy"] <= row["empirical_accuracy"] <= row["clean_accuracy"]
+    assert document["rows"][1]["certified_accuracy"] <= document["rows"][0]["certified_accuracy"]
+
+
+def test_export_holds_every_example_at_every_eps(quick_run):
+    folder, document = quick_run
+    table = pd.read_csv(folder / "verdicts.csv")
+    assert table.groupby("eps")["example_id"].count().tolist() == [24, 24]
+    certified = (table[table["eps"] == 0.5]["status"] == "certified").mean()
+    assert certified == pytest.approx(document["rows"][0]["certified_accuracy"])
+
+
+def test_a_repeated_run_computes_nothing_and_says_the_same(quick_run):
+    folder, document = quick_run
+    again = dynbench("run", *QUICK, "--eps", "0.5", "--eps", "1.0", "--json", cwd=folder)
+    assert json.loads(again.stdout)["rows"] == document["rows"]
+
+
+def test_leaderboard_writes_a_csv_for_each_threat_model_and_a_page(quick_run):
+    folder, document = quick_run
+    result = dynbench("leaderboard", "--to", "boards", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(folder / "boards" / "fashion_mnist-L2-0.5.csv")
+    assert table["model"].tolist() == ["lipflow"]
+    expected = document["rows"][0]["certified_accuracy"]
+    assert table["certified_accuracy"].tolist() == [pytest.approx(expected)]
+    assert "fashion_mnist, L2, eps 1" in (folder / "boards" / "README.md").read_text()
+    path = folder / "boards" / "fashion_mnist-L2-0.5.csv"
+    table.assign(model="another").to_csv(path, index=False)
+    assert dynbench("leaderboard", "--to", "boards", "--add", cwd=folder).returncode == 0
+    assert sorted(pd.read_csv(path)["model"]) == ["another", "lipflow"]
+
+
+def test_the_table_shows_what_the_json_says(quick_run):
+    folder, document = quick_run
+    result = dynbench("run", *QUICK, "--eps", "0.5", cwd=folder, env={"COLUMNS": "140"})
+    assert f"{100 * document['rows'][0]['certified_accuracy']:.1f}" in result.stdout
+
+
+def test_help_is_light():
+    script = (
+        "import sys\nfrom robustbench_dyn.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "leaderboard" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "looks"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given, looks, tmp_path):
+    shown = dynbench("show", "lipflow", cwd=tmp_path, env={"OMP_DISPLAY_ENV": "verbose"} | given)
+    if "GOMP_SPINCOUNT" not in shown.stderr:
+        pytest.skip("torch has another OpenMP here, which does not look that often")
+    assert f"GOMP_SPINCOUNT = '{looks}'" in shown.stderr
+
+
+def test_what_compiled_code_prints_is_no_part_of_the_answer():
+    script = (
+        "import os\nfrom robustbench_dyn import cli\n"
+        "cli.app.command('noisy')(lambda: (os.write(1, b'from below'), print('the answer')))\n"
+        "cli.main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, "noisy"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "the answer\n", "from below")
+
+
+@pytest.mark.parametrize("what", ["models", "datasets", "attacks", "certifiers"])
+def test_lists_name_what_there_is(what, tmp_path, monkeypatch, capsys):
+    expected = {"models": "lipflow", "datasets": "digits", "attacks": "apgd-t",
+                "certifiers": "lipschitz"}  # fmt: skip
+    result = dynbench_here(["list", what], tmp_path, monkeypatch, capsys)
+    assert result.returncode == 0
+    assert expected[what] in result.stdout
+
+
+def test_show_tells_the_card(tmp_path, monkeypatch, capsys):
+    result = dynbench_here(["show", "lipflow"], tmp_path, monkeypatch, capsys)
+    assert "arXiv 2210.02373" in result.stdout
+    assert "weights/fashion_mnist.safetensors" in result.stdout
+    # Nobody took down how long the first ones took; of others the card knows.
+    untimed = dynbench_here(["show", "feedforward"], tmp_path, monkeypatch, capsys)
+    lines = untimed.stdout.splitlines()
+    (first,) = [text for text in lines if text.startswith("feedforward for fashion_mnist")]
+    assert "s of training" not in first
+    timed = dynbench_here(["show", "sll"], tmp_path, monkeypatch, capsys)
+    assert "; 79 s of training" in timed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--model", "lipflow", "--norm", "Linf", "--eps", "8"], ["8/255"]),
+        (["run", "--model", "lipflow", "--eps", "big"], ["'big'"]),
+        (["run", "--model", "lipflo"], ["did you mean lipflow"]),
+        (["run", "--model", "lipflow", "--dataset", "fashion"], ["fashion_mnist"]),
+        (["run", "--model", "lipflow", "--attacks", "pdg"], ["pgd"]),
+        (["run", "--model", "lipflow", "--certifiers", "magic"], ["magic"]),
+        (["run", "--model", "lipflow", "--n-examples", "0"], ["n_examples"]),
+        (["run", "--model", "lipflow", "--device", "cuda:7"], ["device"]),
+        (["run", "--model", "lipflow", "--store", "no/where.sqlite"], ["does not exist"]),
+        (["run", "--model", "lipflow", "--export", "x.txt"], [".csv"]),
+        (["run", "--model", "lipflow", "--plugins", "nowhere"], ["nowhere"]),
+        (["show", "nothing"], ["nothing"]),
+        (["leaderboard"], ["there is no store"]),
+        (["train", "--model", "lipflow", "--recipe", "none.yaml"], ["none.yaml"]),
+    ],
+)
+def test_bad_input_gets_one_clear_line(arguments, words, tmp_path, monkeypatch, capsys):
+    refused(dynbench_here(arguments, tmp_path, monkeypatch, capsys), *words)
+
+
+def test_a_process_of_its_own_ends_with_exit_code_2_and_no_traceback(tmp_path):
+    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean lipflow")
+
+
+def test_a_truncated_data_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (tmp_path / name).write_bytes(bytes([0, 0, 8, 3]) + bytes(100))
+    result = dynbench_here(
+        ["train", "--model", "lipflow", "--data-dir", tmp_path], tmp_path, monkeypatch, capsys
+    )
+    refused(result, "train-images-idx3-ubyte")
+    assert not (tmp_path / "trained").exists()
+
+
+def test_a_corrupted_weights_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "flow"
+    shutil.copytree(shipped("plugins") / "lipflow", folder)
+    card = folder / "card.yaml"
+    card.write_text(card.read_text().replace("name: lipflow", "name: flow"))
+    weights = folder / "weights" / "fashion_mnist.safetensors"
+    options = ["run", "--model", "flow", "--plugins", folder, "--n-examples", "4"]
+    options += ["--attacks", "none"]
+    sound = dynbench_here(options, tmp_path, monkeypatch, capsys)
+    assert sound.returncode == 0, sound.stderr
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused(dynbench_here(options, tmp_path, monkeypatch, capsys), "SHA-256", str(weights))
+
+
+def test_a_run_killed_in_the_middle_ends_with_the_same_verdicts(tmp_path):
+    options = ["run", *QUICK, "--eps", "0.5", "--batch-size", "2", "--json"]
+    script = "from robustbench_dyn.cli import main; main()"
+    whole = dynbench(*options, "--store", "whole.sqlite", "--export", "whole.csv", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    store = tmp_path / "killed.sqlite"
+    killed = subprocess.Popen(
+        [sys.executable, "-c", script, *options, "--store", str(store)],
+        cwd=tmp_path, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while _n_verdicts(store) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert _n_verdicts(store) >= 4
+    assert _n_runs(store) == 0, "it ended before it was killed"
+    resumed = dynbench(*options, "--store", store, "--export", "resumed.csv", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    tables = [pd.read_csv(tmp_path / f"{name}.csv") for name in ("whole", "resumed")]
+    first, second = (table.drop(columns="seconds") for table in tables)
+    pd.testing.assert_frame_equal(first, second)
+
+
+def _query(path: Path, query: str) -> int:
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    except sqlite3.Error:
+        return 0
+    try:
+        return connection.execute(query).fetchone()[0]
+    except sqlite3.Error:
+        return 0
+    finally:
+        connection.close()
+
+
+def _n_verdicts(path):
+    return _query(path, "SELECT count(*) FROM verdicts")
+
+
+def _n_runs(path):
+    return _query(path, "SELECT count(*) FROM runs")
+
+
+def test_a_refuted_certificate_ends_with_exit_1_and_gets_no_row(tmp_path):
+    folder = write_plugin(tmp_path / "louder", UNSOUND, factor=3)
+    options = ["run", "--model", "louder", "--plugins", folder, "--dataset", "digits", "--eps",
+               "1.5", "--n-examples", "50", "--attacks", "pgd", "--json"]  # fmt: skip
+    for _ in range(2):
+        result = dynbench(*options, cwd=tmp_path)
+        assert result.returncode == 1, result.stderr
+        assert "soundness violation" in result.stderr
+        assert result.stdout == ""
+    assert list((tmp_path / "counterexamples").glob("*.npz"))
+    refused(dynbench("leaderboard", cwd=tmp_path), "no finished run")

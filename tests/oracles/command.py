@@ -1,0 +1,36 @@
+"""The command as a user types it, in a process of its own or in this one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from robustbench_dyn.cli import main
+
+
+def dynbench(*arguments, cwd, env=None):
+    script = "from robustbench_dyn.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | (env or {}),
+    )  # fmt: skip
+
+
+def dynbench_here(arguments, folder, monkeypatch, capsys):
+    """Run the command in this process, which spares the imports; returns what dynbench returns."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["dynbench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    printed = capsys.readouterr()
+    return subprocess.CompletedProcess(sys.argv, left.value.code or 0, printed.out, printed.err)
+
+
+def refused(result, *words):
+    """Check that bad input got one line, exit code 2, and no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr

@@ -1,0 +1,90 @@
+"""A store's verdicts as tables: complete, typed, and never half written."""
+
+import builtins
+
+import pandas as pd
+import pytest
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.reporting import export as exporting
+from robustbench_dyn.reporting.export import export_store
+from robustbench_dyn.results.store import Store
+from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS, Status, Verdict
+
+
+@pytest.fixture
+def store():
+    """Two evaluations; one has nothing certified and nothing broken."""
+    store = Store()
+    record = {"dataset": "digits", "norm": "L2", "seed": 0, "attacks": ["pgd", "fab-t"],
+              "certifiers": []}  # fmt: skip
+    for key in ("a", "b"):
+        store.add_evaluation(key, record | {"model": key.upper()})
+    sure = {"status": Status.CERTIFIED, "certified_radius": 0.7, "certifier": "lipschitz"}
+    unsure = {"status": Status.UNDECIDED, "reason": "survived"}
+    for key, evidence in (("a", unsure), ("b", sure)):
+        store.add_verdicts(
+            key, [Verdict(example_id=i, label=1, prediction=1, eps=0.5, **evidence)
+                  for i in range(5)],
+        )  # fmt: skip
+    return store
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("rows_at_a_time", [3, 50_000])
+def test_a_table_holds_every_verdict(suffix, rows_at_a_time, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("robustbench_dyn.results.store._ROWS_AT_A_TIME", rows_at_a_time)
+    path = tmp_path / f"t.{suffix}"
+    assert export_store(store, path) == 10
+    table = pd.read_csv(path) if suffix == "csv" else pd.read_parquet(path)
+    assert set(EXAMPLE_COLUMNS) < set(table.columns)
+    assert table["model"].tolist() == ["A"] * 5 + ["B"] * 5
+    assert table["example_id"].tolist() == [0, 1, 2, 3, 4] * 2
+    assert table["certified_radius"].isna().tolist() == [True] * 5 + [False] * 5
+    assert table["certified_radius"].dtype == float
+    assert set(table["attacks"]) == {"pgd+fab-t"}
+    assert set(table["certifiers"]) == {"none"}
+
+
+def test_examples_that_wait_for_a_stage_are_left_out_unless_asked_for(store, tmp_path):
+    waiting = Verdict(example_id=5, label=1, prediction=1, eps=0.5, status=Status.UNDECIDED,
+                      reason="next: pgd", next_stage="pgd")  # fmt: skip
+    store.add_verdicts("a", [waiting])
+    assert export_store(store, tmp_path / "t.csv") == 10
+    assert export_store(store, tmp_path / "t.csv", pending=True) == 11
+    assert "next: pgd" in (tmp_path / "t.csv").read_text()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_what_fails_in_the_middle_leaves_the_old_table(suffix, store, tmp_path):
+    path = tmp_path / f"t.{suffix}"
+    path.write_text("old")
+
+    def tables():
+        yield pd.DataFrame({"a": [1]})
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        exporting.write_tables(tables(), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_pyarrow_the_way_out_is_told(store, tmp_path, monkeypatch):
+    importing = builtins.__import__
+
+    def without_pyarrow(name, *rest):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return importing(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
+    with pytest.raises(InputError, match=r"pip install 'robustbench-dyn\[parquet\]'"):
+        export_store(store, tmp_path / "t.parquet")
+    assert export_store(store, tmp_path / "t.csv") == 10
+
+
+@pytest.mark.parametrize(("name", "words"), [("t.xlsx", "must end in"), ("no/t.csv", "does not")])
+def test_bad_paths_are_refused(name, words, store, tmp_path):
+    with pytest.raises(InputError, match=words):
+        export_store(store, tmp_path / name)

@@ -1,0 +1,295 @@
+"""The store against what befalls files: kills, full disks, rights, strangers' files."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from robustbench_dyn.errors import StoreError
+from robustbench_dyn.results import store as storing
+from robustbench_dyn.results.costs import StageCost
+from robustbench_dyn.results.store import SCHEMA_VERSION, Run, Store, Violation, Votes
+from robustbench_dyn.results.verdicts import Outcome, Status, Step, Verdict
+
+
+def verdict(example_id, **changes):
+    values = {"example_id": example_id, "label": 1, "prediction": 1, "eps": 0.5,
+              "status": Status.CERTIFIED, "certified_radius": 0.7,
+              "certifier": "lipschitz"}  # fmt: skip
+    return Verdict(**(values | changes))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    store = Store(tmp_path / "s.sqlite")
+    store.add_evaluation("k", {"model": "m"})
+    broken = verdict(
+        1, status=Status.BROKEN, certified_radius=float("nan"), certifier="",
+        adversarial_distance=0.25, attack="pgd", x_adv=b"\0\1",
+    )  # fmt: skip
+    store.add_verdicts("k", [verdict(0), broken])
+    store.close()
+    first, second = Store(tmp_path / "s.sqlite").verdicts("k", 0.5)
+    assert first.certified_radius == 0.7
+    assert second.certified_radius != second.certified_radius
+    assert (second.status, second.attack, second.x_adv) == (Status.BROKEN, "pgd", b"\0\1")
+
+
+def test_the_state_of_an_example_is_read_back_as_data():
+    store, trail = Store(), (Step("a", Outcome.FAILED, 0.5, "E: x; next: b"),
+                             Step("b", Outcome.SURVIVED, 0.75))  # fmt: skip
+    store.add_evaluation("k", {})
+    waiting = verdict(0, status=Status.UNDECIDED, reason="-", next_stage="c", trail=trail)
+    store.add_verdicts("k", [waiting])
+    (found,) = store.verdicts("k")
+    assert (found.next_stage, found.trail) == ("c", trail)
+    assert found.trail[0].outcome is Outcome.FAILED
+
+
+def test_flags_are_kept_once_and_go_with_copies_and_merges(tmp_path):
+    store = Store()
+    store.add_evaluation("k", {})
+    store.add_flags("k", ["softmax_outputs"])
+    store.add_flags("k", ["batch_coupled", "softmax_outputs"])
+    assert store.flags("k") == ["batch_coupled", "softmax_outputs"]
+    assert store.flags("other") == []
+    store.copy(tmp_path / "part.sqlite", ["k"], range(1))
+    part = Store(tmp_path / "part.sqlite")
+    assert part.flags("k") == store.flags("k")
+    part.add_flags("k", ["random_outputs"])
+    part.close()
+    store.merge(tmp_path / "part.sqlite")
+    assert store.flags("k") == ["batch_coupled", "random_outputs", "softmax_outputs"]
+
+
+def test_a_second_verdict_replaces_the_first():
+    store = Store()
+    store.add_evaluation("k", {})
+    store.add_verdicts("k", [verdict(0, status=Status.UNDECIDED, certified_radius=0.4, reason="-")])
+    store.add_verdicts("k", [verdict(0)])
+    assert [v.status for v in store.verdicts("k")] == [Status.CERTIFIED]
+
+
+def test_refuted_evaluations_have_no_runs():
+    store = Store()
+    store.add_evaluation("k", {})
+    store.add_run(Run("k", 0.5, 1, {"model": "m"}))
+    assert len(store.runs()) == 1
+    store.add_violation("k", 0.5, Violation(0, 0.7, 0.4, "pgd", "", b""))
+    assert store.runs() == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from robustbench_dyn.store import Store
+from robustbench_dyn.verdicts import Status, Verdict
+store = Store(Path(sys.argv[1]))
+store.add_evaluation("k", {})
+for start in range(0, 10**9, 10):
+    store.add_verdicts("k", [
+        Verdict(example_id=i, label=0, prediction=0, eps=0.5, status=Status.UNDECIDED, reason="-")
+        for i in range(start, start + 10)
+    ])
+    print(start, flush=True)
+"""
+
+
+def test_a_kill_loses_no_transaction_and_leaves_no_half_one(tmp_path):
+    path = tmp_path / "s.sqlite"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(20):
+        last = int(writer.stdout.readline())
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    kept = [v.example_id for v in Store(path).verdicts("k")]
+    assert len(kept) >= last + 10
+    assert kept == list(range(len(kept)))
+    assert len(kept) % 10 == 0
+
+
+def test_a_full_disk_says_so_and_keeps_what_was_there(tmp_path):
+    store = Store(tmp_path / "s.sqlite")
+    store.add_evaluation("k", {})
+    store.add_verdicts("k", [verdict(0)])
+    # SQLite's own way of running out of space.
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match=r"full.*kept"):
+        store.add_verdicts("k", [verdict(i, x_adv=bytes(5000)) for i in range(1, 50)])
+    assert [v.example_id for v in store.verdicts("k")] == [0]
+
+
+def test_a_read_only_store_says_so(tmp_path):
+    path = tmp_path / "s.sqlite"
+    Store(path).close()
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    store = Store(path)
+    store._connection.close()
+    store._connection = connection
+    with pytest.raises(StoreError, match="readonly"):
+        store.add_evaluation("k", {})
+    store.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_rights_says_so(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StoreError, match="unable to open"):
+            Store(tmp_path / "s.sqlite")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_folder_that_does_not_exist_says_so(tmp_path):
+    with pytest.raises(StoreError, match="does not exist"):
+        Store(tmp_path / "nowhere" / "s.sqlite")
+
+
+@pytest.mark.parametrize("content", ["CREATE TABLE t (a)", "PRAGMA user_version = 99"])
+def test_somebody_elses_database_is_left_alone(tmp_path, content):
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute(content)
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="no store of this version"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path):
+    path = tmp_path / "text.sqlite"
+    path.write_text("not a database, but long enough to look at" * 20)
+    with pytest.raises(StoreError, match="not a database"):
+        Store(path)
+
+
+def test_two_processes_may_write_at_once(tmp_path):
+    path = tmp_path / "s.sqlite"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    written = [[int(writer.stdout.readline()) for _ in range(20)] for writer in writers]
+    for writer in writers:
+        writer.kill()
+        writer.communicate()
+    assert written == [list(range(0, 200, 10))] * 2
+
+
+def test_many_may_open_a_new_store_at_once(tmp_path):
+    n = 8
+    barrier = Barrier(n)
+
+    def add(path, i):
+        barrier.wait()
+        store = Store(path)
+        store.add_evaluation("k", {})
+        store.add_verdicts("k", [verdict(i)])
+        store.close()
+
+    for attempt in range(10):
+        path = tmp_path / f"{attempt}.sqlite"
+        with ThreadPoolExecutor(n) as pool:
+            list(pool.map(add, [path] * n, range(n)))
+        assert [v.example_id for v in Store(path).verdicts("k")] == list(range(n))
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_an_older_file_is_brought_up_to_date_and_keeps_what_it_holds(
+    version, tmp_path, monkeypatch
+):
+    path = tmp_path / "old.sqlite"
+    with monkeypatch.context() as past:
+        past.setattr(storing, "_STEPS", storing._STEPS[:version])
+        past.setattr(storing, "SCHEMA_VERSION", version)
+        old = Store(path)
+        old.add_evaluation("k", {"model": "m"})
+        rows = [
+            (0, "certified", 0.7, "lipschitz", ""),
+            (1, "undecided", None, "", "next: fab-t; apgd-t failed: RuntimeError: next: square"),
+            (2, "undecided", None, "", "next: square"), (3, "undecided", None, "", "survived pgd"),
+        ]  # fmt: skip
+        with old._connection as connection:
+            connection.executemany(
+                "INSERT INTO verdicts (key, eps, example_id, label, prediction, status, "
+                "certified_radius, certifier, attack, reason, forward_passes, backward_passes, "
+                "seconds) VALUES ('k', 0.5, ?, 1, 1, ?, ?, ?, '', ?, 0, 0, 0)", rows,
+            )  # fmt: skip
+        old.close()
+    store = Store(path)
+    assert store._version() == SCHEMA_VERSION > 1
+    assert [v.example_id for v in store.verdicts("k")] == [0, 1, 2, 3]
+    # What waited for an attack then still does, where the words told so.
+    waiting = ["", "fab-t", "square", ""] if version < 4 else [""] * 4
+    assert [v.next_stage for v in store.verdicts("k")] == waiting
+    assert all(v.trail == () for v in store.verdicts("k"))
+    store.add_flags("k", ["batch_coupled"])
+    assert store.flags("k") == ["batch_coupled"]
+    store.add_verdicts("k", [verdict(4)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
+    assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 1, 1, 1, 0, 0.25)]
+    store.add_votes("v", 0, "select", Votes(3, (2, 1, 0), 0.5))
+    assert store.votes("v") == {(0, "select"): Votes(3, (2, 1, 0), 0.5)}
+
+
+def test_votes_only_grow_and_those_of_a_merged_store_count_where_they_are_more(tmp_path):
+    store, other = Store(), Store(tmp_path / "other.sqlite")
+    for kept, draws in ((store, 4), (store, 2), (other, 3)):
+        kept.add_votes("v", 0, "select", Votes(draws, (draws, 0), 0.5))
+    other.add_votes("v", 1, "estimate", Votes(5, (5, 0), 0.5))
+    other.close()
+    store.merge(tmp_path / "other.sqlite")
+    assert store.votes("v") == {
+        (0, "select"): Votes(4, (4, 0), 0.5), (1, "estimate"): Votes(5, (5, 0), 0.5),
+    }  # fmt: skip
+    assert store.votes("w") == {}
+
+
+def test_costs_add_up_over_runs():
+    store = Store()
+    store.add_evaluation("k", {})
+    store.add_verdicts("k", [verdict(0)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
+    store.add_verdicts("k", [verdict(1)], StageCost(0.5, "certify", 2, 0, 2, 1, 0.5))
+    store.add_verdicts("k", [verdict(2)])
+    assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 3, 1, 3, 1, 0.75)]
+    assert store.costs("k", 0.25) == []
+
+
+def test_a_copy_seeds_a_store_that_is_merged_back(tmp_path):
+    store = Store()
+    for key in ("k", "other"):
+        store.add_evaluation(key, {"model": key})
+        store.add_verdicts(key, [verdict(0)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
+        store.add_run(Run(key, 0.5, 1, {"model": key}))
+    part = tmp_path / "part.sqlite"
+    store.copy(part, ["k"], range(10))
+    there = Store(part)
+    assert list(there.records()) == ["k"]
+    assert there.costs("k", 0.5) == []
+    there.add_verdicts("k", [verdict(1)], StageCost(0.5, "certify", 1, 1, 5, 0, 0.5))
+    there.add_violation("k", 0.5, Violation(0, 0.7, 0.4, "pgd", "", b""))
+    there.close()
+    store.merge(part)
+    assert [v.example_id for v in store.verdicts("k")] == [0, 1]
+    assert [v.example_id for v in store.verdicts("other")] == [0]
+    assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 2, 2, 6, 0, 0.75)]
+    assert len(store.violations("k")) == 1
+    assert [run.key for run in store.runs()] == ["other"]
+
+
+def test_what_is_no_store_is_not_merged(tmp_path):
+    path = tmp_path / "text.sqlite"
+    path.write_text("not a database, but long enough to look at" * 20)
+    store = Store()
+    with pytest.raises(StoreError, match="not a database"):
+        store.merge(path)
+    store.add_evaluation("k", {})
