@@ -17,7 +17,7 @@ from measuring import write
 from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.certification.catalogue import certifier_names
 from robustbench_dyn.errors import CertificateError, DynbenchError
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -31,7 +31,7 @@ def certified(adversary: Adversary) -> tuple[Counter[str], int, list[str]]:
     for norm in NORMS:
         for name in certifier_names():
             model, x = built(adversary)
-            with frozen(model):
+            with frozen_eval(model):
                 y = predictions(model, x)
                 try:
                     for k, radius in certificates(model, x, y, name, norm):

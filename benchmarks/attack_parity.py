@@ -32,9 +32,9 @@ from robustbench_dyn.attacks import native as own
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.external.autoattack import PREFIX, Settings, members
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.evaluation.candidates import judge
+from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.counting import CountingModel
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.results.verdicts import Status
 
 THREAT_MODELS = (ThreatModel("L2", 0.5), ThreatModel("Linf", 8 / 255))
@@ -70,11 +70,11 @@ def by_the_harness(
     """Search with an attack of the registry, without certificates that would spare it rivals."""
     counting, started = CountingModel(model), time.perf_counter()
     x, y = left.data.x, left.data.y
-    with frozen(model):
+    with frozen_eval(model):
         found = attack.search(
             counting, x, y, threat_model, seed=seed, batch_size=BATCH, n_classes=left.data.n_classes
         )
-        standing = int((~judge(model, found, x, y, threat_model).fooled).sum())
+        standing = int((~check_candidates(model, found, x, y, threat_model).fooled).sum())
     return {"standing": standing, "forward_passes": counting.forward_passes,
             "seconds": time.perf_counter() - started}  # fmt: skip
 
@@ -91,11 +91,11 @@ def by_torchattacks(
         "square": {"n_queries": 5000, "n_restarts": 1, "resc_schedule": False},
     }
     counting, standing, started = CountingModel(model), 0, time.perf_counter()
-    with frozen(model):
+    with frozen_eval(model):
         attack = getattr(torchattacks, kind)(counting, **options, **settings[name])
         for x, y in zip(left.data.x.split(BATCH), left.data.y.split(BATCH), strict=True):
             candidates: Tensor = attack(x.clone(), y)
-            standing += int((~judge(model, candidates, x, y, threat_model).fooled).sum())
+            standing += int((~check_candidates(model, candidates, x, y, threat_model).fooled).sum())
     return {"standing": standing, "forward_passes": counting.forward_passes,
             "seconds": time.perf_counter() - started}  # fmt: skip
 

@@ -25,8 +25,8 @@ from robustbench_dyn.certification.base import Prepared, radii
 from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.evaluation.candidates import judge
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.evaluation.candidates import check_candidates
+from robustbench_dyn.models.freezing import frozen_eval
 
 # Each data set with the networks, and with eps at which some examples are certified.
 FASHION = (ThreatModel("L2", 0.25), ThreatModel("Linf", 2 / 255))
@@ -65,7 +65,7 @@ def ask(
     seconds = time.process_time() - started
     broken = 0
     if proof.candidates is not None:
-        broken = int(judge(model, proof.candidates, x, y, threat_model).fooled.sum())
+        broken = int(check_candidates(model, proof.candidates, x, y, threat_model).fooled.sum())
     certified = int((radii(proof) >= threat_model.eps).sum())
     return {"certified": certified, "broken": broken, "seconds": seconds / len(x)}
 
@@ -74,7 +74,7 @@ def rows_of(name: str, data: Dataset, threat_models: tuple[ThreatModel, ...]) ->
     model = load_model(name, dataset=data.name)
     about = {"model": name, "dataset": data.name, "parameters": sum(p.numel() for p in
              model.parameters())}  # fmt: skip
-    with frozen(model):
+    with frozen_eval(model):
         with torch.no_grad():
             right = model(data.x).argmax(dim=1) == data.y
         x, y = data.x[right], data.y[right]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from robustbench_dyn import load_dataset, load_model
 from robustbench_dyn.flows import ConvGradientStep, OrthonormalGradientStep
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 
 
 class Residual(nn.Module):
@@ -70,11 +70,11 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     models = {
         "plain": plain(load_model("lipflow")),
-        "frozen": load_model("lipflow"),
+        "frozen_eval": load_model("lipflow"),
         "not frozen": load_model("lipflow"),
     }
     rows = []
-    with frozen(models["plain"]), frozen(models["frozen"]):
+    with frozen_eval(models["plain"]), frozen_eval(models["frozen_eval"]):
         for size in (8, 40, 256):
             x = load_dataset("fashion_mnist", n_examples=size).x
             for backward in (False, True):

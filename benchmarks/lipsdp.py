@@ -20,7 +20,7 @@ from robustbench_dyn import ThreatModel, load_dataset, load_model
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 
 _CERTIFIERS = ("lipschitz", "lipsdp", "linear_relaxation", "local_lipsdp")
 _MODELS = ("feedforward", "euler_resnet", "naive_lipschitz", "gradient_flow")
@@ -54,7 +54,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return a row a certifier and eps."""
     rows = []
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         logits = model(x)
         for certifier in _CERTIFIERS:
             started = time.perf_counter()

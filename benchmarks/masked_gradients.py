@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.attacks.catalogue import attack_info
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.evaluation.candidates import judge
+from robustbench_dyn.evaluation.candidates import check_candidates
 
 THREAT_MODEL = ThreatModel("Linf", 8 / 255)
 FIRST = 2000  # images that no other benchmark has used
@@ -132,7 +132,7 @@ def reference(network: nn.Module, mask: Mask, data: Dataset) -> float:
             found = attack_info(name).search(
                 substitute, data.x, data.y, THREAT_MODEL, seed=0, batch_size=250, n_classes=10
             )
-            lost |= judge(masked, found, data.x, data.y, THREAT_MODEL).fooled
+            lost |= check_candidates(masked, found, data.x, data.y, THREAT_MODEL).fooled
     return float((~lost).double().mean())
 
 

@@ -21,7 +21,7 @@ from robustbench_dyn import ThreatModel, load_dataset
 from robustbench_dyn.certification.bounds.intermediate import relax
 from robustbench_dyn.certification.certifiers import linear_relaxation
 from robustbench_dyn.certification.objectives import pairs_to_prove
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training.loop import train
 from robustbench_dyn.training.recipes import Recipe
@@ -47,7 +47,7 @@ def main() -> None:
         model = train(RECIPE, discover().load("feedforward"), out, n_examples=10_000).model.eval()
     data = load_dataset("fashion_mnist", n_examples=options.n_examples)
     rows = []
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         relaxed = relax(model, tuple(data.x.shape[1:]))
         pairs = pairs_to_prove(data.x, model(data.x), data.y)
         for norm, eps in (("L2", 0.25), ("L2", 0.5), ("Linf", 0.05), ("Linf", 0.1)):

@@ -24,7 +24,7 @@ from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.models.architectures import full_name
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.threat_models import Norm
 
@@ -78,7 +78,7 @@ def main() -> None:
     for name in names:
         model = load_model(name, dataset=options.dataset)
         rows = []
-        with frozen(model), full_precision():
+        with frozen_eval(model), full_precision():
             for norm, several in RADII.items():
                 for eps in several:
                     with nothing_taken_off():

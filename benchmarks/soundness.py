@@ -35,15 +35,15 @@ from torch import Tensor, nn
 import robustbench_dyn
 from robustbench_dyn import load_dataset
 from robustbench_dyn.attacks.catalogue import resolve_attacks
-from robustbench_dyn.certification.base import Cost, Prepared, radii
+from robustbench_dyn.certification.base import Phase, Prepared, radii
 from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
 from robustbench_dyn.certification.certifiers import complete
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.evaluation.candidates import judge
+from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.architectures import Architecture, Weights, full_name
 from robustbench_dyn.models.counting import CountingModel, surrogates_of
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.identity import hash_configuration
 from robustbench_dyn.models.loading import discover, hash_code, load_weights
 from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, widest_eps
@@ -108,7 +108,7 @@ def certified_radii(
     """
     logits = torch.cat([model(batch) for batch in x.split(BATCH)])
     scale = grid(norm, tuple(x.shape[1:]))
-    if prepared.certifier.at_any_eps:
+    if prepared.certifier.radius_based:
         return radii(prepared.prove(x, logits, y, ThreatModel(norm, scale[-1]))).cpu()
     proved, open_from = torch.full((len(x),), -1), torch.full((len(x),), len(scale))
     while bool((open_from - proved > 1).any()):
@@ -167,7 +167,7 @@ def nearest_finds(
         found = attack.search(
             model, x[rows], y[rows], threat_model, seed=seed, batch_size=BATCH, n_classes=n_classes
         )
-        judged = judge(model, found, x[rows], y[rows], threat_model)
+        judged = check_candidates(model, found, x[rows], y[rows], threat_model)
         for k in judged.fooled.nonzero().flatten().tolist():
             row, reached = int(rows[k]), float(judged.distance[k])
             if row not in finds or reached < finds[row].distance:
@@ -208,7 +208,7 @@ def certify(
     started = time.perf_counter()
     (prepared,) = resolve_certifiers(certifier, model, tuple(data.x.shape[1:]), norm)
     asked = data
-    if prepared.certifier.cost is Cost.EXHAUSTIVE:
+    if prepared.certifier.phase is Phase.LAST:
         asked = data.rows(0, EXHAUSTIVE_EXAMPLES)
     certified = certified_radii(model, prepared, asked.x, asked.y, norm)
     seconds = time.perf_counter() - started
@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for architecture, weights in weights_of_the_zoo(options.model, options.dataset or DATASETS):
         name = full_name(architecture.name, weights.variant)
         data = load_dataset(weights.dataset, n_examples=options.n_examples)
-        with frozen(load_weights(architecture, weights)) as model:
+        with frozen_eval(load_weights(architecture, weights)) as model:
             for norm in options.norm or NORMS:
                 keys, places = dict[str, str](), dict[str, tuple[str, ...]]()
                 for certifier in options.certifier or certifier_names():

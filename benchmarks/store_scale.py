@@ -18,7 +18,7 @@ import measuring
 from robustbench_dyn.reporting.export import export_store
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Run, Store
-from robustbench_dyn.results.summary import summarise
+from robustbench_dyn.results.summary import summary_row
 from robustbench_dyn.results.verdicts import Status, Verdict
 
 # One evaluation has this many examples at each of these eps.
@@ -60,7 +60,7 @@ def main() -> None:
                 store.add_evaluation(key, RECORD | {"model": key[-4:]})
                 for eps, some in at_each_eps.items():
                     store.add_verdicts(key, some)
-                    row = summarise(some, RECORD | {"model": key[-4:]}, eps=eps, evaluated_at="")
+                    row = summary_row(some, RECORD | {"model": key[-4:]}, eps=eps, evaluated_at="")
                     store.add_run(Run(key, eps, EXAMPLES, row))
 
         measure("write, 10,000 a transaction, with summaries", write)

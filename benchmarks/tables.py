@@ -15,7 +15,7 @@ from pathlib import Path
 import measuring
 import pandas as pd
 
-from robustbench_dyn.certification.certifiers.lipschitz import USEFUL
+from robustbench_dyn.certification.certifiers.lipschitz import LARGEST_NONVACUOUS_BOUND
 
 DOCS = Path(__file__).parents[1] / "docs"
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
@@ -153,7 +153,7 @@ def gaps() -> str:
     for threat in ("L2-0.25", "L2-0.5", "L2-1", "Linf-2_255", "Linf-8_255", "Linf-0.1"):
         bracket = brackets(threat)
         gap = bracket["empirical"] - bracket["certified"]
-        constrained = gap[bracket["bound"] <= USEFUL]
+        constrained = gap[bracket["bound"] <= LARGEST_NONVACUOUS_BOUND]
         shown.append(
             (threat.replace("-", " ").replace("_", "/"), len(gap), percent(gap.mean()),
              len(constrained), percent(constrained.mean()), percent(constrained.median()),

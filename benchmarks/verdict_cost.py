@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.models.counting import CountingModel
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 
 EPS = 0.5
 PART = 125
@@ -35,7 +35,7 @@ def plain(model: nn.Module, data: Dataset, batch_size: int, *, freeze: bool) -> 
     """Run pyautoattack's standard version on every example."""
     counting = CountingModel(model)
     started = time.perf_counter()
-    with frozen(model) if freeze else nullcontext():
+    with frozen_eval(model) if freeze else nullcontext():
         attack = AutoAttack(counting, norm="L2", eps=EPS, version="standard", seed=0, device="cpu")
         x_adv, _ = attack.run_standard_evaluation(data.x, data.y, batch_size=batch_size)
         robust = int((logits(model, x_adv).argmax(dim=1) == data.y).sum())
@@ -92,7 +92,7 @@ def fastest_batch(model: nn.Module, data: Dataset) -> int:
     """Return the batch size at which AutoAttack's first attack is fastest."""
     taken = {}
     for size in (50, 100, 250):
-        with frozen(model):
+        with frozen_eval(model):
             attack = AutoAttack(model, norm="L2", eps=EPS, version="custom", seed=0, device="cpu",
                                 attacks=["apgd-ce"])  # fmt: skip
             started = time.perf_counter()

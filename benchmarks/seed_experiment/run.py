@@ -33,9 +33,9 @@ from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset
 from robustbench_dyn.datasets import Dataset, dataset_info
-from robustbench_dyn.evaluation.candidates import judge
+from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.architectures import Architecture
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.loading import build_model, discover
 from robustbench_dyn.threat_models import project
 from robustbench_dyn.training.loop import EpochReport, train
@@ -111,12 +111,12 @@ def weak_pgd(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel) 
 
 def weak_accuracy(model: nn.Module, data: Dataset, threat_model: ThreatModel) -> float:
     robust, device = 0, next(model.parameters()).device
-    with frozen(model):
+    with frozen_eval(model):
         for start in range(0, len(data), 128):
             part = data.rows(start, start + 128)
             x, y = part.x.to(device), part.y.to(device)
             found = weak_pgd(model, x, y, threat_model)
-            robust += int((~judge(model, found, x, y, threat_model).fooled).sum())
+            robust += int((~check_candidates(model, found, x, y, threat_model).fooled).sum())
     return robust / len(data)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.flows import (
+    CachedParametrization,
     Classifier,
-    Derived,
     MaxMin,
     UnitRowLinear,
     conv_norm,
@@ -27,7 +27,7 @@ _BY_QR = OrthoParams(
 )
 
 
-class OrthogonalConv(Derived):
+class OrthogonalConv(CachedParametrization):
     """orthogonium's convolution of orthogonal kernel (AOC, arXiv 2501.07930), circular padding.
 
     The kernel is made in float32 whatever the precision of the forward pass, and once while the
@@ -43,7 +43,7 @@ class OrthogonalConv(Derived):
         margin = kernel_size - stride
         self.margins = (margin // 2, margin - margin // 2) * 2
 
-    def derive(self) -> Tensor:
+    def compute(self) -> Tensor:
         """Return the kernel, (out, in, kernel_size, kernel_size)."""
         with torch.autocast(self.layer.bias.device.type, enabled=False):
             kernel: Tensor = self.layer.weight
@@ -52,21 +52,21 @@ class OrthogonalConv(Derived):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, h, w) to (batch, out, h / stride, w / stride)."""
         around = F.pad(x, self.margins, mode="circular")
-        return F.conv2d(around, self.derived(), self.layer.bias, stride=self.stride)
+        return F.conv2d(around, self.value(), self.layer.bias, stride=self.stride)
 
     def lipschitz_bound(self) -> float:
         """Return a bound of the norm of the kernel as it is used."""
-        return conv_norm(self.derived(), stride=self.stride)
+        return conv_norm(self.value(), stride=self.stride)
 
 
-class OrthogonalLinear(Derived):
+class OrthogonalLinear(CachedParametrization):
     """orthogonium's dense layer of orthonormal rows or columns; otherwise as OrthogonalConv."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
         self.layer = OrthoLinear(n_in, n_out, ortho_params=_BY_QR)
 
-    def derive(self) -> Tensor:
+    def compute(self) -> Tensor:
         """Return the matrix, (n_out, n_in)."""
         with torch.autocast(self.layer.bias.device.type, enabled=False):
             weight: Tensor = self.layer.weight
@@ -74,11 +74,11 @@ class OrthogonalLinear(Derived):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, n_in) to (batch, n_out)."""
-        return F.linear(x, self.derived(), self.layer.bias)
+        return F.linear(x, self.value(), self.layer.bias)
 
     def lipschitz_bound(self) -> float:
         """Return a bound of the norm of the matrix as it is used."""
-        return matrix_norm(self.derived())
+        return matrix_norm(self.value())
 
 
 def build(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Problem(NamedTuple):
     """What to attack: a wrapped model, x (n, C, H, W) float32, y (n,) int64.
 
-    batch_size: how many inputs the model is given at once, at most. rival_radii: (n, n_classes)
+    batch_size: how many inputs the model is given at once, at most. class_radii: (n, n_classes)
     float64, inf for the label; it is known that class j does not overtake it nearer than entry j.
     """
 
@@ -32,12 +32,12 @@ class Problem(NamedTuple):
     seed: int
     n_classes: int
     batch_size: int
-    rival_radii: Tensor
+    class_radii: Tensor
 
     @property
     def rivals(self) -> Tensor:
         """The classes that may overtake the label within eps, (n, n_classes) bool."""
-        return self.rival_radii < self.threat_model.eps
+        return self.class_radii < self.threat_model.eps
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Attack:
     version: raised when its candidates change, so that no old verdict is taken for a new one.
     only_on_signs: a suite runs it only where there are signs of masked gradients.
     search(model, x, y, threat_model, *, seed, batch_size, n_classes,
-    rival_radii=None) returns candidates of x's shape, dtype and device, and any point, x for
+    class_radii=None) returns candidates of x's shape, dtype and device, and any point, x for
     instance, where it found nothing.
     """
 
@@ -87,11 +87,11 @@ def _search(
     seed: int,
     batch_size: int,
     n_classes: int,
-    rival_radii: Tensor | None = None,
+    class_radii: Tensor | None = None,
 ) -> Tensor:
     """Return candidates for x, searched in chunks of batch_size, each with the same seed.
 
-    x: (n, *input_shape) in [0, 1]; y: (n,). rival_radii: see Problem; by default nothing is known.
+    x: (n, *input_shape) in [0, 1]; y: (n,). class_radii: see Problem; by default nothing is known.
     The same arguments give the same candidates. The model runs in eval mode; its modes,
     requires_grad flags and gradients, and the caller's random streams, are put back. What the
     model or the library raises is passed on.
@@ -111,7 +111,7 @@ def _search(
         chunk = len(x) if gathers else batch_size
         for start in range(0, len(x), max(1, chunk)):
             rows = slice(start, start + chunk)
-            known = None if rival_radii is None else rival_radii[rows]
+            known = None if class_radii is None else class_radii[rows]
             problem = _pose(
                 wrapped, x[rows], y[rows], threat_model, seed, n_classes, batch_size, known
             )
@@ -238,7 +238,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
-    from robustbench_dyn.models.freezing import frozen  # noqa: PLC0415
+    from robustbench_dyn.models.freezing import frozen_eval  # noqa: PLC0415
 
     python_state = random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002  (a library may draw from this stream)
@@ -246,7 +246,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # FAB, CW and DeepFool call backward(), which would add to parameter.grad.
-            with torch.random.fork_rng(), frozen(model):
+            with torch.random.fork_rng(), frozen_eval(model):
                 yield
     finally:
         random.setstate(python_state)

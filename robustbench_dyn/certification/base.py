@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Proof(NamedTuple):
-    """rival_radii: (batch, classes) float64, in the threat model's norm and rounded down.
+    """class_radii: (batch, classes) float64, in the threat model's norm and rounded down.
 
     Nearer than entry j, class j does not reach the label's logit; inf for the label itself, 0
     where nothing is proved. candidates: of x's shape, points that the certifier takes for
@@ -23,7 +23,7 @@ class Proof(NamedTuple):
     the model's own rounding may exceed a margin.
     """
 
-    rival_radii: Tensor
+    class_radii: Tensor
     candidates: Tensor | None = None
     forward_passes: int = 0
     within_rounding: Tensor | None = None
@@ -38,13 +38,15 @@ def _own_name(_norm: Norm) -> str:
     return ""
 
 
-class Cost(Enum):
-    """What a proof costs for one example, and with that its place among the attacks."""
+class Phase(Enum):
+    """When a stage is run. Certifiers are placed by what a proof costs for one example."""
 
-    NOTHING = "of the first pass"
-    LOW = "before all attacks"
-    HIGH = "after the first attack, for what that leaves"
-    EXHAUSTIVE = "after all attacks: it searches until it has decided"
+    CLEAN = "on the clean pass"
+    BEFORE_ATTACKS = "before all attacks"
+    FIRST_ATTACK = "the first attack"
+    AFTER_FIRST_ATTACK = "after the first attack, on what it leaves"
+    ATTACKS = "the other attacks"
+    LAST = "after all attacks: it searches until it has decided"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Certifier:
     rounding may do is taken off its margins, or what was measured of it (see rounding.py); all
     others take off the worst.
     label(norm) is the name in the table. norms: those that it knows.
-    cost: when it is run. Where it is Cost.NOTHING, radii do not depend on the threat model's eps;
+    cost: when it is run. Where it is Phase.CLEAN, radii do not depend on the threat model's eps;
     others say of the ball of one threat model that a class is excluded, by a radius of eps, or not.
     version: raised when its proofs change, so that no old proof is taken for a new one.
     """
@@ -70,14 +72,14 @@ class Certifier:
     prove: Callable[..., Proof]
     label: Callable[[Norm], str] = _own_name
     norms: frozenset[Norm] = frozenset(NORMS)
-    cost: Cost = Cost.LOW
+    phase: Phase = Phase.BEFORE_ATTACKS
     measures_rounding: bool = False
     version: int = 1
 
     @property
-    def at_any_eps(self) -> bool:
+    def radius_based(self) -> bool:
         """Whether one pass gives the radii for every eps."""
-        return self.cost is Cost.NOTHING
+        return self.phase is Phase.CLEAN
 
     def prepared(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool
@@ -104,5 +106,5 @@ class Prepared(NamedTuple):
 
 def radii(proof: Proof) -> Tensor:
     """Return the radii inside which no class overtakes the label, (batch,); NaN for none."""
-    nearest = proof.rival_radii.amin(dim=1)
+    nearest = proof.class_radii.amin(dim=1)
     return nearest.where(nearest > 0, float("nan"))

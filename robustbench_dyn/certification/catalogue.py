@@ -118,9 +118,9 @@ def select_certifiers(
     """Return the certifiers that spec names, ready for model, and why others of `auto` are not.
 
     spec: "none", names, or "auto", which chooses by architecture: a model whose Lipschitz bound is
-    useful (no logit difference has more than certification.lipschitz.USEFUL) gets the certificates
-    of that bound alone, which cost a pass, while relaxing such deep networks proves little for
-    much. Any other model gets each other certifier that supports its operations, and semidefinite
+    not vacuous (no logit difference has more than lipschitz.LARGEST_NONVACUOUS_BOUND) gets the
+    certificates of that bound alone, which cost a pass, while relaxing such deep networks proves
+    little for much. Any other model gets each other certifier that supports its operations, and semidefinite
     bounds and `complete` only where it is small enough for them; what a certifier raises is the
     reason why it is not applicable.
     Raises InputError for an unknown name or one that does not support the norm, CertificateError
@@ -152,14 +152,18 @@ def select_certifiers(
 def _automatic(
     model: nn.Module, input_shape: tuple[int, ...], norm: Norm, *, strict_rounding: bool
 ) -> Selection:
-    from robustbench_dyn.certification.certifiers.lipschitz import is_useful  # noqa: PLC0415
+    from robustbench_dyn.certification.certifiers.lipschitz import is_nonvacuous  # noqa: PLC0415
 
     selection = Selection([], {}, [])
     for name in _CERTIFIERS:
         if name == "lipschitz_in_box":
             continue
         _prepare(name, model, input_shape, norm, selection, strict_rounding=strict_rounding)
-        if name == "lipschitz" and selection.ready and is_useful(selection.ready[0].state.bounds):
+        if (
+            name == "lipschitz"
+            and selection.ready
+            and is_nonvacuous(selection.ready[0].state.bounds)
+        ):
             # The bounds may take seconds: both certificates are made of the same.
             in_box = Prepared(_lipschitz_in_box(), selection.ready[0].state)
             if norm in in_box.certifier.norms:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from robustbench_dyn.datasets import Dataset, load_dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.pipeline import Cascade, Progress
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.identity import hash_tensors
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.store import Run, Store
-from robustbench_dyn.results.summary import summarise
+from robustbench_dyn.results.summary import summary_row
 from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS, Verdict
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
@@ -142,7 +142,7 @@ def open_cascade(
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     opened = nullcontext(store) if isinstance(store, Store) else closing(_open(store))
     where = torch.device(device) if device is not None else _device_of(model)
-    with full_precision(), opened as kept, frozen(model.to(where)):
+    with full_precision(), opened as kept, frozen_eval(model.to(where)):
         yield Cascade(
             model, dataset, kept, norm, where, seed, batch_size, attacks, certifiers,
             audit_share, name, progress, strict_rounding=strict_rounding,
@@ -173,12 +173,12 @@ def benchmark(
 
 def _evaluate_at(cascade: Cascade, threat_model: ThreatModel) -> Evaluation:
     verdicts = cascade.run(threat_model)
-    summary = conclude(cascade.store, cascade.key, threat_model.eps, verdicts)
+    summary = finalise_run(cascade.store, cascade.key, threat_model.eps, verdicts)
     costs, not_applicable = cascade.costs(threat_model), cascade.record["not_applicable"]
     return Evaluation(threat_model, verdicts, summary, cascade.key, costs, not_applicable)
 
 
-def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def finalise_run(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return the leaderboard row of final verdicts; that of the first n examples is kept."""
     n = len(verdicts)
     from_the_first = {verdict.example_id for verdict in verdicts} == set(range(n))
@@ -186,7 +186,7 @@ def conclude(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) ->
     if known is not None:
         return known.summary
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    summary = summarise(
+    summary = summary_row(
         verdicts,
         store.record(key),
         eps=eps,

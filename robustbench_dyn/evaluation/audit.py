@@ -11,7 +11,7 @@ from robustbench_dyn.results.verdicts import Verdict
 _FEWEST = 5
 
 
-def choose_audited(certified: Iterable[Verdict], share: float, seed: int) -> list[Verdict]:
+def sample_for_audit(certified: Iterable[Verdict], share: float, seed: int) -> list[Verdict]:
     """Return a share of the certified verdicts, at least five of them; none where share is 0.
 
     Each example has a rank of its own, by seed and example_id: the choice does not depend on the

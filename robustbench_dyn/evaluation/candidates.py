@@ -11,7 +11,7 @@ from robustbench_dyn.attacks.native.eot import N_PASSES, count_votes, outvoted
 from robustbench_dyn.threat_models import ThreatModel, distance, project
 
 
-class Judgement(NamedTuple):
+class CandidateCheck(NamedTuple):
     """x_adv: candidates inside the threat model; fooled: (batch,) bool; distance: (batch,)."""
 
     x_adv: Tensor
@@ -20,9 +20,9 @@ class Judgement(NamedTuple):
 
 
 @torch.no_grad()
-def judge(
+def check_candidates(
     model: nn.Module, candidates: Tensor, x: Tensor, y: Tensor, threat_model: ThreatModel
-) -> Judgement:
+) -> CandidateCheck:
     """Decide which candidates are adversarial examples of the threat model.
 
     A candidate with an entry that is not finite is discarded; every other one is projected into
@@ -30,13 +30,13 @@ def judge(
     name the right class. candidates and x: (batch, *input_shape); y: (batch,).
     """
     inside, allowed, reached = _inside(candidates, x, threat_model)
-    return Judgement(inside, (predict(model(inside)) != y) & allowed, reached)
+    return CandidateCheck(inside, (predict(model(inside)) != y) & allowed, reached)
 
 
-def judge_in_expectation(
+def check_candidates_in_expectation(
     model: nn.Module, candidates: Tensor, x: Tensor, y: Tensor, threat_model: ThreatModel, *,
     seed: int, n_passes: int = N_PASSES,
-) -> Judgement:  # fmt: skip
+) -> CandidateCheck:  # fmt: skip
     """Decide which candidates are adversarial examples of a randomised model.
 
     Those where another class is predicted more often than y, in n_passes fresh passes: a single
@@ -47,7 +47,7 @@ def judge_in_expectation(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fooled = outvoted(count_votes(model, inside, n_passes), y)
-    return Judgement(inside, fooled & allowed, reached)
+    return CandidateCheck(inside, fooled & allowed, reached)
 
 
 def _inside(

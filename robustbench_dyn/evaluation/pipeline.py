@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.catalogue import resolve_attacks, suite_names
-from robustbench_dyn.certification.base import Cost, Prepared, Proof, radii
+from robustbench_dyn.certification.base import Phase, Prepared, Proof, radii
 from robustbench_dyn.certification.catalogue import Selection, select_certifiers
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.evaluation.audit import choose_audited
+from robustbench_dyn.evaluation.audit import sample_for_audit
 from robustbench_dyn.evaluation.candidates import (
-    judge,
-    judge_in_expectation,
+    check_candidates,
+    check_candidates_in_expectation,
     predict,
     predict_in_expectation,
 )
@@ -36,7 +36,7 @@ from robustbench_dyn.evaluation.masking import (
     find_signs,
     telling,
 )
-from robustbench_dyn.evaluation.soundness import keep_violation, raise_violations
+from robustbench_dyn.evaluation.soundness import raise_counterexamples, record_counterexample
 from robustbench_dyn.evaluation.transitions import (
     Tool,
     advance,
@@ -67,7 +67,7 @@ from robustbench_dyn.models.identity import (
     registered_identity,
 )
 from robustbench_dyn.models.precision import PRECISION
-from robustbench_dyn.models.validation import are_probabilities, fingerprint, first_logits
+from robustbench_dyn.models.validation import are_probabilities, probe_logits, validated_logits
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.summary import attacks_that_failed, count_statuses
@@ -139,7 +139,7 @@ class Cascade:
         found = [] if known else self._examine()
         with seeded(seed, "preparation"):
             self.identity = known or identify(
-                model, fingerprint(self.model, dataset.x, device), name=name
+                model, probe_logits(self.model, dataset.x, device), name=name
             )
             self.attacks = resolve_attacks(
                 attacks, norm, self.n_classes, has_surrogates=bool(surrogates_of(model))
@@ -177,7 +177,7 @@ class Cascade:
                 self._flag(*self._examine())
                 self._load(threat_model)
         self.store.add_evaluation(self.key, self.record)
-        raise_violations(self.store, self.key, self.record["model"])
+        raise_counterexamples(self.store, self.key, self.record["model"])
         self.signs[threat_model.eps] = self.store.signs(self.key, threat_model.eps)
         self._classify_and_certify(threat_model)
         self._decide_what_is_left(threat_model)
@@ -242,7 +242,7 @@ class Cascade:
         names, trails = [""] * len(y), [list[Step]() for _ in ids]
         for prepared in self.certifiers:
             label = prepared.label(threat_model.norm)
-            if prepared.certifier.at_any_eps:
+            if prepared.certifier.radius_based:
                 proof, failure = self._apply(prepared, x, logits, y, threat_model)
                 if failure:
                     for trail in trails:
@@ -251,7 +251,7 @@ class Cascade:
                     for k in _within_rounding(proof):
                         trails[k].append(_not_proved(prepared, eps))
                     self.class_radii[prepared.certifier.name] |= zip(
-                        ids, proof.rival_radii, strict=True
+                        ids, proof.class_radii, strict=True
                     )
                 for k, radius in enumerate(radii(proof).tolist()):
                     if radius > 0 and not best[k] >= radius:
@@ -283,7 +283,7 @@ class Cascade:
         stale = [v for v in self.verdicts.values() if v.next_stage and v.next_stage not in names]
         self._keep(advance(verdict, self._stages()) for verdict in stale)
         # Proofs since the attack before: a share of what they certified has the next one to pass.
-        proofs = [c for c in self.certifiers if c.certifier.at_any_eps]
+        proofs = [c for c in self.certifiers if c.certifier.radius_based]
         for tool in self.tools:
             name = _name(tool)
             if isinstance(tool, Prepared):
@@ -303,12 +303,12 @@ class Cascade:
                 self._report(threat_model, name)
             if isinstance(tool, Prepared):
                 work = partial(self._prove, tool, threat_model)
-                exhaustive = tool.certifier.cost is Cost.EXHAUSTIVE
+                exhaustive = tool.certifier.phase is Phase.LAST
                 at_once = _SEARCHED_AT_ONCE if exhaustive else None
             else:
                 work, at_once = partial(self._attack, tool, threat_model), None
             for _ in self._in_chunks(turn, work, name, at_once=at_once):
-                raise_violations(self.store, self.key, self.record["model"])
+                raise_counterexamples(self.store, self.key, self.record["model"])
                 self._report(threat_model, name)
 
     def _signs_at(self, threat_model: ThreatModel, waiting: list[Verdict]) -> list[Sign]:
@@ -369,7 +369,7 @@ class Cascade:
             for v in self.verdicts.values()
             if v.status is Status.CERTIFIED and v.certifier in labels
         ]
-        for verdict in choose_audited(certified, self.audit_share, self.seed):
+        for verdict in sample_for_audit(certified, self.audit_share, self.seed):
             attack = "" if verdict.next_stage else unattacked_by(verdict, tools)
             if attack:
                 yield waiting_for(verdict, attack)
@@ -391,7 +391,7 @@ class Cascade:
         forward = self.model.forward_passes - before
         name, eps = prepared.certifier.name, threat_model.eps
         # An exhaustive search ends with a proof, a counterexample, or its time.
-        timed_out = "timed out" if prepared.certifier.cost is Cost.EXHAUSTIVE else ""
+        timed_out = "timed out" if prepared.certifier.phase is Phase.LAST else ""
         open_ = Step(name, Outcome.OPEN, eps, timed_out)
         within_rounding = set(_within_rounding(proof))
         verdicts = []
@@ -442,7 +442,7 @@ class Cascade:
             found = attack.search(
                 self.model, x, y, threat_model, seed=self._seed_of(attack.name),
                 batch_size=self.chunk_size, n_classes=self.n_classes,
-                rival_radii=(
+                class_radii=(
                     self._rival_radii(chunk, x, y, threat_model) if attack.by_rival else None
                 ),
             )  # fmt: skip
@@ -481,11 +481,11 @@ class Cascade:
     ) -> dict[int, tuple[str, float, bytes]]:
         """Return (name, distance, bytes of x_adv) of the candidates that fool the model."""
         if self.in_expectation:
-            judged = judge_in_expectation(
+            judged = check_candidates_in_expectation(
                 self.model, found, x, y, threat_model, seed=self._seed_of(name)
             )
         else:
-            judged = judge(self.model, found, x, y, threat_model)
+            judged = check_candidates(self.model, found, x, y, threat_model)
         hits = {}
         for k in judged.fooled.nonzero().flatten().tolist():
             x_adv = judged.x_adv[k].cpu().contiguous().numpy().tobytes()
@@ -500,7 +500,9 @@ class Cascade:
         What costs little is run again, where it is not known from this run. An audit asks whether
         the certificates are right: there they rule nothing out.
         """
-        cheap = [c for c in self.certifiers if c.certifier.cost in (Cost.NOTHING, Cost.LOW)]
+        cheap = [
+            c for c in self.certifiers if c.certifier.phase in (Phase.CLEAN, Phase.BEFORE_ATTACKS)
+        ]
         if not cheap:
             return None
         with torch.no_grad():
@@ -512,7 +514,7 @@ class Cascade:
                 of_each.append(torch.stack([known[verdict.example_id] for verdict in chunk]))
             else:
                 proof, _ = self._apply(prepared, x, logits, y, threat_model)
-                of_each.append(proof.rival_radii)
+                of_each.append(proof.class_radii)
         audited = torch.tensor([verdict.status is Status.CERTIFIED for verdict in chunk])
         return torch.stack(of_each).amax(dim=0).masked_fill(audited[:, None], 0.0)
 
@@ -532,7 +534,7 @@ class Cascade:
         attack, reached, x_adv = hit
         if verdict.certified_radius >= reached:
             x, _ = self._tensors([verdict.example_id])
-            keep_violation(
+            record_counterexample(
                 self.store, self.key, verdict, threat_model, attack=attack, reached=reached,
                 x=x[0], x_adv=x_adv,
             )  # fmt: skip
@@ -547,7 +549,7 @@ class Cascade:
             x = self._sample(min(MOST_EXAMPLES, max(1, most // 2)))
             try:
                 with seeded(self.seed, "validation"):
-                    logits = first_logits(self.model, x, int(self.dataset.y.max()))
+                    logits = validated_logits(self.model, x, int(self.dataset.y.max()))
                 self.at_start, found = find_defects(self.model, x, seed=self.seed, most=most)
                 break
             except Exception as error:
@@ -631,10 +633,11 @@ class Cascade:
 
     def _arrange(self) -> list[Attack | Prepared]:
         """Put the tools in order: each comes in when all before it left an example undecided."""
-        by_cost = {c: [p for p in self.certifiers if p.certifier.cost is c] for c in Cost}
+        by_cost = {c: [p for p in self.certifiers if p.certifier.phase is c] for c in Phase}
         return [
-            *by_cost[Cost.LOW], *self.attacks[:1], *by_cost[Cost.HIGH], *self.attacks[1:],
-            *by_cost[Cost.EXHAUSTIVE],
+            *by_cost[Phase.BEFORE_ATTACKS], *self.attacks[:1],
+            *by_cost[Phase.AFTER_FIRST_ATTACK], *self.attacks[1:],
+            *by_cost[Phase.LAST],
         ]  # fmt: skip
 
     def _sample(self, most: int) -> Tensor:

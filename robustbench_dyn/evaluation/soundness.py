@@ -11,7 +11,7 @@ from robustbench_dyn.results.verdicts import Verdict
 from robustbench_dyn.threat_models import ThreatModel
 
 
-def keep_violation(
+def record_counterexample(
     store: Store, key: str, verdict: Verdict, threat_model: ThreatModel,
     *, attack: str, reached: float, x: Tensor, x_adv: bytes,
 ) -> None:  # fmt: skip
@@ -37,7 +37,7 @@ def keep_violation(
     store.add_violation(key, threat_model.eps, violation)
 
 
-def raise_violations(store: Store, key: str, model: str) -> None:
+def raise_counterexamples(store: Store, key: str, model: str) -> None:
     """Raise SoundnessError where any counterexample to one evaluation's certificates is kept."""
     violations = store.violations(key)
     if not violations:

@@ -30,17 +30,22 @@ from robustbench_dyn.lipschitz.bounds import (
     pairwise_lipschitz,
 )
 from robustbench_dyn.lipschitz.norms import conv_norm, matrix_norm
-from robustbench_dyn.models.freezing import Derived, frozen, thawed, thawed_forward
+from robustbench_dyn.models.freezing import (
+    CachedParametrization,
+    frozen_eval,
+    trainable_eval,
+    trainable_forward,
+)
 
 __all__ = [
     "AlmostOrthogonalConv",
     "AlmostOrthogonalLinear",
     "Autonomous",
+    "CachedParametrization",
     "Classifier",
     "ConvGradientStep",
     "ConvPotential",
     "DenseGradientStep",
-    "Derived",
     "EulerStep",
     "Flow",
     "FluxField",
@@ -63,12 +68,12 @@ __all__ = [
     "UnitRowLinear",
     "ZeroPadChannels",
     "conv_norm",
-    "frozen",
+    "frozen_eval",
     "lipschitz_bound",
     "matrix_norm",
     "pairwise_lipschitz",
     "residual_features",
-    "thawed",
-    "thawed_forward",
+    "trainable_eval",
+    "trainable_forward",
     "two_scales",
 ]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from robustbench_dyn.flows.activations import find_activation
 from robustbench_dyn.flows.orthogonal import Orthonormal
 from robustbench_dyn.lipschitz.norms import diagonal_bound, excess
-from robustbench_dyn.models.freezing import Derived
+from robustbench_dyn.models.freezing import CachedParametrization
 
 # Keeps the float32 diagonal below the exact one, so that the bound comes out at 1 and not above.
 _SAFETY = 1.0 - 1e-5
@@ -20,7 +20,7 @@ _SAFETY = 1.0 - 1e-5
 _FLOOR = 1e-12
 
 
-class GradientStep(Derived):
+class GradientStep(CachedParametrization):
     """x -> x - grad V(x) = x - 2 W T^-1 sigma(W^T x + b), V(x) = 2 sum_i R((W^T x + b)_i) / T_ii.
 
     R' = sigma, and W^T W <= T, so grad V is max abs(sigma')-times 2-Lipschitz for every W and every
@@ -40,7 +40,7 @@ class GradientStep(Derived):
         self.bias = nn.Parameter(torch.zeros(weight_shape[0]))
         self.log_q = nn.Parameter(torch.zeros(weight_shape[0]))
 
-    def derive(self) -> Tensor:
+    def compute(self) -> Tensor:
         """Return 2 / T as a vector, (terms,)."""
         with torch.autocast(self.weight.device.type, enabled=False):
             diagonal = diagonal_bound(self.weight, self.log_q.exp())
@@ -54,14 +54,14 @@ class GradientStep(Derived):
 
     def trajectory(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the state after each step."""
-        scale = self._broadcast(self.derived())
+        scale = self._broadcast(self.value())
         for _ in range(self.n_steps):
             x = x - self._adjoint(self.activation.function(self._arguments(x)) * scale)
             yield x
 
     def energy(self, x: Tensor) -> Tensor:
         """Return V(x), (batch,)."""
-        terms = self.activation.primitive(self._arguments(x)) * self._broadcast(self.derived())
+        terms = self.activation.primitive(self._arguments(x)) * self._broadcast(self.value())
         return terms.flatten(1).sum(dim=1)
 
     def lipschitz_bound(self) -> float:
@@ -70,7 +70,7 @@ class GradientStep(Derived):
         delta: by what factor less 1. With D in [0, 1 + delta], I - W S D W^T is a convex
         combination's extrapolation by delta. Slopes down to -s add 2 s (1 + delta).
         """
-        delta = excess(self.weight, self.log_q.exp(), self.derived() / 2)
+        delta = excess(self.weight, self.log_q.exp(), self.value() / 2)
         falling = max(0.0, -self.activation.lowest_slope)
         step: float = 1.0 + 2.0 * delta + 2.0 * falling * (1.0 + delta)
         return step**self.n_steps

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.lipschitz.norms import abs_gram, conv_norm, matrix_norm
-from robustbench_dyn.models.freezing import Derived
+from robustbench_dyn.models.freezing import CachedParametrization
 
 
-class UnitNormConv(Derived):
+class UnitNormConv(CachedParametrization):
     """A zero-padded convolution divided by a provable bound of its norm, so that its norm is <= 1.
 
     The bound is the largest row sum of the kernel's autocorrelation (arXiv 2208.03160), which
@@ -26,18 +26,18 @@ class UnitNormConv(Derived):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.padding = kernel_size // 2
 
-    def derive(self) -> Tensor:
+    def compute(self) -> Tensor:
         """Return the kernel divided by its bound."""
         with torch.autocast(self.weight.device.type, enabled=False):
             return self.weight / abs_gram(self.weight).sum(dim=1).max().sqrt().clamp_min(1e-12)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
-        return F.conv2d(x, self.derived(), self.bias, padding=self.padding)
+        return F.conv2d(x, self.value(), self.bias, padding=self.padding)
 
     def lipschitz_bound(self) -> float:
         """Return a bound of the norm of the kernel as it is used."""
-        return conv_norm(self.derived())
+        return conv_norm(self.value())
 
 
 class AlmostOrthogonalConv(UnitNormConv):
@@ -51,14 +51,14 @@ class AlmostOrthogonalConv(UnitNormConv):
         super().__init__(in_channels, out_channels, kernel_size=kernel_size)
         nn.init.dirac_(self.weight)
 
-    def derive(self) -> Tensor:
+    def compute(self) -> Tensor:
         """Return W T^-1/2, a kernel."""
         with torch.autocast(self.weight.device.type, enabled=False):
             diagonal = abs_gram(self.weight.transpose(0, 1)).sum(dim=1)
             return self.weight * diagonal.clamp_min(1e-12).rsqrt()[:, None, None]
 
 
-class AlmostOrthogonalLinear(Derived):
+class AlmostOrthogonalLinear(CachedParametrization):
     """AlmostOrthogonalConv on vectors, (batch, in_features) -> (batch, out_features)."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -66,7 +66,7 @@ class AlmostOrthogonalLinear(Derived):
         self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(out_features, in_features)))
         self.bias = nn.Parameter(torch.zeros(out_features))
 
-    def derive(self) -> Tensor:
+    def compute(self) -> Tensor:
         """Return W T^-1/2, (out_features, in_features)."""
         with torch.autocast(self.weight.device.type, enabled=False):
             diagonal = abs_gram(self.weight.t()).sum(dim=1)
@@ -74,11 +74,11 @@ class AlmostOrthogonalLinear(Derived):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x affinely."""
-        return F.linear(x, self.derived(), self.bias)
+        return F.linear(x, self.value(), self.bias)
 
     def lipschitz_bound(self) -> float:
         """Return a bound of the norm of the matrix as it is used."""
-        return matrix_norm(self.derived())
+        return matrix_norm(self.value())
 
 
 class ZeroPadChannels(nn.Module):

@@ -134,7 +134,7 @@ class NaiveStep(nn.Module):
         lowest, highest = min(0.0, self.activation.lowest_slope), self.activation.highest_slope
         c, r = (highest + lowest) / 2, (highest - lowest) / 2
         product = self.outer.lipschitz_bound() * self.inner.lipschitz_bound()
-        kernel = c * composed_kernel(self.outer.derived(), self.inner.derived())
+        kernel = c * composed_kernel(self.outer.value(), self.inner.value())
         channels, middle = torch.arange(len(kernel)), [size // 2 for size in kernel.shape[2:]]
         kernel[channels, channels, middle[0], middle[1]] += 1
         # A bound of a norm over a grid of frequencies is a percent too large.

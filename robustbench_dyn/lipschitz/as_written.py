@@ -27,7 +27,7 @@ _HARMLESS = frozenset({
 _PLAIN = (Tensor, nn.Parameter)
 _OF_PARAMETRIZATION = frozenset({"__getstate__", "__deepcopy__", "default_deepcopy"})
 # Both the forwards and the bounds of this package's layers read their weights through these.
-_DERIVED = frozenset({"derive", "derived"})
+_DERIVED = frozenset({"compute", "value"})
 _OWN_PACKAGE = __name__.split(".")[0] + "."
 
 

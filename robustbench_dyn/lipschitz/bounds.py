@@ -17,10 +17,10 @@ from robustbench_dyn.lipschitz.as_written import (
     is_as_written,
 )
 from robustbench_dyn.lipschitz.norms import conv_norm, matrix_norm
-from robustbench_dyn.models.freezing import Derived
+from robustbench_dyn.models.freezing import CachedParametrization
 
 
-class UnitRowLinear(Derived):
+class UnitRowLinear(CachedParametrization):
     """A linear head whose rows have unit norm, so that each logit by itself is 1-Lipschitz.
 
     Not spectrally 1-Lipschitz: certificates use the norms of differences of rows.
@@ -32,13 +32,13 @@ class UnitRowLinear(Derived):
         nn.init.orthogonal_(self.weight)
         self.bias = nn.Parameter(torch.zeros(out_features))
 
-    def derive(self) -> Tensor:
+    def compute(self) -> Tensor:
         """Return the rows divided by their norms, (out_features, in_features)."""
         return F.normalize(self.weight, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_features) to logits, (batch, out_features)."""
-        return F.linear(x, self.derived(), self.bias)
+        return F.linear(x, self.value(), self.bias)
 
 
 class Classifier(nn.Module):
@@ -244,7 +244,7 @@ def head_weight(head: nn.Module) -> Tensor:
     for kind in (UnitRowLinear, nn.Linear):
         if isinstance(head, kind) and is_as_written(type(head), kind):
             check_as_written(head)
-            return head.derived() if isinstance(head, UnitRowLinear) else head.weight
+            return head.value() if isinstance(head, UnitRowLinear) else head.weight
     raise CertificateError(
         f"the head {type(head).__name__} is not known to be linear; "
         "give the classifier an nn.Linear or a UnitRowLinear, or choose another certifier"

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.counting import CountingModel
-from robustbench_dyn.models.freezing import frozen, thawed_forward
+from robustbench_dyn.models.freezing import frozen_eval, trainable_forward
 
 # Kept and recomputed weights may differ by rounding, relative to the largest logit.
 _STALE = 1e-4
 
 
 @torch.no_grad()
-def first_logits(model: nn.Module, x: Tensor, highest_label: int) -> Tensor:
+def validated_logits(model: nn.Module, x: Tensor, highest_label: int) -> Tensor:
     """Return the logits of a frozen model at x, (batch, *input_shape), once they pass for logits.
 
     Raises InputError where the model does not take x, returns anything but (batch, classes), has no
@@ -43,7 +43,7 @@ def first_logits(model: nn.Module, x: Tensor, highest_label: int) -> Tensor:
 def _check_frozen(model: nn.Module, x: Tensor, logits: Tensor) -> None:
     """Raise InputError where something that the network keeps while frozen is stale."""
     slack = _STALE * float(logits.abs().max())
-    difference = float((thawed_forward(model, x) - logits).abs().max())
+    difference = float((trainable_forward(model, x) - logits).abs().max())
     if not difference > slack:  # NaN is for the verdicts to tell
         return
     # A network that draws at random differs from itself.
@@ -51,7 +51,7 @@ def _check_frozen(model: nn.Module, x: Tensor, logits: Tensor) -> None:
         return
     raise InputError(
         f"the frozen network's logits differ by {difference:.3g} from those of its forward in "
-        "training; what it derives from parameters must be derived by Derived.derive()"
+        "training; what it derives from parameters must come from CachedParametrization.compute()"
     )
 
 
@@ -62,7 +62,7 @@ def are_probabilities(logits: Tensor) -> bool:
 
 
 @torch.no_grad()
-def fingerprint(model: CountingModel, like: Tensor, device: torch.device) -> Tensor:
+def probe_logits(model: CountingModel, like: Tensor, device: torch.device) -> Tensor:
     """Return the logits of four inputs that depend on nothing but the shape and type of `like`.
 
     Those of the model's surrogates follow: what an attack on them finds depends on them. Raises
@@ -72,7 +72,7 @@ def fingerprint(model: CountingModel, like: Tensor, device: torch.device) -> Ten
     probe = torch.rand(4, *like.shape[1:], generator=generator, dtype=like.dtype).to(device)
     logits = [model(probe)]
     for name, surrogate in model.surrogates().items():
-        with frozen(surrogate.to(device)):
+        with frozen_eval(surrogate.to(device)):
             logits.append(surrogate(probe))
         if logits[-1].shape != logits[0].shape:
             raise InputError(

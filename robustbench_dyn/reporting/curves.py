@@ -64,9 +64,9 @@ def evaluate_distances(
     with open_cascade(
         model, dataset, [widest], attacks="none", certifiers=certifiers, **options
     ) as cascade:
-        at_any_eps = [p.certifier.name for p in cascade.certifiers if p.certifier.at_any_eps]
+        radius_based = [p.certifier.name for p in cascade.certifiers if p.certifier.radius_based]
         evaluation = evaluate(
-            model, dataset, widest, attacks=MINIMUM_NORM_ATTACK, certifiers=at_any_eps,
+            model, dataset, widest, attacks=MINIMUM_NORM_ATTACK, certifiers=radius_based,
             **{**options, "store": cascade.store},
         )  # fmt: skip
         grid = sorted(set(_default_radii(evaluation, n_radii) if radii is None else radii))

@@ -22,7 +22,7 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def summarise(
+def summary_row(
     verdicts: Sequence[Verdict], record: dict[str, Any], *, eps: float, evaluated_at: str,
     flags: Iterable[str] = (), signs: Sequence[Sign] = (),
 ) -> dict[str, Any]:  # fmt: skip

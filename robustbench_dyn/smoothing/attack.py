@@ -55,7 +55,7 @@ def attack(
         if failure:
             after = advance(verdict, (), Step(ATTACK, Outcome.FAILED, verdict.eps, failure))
         else:
-            after = judge(noisy, verdict, candidates[k : k + 1], threat_model)
+            after = check_candidates(noisy, verdict, candidates[k : k + 1], threat_model)
         judged.append(
             replace(
                 after,
@@ -72,7 +72,7 @@ def attack(
     return judged, cost
 
 
-def judge(
+def check_candidates(
     noisy: NoisyExamples, verdict: Verdict, candidate: Tensor, threat_model: ThreatModel
 ) -> Verdict:
     """Say whether the smoothed classifier errs at a candidate (1, *input_shape).

@@ -24,9 +24,9 @@ from robustbench_dyn.evaluation.api import (
     DEFAULT_AUDIT_SHARE,
     Evaluation,
     as_dataset,
-    conclude,
+    finalise_run,
 )
-from robustbench_dyn.evaluation.audit import choose_audited
+from robustbench_dyn.evaluation.audit import sample_for_audit
 from robustbench_dyn.evaluation.pipeline import Progress
 from robustbench_dyn.evaluation.transitions import (
     Tool,
@@ -35,7 +35,7 @@ from robustbench_dyn.evaluation.transitions import (
     unattacked_by,
     waiting_for,
 )
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.identity import (
     hash_configuration,
     identify,
@@ -115,7 +115,7 @@ def evaluate_smoothed(
     first = next(chain(model.parameters(), model.buffers()), torch.empty(0))
     where = torch.device(device) if device is not None else first.device
     opened = nullcontext(store) if isinstance(store, Store) else closing(_open(store))
-    with full_precision(), opened as kept, frozen(model.to(where)):
+    with full_precision(), opened as kept, frozen_eval(model.to(where)):
         noisy = NoisyExamples(
             model, dataset, smoothing, seed=seed, batch_size=batch_size, device=where,
             n_draws=N_DRAWS,
@@ -156,7 +156,7 @@ class _SmoothedRun:
             self._attack_what_is_left(threat_model)
         self._report(eps, "done")
         verdicts = tuple(self.verdicts[i] for i in sorted(self.verdicts))
-        summary = conclude(self.store, self.key, eps, verdicts)
+        summary = finalise_run(self.store, self.key, eps, verdicts)
         costs = sorted(self.store.costs(self.key, eps), key=lambda cost: cost.stage == ATTACK)
         return Evaluation(threat_model, verdicts, summary, self.key, tuple(costs))
 
@@ -223,7 +223,7 @@ class _SmoothedRun:
     def _audit_sample(self, eps: float) -> list[Verdict]:
         # By radius: what an audit broke stays in the sample when the run goes on.
         certified = [v for v in self.verdicts.values() if v.certified_radius >= eps]
-        sample = choose_audited(certified, self.audit_share, self.noisy.seed)
+        sample = sample_for_audit(certified, self.audit_share, self.noisy.seed)
         return [v for v in sample if v.status is Status.CERTIFIED and unattacked_by(v, self.tools)]
 
     def _attack_what_is_left(self, threat_model: ThreatModel) -> None:

@@ -14,7 +14,7 @@ from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.catalogue import named_certifiers
 from robustbench_dyn.datasets import dataset_info
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.evaluation.api import conclude
+from robustbench_dyn.evaluation.api import finalise_run
 from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.results.store import Store
@@ -200,7 +200,7 @@ def _rows(content: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, 
         for eps in radii:
             verdicts = store.verdicts(key, eps)
             first = [v for v in verdicts if v.example_id < n_examples]
-            rows.append(conclude(store, key, eps, first))
+            rows.append(finalise_run(store, key, eps, first))
     store.close()
     return rows
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from robustbench_dyn.attacks.catalogue import attack_info, resolve_attacks
 from robustbench_dyn.attacks.native.eot import count_votes, outvoted
-from robustbench_dyn.evaluation.candidates import judge, judge_in_expectation
+from robustbench_dyn.evaluation.candidates import check_candidates, check_candidates_in_expectation
 from robustbench_dyn.evaluation.candidates import predict_in_expectation as predict
 from robustbench_dyn.models.counting import CountingModel
 from robustbench_dyn.threat_models import ThreatModel, project
@@ -67,7 +67,9 @@ def test_passes_that_are_not_finite_predict_nothing():
     assert (predict(Undefined(), x, seed=0, n_passes=3) == -1).all()
     assert count_votes(Undefined(), x, 3).tolist() == [[0, 0, 0, 3]] * 2
     y = torch.zeros(2, dtype=torch.int64)
-    assert judge_in_expectation(Undefined(), x, x, y, ThreatModel("Linf", 0.1), seed=0).fooled.all()
+    assert check_candidates_in_expectation(
+        Undefined(), x, x, y, ThreatModel("Linf", 0.1), seed=0
+    ).fooled.all()
 
 
 def test_a_tie_of_votes_is_no_adversarial_example():
@@ -81,16 +83,18 @@ def test_a_lucky_draw_is_no_adversarial_example():
     threat_model = ThreatModel("Linf", 0.1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        lucky = judge(Coin(0.3), x, x, y, threat_model).fooled
+        lucky = check_candidates(Coin(0.3), x, x, y, threat_model).fooled
     assert 0.2 < lucky.float().mean() < 0.4
-    assert not judge_in_expectation(Coin(0.3), x, x, y, threat_model, seed=0).fooled.any()
-    assert judge_in_expectation(Coin(0.7), x, x, y, threat_model, seed=0).fooled.all()
+    assert not check_candidates_in_expectation(
+        Coin(0.3), x, x, y, threat_model, seed=0
+    ).fooled.any()
+    assert check_candidates_in_expectation(Coin(0.7), x, x, y, threat_model, seed=0).fooled.all()
 
 
 def test_candidates_outside_the_threat_model_are_brought_inside():
     x, y = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.int64)
     far = x + torch.tensor([0.4, torch.nan]).reshape(2, 1, 1, 1)
-    judged = judge_in_expectation(Coin(1.0), far, x, y, ThreatModel("Linf", 0.1), seed=0)
+    judged = check_candidates_in_expectation(Coin(1.0), far, x, y, ThreatModel("Linf", 0.1), seed=0)
     assert judged.fooled.tolist() == [True, False]
     assert float(judged.distance[0]) <= 0.1
 
@@ -105,7 +109,7 @@ def test_what_is_found_on_a_noisy_network_holds_in_fresh_passes(name, norm):
     found = attacked(model, name, x, y, threat_model)
     changed = (found != x).flatten(1).any(dim=1)
     assert changed.sum() >= 3
-    fooled = judge_in_expectation(model, found, x, y, threat_model, seed=2).fooled
+    fooled = check_candidates_in_expectation(model, found, x, y, threat_model, seed=2).fooled
     # Of what 100 passes found wrong, 100 others seldom find less than half wrong.
     assert fooled[changed].float().mean() > 0.6
     assert not fooled[~changed].any()

@@ -151,10 +151,10 @@ def test_excluded_rivals_are_not_tried(name):
     candidates(name, "L2", model, x, y, scale=0.01)
     cost = model.forward_passes
     model.forward_passes = 0
-    candidates(name, "L2", model, x, y, scale=0.01, rival_radii=radii)
+    candidates(name, "L2", model, x, y, scale=0.01, class_radii=radii)
     assert 0.7 < model.forward_passes / cost < 0.8
     nobody = torch.full((6, 5), torch.inf)
-    assert torch.equal(candidates(name, "L2", model, x, y, scale=3, rival_radii=nobody), x)
+    assert torch.equal(candidates(name, "L2", model, x, y, scale=3, class_radii=nobody), x)
 
 
 # Strength
@@ -312,7 +312,7 @@ def test_fab_min_leaves_out_rivals_that_are_farther_than_its_find():
     model.forward_passes = 0
     # All but the winner are known to be farther away.
     radii = (reached[:, None] * 1.5).expand(6, 5).scatter(1, winners[:, None], 0.0)
-    again = candidates("fab-min", "L2", model, x, y, rival_radii=radii)
+    again = candidates("fab-min", "L2", model, x, y, class_radii=radii)
     assert torch.equal(again, found)
     assert model.forward_passes < 0.6 * cost
 

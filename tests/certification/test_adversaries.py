@@ -15,7 +15,7 @@ from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.lipschitz import bounds as lipschitz
 from robustbench_dyn.models.determinism import NOT_A_FUNCTION
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, ThreatModel
 
 
@@ -25,7 +25,7 @@ def refutations(adversary, names=None, norms=NORMS):
     for norm in norms:
         for name in names or certifier_names():
             model, x = built(adversary)
-            with frozen(model):
+            with frozen_eval(model):
                 y = predictions(model, x)
                 try:
                     for k, radius in certificates(model, x, y, name, norm):

@@ -18,8 +18,8 @@ from robustbench_dyn.certification.branch_and_bound.search import Parts, Splitti
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.certifiers import complete
 from robustbench_dyn.certification.objectives import pairs_to_prove
-from robustbench_dyn.evaluation.candidates import judge
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.evaluation.candidates import check_candidates
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, project
 
 SHAPE = (1, 1, 3)
@@ -50,13 +50,13 @@ def test_the_border_in_l2_is_known_from_both_sides(seed, gain):
     model, x, y = problem(seed, gain)
     exact = min(least_distance(model, x.flatten(), int(y), j) for j in {0, 1, 2} - {int(y)})
     assume(1e-3 < exact < 1)
-    with frozen(model):
+    with frozen_eval(model):
         (prepared,) = resolve_certifiers("complete", model, SHAPE, "L2")
         inside, outside = ThreatModel("L2", 0.99 * exact), ThreatModel("L2", 1.01 * exact)
         assert float(radii(prepared.prove(x, model(x), y, inside))[0]) >= inside.eps
         found = prepared.prove(x, model(x), y, outside)
         assert not float(radii(found)[0]) >= outside.eps
-        assert judge(model, found.candidates, x, y, outside).fooled.all()
+        assert check_candidates(model, found.candidates, x, y, outside).fooled.all()
 
 
 @settings(max_examples=15, deadline=None)
@@ -214,11 +214,11 @@ def test_a_point_that_a_solver_of_mixed_integer_programs_cuts_off_is_found(monke
     model = load_model("volume_preserving", dataset="moons")
     x = torch.tensor([0.605438232421875, 0.61572265625]).view(1, 2, 1, 1)
     y, threat_model = torch.tensor([0]), ThreatModel("Linf", 0.11166799182492239)
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         (prepared,) = resolve_certifiers("complete", model, (2, 1, 1), "Linf")
         proof = prepared.prove(x, model(x), y, threat_model)
         assert not bool(radii(proof)[0] >= threat_model.eps)
-        assert bool(judge(model, proof.candidates, x, y, threat_model).fooled[0])
+        assert bool(check_candidates(model, proof.candidates, x, y, threat_model).fooled[0])
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -232,7 +232,7 @@ def test_a_network_without_neurons_is_decided_too(norm):
         (prepared,) = resolve_certifiers("complete", model, SHAPE, norm)
         proof = prepared.prove(x, model(x), y, threat_model)
         assert (float(radii(proof)[0]) >= eps) == holds
-        assert bool(judge(model, proof.candidates, x, y, threat_model).fooled) != holds
+        assert bool(check_candidates(model, proof.candidates, x, y, threat_model).fooled) != holds
 
 
 def test_out_of_time_nothing_is_proved():

@@ -14,8 +14,8 @@ from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.evaluation.candidates import judge
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.evaluation.candidates import check_candidates
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, widest_eps
 
 SHAPE, CLASSES = (1, 1, 3), 3
@@ -42,7 +42,7 @@ def attacked_distance(model, x, y, norm):
     (attack,) = resolve_attacks("fab-min", norm, CLASSES)
     threat_model = ThreatModel(norm, widest_eps(norm, SHAPE))
     found = attack.search(model, x, y, threat_model, seed=0, batch_size=8, n_classes=CLASSES)
-    judged = judge(model, found, x, y, threat_model)
+    judged = check_candidates(model, found, x, y, threat_model)
     return float(judged.distance[0]) if bool(judged.fooled[0]) else math.inf
 
 
@@ -80,7 +80,7 @@ def overshoots(model, x, y, norm, exact, shares, amended=lambda prepared: prepar
 def test_certified_exact_attacked(norm, seed, inside, outside, gain, widths):
     model, x, y = problem(seed, widths=widths, gain=gain)
     exact = exact_distance(model, x, y, norm)
-    with frozen(model):
+    with frozen_eval(model):
         assert exact <= attacked_distance(model, x, y, norm) + SOLVER
         shares = (inside, outside)
         for name, overshoot in overshoots(model, x, y, norm, exact, shares):
@@ -102,7 +102,7 @@ def test_certificates_a_tenth_too_long_are_caught(norm):
         def prove(state, x, logits, y, threat_model):
             asked = ThreatModel(norm, threat_model.eps / 1.1)
             proof = honest(state, x, logits, y, asked)
-            return proof._replace(rival_radii=proof.rival_radii * 1.1)
+            return proof._replace(class_radii=proof.class_radii * 1.1)
 
         return prepared._replace(certifier=replace(prepared.certifier, prove=prove))
 
@@ -112,7 +112,7 @@ def test_certificates_a_tenth_too_long_are_caught(norm):
         exact = exact_distance(model, x, y, norm)
         if math.isinf(exact):
             continue
-        with frozen(model):
+        with frozen_eval(model):
             for amended in (lambda prepared: prepared, lengthened):
                 over = {
                     name

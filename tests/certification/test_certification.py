@@ -29,7 +29,7 @@ from robustbench_dyn.flows import (
     ZeroPadChannels,
     pairwise_lipschitz,
 )
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, ThreatModel
 
 few = settings(deadline=None, max_examples=30)
@@ -65,7 +65,7 @@ def problem(model, seed, n=8):
 
 
 def certify(model, x, y, norm):
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         (prepared,) = resolve_certifiers("lipschitz", model, x.shape[1:], norm)
         return radii(prepared.prove(x, model(x), y, ThreatModel(norm, 0.1)))
 
@@ -276,7 +276,7 @@ def reachable_distances(model, x, y):
 def test_no_other_decision_is_found_inside_a_certified_disc(seed):
     model = curved(seed)
     x = normal(12, 2, seed=seed)
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         # Centred, so that all classes occur.
         model.head.bias.sub_(model(x).mean(dim=0))
         y = model(x).argmax(dim=1)

@@ -13,7 +13,7 @@ from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.certifiers import lipschitz_in_box
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 
 D = 9
 
@@ -28,12 +28,12 @@ def linear(weights, biases):
 
 def excluded(model, x, y, eps):
     """Say which classes the certifier rules out, (n, classes)."""
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         (prepared,) = resolve_certifiers("lipschitz_in_box", model, x.shape[1:], "Linf")
         proof = prepared.prove(x, model(x), y, ThreatModel("Linf", eps))
     assert proof.forward_passes == len(x)
-    assert set(proof.rival_radii.flatten().tolist()) <= {0.0, eps, math.inf}
-    return proof.rival_radii >= eps
+    assert set(proof.class_radii.flatten().tolist()) <= {0.0, eps, math.inf}
+    return proof.class_radii >= eps
 
 
 def least_margins(model, x, y, eps):

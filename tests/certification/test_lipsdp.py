@@ -313,11 +313,11 @@ def test_mistakes_and_logits_that_are_not_finite_are_not_certified():
         y[1] = (y[1] + 1) % 3
         logits[2:] = torch.tensor([[math.nan, 0, 0], [math.inf, 0, 0]]).double()
         proof = local_lipsdp.prove(state, x, logits, y, ThreatModel("L2", 1e-6))
-        assert (proof.rival_radii.amin(dim=1) > 0).tolist() == [True, False, False, False]
+        assert (proof.class_radii.amin(dim=1) > 0).tolist() == [True, False, False, False]
         empty = local_lipsdp.prove(
             state, x[:0], logits[:0], torch.zeros(0).long(), ThreatModel("L2", 0.1)
         )  # fmt: skip
-    assert empty.rival_radii.shape == (0, 3)
+    assert empty.class_radii.shape == (0, 3)
 
 
 def test_a_margin_within_rounding_is_not_certified():
@@ -325,7 +325,7 @@ def test_a_margin_within_rounding_is_not_certified():
     logits = torch.tensor([[1.0, 1.0 - 1e-14, 0.0]]).double()
     state = local_lipsdp.CERTIFIER.prepare(model, SHAPE)
     proof = local_lipsdp.prove(state, x, logits, torch.tensor([0]), ThreatModel("L2", 1e-18))
-    assert proof.rival_radii.amin() == 0
+    assert proof.class_radii.amin() == 0
 
 
 def test_each_example_is_certified_by_itself():

@@ -292,9 +292,9 @@ def test_a_certifier_that_looks_at_the_runner_up_alone_is_caught():
         assert model(x + torch.tensor([0.0, 0.2]).double()).argmax() == 2
         proof = linear_relaxation.prove(relax(model, (1, 1, 2)), x, logits, y,
                                         ThreatModel("Linf", 0.2))  # fmt: skip
-    runner_up_only = proof.rival_radii[0, 1]
+    runner_up_only = proof.class_radii[0, 1]
     assert runner_up_only == 0.2
-    assert proof.rival_radii.amin() == 0
+    assert proof.class_radii.amin() == 0
 
 
 # Every operation that the plugins use
@@ -465,8 +465,8 @@ def test_a_difference_within_the_rounding_of_a_forward_pass_is_not_certified(cer
             assert (logits[:, 0] > logits[:, 1]).all()
             state = certifier.prepare(model, (1, 2, 2))
             proof = certifier.prove(state, x, logits, y, ThreatModel("Linf", 0.1))
-        assert bool((proof.rival_radii[:, 1] == 0.1).all()) == safe
-        assert (proof.rival_radii[:, 0] == math.inf).all()
+        assert bool((proof.class_radii[:, 1] == 0.1).all()) == safe
+        assert (proof.class_radii[:, 0] == math.inf).all()
 
 
 @pytest.mark.parametrize("certifier", [interval.CERTIFIER, linear_relaxation.CERTIFIER])
@@ -476,7 +476,7 @@ def test_mistakes_and_logits_that_are_not_finite_are_not_certified(certifier):
     logits = torch.tensor([[5.0, 0.0], [0.0, 5.0], [math.nan, 0.0], [math.inf, 0.0]])
     state = certifier.prepare(model, (1, 2, 2))
     proof = certifier.prove(state, x, logits, y, ThreatModel("L2", 0.1))
-    assert proof.rival_radii[:, 1].tolist() == [0.1, 0.0, 0.0, 0.0]
+    assert proof.class_radii[:, 1].tolist() == [0.1, 0.0, 0.0, 0.0]
     assert not len(pairs_to_prove(x[1:], logits[1:], y[1:]).example)
 
 
@@ -535,7 +535,7 @@ def test_the_plugins_are_known(name):
     state = certifier.prepare(model, (1, 28, 28))
     with torch.no_grad():
         proof = certifier.prove(state, x, model(x), y, threat_model)
-    assert proof.rival_radii.shape == (2, 10)
+    assert proof.class_radii.shape == (2, 10)
 
 
 def test_a_batch_gives_what_single_examples_give():

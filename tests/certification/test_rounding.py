@@ -20,7 +20,7 @@ from robustbench_dyn.certification.bounds.intermediate import (
     relaxed_bounds,
 )
 from robustbench_dyn.certification.catalogue import resolve_certifiers
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, ThreatModel
 
 SHAPE, HIDDEN, EPS = (1, 2, 3), 8, 0.03
@@ -135,7 +135,7 @@ def test_lipschitz_radii_are_never_above_the_exact_distance(dtype):
         top = [a - b for a, b in zip(*map(fractions, model[1].weight), strict=True)]
         constant = fractions(model[1].bias)[0] - fractions(model[1].bias)[1]
         squared = sum(value * value for value in top)
-        with frozen(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             logits = model(x)
             y = logits.argmax(dim=1)
             (prepared,) = resolve_certifiers("lipschitz", model, SHAPE, "L2")
@@ -165,12 +165,12 @@ def test_in_the_box_the_last_eps_that_is_certified_is_right():
         model[1].bias.data = torch.tensor([0.3 * abs(slope) - float(at(row, 0, x)), 0.0]).double()
         constant = fractions(model[1].bias)[0]
         low, high = 0.0, 0.2
-        with frozen(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad():
             (prepared,) = resolve_certifiers("lipschitz_in_box", model, SHAPE, "Linf")
             for _ in range(60):
                 eps = (low + high) / 2
                 proof = prepared.prove(x, model(x), y, ThreatModel("Linf", eps))
-                holds = bool(proof.rival_radii[0, 1] >= eps)
+                holds = bool(proof.class_radii[0, 1] >= eps)
                 low, high = (eps, high) if holds else (low, eps)
         assert low > 0.04
         assert least_in_box(row, constant, x, Fraction(low)) > 0

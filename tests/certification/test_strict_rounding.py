@@ -22,7 +22,7 @@ from robustbench_dyn.certification.rounding.allowance import (
     point_of,
 )
 from robustbench_dyn.flows import Classifier
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.threat_models import NORMS, distance
 
@@ -80,7 +80,7 @@ def deep(n_layers):
 def test_strict_radii_are_no_longer_and_both_are_below_the_exact_distance(name, n_layers):
     # So far from the borders of [0, 1] that the nearest points of the plane lie inside.
     model, x = deep(n_layers), 0.4 + 0.2 * torch.rand(20, 1, 4, 4)
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         logits = model(x)
         y = logits.argmax(dim=1)
         exact = model.double()(x.double())
@@ -91,7 +91,7 @@ def test_strict_radii_are_no_longer_and_both_are_below_the_exact_distance(name, 
         found = []
         for strict in (False, True):
             (prepared,) = resolve_certifiers(name, model, (1, 4, 4), "L2", strict_rounding=strict)
-            if prepared.certifier.at_any_eps:
+            if prepared.certifier.radius_based:
                 found.append(radii(prepared.prove(x, logits, y, L2)).nan_to_num())
             else:
                 grid = [distances.median() * (1 - 10.0**-k) for k in range(1, 7)]
@@ -109,7 +109,7 @@ def test_the_sums_of_the_head_are_in_the_worst_case():
     model = Classifier(nn.Flatten(), nn.Linear(16, 3)).eval()
     model.head.bias.data = torch.tensor([2.0**20, 2.0**20, 0.0])
     x = torch.rand(30, 1, 4, 4)
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         y, reach = torch.zeros(30).long(), torch.full((30,), 0.1).double()
         worst, exact, _ = layer_rounding(model, strict=True).worst(x, y, reach, x)
         seen = (margins_of(model(x), y) - margins_of(exact, y)).abs()

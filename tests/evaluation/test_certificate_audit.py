@@ -18,7 +18,7 @@ from robustbench_dyn.certification.base import Proof
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import Classifier
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.loading import discover
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -30,7 +30,7 @@ FACTORS = {"L2": 1.0, "Linf": 2**-0.5, "L1": 2**0.5}
 
 
 def alarm(model, prepared, x, y, norm, attacks="apgd-ce", **options):
-    with frozen(model):
+    with frozen_eval(model):
         certified = soundness.certified_radii(model, prepared, x, y, norm)
         finds = soundness.nearest_finds(model, x, y, certified, norm, attacks=attacks, **options)
     return certified, soundness.sound_alarm(certified, finds)
@@ -49,7 +49,7 @@ def grown(prepared, factor):
         asked = ThreatModel(threat_model.norm, threat_model.eps / factor)
         proof = honest(state, x, logits, y, asked)
         # Not shorter than what was asked for, by rounding.
-        return Proof(proof.rival_radii * factor * (1 + 1e-12))
+        return Proof(proof.class_radii * factor * (1 + 1e-12))
 
     return prepared._replace(certifier=replace(prepared.certifier, prove=prove))
 

@@ -20,7 +20,7 @@ from robustbench_dyn import (
 )
 from robustbench_dyn.attacks.base import Attack, searching
 from robustbench_dyn.attacks.catalogue import attack_info
-from robustbench_dyn.certification.base import Certifier, Cost, Prepared, Proof
+from robustbench_dyn.certification.base import Certifier, Phase, Prepared, Proof
 from robustbench_dyn.certification.catalogue import Selection
 from robustbench_dyn.certification.certifiers import lipschitz
 from robustbench_dyn.cli.terminal import bracket_table
@@ -179,7 +179,7 @@ def asked_late(monkeypatch):
     def use(*provers):
         late = [
             Prepared(Certifier(name, "", deterministic=True, prepare=None, prove=prove,
-                               cost=Cost.HIGH), None)
+                               phase=Phase.AFTER_FIRST_ATTACK), None)
             for name, prove in provers
         ]  # fmt: skip
         selection = Selection(late, {}, [])
@@ -552,7 +552,7 @@ def test_a_certifier_that_fails_is_told_and_the_run_goes_on(asked_late):
 
 def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypatch):
     faulty = Certifier("faulty", "", deterministic=True, prepare=None,
-                       prove=raises(ValueError("out of order")), cost=Cost.NOTHING)  # fmt: skip
+                       prove=raises(ValueError("out of order")), phase=Phase.CLEAN)  # fmt: skip
     selection = Selection([Prepared(faulty, None)], {}, [])
     monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]

@@ -17,10 +17,10 @@ from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import (
     AlmostOrthogonalConv,
     AlmostOrthogonalLinear,
+    CachedParametrization,
     Classifier,
     ConvGradientStep,
     DenseGradientStep,
-    Derived,
     EulerStep,
     GradientStep,
     MaxMin,
@@ -44,7 +44,7 @@ from robustbench_dyn.lipschitz.norms import (
     polyphase,
     symbol_norm,
 )
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 
 few = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)
@@ -407,8 +407,8 @@ def expansion_fault(step, input_shape, *, bound=None, n_points=4):
     if not bound <= 1 + 1e-4:
         return "bound"
     exact = copy.deepcopy(step).double()
-    if isinstance(step, Derived):
-        kept = step.derived().detach().double()
+    if isinstance(step, CachedParametrization):
+        kept = step.value().detach().double()
         exact.derived = lambda: kept
     n = math.prod(input_shape)
     for k in range(n_points):
@@ -442,13 +442,13 @@ def test_orthonormal_gradient_step_is_nonexpansive(seed, shape):
 
 
 class DoubledDense(DenseGradientStep):
-    def derive(self):
-        return 2 * super().derive()
+    def compute(self):
+        return 2 * super().compute()
 
 
 class DoubledConv(ConvGradientStep):
-    def derive(self):
-        return 2 * super().derive()
+    def compute(self):
+        return 2 * super().compute()
 
 
 class DoubledOrthonormal(OrthonormalGradientStep):
@@ -472,7 +472,7 @@ def test_a_doubled_step_is_caught_by_its_bound_and_by_its_jacobian(step, shape):
 def test_the_bound_of_a_step_that_is_too_long_still_holds(seed, factor):
     step = randomised(DenseGradientStep(6, 4), seed)
     exact = copy.deepcopy(step).double()
-    too_long = factor * step.derived().detach().double()
+    too_long = factor * step.value().detach().double()
     step.derived = exact.derived = lambda: too_long
     jacobian = torch.func.jacrev(lambda x: exact(x[None])[0])(normal(6, seed=seed))
     assert not under_estimates(lipschitz_bound(step), jacobian)
@@ -547,7 +547,7 @@ def test_gradient_steps_descend_their_potential():
 
     def potential(x):
         terms = torch.relu(x @ step.weight.T + step.bias).square() / 2
-        return (terms * step.derived()).sum(dim=1)
+        return (terms * step.value()).sum(dim=1)
 
     moved = step(x)
     (gradient,) = torch.autograd.grad(potential(x.requires_grad_()).sum(), x)
@@ -585,16 +585,16 @@ def test_almost_orthogonal_layers_are_their_formula():
     weight = dense.weight.detach().double().numpy()
     scales = [1 / math.sqrt(sum(abs(weight[:, i] @ weight[:, j]) for j in range(3)))
               for i in range(3)]  # fmt: skip
-    np.testing.assert_allclose(dense.derived().detach().numpy(), weight * scales, rtol=1e-5)
+    np.testing.assert_allclose(dense.value().detach().numpy(), weight * scales, rtol=1e-5)
     start, square = AlmostOrthogonalConv(3, 3), torch.eye(3)
     x = normal(2, 3, 5, 5).float()
     torch.testing.assert_close(start(x), x)
-    np.testing.assert_allclose(start.derived()[:, :, 1, 1].detach(), square)
+    np.testing.assert_allclose(start.value()[:, :, 1, 1].detach(), square)
 
 
 def test_a_scale_by_the_norms_of_single_columns_is_rejected():
     class Normalised(AlmostOrthogonalLinear):
-        def derive(self):
+        def compute(self):
             return nn.functional.normalize(self.weight, dim=0)
 
     layer = Normalised(3, 4)
@@ -659,10 +659,10 @@ def test_more_orthonormal_terms_than_features_are_refused():
     OrthonormalGradientStep(5, 5)
 
 
-# Derived tensors
+# CachedParametrization tensors
 
 
-class Counted(Derived):
+class Counted(CachedParametrization):
     """Derives twice its weight, and counts how often."""
 
     def __init__(self):
@@ -670,51 +670,51 @@ class Counted(Derived):
         self.weight = nn.Parameter(torch.ones(2))
         self.n_derived = 0
 
-    def derive(self):
+    def compute(self):
         self.n_derived += 1
         return 2 * self.weight
 
 
 class Stale(Counted):
-    def derived(self):
+    def value(self):
         if self._kept is None:
-            self._kept = (), self.derive()
+            self._kept = (), self.compute()
         return self._kept[1]
 
 
 class Forgetful(Counted):
-    def derived(self):
-        return self.derive()
+    def value(self):
+        return self.compute()
 
 
 class Detached(Counted):
-    def derived(self):
-        return super().derived().detach()
+    def value(self):
+        return super().value().detach()
 
 
 def caching_fault(kind):
     """Say which rule of caching a class breaks; "" if none."""
     module = kind()
     for n in (1, 2):
-        if not module.derived().requires_grad or module.n_derived != n:
+        if not module.value().requires_grad or module.n_derived != n:
             return "training"
-    with frozen(module):
-        first = module.derived()
-        if module.derived() is not first or module.n_derived != 3:
+    with frozen_eval(module):
+        first = module.value()
+        if module.value() is not first or module.n_derived != 3:
             return "not kept"
         with torch.no_grad():
             module.weight.mul_(3)
-        if module.derived().tolist() != [6, 6]:
+        if module.value().tolist() != [6, 6]:
             return "stale after a change in place"
         module.load_state_dict({"weight": torch.full((2,), 5.0)})
-        if module.derived().tolist() != [10, 10]:
+        if module.value().tolist() != [10, 10]:
             return "stale after loading"
         module.double()
-        if module.derived().dtype is not torch.float64:
+        if module.value().dtype is not torch.float64:
             return "stale after a move"
     with torch.no_grad():
         module.weight.add_(1)
-    return "" if module.derived().tolist() == [12, 12] else "stale in training"
+    return "" if module.value().tolist() == [12, 12] else "stale in training"
 
 
 def test_derived_tensors_are_kept_while_frozen_and_never_stale():
@@ -731,10 +731,10 @@ def test_bad_caches_are_caught(kind, fault):
 
 def test_a_cache_that_never_looks_again_is_caught():
     class StaleWhenFrozen(Stale):
-        def derived(self):
+        def value(self):
             if self.weight.requires_grad:
-                return self.derive()
-            return super().derived()
+                return self.compute()
+            return super().value()
 
     assert caching_fault(StaleWhenFrozen) == "stale after a change in place"
 
@@ -742,7 +742,7 @@ def test_a_cache_that_never_looks_again_is_caught():
 def test_a_derived_tensor_kept_in_inference_mode_serves_gradients_later():
     step = DenseGradientStep(4, 3)
     x = normal(2, 4).float()
-    with frozen(step):
+    with frozen_eval(step):
         with torch.inference_mode():
             step(x)
         (gradient,) = torch.autograd.grad(step(x.requires_grad_()).sum(), x)
@@ -751,8 +751,8 @@ def test_a_derived_tensor_kept_in_inference_mode_serves_gradients_later():
 
 
 def test_a_derived_module_must_say_what_it_derives():
-    with pytest.raises(TypeError, match=r"Derived must define derive\(\)"):
-        Derived().derived()
+    with pytest.raises(TypeError, match=r"CachedParametrization must define derive\(\)"):
+        CachedParametrization().value()
 
 
 def mixed_model():
@@ -791,11 +791,11 @@ def freezing_fault(manager, *, fail):
 
 @pytest.mark.parametrize("fail", [False, True])
 def test_frozen_puts_modes_and_requires_grad_back(fail):
-    assert freezing_fault(frozen, fail=fail) == ""
+    assert freezing_fault(frozen_eval, fail=fail) == ""
 
 
 def test_frozen_passes_the_exception_on():
-    with pytest.raises(ZeroDivisionError), frozen(mixed_model()):
+    with pytest.raises(ZeroDivisionError), frozen_eval(mixed_model()):
         raise ZeroDivisionError
 
 
@@ -810,7 +810,7 @@ def test_careless_freezing_is_caught():
 
     @contextmanager
     def forgetful(model):
-        with frozen(model):
+        with frozen_eval(model):
             yield model
         model.requires_grad_(True)
 
@@ -828,7 +828,7 @@ def test_careless_freezing_is_caught():
 def test_frozen_forward_is_the_forward_of_training(module, shape):
     x = normal(*shape).float()
     in_training = module(x)
-    with frozen(module):
+    with frozen_eval(module):
         assert torch.equal(module(x), in_training)
         assert torch.equal(module(x), in_training)
         with torch.no_grad():

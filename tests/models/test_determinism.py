@@ -15,7 +15,7 @@ from robustbench_dyn.attacks.catalogue import attack_info
 from robustbench_dyn.evaluation import pipeline as cascade
 from robustbench_dyn.evaluation.api import as_dataset
 from robustbench_dyn.models.determinism import NOT_A_FUNCTION, differ, find_defects, seeded
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Store
 
@@ -142,7 +142,7 @@ def test_what_is_no_function_is_flagged_and_nothing_is_certified(model, flag):
 
 def test_neighbours_unlike_any_data_show_what_a_batch_of_alike_examples_hides():
     model, x = ByLargest(), torch.full((4, 1, 4, 4), 0.5)
-    with frozen(model):
+    with frozen_eval(model):
         assert find_defects(model, x, seed=0, most=8)[1] == ["batch_coupled"]
 
 
@@ -255,7 +255,7 @@ def test_networks_of_the_zoo_agree_within_rounding(name):
     for dataset in ("moons", "fashion_mnist"):
         model = load_model(name, dataset=dataset)
         x = load_dataset(dataset, n_examples=16).x
-        with frozen(model):
+        with frozen_eval(model):
             assert find_defects(model, x, seed=0, most=250)[1] == []
 
 

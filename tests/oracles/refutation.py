@@ -55,7 +55,7 @@ def certificates(model, x, y, name, norm):
     """Yield (example, radius) that one certifier certifies, at its own radii or at several eps."""
     (prepared,) = resolve_certifiers(name, model, SHAPE, norm)
     logits = call_without_graph(model, x)
-    for eps in EPS[:1] if prepared.certifier.at_any_eps else EPS:
+    for eps in EPS[:1] if prepared.certifier.radius_based else EPS:
         found = radii(prepared.prove(x, logits, y, ThreatModel(norm, eps)))
         for k in (found > 0).nonzero().flatten().tolist():
             # No further than the box reaches; beyond that there is nothing to search.

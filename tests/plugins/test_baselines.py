@@ -13,7 +13,7 @@ from torch import nn
 from robustbench_dyn import load_dataset, load_model
 from robustbench_dyn.errors import RegistryError
 from robustbench_dyn.flows import lipschitz_bound
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.loading import build_model, discover
 
 IMAGES = {"input_shape": (1, 28, 28), "n_classes": 10}
@@ -43,7 +43,7 @@ def small(case, input_shape=(1, 8, 8)):
 def steepest(model, x):
     """Return the exact largest singular value of the features' Jacobian at one image."""
     features = torch.func.jacrev(lambda flat: model.features(flat.view(1, *x.shape))[0])
-    with frozen(model):
+    with frozen_eval(model):
         return float(np.linalg.norm(features(x.flatten()).numpy(), ord=2))
 
 
@@ -62,7 +62,7 @@ def test_the_bound_holds_at_the_jacobians_of_any_weights_and_is_at_most_one(case
 def test_the_frozen_forward_is_that_of_training_and_repeats(case):
     model, x = small(case), torch.rand(3, 1, 8, 8)
     expected = model.train()(x)
-    with frozen(model):
+    with frozen_eval(model):
         assert torch.equal(model(x), expected)
         assert torch.equal(model(x), expected)
     before = copy.deepcopy(model.state_dict())
@@ -82,14 +82,14 @@ def test_the_librarys_own_default_changes_with_every_forward_pass():
 def test_kernels_are_made_once_while_frozen_and_anew_when_weights_change(case):
     model, x = small(case), torch.rand(2, 1, 8, 8)
     layers = [m for m in model.features.modules() if hasattr(m, "derived")]
-    with frozen(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad():
         model(x)
-        kept = [layer.derived() for layer in layers]
+        kept = [layer.value() for layer in layers]
         model(x)
-        assert all(layer.derived() is tensor for layer, tensor in zip(layers, kept, strict=True))
+        assert all(layer.value() is tensor for layer, tensor in zip(layers, kept, strict=True))
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        changed = [layer.derived() for layer in layers]
+        changed = [layer.value() for layer in layers]
         assert not any(torch.equal(a, b) for a, b in zip(kept, changed, strict=True))
 
 
@@ -97,11 +97,11 @@ def test_autocast_does_not_touch_the_orthogonality():
     model, x = small("orthogonal_cnn"), torch.rand(2, 1, 8, 8)
     layer = next(m for m in model.features if hasattr(m, "layer"))
     with torch.autocast("cpu", torch.bfloat16):
-        assert layer.derived().dtype is torch.float32
-        assert torch.equal(layer.derived(), layer.derive())
+        assert layer.value().dtype is torch.float32
+        assert torch.equal(layer.value(), layer.compute())
         model(x)
     # bfloat16 has three digits: a kernel rounded to it is not orthogonal.
-    rounded = layer.derived().bfloat16().float()
+    rounded = layer.value().bfloat16().float()
     layer.derived = lambda: rounded
     assert lipschitz_bound(layer) > 1 + 1e-4
 
@@ -109,7 +109,7 @@ def test_autocast_does_not_touch_the_orthogonality():
 def test_a_residual_of_the_orthogonalisation_is_in_the_bound():
     model = small("orthogonal_cnn")
     for layer in (m for m in model.features if hasattr(m, "layer")):
-        exact = layer.derived().detach()
+        exact = layer.value().detach()
         assert lipschitz_bound(layer) == pytest.approx(1.0, abs=1e-5)
         layer.derived = lambda exact=exact: 1.02 * exact
         assert lipschitz_bound(layer) == pytest.approx(1.02, abs=1e-3)

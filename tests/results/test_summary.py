@@ -6,7 +6,7 @@ import pytest
 from oracles import halfspaces, points
 
 from robustbench_dyn import ThreatModel, evaluate
-from robustbench_dyn.results.summary import attacks_that_failed, binomial_limit, summarise
+from robustbench_dyn.results.summary import attacks_that_failed, binomial_limit, summary_row
 from robustbench_dyn.results.verdicts import Outcome, Status, Step, Verdict
 
 
@@ -50,7 +50,7 @@ def verdict(example_id, *steps, **changes):
 
 
 def row(*verdicts, **options):
-    return summarise(verdicts, RECORD, eps=0.5, evaluated_at="", **options)
+    return summary_row(verdicts, RECORD, eps=0.5, evaluated_at="", **options)
 
 
 def test_clean_accuracy_counts_predictions_whatever_became_of_the_attacks():

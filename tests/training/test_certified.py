@@ -13,7 +13,7 @@ from robustbench_dyn.certification.certifiers import interval
 from robustbench_dyn.certification.network.tracing import trace_live
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import EulerStep, HamiltonianStep, UnitRowLinear
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.threat_models import NORMS, ThreatModel, project
 from robustbench_dyn.training import (
@@ -195,7 +195,7 @@ def test_a_followed_network_computes_what_the_model_does_after_each_step():
         parameter.data += 0.1
     assert torch.allclose(network().values(x)[-1], model(x))
     # Kept weights would not be followed: nothing of what is frozen elsewhere may leak in.
-    with frozen(model):
+    with frozen_eval(model):
         model(x)
         stale = trace_live(model, (1, 8, 8))
     for parameter in model.parameters():

@@ -75,7 +75,7 @@ def minimum_norm(problem: Problem, *, n_targets: int = 9, n_iterations: int = 10
     nearest = problem.x.new_full((len(x_adv),), torch.inf)
     first = torch.arange(targets.shape[1], device=targets.device) == 0
     for those in (first, ~first):
-        nearer = problem.rival_radii.gather(1, targets) < nearest[:, None]
+        nearer = problem.class_radii.gather(1, targets) < nearest[:, None]
         for example, attempt in grouped(problem, Finds(problem), tries & those & nearer):
             rows = _Rows.start(problem, example, attempt, targets[example, attempt])
             for _ in rows.search(problem, n_iterations):

@@ -14,7 +14,7 @@ import torch
 from robustbench_dyn.attacks.native.apgd import apgd, apgd_targeted
 from robustbench_dyn.attacks.native.batched_search import logits_of, margins_of
 from robustbench_dyn.models.counting import surrogates_of
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +37,7 @@ def transfer(problem: Problem) -> Tensor:
     """
     found, lowest = problem.x.clone(), torch.full_like(problem.y, torch.inf, dtype=torch.float32)
     for surrogate in surrogates_of(problem.model).values():
-        with frozen(surrogate.to(problem.x.device)):
+        with frozen_eval(surrogate.to(problem.x.device)):
             for targeted in (False, True) if problem.n_classes >= 4 else (False,):
                 (standing,) = (lowest >= 0).nonzero(as_tuple=True)
                 if len(standing) == 0:
@@ -90,5 +90,5 @@ class _Witness:
 
 def _rows(problem: Problem, rows: Tensor) -> Problem:
     return problem._replace(
-        x=problem.x[rows], y=problem.y[rows], rival_radii=problem.rival_radii[rows]
+        x=problem.x[rows], y=problem.y[rows], class_radii=problem.class_radii[rows]
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.certification.activations import LeakyReLU
-from robustbench_dyn.certification.base import Certifier, Cost, Proof
+from robustbench_dyn.certification.base import Certifier, Phase, Proof
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import (
     Relaxed,
@@ -135,5 +135,5 @@ CERTIFIER = Certifier(
     deterministic=True,
     prepare=_prepare,
     prove=prove,
-    cost=Cost.EXHAUSTIVE,
+    phase=Phase.LAST,
 )

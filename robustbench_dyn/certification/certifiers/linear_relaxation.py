@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification.base import Certifier, Cost, Proof
+from robustbench_dyn.certification.base import Certifier, Phase, Proof
 from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
 from robustbench_dyn.certification.bounds.back_substitution import Least, difference_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
@@ -133,6 +133,6 @@ CERTIFIER = Certifier(
     deterministic=True,
     prepare=_prepare,
     prove=prove,
-    cost=Cost.HIGH,
+    phase=Phase.AFTER_FIRST_ATTACK,
     measures_rounding=True,
 )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification.base import Certifier, Cost, Proof, name_from_l2
+from robustbench_dyn.certification.base import Certifier, Phase, Proof, name_from_l2
 from robustbench_dyn.certification.rounding.allowance import (
     LayerRounding,
     layer_rounding,
@@ -20,7 +20,7 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 
 # Networks trained with cross-entropy have margins of 1 to 10: a steeper difference of logits
 # proves no radius that anybody asks for.
-USEFUL = 30.0
+LARGEST_NONVACUOUS_BOUND = 30.0
 
 
 class Bounded(NamedTuple):
@@ -54,10 +54,10 @@ def class_radii(
     return radius.where(~margins.isnan().any(dim=1, keepdim=True), 0.0)
 
 
-def is_useful(bounds: Tensor) -> bool:
+def is_nonvacuous(bounds: Tensor) -> bool:
     """Say whether the bounds of all logit differences are small enough to prove something."""
     # Written so that NaN fails it.
-    return bool((bounds <= USEFUL).all())
+    return bool((bounds <= LARGEST_NONVACUOUS_BOUND).all())
 
 
 def prepare(
@@ -100,6 +100,6 @@ CERTIFIER = Certifier(
     prepare=prepare,
     prove=prove,
     label=partial(name_from_l2, "lipschitz"),
-    cost=Cost.NOTHING,
+    phase=Phase.CLEAN,
     measures_rounding=True,
 )

@@ -10,7 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification.base import Certifier, Cost, name_from_l2
+from robustbench_dyn.certification.base import Certifier, Phase, name_from_l2
 from robustbench_dyn.certification.certifiers.lipschitz import Bounded, prove
 from robustbench_dyn.certification.network.graph import Network
 from robustbench_dyn.certification.network.recording import record
@@ -82,5 +82,5 @@ CERTIFIER = Certifier(
     prepare=_prepare,
     prove=prove,
     label=partial(name_from_l2, "lipsdp"),
-    cost=Cost.NOTHING,
+    phase=Phase.CLEAN,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification.base import Certifier, Cost, Proof
+from robustbench_dyn.certification.base import Certifier, Phase, Proof
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import (
     Relaxed,
@@ -116,5 +116,5 @@ CERTIFIER = Certifier(
     prepare=_prepare,
     prove=prove,
     norms=frozenset({"L2"}),
-    cost=Cost.HIGH,
+    phase=Phase.AFTER_FIRST_ATTACK,
 )

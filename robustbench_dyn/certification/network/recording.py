@@ -17,7 +17,7 @@ from robustbench_dyn.certification.network.escapes import (
     name_of,
 )
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.models.freezing import frozen, thawed
+from robustbench_dyn.models.freezing import frozen_eval, trainable_eval
 
 # Their results depend on the input's shape alone.
 _SHAPE_ONLY = frozenset({
@@ -113,9 +113,9 @@ def record(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -
     What depends on the parameters alone is computed, as the model does it, and stands as a
     constant. Raises CertificateError where the model cannot run so, or decides by its values.
     """
-    with frozen(model):
+    with frozen_eval(model):
         recording = _record(model, input_shape, dtype, ()).recording
-    # A parameter that stands in it asks for a gradient again, now that it is thawed.
+    # A parameter that stands in it asks for a gradient again, now that it is trainable_eval.
     return _with_leaves(recording, lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf)
 
 
@@ -127,7 +127,7 @@ def record_live(
     Raises CertificateError where `record` does, and where a parameter's value is read as a number.
     """
     # While parameters are frozen, weights that are made of them may be kept instead of made.
-    with thawed(model):
+    with trainable_eval(model):
         return _record(model, input_shape, dtype, tuple(model.parameters()))
 
 

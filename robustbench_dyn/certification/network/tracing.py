@@ -14,7 +14,7 @@ from robustbench_dyn.certification.network.lowering import lower
 from robustbench_dyn.certification.network.recording import Recording, record, record_live
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.forward import call_without_graph
-from robustbench_dyn.models.freezing import frozen
+from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import ThreatModel
 
 _PROBES = 4
@@ -72,7 +72,7 @@ def _check_against(model: nn.Module, recording: Recording, network: Network) -> 
     x = torch.rand(_PROBES, *network.input_shape, generator=generator, dtype=torch.float64)
     x = x.to(recording.device, recording.dtype)
     inputs = x.to(network.dtype)
-    with frozen(model), torch.inference_mode(False):
+    with frozen_eval(model), torch.inference_mode(False):
         theirs = call_without_graph(model, x).double()
     try:
         together = network.values(inputs)[-1]
