@@ -1,0 +1,85 @@
+"""The registry behind every kind of name: lazy targets, plugins, unknown names, settings."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.plugins import Entry, Registry, parse_names
+
+
+@dataclass(frozen=True)
+class Search:
+    n_steps: int = 20
+
+    def __post_init__(self):
+        if self.n_steps < 1:
+            raise ValueError(f"n_steps={self.n_steps} is below 1")
+
+
+def registry(**options):
+    return Registry("attack", [Entry("pgd", Search), Entry("square", Search)], **options)
+
+
+def test_a_lazy_target_is_imported_at_first_use():
+    sys.modules.pop("this", None)
+    names = Registry("poem", [Entry("zen", "colorsys:rgb_to_hsv")])
+    sys.modules.pop("colorsys", None)
+    assert "zen" in names
+    assert "colorsys" not in sys.modules
+    assert names.get("zen")(0, 0, 0) == (0.0, 0.0, 0)
+    assert "colorsys" in sys.modules
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    with pytest.raises(InputError, match=r"no attack is called 'pdg'; did you mean 'pgd'\?"):
+        registry().get("pdg")
+    with pytest.raises(InputError, match=r"choose a suite or pgd, square"):
+        registry(hint="a suite or ").get("zzzzzz")
+
+
+def test_plugins_come_after_built_ins_and_cannot_take_their_names():
+    found = [Entry("mine", Search, origin="the folder x")]
+    names = registry(from_plugins=lambda: found)
+    assert list(names) == ["pgd", "square", "mine"]
+    found.append(Entry("pgd", int, origin="the folder x"))
+    with pytest.raises(InputError, match="two attacks are called 'pgd': one from built-in"):
+        list(names)
+
+
+def test_a_broken_entry_is_listed_and_refused_with_its_reason():
+    names = Registry("attack", [Entry("mine", None, origin="the folder x", problem="no torch")])
+    assert list(names) == ["mine"]
+    with pytest.raises(InputError, match="'mine' from the folder x is broken: no torch"):
+        names.get("mine")
+
+
+def test_settings_are_checked_against_the_fields():
+    assert registry().create("pgd", {"n_steps": 3}) == Search(3)
+    with pytest.raises(InputError, match=r"no setting of attack 'pgd' is called 'steps'; did you"):
+        registry().create("pgd", {"steps": 3})
+    with pytest.raises(InputError, match="attack 'pgd': n_steps=0 is below 1"):
+        registry().create("pgd", {"n_steps": 0})
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("pgd", [("pgd", {})]),
+        ("pgd, square", [("pgd", {}), ("square", {})]),
+        ("pgd:n_steps=100,square", [("pgd", {"n_steps": 100}), ("square", {})]),
+        (
+            "square,pgd:n_steps=7,alpha=0.1,random=false",
+            [("square", {}), ("pgd", {"n_steps": 7, "alpha": 0.1, "random": False})],
+        ),
+    ],
+)
+def test_names_with_settings_are_parsed(text, names):
+    assert parse_names(text) == names
+
+
+@pytest.mark.parametrize("text", ["n_steps=3", "pgd:n_steps", "pgd:3=4"])
+def test_settings_without_a_name_or_a_value_are_refused(text):
+    with pytest.raises(InputError, match="is not a name with settings"):
+        parse_names(text)
