@@ -491,7 +491,7 @@ def test_what_cannot_be_run_is_refused(spec, norm, n_classes, message):
 
 def test_listing_the_attacks_is_light():
     code = (
-        "import sys, robustbench_dyn.attacks as a; a.attack_names(); a.suite_names();"
+        "import sys, robustbench_dyn.attacks.catalogue as a; a.attack_names(); a.suite_names();"
         "a.resolve_attacks('standard', 'L2', 10);"
         "print({'torch', 'numpy', 'torchattacks', 'pyautoattack'} & set(sys.modules))"
     )
