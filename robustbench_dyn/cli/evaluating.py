@@ -181,8 +181,9 @@ def curve(
     """Bracket the robust accuracy over eps, by a minimum-norm attack and certifiers at each eps."""
     from robustbench_dyn.cli.terminal import plain_table, progress_display  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
+    from robustbench_dyn.evaluation.distances import evaluate_distances  # noqa: PLC0415
     from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
-    from robustbench_dyn.reporting import curves  # noqa: PLC0415
+    from robustbench_dyn.reporting.curves import curve as curve_of  # noqa: PLC0415
     from robustbench_dyn.reporting.export import write_tables  # noqa: PLC0415
 
     check_norm(norm)
@@ -193,11 +194,11 @@ def curve(
         ThreatModel(norm, radius).check_input_shape(tuple(data.x.shape[1:]))  # type: ignore[arg-type]
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
     with progress_display(enabled=not as_json) as progress:
-        evaluation = curves.evaluate_distances(
+        evaluation = evaluate_distances(
             network, data, norm, radii=radii, seed=seed, certifiers=certifiers,  # type: ignore[arg-type]
             device=check_device(device), store=store, progress=progress,
         )  # fmt: skip
-    table = curves.curve(evaluation, radii)
+    table = curve_of(evaluation, radii)
     flags = evaluation.summary["flags"]
     if export is not None:
         write_tables([table], export)

@@ -50,9 +50,9 @@ def plot_curves_(
     """Draw certified and empirical accuracy over eps, a bracket for each model."""
     from robustbench_dyn.cli.terminal import progress_display  # noqa: PLC0415
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
+    from robustbench_dyn.evaluation.distances import evaluate_distances  # noqa: PLC0415
     from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
     from robustbench_dyn.reporting import plots  # noqa: PLC0415
-    from robustbench_dyn.reporting.curves import evaluate_distances  # noqa: PLC0415
     from robustbench_dyn.threat_models import check_norm  # noqa: PLC0415
 
     check_norm(norm)

@@ -14,17 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from robustbench_dyn.results.flags import COUPLED, GRAD_MODE, RANDOM
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
-
-RANDOM = "random_outputs"
-COUPLED = "batch_coupled"
-GRAD_MODE = "depends_on_grad_mode"
-CHANGED = "changed_during_run"
-# With one of these flags no certificate counts.
-NOT_A_FUNCTION = frozenset({RANDOM, COUPLED, GRAD_MODE, CHANGED})
 
 MOST_EXAMPLES = 16
 # Two passes on one example may differ by this many units in the last place of the batch's largest
@@ -117,6 +112,12 @@ def seeded(*purpose: object) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """Return the seed of one stage of a run, 31 bits."""
+    text = f"{seed} {stage}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def _parts(n: int, most: int) -> list[list[int]]:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.api import Evaluation
+from robustbench_dyn.evaluation.distances import CurveEvaluation, evaluate_distances
 from robustbench_dyn.lipschitz.bounds import Classifier
-from robustbench_dyn.reporting.curves import CurveEvaluation, curve, evaluate_distances
+from robustbench_dyn.reporting.curves import curve
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation.api import Evaluation
     from robustbench_dyn.evaluation.pipeline import Progress
+    from robustbench_dyn.results.spec import EvaluationSpec
     from robustbench_dyn.smoothing.statistics import Smoothing
 
 
@@ -52,10 +53,10 @@ class Shard:
         """What the tables call the model."""
         return self.smoothing.name_of(self.model) if self.smoothing else self.model
 
-    def matches(self, record: dict[str, Any]) -> bool:
-        """Say whether an evaluation of this record may have begun this shard."""
-        begun = {"model": self.name} | {k: getattr(self, k) for k in ("dataset", "norm", "seed")}
-        return all(record[k] == value for k, value in begun.items())
+    def matches(self, spec: EvaluationSpec) -> bool:
+        """Say whether an evaluation of this spec may have begun this shard."""
+        begun = (self.name, self.dataset, self.norm, self.seed)
+        return begun == (spec.model, spec.dataset, spec.norm, spec.seed)
 
 
 def try_shard(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.results.exchange import copy_part, merge
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.sweeps.engines import Event
 from robustbench_dyn.sweeps.shards import Shard, try_shard
@@ -83,12 +84,13 @@ def _run_remotely(shard: Shard, known: bytes) -> tuple[str, str, bytes]:
 
 def _known(store: Store, shard: Shard) -> bytes:
     """Return a store of what is known already of a shard's examples."""
-    begun = {key: record for key, record in store.records().items() if shard.matches(record)}
+    specs = {key: record.spec for key, record in store.records().items()}
+    begun = {key: spec for key, spec in specs.items() if shard.matches(spec)}
     # A smoothed classifier's votes have a key of their own; several evaluations may share them.
-    keys = {*begun, *(record["votes_key"] for record in begun.values() if "votes_key" in record)}
+    keys = {*begun, *(spec.votes_key() for spec in begun.values() if spec.smoothing)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.sqlite"
-        store.copy(path, keys, range(shard.start, shard.stop))
+        copy_part(store, path, keys, range(shard.start, shard.stop))
         return path.read_bytes()
 
 
@@ -96,7 +98,7 @@ def _merge(store: Store, part: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.sqlite"
         path.write_bytes(part)
-        store.merge(path)
+        merge(store, path)
 
 
 def _import_ray() -> Any:
