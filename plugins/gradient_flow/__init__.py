@@ -43,5 +43,5 @@ def properties(model: nn.Module) -> Iterator[Property]:
     for name, module in model.named_modules():
         if isinstance(module, ConvGradientStep):
             yield EnergyDecreasing(name)
-            if module.activation.lowest_slope >= 0:
+            if module.activation.min_slope >= 0:
                 yield Nonexpansive(name)
