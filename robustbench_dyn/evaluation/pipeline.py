@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.catalogue import resolve_attacks, suite_names
-from robustbench_dyn.certification.base import Phase, Prepared, Proof, radii
+from robustbench_dyn.certification.base import Phase, Proof, radii
+from robustbench_dyn.certification.base import PreparedCertifier as Prepared
 from robustbench_dyn.certification.catalogue import Selection, select_certifiers
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
