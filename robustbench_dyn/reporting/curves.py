@@ -1,4 +1,4 @@
-"""A whole curve over eps: certified radii below, nearest adversarial examples above."""
+"""Robust accuracy as a curve over eps, from certified radii and nearest adversarial examples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CORRECT = (Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED)
 
 @dataclass(frozen=True)
 class CurveEvaluation(Evaluation):
-    """Verdicts at the widest eps of a norm, each with all that is known below.
+    """Verdicts at the widest eps of a norm, with distances that hold for all smaller ones.
 
     A verdict's certified_radius is the largest that was proved, and its adversarial_distance that
     of the nearest adversarial example found. radii: where certifiers were run, rising from 0.
@@ -82,29 +82,32 @@ def evaluate_distances(
 
 
 def curve(evaluation: CurveEvaluation, radii: Sequence[float] | None = None) -> pd.DataFrame:
-    """Return eps, certified_accuracy and empirical_accuracy, a row for each of radii.
+    """Return eps, certified_accuracy and empirical_accuracy, one row per radius.
 
-    evaluation: of evaluate_distances. An example counts as certified up to its certified radius,
-    and as empirically robust below the distance of the adversarial example found. radii: by
-    default those of the evaluation. Between two of these the true curve lies above the certified
-    accuracy of the larger one and below the empirical accuracy of the smaller one; a radius where
-    no certifier was run has what the next one proves. Raises InputError for radii that the run did
-    not cover.
+    evaluation: of evaluate_distances. An example is certified up to its certified radius, and
+    empirically robust below the distance of the adversarial example found. radii: by default those
+    of the evaluation. Between two of these, the true curve lies above the certified accuracy of the
+    larger radius and below the empirical accuracy of the smaller one; a radius where no certifier
+    ran has the certified accuracy of the next larger one. Raises InputError for a radius outside
+    the evaluation.
     """
-    import pandas as pd  # noqa: PLC0415  (slow to import, wanted only here)
+    import pandas as pd  # noqa: PLC0415  (slow to import)
 
     radii = evaluation.radii if radii is None else radii
     _check_radii(radii, evaluation.threat_model.eps)
     correct = [v for v in evaluation.verdicts if v.status in _CORRECT]
     certified = np.array([v.certified_radius for v in correct])
-    reached = np.array([_distance(v) for v in correct])
+    distances = np.array([_distance(v) for v in correct])
     n = len(evaluation.verdicts)
     rows = [
-        # NaN, where nothing is certified, is above no eps; at 0 a correct answer is all it takes.
-        (eps, float((certified >= eps).sum()) / n if eps else len(correct) / n,
-         float((reached > eps).sum()) / n)
+        (
+            eps,
+            # NaN, for no certificate, fails the comparison; at eps 0 each correct example counts.
+            float((certified >= eps).sum()) / n if eps else len(correct) / n,
+            float((distances > eps).sum()) / n,
+        )
         for eps in radii
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=["eps", "certified_accuracy", "empirical_accuracy"])
 
 
