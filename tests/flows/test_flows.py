@@ -751,7 +751,7 @@ def test_a_derived_tensor_kept_in_inference_mode_serves_gradients_later():
 
 
 def test_a_derived_module_must_say_what_it_derives():
-    with pytest.raises(TypeError, match=r"CachedParametrization must define derive\(\)"):
+    with pytest.raises(TypeError, match=r"CachedParametrization must define compute\(\)"):
         CachedParametrization().value()
 
 
