@@ -217,7 +217,9 @@ def test_an_unknown_operation_is_named():
             return torch.sin(x)
 
     with pytest.raises(InputError, match=r"certified_training.*'sin'"):
-        certified_training.trace_for_training(seeded(nn.Flatten(), nn.Linear(64, 4), Sine()), (1, 8, 8))
+        certified_training.trace_for_training(
+            seeded(nn.Flatten(), nn.Linear(64, 4), Sine()), (1, 8, 8)
+        )
 
 
 def test_a_weight_that_is_read_as_a_number_is_refused():
