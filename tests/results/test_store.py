@@ -86,8 +86,8 @@ def test_refuted_evaluations_have_no_runs():
 WRITER = """
 import sys
 from pathlib import Path
-from robustbench_dyn.store import Store
-from robustbench_dyn.verdicts import Status, Verdict
+from robustbench_dyn.results.store import Store
+from robustbench_dyn.results.verdicts import Status, Verdict
 store = Store(Path(sys.argv[1]))
 store.add_evaluation("k", {})
 for start in range(0, 10**9, 10):
