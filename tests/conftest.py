@@ -3,7 +3,10 @@
 import importlib
 import sys
 
+import pytest
 import torch
+
+from robustbench_dyn.plugins import discovery
 
 try:
     importlib.import_module("torchvision")
@@ -15,3 +18,9 @@ except RuntimeError:
     OPERATORS = torch.library.Library("torchvision", "DEF")
     OPERATORS.define("nms(Tensor boxes) -> Tensor")
     OPERATORS.define("qnms(Tensor boxes) -> Tensor")
+
+
+@pytest.fixture(autouse=True)
+def own_plugins(monkeypatch):
+    """Let each test load plugins that no later test sees."""
+    monkeypatch.setattr(discovery, "_registered", [*discovery._registered])

@@ -9,8 +9,19 @@ import typer
 
 from robustbench_dyn.errors import InputError
 
+
+def use_plugins(folders: list[Path] | None) -> list[Path] | None:
+    """Load the plugins in folders, so that each command finds what they bring by name."""
+    if folders:
+        from robustbench_dyn.plugins import load_plugins  # noqa: PLC0415  (--help is light)
+
+        load_plugins(*folders)
+    return folders
+
+
 Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugins", help="A folder of plugins, or of one plugin.")
+    list[Path] | None,
+    typer.Option("--plugins", help="A folder of plugins, or of one plugin.", callback=use_plugins),
 ]
 Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT, see: dynbench list models.")]
 TestSplit = Annotated[str, typer.Option(help="The data set's test split.")]

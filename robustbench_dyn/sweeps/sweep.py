@@ -20,7 +20,7 @@ from robustbench_dyn.models.loading import discover
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
 from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml
-from robustbench_dyn.sweeps.engines import Event, get_engine
+from robustbench_dyn.sweeps.engines import ENGINES, Event
 from robustbench_dyn.sweeps.shards import Shard
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
@@ -117,7 +117,7 @@ def sweep(
     """
     if workers is not None and workers < 1:
         raise InputError(f"workers={workers} must be at least 1")
-    run = get_engine(engine)
+    run = ENGINES.get(engine)
     pieces = list(_split(content))
     _check(content, plugins)
     workers = min(workers or _cores(), len(pieces))
@@ -169,7 +169,7 @@ def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
                 f"L2, and the sweep asks for {', '.join(norms)} alone; add L2 or drop it"
             )
         name, variant = split_name(model)
-        architecture = registry.load(name)
+        architecture = registry.get(name)
         for info in infos:
             architecture.weights_for(info.name, variant=variant)
             if n_examples > info.sizes["test"]:

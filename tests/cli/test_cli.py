@@ -138,7 +138,7 @@ def test_show_tells_the_card(tmp_path, monkeypatch, capsys):
     [
         (["run", "--model", "lipflow", "--norm", "Linf", "--eps", "8"], ["8/255"]),
         (["run", "--model", "lipflow", "--eps", "big"], ["'big'"]),
-        (["run", "--model", "lipflo"], ["did you mean lipflow"]),
+        (["run", "--model", "lipflo"], ["did you mean 'lipflow'"]),
         (["run", "--model", "lipflow", "--dataset", "fashion"], ["fashion_mnist"]),
         (["run", "--model", "lipflow", "--attacks", "pdg"], ["pgd"]),
         (["run", "--model", "lipflow", "--certifiers", "magic"], ["magic"]),
@@ -157,7 +157,7 @@ def test_bad_input_gets_one_clear_line(arguments, words, tmp_path, monkeypatch, 
 
 
 def test_a_process_of_its_own_ends_with_exit_code_2_and_no_traceback(tmp_path):
-    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean lipflow")
+    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean 'lipflow'")
 
 
 def test_a_truncated_data_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,7 @@ from robustbench_dyn import (
 from robustbench_dyn.errors import RegistryError
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Store
-from robustbench_dyn.sweeps.engines import get_engine, local, ray_cluster
+from robustbench_dyn.sweeps.engines import ENGINES, local, ray_cluster
 from robustbench_dyn.sweeps.shards import Shard, run_shard
 from robustbench_dyn.sweeps.sweep import Sweep, read_sweep, sweep
 
@@ -230,7 +230,7 @@ def test_a_bad_shard_harms_no_other(code, factor, fate, reason, plugins, tmp_pat
         ({"threat_models": [{"norm": "Linf", "eps": ["eight"]}]}, "eps"),
         ({"threat_models": [{"norm": "Linf", "eps": [8]}]}, "8/255, not 8"),
         ({"threat_models": [{"norm": "L2", "eps": [1]}] * 2}, "stands twice"),
-        ({"models": ["linaer"]}, "did you mean linear"),
+        ({"models": ["linaer"]}, "did you mean 'linear'"),
         ({"datasets": ["fashion_mnist"]}, "no weights for dataset 'fashion_mnist'"),
         ({"attacks": "pdg"}, "did you mean 'pgd'"),
         ({"certifiers": "crwon"}, "no certifier is called 'crwon'"),
@@ -251,7 +251,7 @@ def test_engines_and_workers_are_checked(plugins, tmp_path, monkeypatch):
         sweep(content(), tmp_path / "s.sqlite", workers=0, plugins=(plugins,))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'robustbench-dyn\[ray\]'"):
-        list(get_engine("ray")([], tmp_path / "s.sqlite", 1))
+        list(ENGINES.get("ray")([], tmp_path / "s.sqlite", 1))
 
 
 # Smoothed classifiers

@@ -2,16 +2,20 @@
 
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
-from robustbench_dyn.errors import InputError
-from robustbench_dyn.plugins import Entry, Registry, parse_names
+from robustbench_dyn.errors import InputError, RegistryError
+from robustbench_dyn.plugins import Entry, Lazy, Registry, parse_names
 
 
 @dataclass(frozen=True)
 class Search:
     n_steps: int = 20
+    step_size: float = 0.1
+    random: bool = True
+    loss: Literal["ce", "dlr"] = "ce"
 
     def __post_init__(self):
         if self.n_steps < 1:
@@ -55,6 +59,58 @@ def test_a_broken_entry_is_listed_and_refused_with_its_reason():
         names.get("mine")
 
 
+def test_a_broken_entry_takes_no_name_from_one_that_works():
+    found = [
+        Entry("mine", None, origin="the folder x", problem="no torch"),
+        Entry("mine", Search, origin="the folder y"),
+        Entry("pgd", None, origin="the folder z", problem="no torch"),
+    ]
+    names = registry(from_plugins=lambda: found)
+    assert names.get("mine") is names.get("pgd") is Search
+    broken = [name for name, entry in names.entries().items() if entry.problem]
+    assert broken == ["mine (the folder x)", "pgd (the folder z)"]
+
+
+def test_a_broken_entry_is_no_suggestion():
+    names = Registry("attack", [Entry("mine", None, problem="no torch"), Entry("minus", Search)])
+    with pytest.raises(InputError, match=r"did you mean 'minus'\? choose minus$"):
+        names.get("mina")
+
+
+def test_a_lazy_target_may_fail_with_a_reason():
+    def fail():
+        raise RegistryError("it has no build function")
+
+    made = []
+    names = Registry("model", [Entry("a", Lazy(lambda: made.append(1))), Entry("b", Lazy(fail))])
+    assert list(names) == ["a", "b"]
+    assert made == []
+    names.get("a")
+    assert made == [1]
+    with pytest.raises(InputError, match="model 'b' from built-in is broken: it has no build"):
+        names.get("b")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("n_steps", "many", "n_steps='many': input should be a valid integer"),
+        ("n_steps", 2.5, "n_steps=2.5: input should be a valid integer"),
+        ("n_steps", True, "n_steps=True: input should be a valid integer"),
+        ("step_size", "wide", "step_size='wide': input should be a valid number"),
+        ("random", 1, "random=1: input should be a valid boolean"),
+        ("loss", "hinge", "loss='hinge': input should be 'ce' or 'dlr'"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(setting, value, message):
+    with pytest.raises(InputError, match=f"attack 'pgd': {message}"):
+        registry().create("pgd", {setting: value})
+
+
+def test_a_whole_number_is_a_number():
+    assert registry().create("pgd", {"step_size": 1, "random": False}).step_size == 1
+
+
 def test_settings_are_checked_against_the_fields():
     assert registry().create("pgd", {"n_steps": 3}) == Search(3)
     with pytest.raises(InputError, match=r"no setting of attack 'pgd' is called 'steps'; did you"):
@@ -73,6 +129,7 @@ def test_settings_are_checked_against_the_fields():
             "square,pgd:n_steps=7,alpha=0.1,random=false",
             [("square", {}), ("pgd", {"n_steps": 7, "alpha": 0.1, "random": False})],
         ),
+        ("pgd:alpha=1e-3,loss=e", [("pgd", {"alpha": 1e-3, "loss": "e"})]),
     ],
 )
 def test_names_with_settings_are_parsed(text, names):
@@ -83,3 +140,8 @@ def test_names_with_settings_are_parsed(text, names):
 def test_settings_without_a_name_or_a_value_are_refused(text):
     with pytest.raises(InputError, match="is not a name with settings"):
         parse_names(text)
+
+
+def test_a_value_that_yaml_cannot_read_is_refused():
+    with pytest.raises(InputError, match=r"'\[3' is no value of a setting"):
+        parse_names("pgd:n_steps=[3")
