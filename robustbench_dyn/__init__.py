@@ -58,7 +58,7 @@ _HOMES = {
     "benchmark": "evaluation.api",
     "evaluate": "evaluation.api",
     "evaluate_grid": "evaluation.api",
-    "evaluate_smoothed": "smoothing.stages",
+    "evaluate_smoothed": "smoothing.api",
     "load_dataset": "datasets",
     "load_model": "models.loading",
 }

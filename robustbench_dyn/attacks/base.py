@@ -65,6 +65,19 @@ class Attack:
     version: int = 1
     only_on_signs: bool = False
 
+    def settings(self) -> dict[str, bool]:
+        return {}
+
+    @property
+    def per_class(self) -> bool:
+        return self.by_rival
+
+    @property
+    def gradient_free(self) -> bool:
+        from robustbench_dyn.attacks.catalogue import BLACK_BOX
+
+        return self.name in BLACK_BOX
+
 
 def searching(
     perturb: Callable[[Problem], Tensor], *, gathers: bool = False

@@ -81,6 +81,9 @@ class Certifier:
         """Whether one pass gives the radii for every eps."""
         return self.phase is Phase.CLEAN
 
+    def settings(self) -> dict[str, Any]:
+        return {}
+
     def prepared(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool
     ) -> Prepared:
@@ -108,3 +111,6 @@ def radii(proof: Proof) -> Tensor:
     """Return the radii inside which no class overtakes the label, (batch,); NaN for none."""
     nearest = proof.class_radii.amin(dim=1)
     return nearest.where(nearest > 0, float("nan"))
+
+
+PreparedCertifier = Prepared

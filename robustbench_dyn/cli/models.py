@@ -11,7 +11,7 @@ from robustbench_dyn.cli.options import (
     DataDir,
     Plugins,
     check_device,
-    complain,
+    print_error,
 )
 from robustbench_dyn.errors import InputError
 
@@ -23,12 +23,12 @@ def list_(
     plugins: Plugins = None,
 ) -> None:
     """List models, data sets, attacks or certifiers."""
-    from robustbench_dyn.cli.terminal import plain_table  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import plain_table
 
     if what == "models":
         plain_table(("model", "family", "weights for", "origin"), _model_rows())
     elif what == "datasets":
-        from robustbench_dyn.datasets import dataset_info, dataset_names  # noqa: PLC0415
+        from robustbench_dyn.datasets import dataset_info, dataset_names
 
         infos = [dataset_info(name) for name in dataset_names()]
         rows = [
@@ -38,14 +38,14 @@ def list_(
         ]  # fmt: skip
         plain_table(("dataset", "input", "classes", "splits"), rows)
     elif what == "attacks":
-        from robustbench_dyn.attacks.catalogue import attack_info, attack_names, suite_names  # noqa: PLC0415
+        from robustbench_dyn.attacks.catalogue import attack_info, attack_names, suite_names
 
         rows = [(n, attack_info(n).library, ", ".join(sorted(attack_info(n).norms)),
                  attack_info(n).description) for n in attack_names()]  # fmt: skip
         rows += [(name, "suite", "", "") for name in suite_names()]
         plain_table(("attack", "library", "norms", "description"), rows)
     else:
-        from robustbench_dyn.certification.catalogue import certifier_names  # noqa: PLC0415
+        from robustbench_dyn.certification.catalogue import certifier_names
 
         smoothing = ("smoothing", "votes on noisy copies; of the smoothed classifier: "
                                   "dynbench smooth")  # fmt: skip
@@ -57,8 +57,8 @@ def show(
     plugins: Plugins = None,
 ) -> None:
     """Show a model's card."""
-    from robustbench_dyn.models.architectures import full_name, split_name  # noqa: PLC0415
-    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
+    from robustbench_dyn.models.architectures import full_name, split_name
+    from robustbench_dyn.models.loading import discover
 
     architecture = discover().get(split_name(model)[0])
     card = architecture.card
@@ -88,11 +88,11 @@ def check(
     plugins: Plugins = None,
 ) -> None:
     """Test what a model claims: each property, on data, random and searched points, in float64."""
-    from robustbench_dyn.cli.terminal import findings_display  # noqa: PLC0415
-    from robustbench_dyn.models.architectures import split_name  # noqa: PLC0415
-    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
-    from robustbench_dyn.plugins import load_plugins, read_plugin  # noqa: PLC0415
-    from robustbench_dyn.properties.architectures import check_architecture  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import findings_display
+    from robustbench_dyn.models.architectures import split_name
+    from robustbench_dyn.models.loading import discover
+    from robustbench_dyn.plugins import load_plugins, read_plugin
+    from robustbench_dyn.properties.architectures import check_architecture
 
     if Path(model).is_dir():
         folder = Path(model).resolve()
@@ -111,7 +111,7 @@ def check(
             show_finding(finding)
     broken = [finding for finding in findings if not finding.holds]
     if keep is not None and broken:
-        import numpy as np  # noqa: PLC0415
+        import numpy as np
 
         keep.mkdir(parents=True, exist_ok=True)
         for k, finding in enumerate(broken):
@@ -119,7 +119,7 @@ def check(
                 np.save(keep / f"{name}-{finding.claim}-{k}.npy", finding.witness.numpy())
     if broken:
         names = ", ".join(sorted({finding.claim for finding in broken}))
-        complain(f"{model} does not keep what it claims: {names}")
+        print_error(f"{model} does not keep what it claims: {names}")
         raise typer.Exit(1)
 
 
@@ -136,11 +136,11 @@ def train(
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by its recipe; a killed training goes on where it stopped."""
-    from robustbench_dyn.cli.terminal import training_display  # noqa: PLC0415
-    from robustbench_dyn.models.architectures import split_name  # noqa: PLC0415
-    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
-    from robustbench_dyn.training import loop as training  # noqa: PLC0415
-    from robustbench_dyn.training import recipes  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import training_display
+    from robustbench_dyn.models.architectures import split_name
+    from robustbench_dyn.models.loading import discover
+    from robustbench_dyn.training import loop as training
+    from robustbench_dyn.training import recipes
 
     name, variant = split_name(model)
     architecture = discover().get(name)
@@ -154,7 +154,7 @@ def train(
             content, architecture, target, data_dir=data_dir, device=str(check_device(device)),
             n_examples=n_examples, progress=progress,
         )  # fmt: skip
-    import yaml  # noqa: PLC0415
+    import yaml
 
     typer.echo(
         f"trained in {trained.seconds:.0f} s of processor time: {trained.path}; "
@@ -165,8 +165,8 @@ def train(
 
 
 def _model_rows() -> list[tuple[str, ...]]:
-    from robustbench_dyn.models.architectures import full_name  # noqa: PLC0415
-    from robustbench_dyn.plugins import find_plugins  # noqa: PLC0415
+    from robustbench_dyn.models.architectures import full_name
+    from robustbench_dyn.plugins import find_plugins
 
     rows = list[tuple[str, ...]]()
     for plugin in sorted(find_plugins(), key=lambda plugin: plugin.name):

@@ -110,9 +110,9 @@ def _write_parquet(tables: Iterable[pd.DataFrame], path: Path) -> int:
 def _tables(store: Store, *, pending: bool) -> Iterator[pd.DataFrame]:
     import pandas as pd  # noqa: PLC0415  (slow to import, wanted only here)
 
-    records = store.records()
+    told = {key: record.columns() for key, record in store.records().items()}
     about = {
-        column: {key: _text(record[column]) for key, record in records.items()}
+        column: {key: _text(columns[column]) for key, columns in told.items()}
         for column in EVALUATION_COLUMNS
     }
     columns = ("key", "eps", *EXAMPLE_COLUMNS)

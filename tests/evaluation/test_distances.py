@@ -21,7 +21,8 @@ from robustbench_dyn.attacks.base import Attack, searching
 from robustbench_dyn.certification.base import Certifier, Prepared, Proof
 from robustbench_dyn.certification.catalogue import Selection
 from robustbench_dyn.evaluation import pipeline as cascade
-from robustbench_dyn.reporting.curves import curve, evaluate_distances
+from robustbench_dyn.evaluation.distances import evaluate_distances
+from robustbench_dyn.reporting.curves import curve
 
 DISTANCES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.45)
 

@@ -487,7 +487,7 @@ def test_the_table_names_the_attacks_that_failed_on_all_examples(monkeypatch, ca
     bracket_table([run_with(monkeypatch, searcher(explode), attack_info("pgd"))])
     printed = capsys.readouterr().out
     assert "attacked with pgd" in printed
-    assert "rogue failed on all 6 examples that it was given: RuntimeError: boom" in printed
+    assert "rogue failed on all 6 examples it was run on: RuntimeError: boom" in printed
 
 
 @pytest.mark.parametrize("text", ["boom; survived nothing", "next: nobody", "; next: pgd; ", ""])

@@ -268,13 +268,13 @@ def test_passes_of_the_search_for_signs_are_charged():
 def test_signs_are_kept_and_merged(tmp_path):
     stores = [Store(tmp_path / name) for name in ("a.sqlite", "b.sqlite")]
     for store, value in zip(stores, (0.5, 0.75), strict=True):
-        store.add_evaluation("k", {})
+        store.add_evaluation("k", record())
         store.add_signs("k", 0.5, [Sign("zero_gradients", value)])
     stores[1].close()
-    stores[0].merge(tmp_path / "b.sqlite")
+    merge(stores[0], tmp_path / "b.sqlite")
     assert stores[0].signs("k", 0.5) == [Sign("zero_gradients", 0.75)]
     assert stores[0].signs("k", 0.25) == []
-    stores[0].copy(tmp_path / "c.sqlite", ["k"], range(1))
+    copy_part(stores[0], tmp_path / "c.sqlite", ["k"], range(1))
     assert Store(tmp_path / "c.sqlite").signs("k", 0.5) == [Sign("zero_gradients", 0.75)]
 
 

@@ -118,8 +118,8 @@ def test_an_activation_is_the_slope_of_its_primitive_and_keeps_its_range(name):
     (slope,) = torch.autograd.grad(activation.primitive(x).sum(), x)
     assert torch.allclose(slope, activation.function(x), atol=1e-12)
     (second,) = torch.autograd.grad(activation.function(x).sum(), x)
-    assert bool((second >= activation.lowest_slope - 1e-12).all())
-    assert bool((second <= activation.highest_slope + 1e-12).all())
+    assert bool((second >= activation.min_slope - 1e-12).all())
+    assert bool((second <= activation.max_slope + 1e-12).all())
 
 
 def test_an_unknown_activation_is_named():

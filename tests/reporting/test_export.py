@@ -4,6 +4,7 @@ import builtins
 
 import pandas as pd
 import pytest
+from oracles.records import record
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.reporting import export as exporting
@@ -16,10 +17,8 @@ from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS, Status, Verdict
 def store():
     """Two evaluations; one has nothing certified and nothing broken."""
     store = Store()
-    record = {"dataset": "digits", "norm": "L2", "seed": 0, "attacks": ["pgd", "fab-t"],
-              "certifiers": []}  # fmt: skip
     for key in ("a", "b"):
-        store.add_evaluation(key, record | {"model": key.upper()})
+        store.add_evaluation(key, record(key.upper(), attacks=("pgd", "fab-t")))
     sure = {"status": Status.CERTIFIED, "certified_radius": 0.7, "certifier": "lipschitz"}
     unsure = {"status": Status.UNDECIDED, "reason": "survived"}
     for key, evidence in (("a", unsure), ("b", sure)):

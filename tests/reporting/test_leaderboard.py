@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from oracles.records import record
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.architectures import split_name
@@ -35,7 +36,7 @@ def run(model, *, eps=0.5, norm="L2", n_examples=100, certified=0.5, empirical=0
 def store_of(*runs):
     store = Store()
     for entry in runs:
-        store.add_evaluation(entry.key, {})
+        store.add_evaluation(entry.key, record())
         store.add_run(entry)
     return store
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from oracles import halfspaces, points
+from oracles.records import record
 
 from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.results.summary import attacks_that_failed, binomial_limit, summary_row
@@ -40,7 +41,7 @@ def test_the_rows_interval_is_of_95_percent():
     assert 1 - tail(row["ci_high"], 6, 4) == pytest.approx(0.025)
 
 
-RECORD = {"attacks": ["a", "b"], "certifiers": ["c"]}
+RECORD = record(attacks=("a", "b"), certifiers=("c",))
 
 
 def verdict(example_id, *steps, **changes):

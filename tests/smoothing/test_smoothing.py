@@ -48,7 +48,7 @@ def evaluated(distances=DISTANCES, threat_models=None, model=None, smoothing=SMO
 
 
 def rows(store, query):
-    return list(store._connection.execute(query))
+    return list(store.connection.execute(query))
 
 
 # ---- votes and gradients

@@ -211,7 +211,7 @@ def test_a_bad_shard_harms_no_other(code, factor, fate, reason, plugins, tmp_pat
     [
         (
             {"models": [SMOOTHED], "threat_models": [{"norm": "Linf", "eps": [0.1]}]},
-            "linear~0.25 is a smoothed classifier.* for Linf alone; add L2",
+            "linear~0.25 is a smoothed classifier.* has Linf only; add L2",
         ),
         ({"models": [SMOOTHED | {"smoothing": {"sigma": 0}}]}, "sigma=0 must be positive"),
         ({"models": [SMOOTHED | {"smoothing": {"sigma": 1, "n": 5}}]}, "n=5 draws prove nothing"),
@@ -229,7 +229,7 @@ def test_a_bad_shard_harms_no_other(code, factor, fate, reason, plugins, tmp_pat
         ({"threat_models": [{"norm": "L3", "eps": [1]}]}, "norm"),
         ({"threat_models": [{"norm": "Linf", "eps": ["eight"]}]}, "eps"),
         ({"threat_models": [{"norm": "Linf", "eps": [8]}]}, "8/255, not 8"),
-        ({"threat_models": [{"norm": "L2", "eps": [1]}] * 2}, "stands twice"),
+        ({"threat_models": [{"norm": "L2", "eps": [1]}] * 2}, "lists a norm twice"),
         ({"models": ["linaer"]}, "did you mean 'linear'"),
         ({"datasets": ["fashion_mnist"]}, "no weights for dataset 'fashion_mnist'"),
         ({"attacks": "pdg"}, "did you mean 'pgd'"),
@@ -340,7 +340,7 @@ def test_without_attacks_a_smoothed_classifier_is_certified_only(plugins, tmp_pa
 def test_a_node_of_a_cluster_gets_the_votes_that_are_known(smoothed, plugins, tmp_path):
     path, _ = smoothed
     shard = Shard("linear", "digits", "L2", (0.1, 0.3), 0, 8, 16, smoothing=Smoothing(0.25))
-    (tmp_path / "part.sqlite").write_bytes(ray_cluster._known(Store(path), shard))
+    (tmp_path / "part.sqlite").write_bytes(ray_cluster._cached(Store(path), shard))
     assert votes(tmp_path / "part.sqlite") == [row for row in votes(path) if row[0] >= 8]
     names = {record["model"] for record in Store(tmp_path / "part.sqlite").records().values()}
     assert names == {"linear~0.25"}

@@ -217,7 +217,9 @@ def test_an_unknown_operation_is_named():
             return torch.sin(x)
 
     with pytest.raises(InputError, match=r"certified_training.*'sin'"):
-        certified_training.follow(seeded(nn.Flatten(), nn.Linear(64, 4), Sine()), (1, 8, 8))
+        certified_training.trace_for_training(
+            seeded(nn.Flatten(), nn.Linear(64, 4), Sine()), (1, 8, 8)
+        )
 
 
 def test_a_weight_that_is_read_as_a_number_is_refused():
@@ -226,7 +228,7 @@ def test_a_weight_that_is_read_as_a_number_is_refused():
             return F.linear(x, self.weight / float(self.weight.norm()), self.bias)
 
     with pytest.raises(InputError, match="values of its parameters"):
-        certified_training.follow(seeded(nn.Flatten(), Frobenius(64, 4)), (1, 8, 8))
+        certified_training.trace_for_training(seeded(nn.Flatten(), Frobenius(64, 4)), (1, 8, 8))
 
 
 # Whole trainings
@@ -309,7 +311,7 @@ def test_a_certified_training_that_was_stopped_ends_with_the_same_weights(
         (("eps: 16/255", "eps: wide"), "not a number"),
         (("norm: Linf", "norm: L3"), "certified_training.norm"),
         (("ramp_epochs", "ramp"), "unknown key 'certified_training.ramp'"),
-        (("ramp_epochs: 4", "ramp_epochs: 8"), "less than the 10 epochs"),
+        (("ramp_epochs: 4", "ramp_epochs: 8"), "less than epochs=10"),
         (("seed: 0", "precision: bfloat16"), "needs precision float32"),
         (("seed: 0", "adversary: {norm: L2, eps: 0.5}"), "certified_training and adversary"),
         (("seed: 0", "augmentation: {noise: 0.1}"), "certified_training and augmentation.noise"),

@@ -1,4 +1,4 @@
-"""Engines run the shards of a sweep, and run again those whose workers die."""
+"""Engines: they run the shards of a sweep, and rerun the shards whose workers die."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ State = Literal["started", "at work", "died", "done", "failed", "unsound"]
 
 
 class Event(NamedTuple):
-    """Something that happened to a shard.
+    """A change in the state of a shard.
 
-    message: the key of a shard that is done, and why another one died, failed or is unsound.
-    progress: of a shard that is at work, where the engine can tell.
+    message: the key of a shard that is done; the reason where one died, failed or is unsound.
+    progress: of a shard that is at work, if the engine reports it.
     """
 
     shard: Shard
@@ -30,8 +30,8 @@ class Event(NamedTuple):
     progress: Progress | None = None
 
 
-# engine(shards, store, workers) brings every shard to "done", "failed" or "unsound", and leaves
-# its verdicts in the store. What is closed before its end stops its workers.
+# engine(shards, store, workers) brings every shard to "done", "failed" or "unsound", and writes
+# its verdicts to the store. Closing the iterator early stops the workers.
 Engine = Callable[[Sequence[Shard], Path, int], Iterator[Event]]
 
 
