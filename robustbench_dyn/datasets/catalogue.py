@@ -82,7 +82,7 @@ def load_dataset(
         name=info.name,
         split=split,
         class_names=info.class_names,
-        sha256=_fingerprint(raw),
+        sha256=fingerprint(raw),
     )
 
 
@@ -132,7 +132,7 @@ def _check_promises(info: DatasetInfo, split: Split, raw: RawSplit) -> None:
         )
 
 
-def _fingerprint(raw: RawSplit) -> str:
+def fingerprint(raw: RawSplit) -> str:
     """SHA-256 of x's own bytes (little-endian), then of y as one byte a label."""
     little_endian = raw.x.dtype.newbyteorder("<")
     digest = hashlib.sha256(raw.x.astype(little_endian, copy=False).tobytes())

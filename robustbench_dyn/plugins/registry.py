@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from robustbench_dyn.errors import DynbenchError, InputError, RegistryError
 
@@ -20,8 +19,6 @@ BUILT_IN = "built-in"
 
 # Also of what YAML takes for a text, as 1e-3.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-
-_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True)
@@ -127,19 +124,16 @@ class Registry(Generic[T]):
     def create(self, name: str, settings: Mapping[str, Any] | None = None) -> Any:
         """Make an object of the class, a dataclass, that a name stands for.
 
-        settings: values of its fields. Raises InputError for a field that it does not have, for a
-        value of another type, and for one that it refuses.
+        settings: values of its fields. Raises InputError for a field that it does not have, or a
+        value that it refuses.
         """
         kind: Any = self.get(name)
         settings = settings or {}
         known = [part.name for part in fields(kind) if part.init] if is_dataclass(kind) else []
-        for setting, value in settings.items():
+        for setting in settings:
             if setting not in known:
                 what = f"setting of {self.kind} {name!r}"
                 raise InputError(unknown(what, setting, known or ["none"]))
-            problem = _misfit(kind, setting, value)
-            if problem:
-                raise InputError(f"{self.kind} {name!r}: {setting}={value!r}: {problem}")
         try:
             return kind(**settings)
         except (TypeError, ValueError) as problem:
@@ -165,20 +159,6 @@ def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> st
     near = near or get_close_matches(name, names, n=1, cutoff=0.4)
     suggestion = f"did you mean {near[0]!r}? " if near else ""
     return f"no {kind} is called {name!r}; {suggestion}choose {hint}{', '.join(names)}"
-
-
-def _misfit(kind: type, setting: str, value: object) -> str:
-    """Return why a value is not of the type that a dataclass declares for a field, or nothing."""
-    try:
-        hint = get_type_hints(kind)[setting]
-    except NameError:
-        # The class names a type that is imported for type checkers alone.
-        return ""
-    try:
-        TypeAdapter(hint, config=_STRICT).validate_python(value)
-    except ValidationError as error:
-        return error.errors()[0]["msg"].lower()
-    return ""
 
 
 def parse_names(text: str) -> list[tuple[str, dict[str, Any]]]:

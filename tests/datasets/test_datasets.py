@@ -267,9 +267,9 @@ def test_the_checksum_sees_one_label(monkeypatch):
     raw = info.load_raw("test", None)
     flipped = raw.y.copy()
     flipped[-1] = 1 - flipped[-1]
-    before = catalogue._fingerprint(raw)
-    assert catalogue._fingerprint(RawSplit(raw.x, raw.y.copy(), 1)) == before
-    assert catalogue._fingerprint(RawSplit(raw.x, flipped, 1)) != before
+    before = catalogue.fingerprint(raw)
+    assert catalogue.fingerprint(RawSplit(raw.x, raw.y.copy(), 1)) == before
+    assert catalogue.fingerprint(RawSplit(raw.x, flipped, 1)) != before
 
 
 # --- Fashion-MNIST, shipped ------------------------------------------------------------------
