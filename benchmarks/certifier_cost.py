@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn import Smoothing, ThreatModel, evaluate_smoothed, load_dataset, load_model
-from robustbench_dyn.certification.base import Prepared, radii
+from robustbench_dyn.certification.base import PreparedCertifier, radii
 from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
@@ -55,7 +55,7 @@ def seconds_a_forward(model: nn.Module, x: Tensor) -> float:
 
 
 def ask(
-    model: nn.Module, prepared: Prepared, x: Tensor, y: Tensor, threat_model: ThreatModel
+    model: nn.Module, prepared: PreparedCertifier, x: Tensor, y: Tensor, threat_model: ThreatModel
 ) -> dict[str, Any]:
     """Ask a certifier about examples that the model gets right; count what it decides."""
     with torch.no_grad():

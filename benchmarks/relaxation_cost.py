@@ -19,8 +19,8 @@ import torch
 
 from robustbench_dyn import ThreatModel, load_dataset
 from robustbench_dyn.certification.bounds.intermediate import relax
-from robustbench_dyn.certification.certifiers import linear_relaxation
 from robustbench_dyn.certification.objectives import pairs_to_prove
+from robustbench_dyn.certification.proofs import linear_relaxation
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training.loop import train

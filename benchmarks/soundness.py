@@ -35,9 +35,8 @@ from torch import Tensor, nn
 import robustbench_dyn
 from robustbench_dyn import load_dataset
 from robustbench_dyn.attacks.catalogue import resolve_attacks
-from robustbench_dyn.certification.base import Phase, Prepared, radii
+from robustbench_dyn.certification.base import Phase, PreparedCertifier, radii
 from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
-from robustbench_dyn.certification.certifiers import complete
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.evaluation.candidates import check_candidates
@@ -101,7 +100,7 @@ def grid(norm: Norm, input_shape: tuple[int, ...]) -> list[float]:
 
 @torch.no_grad()
 def certified_radii(
-    model: nn.Module, prepared: Prepared, x: Tensor, y: Tensor, norm: Norm
+    model: nn.Module, prepared: PreparedCertifier, x: Tensor, y: Tensor, norm: Norm
 ) -> Tensor:
     """Return the radius that each example is certified to, (n,) float64; NaN where there is none.
 
@@ -207,7 +206,10 @@ def certify(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the radii that a certifier proves, (n,), NaN where none; and what a row says of it."""
     started = time.perf_counter()
-    (prepared,) = resolve_certifiers(certifier, model, tuple(data.x.shape[1:]), norm)
+    spec = certifier
+    if certifier == "complete":
+        spec = f"complete:seconds_per_example={SECONDS_A_BALL}"
+    (prepared,) = resolve_certifiers(spec, model, tuple(data.x.shape[1:]), norm)
     asked = data
     if prepared.certifier.phase is Phase.LAST:
         asked = data.rows(0, EXHAUSTIVE_EXAMPLES)
@@ -297,7 +299,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--certifier", action="append", choices=list(certifier_names()))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    complete.SECONDS_AN_EXAMPLE = SECONDS_A_BALL
     PATH.parent.mkdir(exist_ok=True)
     rows = read_rows()
     for architecture, weights in weights_of_the_zoo(options.model, options.dataset or DATASETS):

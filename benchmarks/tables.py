@@ -15,7 +15,7 @@ from pathlib import Path
 import measuring
 import pandas as pd
 
-from robustbench_dyn.certification.certifiers.lipschitz import LARGEST_NONVACUOUS_BOUND
+from robustbench_dyn.certification.proofs.lipschitz import LARGEST_NONVACUOUS_BOUND
 
 DOCS = Path(__file__).parents[1] / "docs"
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Collection, Sequence
-from dataclasses import MISSING, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -37,7 +36,7 @@ from robustbench_dyn.threat_models import Norm
 from robustbench_dyn.version import __version__
 
 Attacks = str | Attack | Sequence[str | Attack]
-Certifiers = str | Certifier | Sequence[str | Certifier]
+Certifiers = str | Certifier[Any] | Sequence[str | Certifier[Any]]
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -118,8 +117,10 @@ class NetworkPlan:
             dataset=dataset.name,
             data_sha256=dataset.sha256,
             norm=norm,
-            attacks=tuple(stage_spec(attack) for attack in self._attacks),
-            attacks_if_random=tuple(stage_spec(attack) for attack in self._if_random),
+            attacks=tuple(stage_spec(attack, label=attack.name) for attack in self._attacks),
+            attacks_if_random=tuple(
+                stage_spec(attack, label=attack.name) for attack in self._if_random
+            ),
             certifiers=tuple(
                 stage_spec(prepared.certifier, label=prepared.label(norm))
                 for prepared in self._certifiers
@@ -141,7 +142,7 @@ class NetworkPlan:
         )
 
     @property
-    def certifiers(self) -> list[Certifier]:
+    def certifiers(self) -> list[Certifier[Any]]:
         """The certifiers that are ready for the model, the cheapest first."""
         return [prepared.certifier for prepared in self._certifiers]
 
@@ -176,21 +177,13 @@ def arrange(
     return sorted(stages, key=lambda stage: order.index(stage.phase))
 
 
-def stage_spec(stage: Attack | Certifier, *, label: str = "") -> StageSpec:
-    """Return what a verdict depends on of an attack or a certifier."""
-    settings = stage.settings()
-    defaults = {
-        part.name: part.default if part.default is not MISSING else None for part in fields(stage)
-    }
-    changed = {name: value for name, value in settings.items() if value != defaults.get(name)}
-    label = label or stage.name
-    if changed:
-        label += "(" + " ".join(f"{name}={value}" for name, value in changed.items()) + ")"
+def stage_spec(stage: Attack | Certifier[Any], *, label: str) -> StageSpec:
+    """Return what a verdict depends on of an attack or a certifier; label: its name in tables."""
     return StageSpec(
         name=stage.name,
         label=label,
         version=stage.version,
-        settings=settings,
+        settings=stage.settings(),
         library=_library(getattr(stage, "library", "")),
         code_sha256=code_of(type(stage)),
         gradient_free=getattr(stage, "gradient_free", False),

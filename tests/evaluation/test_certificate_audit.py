@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from oracles import halfspaces, points
+from oracles.certifiers import amended
 from oracles.digits_plugin import HONEST, UNSOUND, write_plugin
 from torch import nn
 
@@ -43,15 +44,14 @@ def certifier(name, model, norm):
 
 def grown(prepared, factor):
     """Return the same certifier, whose radii are `factor` times as long."""
-    honest = prepared.certifier.prove
 
-    def prove(state, x, logits, y, threat_model):
+    def prove(honest, x, logits, y, threat_model):
         asked = ThreatModel(threat_model.norm, threat_model.eps / factor)
-        proof = honest(state, x, logits, y, asked)
+        proof = honest.prove(x, logits, y, asked)
         # Not shorter than what was asked for, by rounding.
         return Proof(proof.class_radii * factor * (1 + 1e-12))
 
-    return prepared._replace(certifier=replace(prepared.certifier, prove=prove))
+    return amended(prepared, prove)
 
 
 @pytest.mark.parametrize("norm", ["L2", "Linf", "L1"])
@@ -175,7 +175,7 @@ def job(tmp_path, monkeypatch):
     monkeypatch.setattr(soundness, "PATH", tmp_path / "results" / "soundness.csv")
     load_plugins(tmp_path / "plugins")
     monkeypatch.setattr(soundness, "ATTACKS", {"L2": "apgd-ce"})
-    monkeypatch.setattr(soundness.complete, "SECONDS_AN_EXAMPLE", 1.0)
+    monkeypatch.setattr(soundness, "SECONDS_A_BALL", 1.0)
 
     def run(*models, n_examples=8):
         named = [part for model in models for part in ("--model", model)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import halfspaces, points
+from oracles.certifiers import proving
 from oracles.command import dynbench_here, refused
 
 from robustbench_dyn import (
@@ -18,7 +19,7 @@ from robustbench_dyn import (
     load_model,
 )
 from robustbench_dyn.attacks.base import Attack, searching
-from robustbench_dyn.certification.base import Certifier, Prepared, Proof
+from robustbench_dyn.certification.base import Proof
 from robustbench_dyn.certification.catalogue import Selection
 from robustbench_dyn.evaluation import pipeline as cascade
 from robustbench_dyn.evaluation.distances import evaluate_distances
@@ -90,8 +91,7 @@ def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkey
         holds = threat_model.eps if threat_model.eps <= radius else 0.0
         return Proof(torch.full(logits.shape, holds, dtype=torch.float64))
 
-    ball = Certifier("ball", "", deterministic=True, prepare=None, prove=prove)
-    selection = Selection([Prepared(ball, None)], {}, [])
+    selection = Selection([proving("ball", prove)], {}, [])
     monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_, **__: (
         selection if spec == "auto" else Selection([], {}, [])))  # fmt: skip
     grid = np.linspace(0, 0.43, 12).tolist()
@@ -119,9 +119,9 @@ def test_a_nearer_adversarial_example_of_a_certifier_counts_and_may_refute(monke
             proof = torch.full(logits.shape, holds, dtype=torch.float64)
             return Proof(proof, x if holds else other)
 
-        ball = Certifier("ball", "", deterministic=True, prepare=None, prove=prove)
+        ball = proving("ball", prove)
         monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_, **__: Selection(
-            [Prepared(ball, None)] if spec == "auto" else [], {}, []))  # fmt: skip
+            [ball] if spec == "auto" else [], {}, []))  # fmt: skip
 
     # The attack comes out at twice the distance of the nearest one.
     far = Attack("fab-min", frozenset({"L2"}), "", "", 2, searching(lambda p: flipped(p.x, p.y)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import Scale, halfspaces, points
+from oracles.certifiers import proving
 from torch import nn
 
 from robustbench_dyn import (
@@ -20,9 +21,9 @@ from robustbench_dyn import (
 )
 from robustbench_dyn.attacks.base import Attack, searching
 from robustbench_dyn.attacks.catalogue import attack_info
-from robustbench_dyn.certification.base import Certifier, Phase, Prepared, Proof
+from robustbench_dyn.certification.base import Phase, Proof
 from robustbench_dyn.certification.catalogue import Selection
-from robustbench_dyn.certification.certifiers import lipschitz
+from robustbench_dyn.certification.certifiers.lipschitz import Lipschitz
 from robustbench_dyn.cli.terminal import bracket_table
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.evaluation import pipeline as cascade
@@ -177,11 +178,7 @@ def asked_late(monkeypatch):
     """A function that has certifiers asked after the first attack; the first one finds nothing."""
 
     def use(*provers):
-        late = [
-            Prepared(Certifier(name, "", deterministic=True, prepare=None, prove=prove,
-                               phase=Phase.AFTER_FIRST_ATTACK), None)
-            for name, prove in provers
-        ]  # fmt: skip
+        late = [proving(name, prove, phase=Phase.AFTER_FIRST_ATTACK) for name, prove in provers]
         selection = Selection(late, {}, [])
         monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
         idle = Attack("idle", frozenset({"L2"}), "", "", 2, searching(lambda p: p.x))
@@ -551,9 +548,8 @@ def test_a_certifier_that_fails_is_told_and_the_run_goes_on(asked_late):
 
 
 def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypatch):
-    faulty = Certifier("faulty", "", deterministic=True, prepare=None,
-                       prove=raises(ValueError("out of order")), phase=Phase.CLEAN)  # fmt: skip
-    selection = Selection([Prepared(faulty, None)], {}, [])
+    faulty = proving("faulty", raises(ValueError("out of order")), phase=Phase.CLEAN)
+    selection = Selection([faulty], {}, [])
     monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]
     for found in evaluate_grid(halfspaces(), points(DISTANCES), grid, attacks="pgd"):
@@ -666,8 +662,7 @@ def test_what_another_version_proved_or_found_is_not_taken_over(part, tmp_path, 
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     first = evaluate(halfspaces(), points(DISTANCES), L2, **options)
     if part == "Certifier":
-        newer = replace(lipschitz.CERTIFIER, version=lipschitz.CERTIFIER.version + 1)
-        monkeypatch.setattr(lipschitz, "CERTIFIER", newer)
+        monkeypatch.setattr(Lipschitz, "version", Lipschitz.version + 1)
     elif part == "Attack":
         newer = replace(attack_info("pgd"), version=attack_info("pgd").version + 1)
         monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: [newer])

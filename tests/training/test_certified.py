@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robustbench_dyn.certification.base import Prepared, radii
+from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.bounds.back_substitution import difference_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import interval_bounds, relax
-from robustbench_dyn.certification.certifiers import interval
+from robustbench_dyn.certification.certifiers.interval import Interval
 from robustbench_dyn.certification.network.tracing import trace_live
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import EulerStep, HamiltonianStep, UnitRowLinear
@@ -249,7 +249,7 @@ def recipe(tmp_path, *changes):
 
 def certified_accuracy(model, dataset, threat_model):
     data = training.load_dataset(dataset, split="test")
-    prepared = Prepared(interval.CERTIFIER, relax(model, tuple(data.x.shape[1:])))
+    prepared = Interval().prepared(model, tuple(data.x.shape[1:]))
     with torch.no_grad():
         logits = model(data.x)
     proof = prepared.prove(data.x, logits, data.y, threat_model)
