@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.attacks.catalogue import attack_info
+from robustbench_dyn.attacks import ATTACKS
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.candidates import check_candidates
 
@@ -118,7 +118,7 @@ MASKS = {
     "jpeg": Mask(inputs=jpeg),
     "negated": Mask(inputs=_Negated.apply),
     "sine": Mask(inputs=lambda x: x + 0.005 * torch.sin(4000 * x)),
-}  # fmt: skip
+}
 
 
 def reference(network: nn.Module, mask: Mask, data: Dataset) -> float:
@@ -129,7 +129,7 @@ def reference(network: nn.Module, mask: Mask, data: Dataset) -> float:
     for straight_through in (False, True):
         substitute = Substitute(network, mask, straight_through=straight_through)
         for name in ("apgd-ce", "apgd-t"):
-            found = attack_info(name).search(
+            found = ATTACKS.create(name).search(
                 substitute, data.x, data.y, THREAT_MODEL, seed=0, batch_size=250, n_classes=10
             )
             lost |= check_candidates(masked, found, data.x, data.y, THREAT_MODEL).fooled
@@ -144,12 +144,16 @@ def measure(name: str, model: nn.Module, data: Dataset, bpda: float | None) -> d
     row = found.summary
     by = " ".join(f"{attack}:{attacks.count(attack)}" for attack in dict.fromkeys(attacks))
     return {
-        "mask": name, "clean": row["clean_accuracy"], "empirical": row["empirical_accuracy"],
-        "bpda": bpda, "found_by": by,
-        "flags": row["flags"], "forward_passes": row["forward_passes"],
+        "mask": name,
+        "clean": row["clean_accuracy"],
+        "empirical": row["empirical_accuracy"],
+        "bpda": bpda,
+        "found_by": by,
+        "flags": row["flags"],
+        "forward_passes": row["forward_passes"],
         "seconds": round(seconds, 1),
         "share_of_signs": round(sum(cost.seconds for cost in signs) / seconds, 4),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -38,11 +38,14 @@ def list_(
         ]  # fmt: skip
         plain_table(("dataset", "input", "classes", "splits"), rows)
     elif what == "attacks":
-        from robustbench_dyn.attacks.catalogue import attack_info, attack_names, suite_names
+        from robustbench_dyn.attacks import ATTACKS, SUITES
 
-        rows = [(n, attack_info(n).library, ", ".join(sorted(attack_info(n).norms)),
-                 attack_info(n).description) for n in attack_names()]  # fmt: skip
-        rows += [(name, "suite", "", "") for name in suite_names()]
+        kinds = {name: ATTACKS.get(name) for name in ATTACKS}
+        rows = [
+            (name, kind.library, ", ".join(sorted(kind.norms)), kind.description)
+            for name, kind in kinds.items()
+        ]
+        rows += [(name, "suite", "", SUITES.get(name).description) for name in SUITES]
         plain_table(("attack", "library", "norms", "description"), rows)
     else:
         from robustbench_dyn.certification.catalogue import certifier_names

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from robustbench_dyn.attacks.base import posed
 from robustbench_dyn.attacks.native.apgd import apgd
 from robustbench_dyn.attacks.native.batched_search import gradient_of, logits_of, margins_of
+from robustbench_dyn.attacks.wrapping import posed
 from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.spec import StageSpec
@@ -25,7 +25,7 @@ from robustbench_dyn.threat_models import ThreatModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.attacks.problem import AttackProblem
 
 # Correctly classified examples that are looked at.
 N_EXAMPLES = 32
@@ -106,7 +106,7 @@ def find_signs(
     return [sign for sign in signs if sign is not None]
 
 
-def margin_gradient(problem: Problem) -> Tensor | None:
+def margin_gradient(problem: AttackProblem) -> Tensor | None:
     """Return the gradient of max z_j - z_y, (n, C, H, W), or None where the model gives none."""
     try:
         gradient, _, _ = gradient_of(
@@ -126,7 +126,7 @@ def zero_gradients(gradient: Tensor) -> Sign | None:
     return _above("zero_gradients", 1 - _share(usable), ZERO_GRADIENTS)
 
 
-def wrong_gradients(problem: Problem, gradient: Tensor) -> Sign | None:
+def wrong_gradients(problem: AttackProblem, gradient: Tensor) -> Sign | None:
     """Tell the share of examples whose gradient misleads, if it is large.
 
     The margin's differences over finite steps along the signs of its gradient are compared with
@@ -146,7 +146,7 @@ def wrong_gradients(problem: Problem, gradient: Tensor) -> Sign | None:
     return _above("wrong_gradients", _share(wrong), WRONG_GRADIENTS)
 
 
-def large_eps_accuracy(problem: Problem) -> Sign | None:
+def large_eps_accuracy(problem: AttackProblem) -> Sign | None:
     """Tell the accuracy under a short attack in problem's ball, LARGE_EPS, if above chance."""
     x_adv = apgd(problem, loss="margin", n_iterations=_LARGE_EPS_STEPS)
     standing = (x_adv == problem.x).flatten(1).all(dim=1)

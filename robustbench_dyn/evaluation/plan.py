@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from robustbench_dyn.attacks.base import Attack
-from robustbench_dyn.attacks.catalogue import resolve_attacks, suite_names
+from robustbench_dyn.attacks.catalogue import SUITES, resolve_attacks
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
 from robustbench_dyn.certification.catalogue import select_certifiers
 from robustbench_dyn.datasets import Dataset
@@ -99,7 +99,7 @@ class NetworkPlan:
         self._certifiers = selection.ready
         # A suite gives way to the one in expectation where the outputs are random; attacks that
         # were named one by one stay.
-        suite = isinstance(attacks, str) and attacks in suite_names()
+        suite = isinstance(attacks, str) and attacks in SUITES
         self._if_random = (
             resolve_attacks("rand", norm, model.n_classes)
             if suite and attacks not in ("none", "rand")

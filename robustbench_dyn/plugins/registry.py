@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -124,12 +124,14 @@ class Registry(Generic[T]):
     def create(self, name: str, settings: Mapping[str, Any] | None = None) -> Any:
         """Make an object of the class, a dataclass, that a name stands for.
 
-        settings: values of its fields. Raises InputError for a field that it does not have, or a
-        value that it refuses.
+        settings: values of its fields; those with the metadata {"setting": False} are not given.
+        Raises InputError for a field that it does not have, or a value that it refuses.
         """
         kind: Any = self.get(name)
         settings = settings or {}
-        known = [part.name for part in fields(kind) if part.init] if is_dataclass(kind) else []
+        known = (
+            [part.name for part in fields(kind) if _is_setting(part)] if is_dataclass(kind) else []
+        )
         for setting in settings:
             if setting not in known:
                 what = f"setting of {self.kind} {name!r}"
@@ -147,6 +149,10 @@ class Registry(Generic[T]):
                 f"{entry.origin}; rename one of them"
             )
         entries[entry.name] = entry
+
+
+def _is_setting(part: Field[Any]) -> bool:
+    return part.init and part.metadata.get("setting", True)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
