@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.models.architectures import full_name
-from robustbench_dyn.models.loading import discover
+from robustbench_dyn.plugins import find_plugins
 
 mpl.use("agg")
 GRID = (0.25, 0.5, 1.0, 1.58)
@@ -28,12 +28,12 @@ MARKERS = "osD^vP*X"
 
 
 def points(n_examples: int) -> list[dict[str, Any]]:
-    data, rows, registry = load_dataset("fashion_mnist", n_examples=n_examples), [], discover()
-    for listing in registry.listings.values():
-        for weights in listing.card.weights if listing.card else ():
+    data, rows = load_dataset("fashion_mnist", n_examples=n_examples), []
+    for plugin in find_plugins():
+        for weights in plugin.card.weights if plugin.card else ():
             if weights.dataset != data.name or weights.norm != "L2":
                 continue
-            name = full_name(listing.name, weights.variant)
+            name = full_name(plugin.name, weights.variant)
             evaluations = evaluate_grid(
                 load_model(name),
                 data,
@@ -50,7 +50,7 @@ def points(n_examples: int) -> list[dict[str, Any]]:
             }
             rows.append(
                 {
-                    "architecture": listing.name,
+                    "architecture": plugin.name,
                     "model": name,
                     "n_examples": len(data),
                     "parameters": first["parameters"],

@@ -30,7 +30,7 @@ from robustbench_dyn.evaluation.candidates import check_candidates
 
 THREAT_MODEL = ThreatModel("Linf", 8 / 255)
 FIRST = 2000  # images that no other benchmark uses
-UNMASKED = ("lipflow", "feedforward", "euler_resnet", "pgd_resnet")
+UNMASKED = ("lipflow", "feedforward", "euler_resnet", "euler_resnet/pgd")
 Function = Callable[[Tensor], Tensor]
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "wide.safetensors"
-        model = train(RECIPE, discover().load("feedforward"), out, n_examples=10_000).model.eval()
+        model = train(RECIPE, discover().get("feedforward"), out, n_examples=10_000).model.eval()
     data = load_dataset("fashion_mnist", n_examples=options.n_examples)
     rows = []
     with frozen_eval(model), torch.no_grad():

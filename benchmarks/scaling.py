@@ -28,7 +28,7 @@ from torch import nn
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.models.loading import discover
-from robustbench_dyn.sweeps.engines import get_engine, ray_cluster
+from robustbench_dyn.sweeps.engines import ENGINES, ray_cluster
 from robustbench_dyn.sweeps.shards import Shard
 from robustbench_dyn.training.loop import train
 from robustbench_dyn.training.recipes import Recipe
@@ -78,7 +78,7 @@ def _trained(folder: Path, *, channels: int, dense_depth: int) -> nn.Module:
         }
     )
     out = folder / f"{channels}-{dense_depth}.safetensors"
-    return train(recipe, discover().load("lipflow"), out).model
+    return train(recipe, discover().get("lipflow"), out).model
 
 
 def _cost(
@@ -168,7 +168,7 @@ def _shard(k: int, attacks: str, *, examples: int = EXAMPLES_PER_SHARD) -> Shard
 def _timed(engine: str, shards: Sequence[Shard], workers: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        states = [event.state for event in get_engine(engine)(shards, Path(folder) / "s", workers)]
+        states = [event.state for event in ENGINES.get(engine)(shards, Path(folder) / "s", workers)]
         assert states.count("done") == len(shards), states
         return time.perf_counter() - started
 

@@ -40,11 +40,12 @@ from robustbench_dyn.certification.catalogue import certifier_names, resolve_cer
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.evaluation.candidates import check_candidates
-from robustbench_dyn.models.architectures import Architecture, Weights, full_name
+from robustbench_dyn.models.architectures import Architecture, full_name
 from robustbench_dyn.models.counting import CountingModel, surrogates_of
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.identity import hash_configuration
-from robustbench_dyn.models.loading import discover, hash_code, load_weights
+from robustbench_dyn.models.loading import discover, load_weights
+from robustbench_dyn.plugins import Weights, find_plugins, hash_code
 from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, widest_eps
 
 # Networks small enough for the complete certifier are those of the moons.
@@ -190,12 +191,12 @@ def weights_of_the_zoo(
     names: Sequence[str] | None, datasets: Sequence[str]
 ) -> Iterator[tuple[Architecture, Weights]]:
     registry, known = discover(), set[str]()
-    for listing in registry.listings.values():
-        for weights in listing.card.weights if listing.card else ():
-            called = {listing.name, full_name(listing.name, weights.variant)}
+    for plugin in find_plugins():
+        for weights in plugin.card.weights if plugin.card else ():
+            called = {plugin.name, full_name(plugin.name, weights.variant)}
             known |= called
             if weights.dataset in datasets and (not names or called & set(names)):
-                yield registry.load(listing.name), weights
+                yield registry.get(plugin.name), weights
     if missing := set(names or ()) - known:
         raise InputError(f"no weights are called {', '.join(sorted(missing))}")
 

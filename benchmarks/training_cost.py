@@ -34,7 +34,7 @@ def step_seconds(recipe: Recipe, steps: int) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as folder:
         trained = train(
             recipe.model_copy(update={"epochs": 1}),
-            discover().load(recipe.model),
+            discover().get(recipe.model),
             Path(folder) / "weights.safetensors",
             n_examples=(steps + 1) * recipe.batch_size,
             progress=reports.append,
@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     n_examples = len(load_dataset(DATASET, split="train").x)
-    recipes = {name: read_recipe(find_recipe(discover().load(name), DATASET)) for name in MODELS}
+    recipes = {name: read_recipe(find_recipe(discover().get(name), DATASET)) for name in MODELS}
     taken: dict[str, list[float]] = {name: [] for name in MODELS}
     parameters = dict[str, int]()
     for _ in range(options.rounds):

@@ -56,7 +56,7 @@ WEAK_STEPS, WEAK_STEP = 10, 0.025
 
 
 def architecture() -> Architecture:
-    return discover((HERE,)).load("published_resnet")
+    return discover((HERE,)).get("published_resnet")
 
 
 def recipe_for(dataset: str, steps: str, margin: float | None = None) -> Recipe:

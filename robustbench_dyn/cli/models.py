@@ -26,7 +26,7 @@ def list_(
     from robustbench_dyn.cli.terminal import plain_table
 
     if what == "models":
-        plain_table(("model", "family", "weights for", "origin"), _model_rows(plugins))
+        plain_table(("model", "family", "weights for", "origin"), _model_rows())
     elif what == "datasets":
         from robustbench_dyn.datasets import dataset_info, dataset_names
 
@@ -63,7 +63,7 @@ def show(
     from robustbench_dyn.models.architectures import full_name, split_name
     from robustbench_dyn.models.loading import discover
 
-    architecture = discover(tuple(plugins or ())).load(split_name(model)[0])
+    architecture = discover().get(split_name(model)[0])
     card = architecture.card
     typer.echo(f"{card.name} {card.version} ({card.family}), from {architecture.origin}")
     typer.echo(card.summary)
@@ -94,20 +94,17 @@ def check(
     from robustbench_dyn.cli.terminal import findings_display
     from robustbench_dyn.models.architectures import split_name
     from robustbench_dyn.models.loading import discover
+    from robustbench_dyn.plugins import load_plugins, read_plugin
     from robustbench_dyn.properties.architectures import check_architecture
 
-    folders = tuple(plugins or ())
     if Path(model).is_dir():
         folder = Path(model).resolve()
-        registry = discover((*folders, folder))
-        found = [name for name, known in registry.listings.items() if known.folder == folder]
-        if not found:
-            raise InputError(f"{model} is no plugin: it has no card.yaml")
-        name, variant = found[0], ""
+        plugin = read_plugin(folder, f"the folder {folder}")
+        name, variant = plugin.name, ""
+        load_plugins(folder)
     else:
-        registry = discover(folders)
         name, variant = split_name(model)
-    architecture = registry.load(name)
+    architecture = discover().get(name)
     with findings_display() as show_finding:
         findings = []
         for finding in check_architecture(
@@ -149,7 +146,7 @@ def train(
     from robustbench_dyn.training import recipes
 
     name, variant = split_name(model)
-    architecture = discover(tuple(plugins or ())).load(name)
+    architecture = discover().get(name)
     path = recipe or recipes.find_recipe(architecture, dataset, variant)
     content = recipes.read_recipe(path)
     if content.dataset != dataset:
@@ -170,17 +167,19 @@ def train(
     typer.echo(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())
 
 
-def _model_rows(plugins: list[Path] | None) -> list[tuple[str, ...]]:
+def _model_rows() -> list[tuple[str, ...]]:
     from robustbench_dyn.models.architectures import full_name
-    from robustbench_dyn.models.loading import discover
+    from robustbench_dyn.plugins import find_plugins
 
     rows = list[tuple[str, ...]]()
-    for listing in sorted(discover(tuple(plugins or ())).listings.values(), key=lambda i: i.name):
-        if listing.card is None:
-            rows.append((listing.name, "broken", listing.problem, listing.origin))
+    for plugin in sorted(find_plugins(), key=lambda plugin: plugin.name):
+        if not plugin.provides("architecture"):
+            continue
+        if plugin.problem or plugin.card is None:
+            rows.append((plugin.name, "broken", plugin.problem, plugin.origin))
         else:
-            trained = ", ".join(
-                sorted({full_name(w.dataset, w.variant) for w in listing.card.weights})
+            trained = {full_name(w.dataset, w.variant) for w in plugin.card.weights}
+            rows.append(
+                (plugin.name, plugin.card.family, ", ".join(sorted(trained)) or "–", plugin.origin)
             )
-            rows.append((listing.name, listing.card.family, trained or "–", listing.origin))
     return rows

@@ -144,7 +144,7 @@ def test_show_prints_the_card(tmp_path, monkeypatch, capsys):
     [
         (["run", "--model", "lipflow", "--norm", "Linf", "--eps", "8"], ["8/255"]),
         (["run", "--model", "lipflow", "--eps", "big"], ["'big'"]),
-        (["run", "--model", "lipflo"], ["did you mean lipflow"]),
+        (["run", "--model", "lipflo"], ["did you mean 'lipflow'"]),
         (["run", "--model", "lipflow", "--dataset", "fashion"], ["fashion_mnist"]),
         (["run", "--model", "lipflow", "--attacks", "pdg"], ["pgd"]),
         (["run", "--model", "lipflow", "--certifiers", "magic"], ["magic"]),
@@ -163,7 +163,7 @@ def test_invalid_input_gives_one_line(arguments, words, tmp_path, monkeypatch, c
 
 
 def test_invalid_input_ends_the_process_with_exit_code_2(tmp_path):
-    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean lipflow")
+    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean 'lipflow'")
 
 
 def test_a_truncated_data_file_gives_one_line(tmp_path, monkeypatch, capsys):

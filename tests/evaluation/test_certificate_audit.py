@@ -20,7 +20,7 @@ from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.models.loading import discover
+from robustbench_dyn.plugins import load_plugins
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import soundness
@@ -173,7 +173,7 @@ def job(tmp_path, monkeypatch):
         write_plugin(tmp_path / "plugins" / name, code, factor=factor)
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(soundness, "PATH", tmp_path / "results" / "soundness.csv")
-    monkeypatch.setattr(soundness, "discover", lambda: discover((tmp_path / "plugins",)))
+    load_plugins(tmp_path / "plugins")
     monkeypatch.setattr(soundness, "ATTACKS", {"L2": "apgd-ce"})
     monkeypatch.setattr(soundness, "SECONDS_A_BALL", 1.0)
 

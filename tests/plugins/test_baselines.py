@@ -25,7 +25,7 @@ SMALL = {
 
 
 def architecture(case):
-    return discover().load(case.split()[0])
+    return discover().get(case.split()[0])
 
 
 def small(case, input_shape=(1, 8, 8)):
@@ -176,10 +176,10 @@ def test_without_orthogonium_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr("robustbench_dyn.models.loading.version", version)
     registry = discover()
     with pytest.raises(RegistryError, match="pip install orthogonium") as caught:
-        registry.load("orthogonal_cnn")
+        registry.get("orthogonal_cnn")
     assert "needs orthogonium, which is not installed" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert registry.load("sll").name == "sll"
+    assert registry.get("sll").name == "sll"
 
 
 def test_pooling_keeps_the_norm_of_constant_windows():

@@ -54,7 +54,7 @@ def test_all_solvers_converge_to_one_flow():
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun2", 2), ("rk4", 4)])
 def test_the_convergence_order_is_the_claimed_one(method, order):
     model = network(method=method)
-    claims = list(discover().load("neural_ode").claims(model))
+    claims = list(discover().get("neural_ode").claims(model))
     assert claims == [Convergent("features.2", order)]
     assert all(finding.holds for finding in check_properties(model, claims, inputs()))
     false_claim = [Convergent("features.2", order + 1)]
@@ -103,7 +103,7 @@ def test_an_adaptive_solver_has_no_bound():
     with pytest.raises(CertificateError, match="dopri5, whose steps depend on its input"):
         lipschitz_bound(model)
     assert {claim.name for claim in claims_for_all(model)} == {"batch-independent", "deterministic"}
-    assert list(discover().load("neural_ode").claims(model)) == []
+    assert list(discover().get("neural_ode").claims(model)) == []
 
 
 # Evaluation

@@ -147,7 +147,7 @@ def test_published_rows_belong_to_the_shipped_weights():
     for row in table.to_dict("records"):
         # NAME, NAME/VARIANT or NAME/VARIANT~SIGMA
         name, _ = split_name(row["model"].split("~")[0])
-        hashes = {weights.sha256 for weights in registry.load(name).card.weights}
+        hashes = {weights.sha256 for weights in registry.get(name).card.weights}
         assert row["weights_sha256"] in hashes, row["model"]
     page = (shipped("leaderboards") / "README.md").read_text()
     assert page == to_markdown(table)

@@ -236,7 +236,7 @@ def test_a_weight_that_is_read_as_a_number_is_refused():
 
 @pytest.fixture
 def architecture():
-    return discover().load("feedforward")
+    return discover().get("feedforward")
 
 
 def recipe(tmp_path, *changes):
@@ -279,7 +279,7 @@ def test_certified_training_certifies_more_of_the_moons_by_flows(name, tmp_path)
     for k, one in enumerate((content, plain)):
         trained = training.train(
             recipes.Recipe.model_validate(one),
-            discover().load(name),
+            discover().get(name),
             tmp_path / f"{k}.safetensors",
         )
         accuracies.append(certified_accuracy(trained.model, "moons", ThreatModel("L2", 0.06)))

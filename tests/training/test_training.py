@@ -39,7 +39,7 @@ seed: 0
 
 @pytest.fixture
 def architecture():
-    return discover().load("lipflow")
+    return discover().get("lipflow")
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_the_learning_rate_falls_in_steps_and_without_decay_in_one_cycle():
 
 
 def test_a_pull_to_orthogonality_keeps_periodic_convolutions_near_it(tmp_path):
-    architecture = discover((PUBLISHED,)).load("published_resnet")
+    architecture = discover((PUBLISHED,)).get("published_resnet")
     defects = {}
     for weight in (0.0, 1.0):
         recipe = published(
