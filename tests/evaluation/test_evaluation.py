@@ -150,13 +150,13 @@ def test_the_same_layer_with_an_honest_claim_sets_off_nothing(tmp_path):
     assert len(leaderboard(store)) == 1
 
 
-@pytest.mark.parametrize("attack", ["apgd-t", "fab-t"])
-def test_an_audit_tries_the_classes_that_the_certificate_under_audit_rules_out(attack):
+@pytest.mark.parametrize("attacks", ["apgd-t", "fab-t", "apgd-t,fab-t", "standard"])
+def test_an_audit_tries_the_classes_that_its_certificate_rules_out(attacks):
     # Attacks on target classes leave out those that certificates exclude: here all of them.
     model = halfspaces(factor=1.05, claim=1.0, n_classes=4)
     data = points([0.4] * 8, n_classes=4)
     with pytest.raises(SoundnessError, match=r"certified within 0\.4[12].*wrong"):
-        evaluate(model, data, ThreatModel("L2", 0.4 * 1.02), attacks=attack)
+        evaluate(model, data, ThreatModel("L2", 0.4 * 1.02), attacks=attacks)
 
 
 def test_the_alarm_needs_the_audit():
@@ -381,18 +381,31 @@ def test_bad_options_get_one_clear_error():
         evaluate_grid(halfspaces(), (X, Y), [L2, ThreatModel("Linf", 0.1)])
 
 
-@pytest.mark.parametrize("outputs", [lambda x: x, lambda x: (x.flatten(1),), lambda x: x[:, 0, 0]])
-def test_a_model_without_logits_of_two_dimensions_is_refused(outputs):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return outputs(x) if outputs(x) is not None else x
+class Returning(nn.Module):
+    """Returns what a function makes of its inputs."""
 
-    data = (torch.rand(4, 1, 4, 4), Y)
-    if isinstance(outputs(data[0]), torch.Tensor) and outputs(data[0]).dim() == 2:
-        assert len(evaluate(Odd(), data, L2, attacks="pgd").examples) == 4
-    else:
-        with pytest.raises(InputError, match="must return logits"):
-            evaluate(Odd(), data, L2, attacks="pgd")
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, x):
+        return self.outputs(x)
+
+
+def test_any_logits_of_two_dimensions_are_evaluated():
+    evaluation = evaluate(Returning(lambda x: x[:, 0, 0]), (X, Y), L2, attacks="pgd")
+    assert len(evaluation.examples) == len(X)
+    assert evaluation.summary["clean_accuracy"] == float((X[:, 0, 0].argmax(1) == Y).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "shape"),
+    [(lambda x: x, r"\(4, 1, 4, 4\)"), (lambda x: (x.flatten(1),), "tuple"),
+     (lambda x: x.flatten(1)[:, 0], r"\(4,\)"), (lambda x: x.flatten(1)[:2], r"\(2, 16\)")],
+)  # fmt: skip
+def test_outputs_that_are_no_logits_are_refused(outputs, shape):
+    with pytest.raises(InputError, match=f"must return logits .*it returned {shape}"):
+        evaluate(Returning(outputs), (X, Y), L2, attacks="pgd")
 
 
 # Attacks only search
@@ -404,26 +417,32 @@ def searcher(find):
 
 
 @pytest.mark.parametrize(
-    ("find", "expected"),
-    [(lambda p: p.x, "undecided"),  # does nothing
-     (lambda p: p.x * torch.nan, "undecided"),
-     (lambda p: 1e9 * (p.x.flip(2) - 0.5), "judged"),  # far outside: projected, then judged
-     (lambda p: p.x + torch.inf, "undecided")],
-)  # fmt: skip
-def test_candidates_are_judged_by_the_harness_alone(find, expected, monkeypatch):
-    monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: [searcher(find)])
-    model = halfspaces()
-    evaluation = evaluate(model, points(DISTANCES), L2, certifiers=[])
-    if expected == "undecided":
-        assert set(statuses(evaluation)) == {"undecided"}
-    for verdict in evaluation.verdicts:
-        if verdict.status == "broken":
-            x = points(DISTANCES)[0][verdict.example_id]
-            x_adv = torch.from_numpy(np.frombuffer(verdict.x_adv, np.float32).reshape(1, 4, 4))
-            assert (x_adv.double() - x.double()).norm() <= L2.eps
-            assert x_adv.min() >= 0
-            assert x_adv.max() <= 1
-            assert model(x_adv[None]).argmax() != verdict.label
+    "find", [lambda p: p.x, lambda p: p.x * torch.nan, lambda p: p.x + torch.inf]
+)
+def test_candidates_that_fool_nothing_leave_examples_undecided(find, monkeypatch):
+    evaluation = run_with(monkeypatch, searcher(find))
+    assert set(statuses(evaluation)) == {"undecided"}
+
+
+def test_far_candidates_are_projected_before_they_are_checked(monkeypatch):
+    def swapped(problem):
+        """Go far beyond the plane between the two classes, and out of [0, 1]."""
+        rows = problem.x.flatten(1)
+        moved = rows.clone()
+        moved[:, :2] = rows[:, :2] + 1e9 * (rows[:, :2].flip(1) - rows[:, :2])
+        return moved.view_as(problem.x)
+
+    evaluation = run_with(monkeypatch, searcher(swapped))
+    assert statuses(evaluation) == ["broken"] * 3 + ["undecided"] * 3
+    x, _ = points(DISTANCES)
+    for verdict in evaluation.verdicts[:3]:
+        x_adv = torch.from_numpy(np.frombuffer(verdict.x_adv, np.float32).reshape(1, 4, 4))
+        moved = (x_adv.double() - x[verdict.example_id].double()).norm()
+        assert verdict.adversarial_distance == pytest.approx(float(moved))
+        assert moved <= L2.eps
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+        assert halfspaces()(x_adv[None]).argmax() != verdict.label
 
 
 def explode(_problem):
@@ -819,4 +838,7 @@ def test_a_network_that_draws_at_random_is_not_called_stale():
             return x.flatten(1) @ self.weight.t() + torch.rand(len(x), 3)
 
     data = (torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
-    evaluate(Dicing(), data, ThreatModel("L2", 0.5), attacks="none", certifiers="none")
+    found = evaluate(Dicing(), data, ThreatModel("L2", 0.5), attacks="none", certifiers="none")
+    # Its two forwards differ, too, but so do two of the same kind.
+    assert found.summary["flags"] == "random_outputs"
+    assert len(found.examples) == 4
