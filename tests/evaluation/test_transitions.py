@@ -55,8 +55,17 @@ def undecided(*trail, next_stage="", eps=EPS, **changes):
 
 
 def proved(*trail, radius=0.6, eps=EPS, certifier="lipschitz", **changes):
-    return Verdict(example_id=7, label=1, prediction=1, status=Status.CERTIFIED, eps=eps,
-                   certified_radius=radius, certifier=certifier, trail=trail, **changes)  # fmt: skip
+    return Verdict(
+        example_id=7,
+        label=1,
+        prediction=1,
+        status=Status.CERTIFIED,
+        eps=eps,
+        certified_radius=radius,
+        certifier=certifier,
+        trail=trail,
+        **changes,
+    )
 
 
 def wrong(eps=EPS, **changes):
