@@ -18,7 +18,7 @@ from soundness import weights_of_the_zoo
 from torch import Tensor, nn
 
 from robustbench_dyn import ThreatModel, load_dataset, load_model
-from robustbench_dyn.certification import objectives as pairs
+from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.rounding import allowance as rounding
@@ -56,8 +56,8 @@ def nothing_taken_off() -> Iterator[None]:
         return torch.zeros_like(margins)
 
     with (
-        patch.object(rounding, "allowed_for", nothing),
-        patch.object(pairs, "allowed_for", nothing),
+        patch.object(rounding, "rounding_allowance", nothing),
+        patch.object(objectives, "rounding_allowance", nothing),
     ):
         yield
 
