@@ -437,7 +437,7 @@ def test_far_candidates_are_projected_before_they_are_checked(monkeypatch):
     assert statuses(evaluation) == ["broken"] * 3 + ["undecided"] * 3
     x, _ = points(DISTANCES)
     for verdict in evaluation.verdicts[:3]:
-        x_adv = torch.from_numpy(np.frombuffer(verdict.x_adv, np.float32).reshape(1, 4, 4))
+        x_adv = torch.tensor(np.frombuffer(verdict.x_adv, np.float32)).view(1, 4, 4)
         moved = (x_adv.double() - x[verdict.example_id].double()).norm()
         assert verdict.adversarial_distance == pytest.approx(float(moved))
         assert moved <= L2.eps

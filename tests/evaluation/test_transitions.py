@@ -36,25 +36,34 @@ def step(stage, outcome, eps=EPS, message=""):
 
 
 def after_clean_pass(*, prediction=1, radius=math.nan, trail=(), stages=STAGES, eps=EPS):
-    return first_verdict(
-        7, 1, prediction, eps, radius, "lipschitz", 3, 0.25, stages, tuple(trail)
-    )  # fmt: skip
+    return first_verdict(7, 1, prediction, eps, radius, "lipschitz", 3, 0.25, stages, tuple(trail))
 
 
 def undecided(*trail, next_stage="", eps=EPS, **changes):
-    return Verdict(example_id=7, label=1, prediction=1, status=Status.UNDECIDED, eps=eps,
-                   reason="-", trail=trail, next_stage=next_stage, **changes)  # fmt: skip
+    return verdict(
+        status=Status.UNDECIDED, eps=eps, reason="-", trail=trail, next_stage=next_stage, **changes
+    )
 
 
 def proved(*trail, radius=0.6, eps=EPS, certifier="lipschitz", **changes):
-    return Verdict(example_id=7, label=1, prediction=1, status=Status.CERTIFIED, eps=eps,
-                   certified_radius=radius, certifier=certifier, trail=trail, **changes)  # fmt: skip
+    return verdict(
+        status=Status.CERTIFIED,
+        eps=eps,
+        certified_radius=radius,
+        certifier=certifier,
+        trail=trail,
+        **changes,
+    )
+
+
+def verdict(*, status, eps, example_id=7, prediction=1, **evidence):
+    return Verdict(
+        example_id=example_id, label=1, prediction=prediction, status=status, eps=eps, **evidence
+    )
 
 
 def wrong(eps=EPS, **changes):
-    return Verdict(
-        example_id=7, label=1, prediction=0, status=Status.MISCLASSIFIED, eps=eps, **changes
-    )
+    return verdict(status=Status.MISCLASSIFIED, eps=eps, prediction=0, **changes)
 
 
 def names(verdict):
@@ -179,9 +188,7 @@ def test_a_withdrawn_certificate_leaves_the_example_to_the_attacks():
     assert math.isnan(verdict.certified_radius)
     assert verdict.trail == (step("lipschitz", Outcome.WITHDRAWN, message="it draws at random"),)
     final = without_certificate(proved(), "it draws at random", ())
-    assert (
-        final.reason == "no attack was run; lipschitz withdrawn: it draws at random"
-    )  # fmt: skip
+    assert final.reason == "no attack was run; lipschitz withdrawn: it draws at random"
 
 
 def test_an_audited_example_keeps_the_attacks_it_survived():
@@ -220,26 +227,20 @@ def test_an_audit_runs_each_attack_that_has_not_run(trail, expected):
 def test_an_audit_takes_the_share_but_at_least_five():
     sample = [proved(eps=EPS) for _ in range(3)]
     assert len(sample_for_audit(sample, 0.01, 0)) == 3
-    many = [numbered(k) for k in range(1000)]
+    many = [proved(example_id=k) for k in range(1000)]
     assert len(sample_for_audit(many, 0.001, 0)) == 5
     assert len(sample_for_audit(many, 0.0101, 0)) == 11
     assert sample_for_audit(many, 0.0, 0) == []
 
 
 def test_an_audit_sample_depends_on_seed_and_ids_alone():
-    many = [numbered(k) for k in range(100)]
+    many = [proved(example_id=k) for k in range(100)]
     chosen = sample_for_audit(many, 0.1, 0)
     assert sample_for_audit(many[::-1], 0.1, 0) == chosen
     assert sample_for_audit(many, 0.1, 1) != chosen
     # What was chosen of more examples stays chosen of fewer.
-    assert set(v.example_id for v in sample_for_audit(chosen, 1.0, 0)) == {
-        v.example_id for v in chosen
-    }
-
-
-def numbered(example_id):
-    return Verdict(example_id=example_id, label=1, prediction=1, status=Status.CERTIFIED, eps=EPS,
-                   certified_radius=0.6, certifier="lipschitz")  # fmt: skip
+    again = sample_for_audit(chosen, 1.0, 0)
+    assert {v.example_id for v in again} == {v.example_id for v in chosen}
 
 
 # From other eps
