@@ -1,13 +1,13 @@
-"""Each of our attacks against the same attack of pyautoattack and of torchattacks.
+"""Each native attack against the same attack of pyautoattack and of torchattacks.
 
     python benchmarks/attack_parity.py [--n-examples 1000] [--seeds 10] [--model feedforward]
 
-Every attack is run by itself, with the budget that AutoAttack's standard version gives it. What a
-certificate decides is left out for all alike: no attack can break it. An attack is weaker by the
-points of robust accuracy that it leaves above its rival's. That of apgd-ce is the mean over seeds:
-one random start more or less decides a few examples of a thousand. The others, with nine targets or
-5,000 queries an example, are run once.
-Results: benchmarks/results/attack_parity_MODEL.csv. Ends with exit code 1 where one of ours is
+Every attack is run by itself, with the budget that AutoAttack's standard version gives it.
+Certified examples are left out for all alike. An attack is weaker than another by
+the points of robust accuracy that it leaves above the other's. That of apgd-ce is the mean over
+seeds: one random start more or less decides a few examples of a thousand. The others, with nine
+targets or 5,000 queries an example, are run once.
+Results: benchmarks/results/attack_parity_MODEL.csv. Ends with exit code 1 where a native attack is
 weaker by more than 0.2 points.
 """
 
@@ -28,9 +28,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.attacks import native as own
-from robustbench_dyn.attacks.base import Attack
-from robustbench_dyn.attacks.external.autoattack import PREFIX, Settings, members
+from robustbench_dyn.attacks import ATTACKS, Attack, AutoAttackAPGD
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.counting import CountingModel
@@ -40,9 +38,8 @@ from robustbench_dyn.results.verdicts import Status
 THREAT_MODELS = (ThreatModel("L2", 0.5), ThreatModel("Linf", 8 / 255))
 ALLOWED = 0.002
 BATCH = 250
-OFFICIAL = members(Settings(apgd_restarts=1, fab_restarts=1))
-# Ours, and what torchattacks calls the same.
-OURS = {"apgd-ce": "APGD", "apgd-t": "APGDT", "fab-t": "FAB", "square": "Square"}
+# Native attacks, and what torchattacks calls the same.
+NATIVE = {"apgd-ce": "APGD", "apgd-t": "APGDT", "fab-t": "FAB", "square": "Square"}
 
 
 @dataclass(frozen=True)
@@ -58,46 +55,64 @@ def undecided(model: nn.Module, data: Dataset, threat_model: ThreatModel) -> Und
     found = evaluate(model, data, threat_model, attacks="none", certifiers="lipschitz")
     left = {v.example_id for v in found.verdicts if v.status is Status.UNDECIDED}
     rows = torch.tensor([k for k, i in enumerate(data.ids.tolist()) if i in left])
-    part = Dataset(x=data.x[rows], y=data.y[rows], ids=data.ids[rows], name=data.name,
-                   split=data.split, class_names=data.class_names, sha256=data.sha256)  # fmt: skip
+    part = Dataset(
+        x=data.x[rows],
+        y=data.y[rows],
+        ids=data.ids[rows],
+        name=data.name,
+        split=data.split,
+        class_names=data.class_names,
+        sha256=data.sha256,
+    )
     certified = sum(v.status is Status.CERTIFIED for v in found.verdicts)
     return Undecided(part, certified, len(data))
 
 
-def by_the_harness(
+def by_this_package(
     model: nn.Module, left: Undecided, threat_model: ThreatModel, attack: Attack, seed: int
 ) -> dict[str, float]:
-    """Search with an attack of the registry, without certificates that would spare it rivals."""
+    """Search with an attack of this package, without certificates that would rule out classes."""
     counting, started = CountingModel(model), time.perf_counter()
     x, y = left.data.x, left.data.y
     with frozen_eval(model):
         found = attack.search(
             counting, x, y, threat_model, seed=seed, batch_size=BATCH, n_classes=left.data.n_classes
         )
-        standing = int((~check_candidates(model, found, x, y, threat_model).fooled).sum())
-    return {"standing": standing, "forward_passes": counting.forward_passes,
-            "seconds": time.perf_counter() - started}  # fmt: skip
+        robust = int((~check_candidates(model, found, x, y, threat_model).fooled).sum())
+    return {
+        "robust": robust,
+        "forward_passes": counting.forward_passes,
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def by_torchattacks(
     model: nn.Module, left: Undecided, threat_model: ThreatModel, name: str, seed: int
 ) -> dict[str, float]:
-    """Run torchattacks' own class with AutoAttack's settings, and judge its candidates."""
-    kind, options = OURS[name], {"norm": threat_model.norm, "eps": threat_model.eps, "seed": seed}
+    """Run torchattacks' own class with AutoAttack's settings, and check its candidates."""
+    kind, options = NATIVE[name], {"norm": threat_model.norm, "eps": threat_model.eps, "seed": seed}
     settings: dict[str, dict[str, Any]] = {
         "apgd-ce": {"steps": 100, "n_restarts": 1, "loss": "ce"},
         "apgd-t": {"steps": 100, "n_restarts": 1, "n_classes": 10},
         "fab-t": {"steps": 100, "n_restarts": 1, "n_classes": 10, "multi_targeted": True},
         "square": {"n_queries": 5000, "n_restarts": 1, "resc_schedule": False},
     }
-    counting, standing, started = CountingModel(model), 0, time.perf_counter()
+    counting, robust, started = CountingModel(model), 0, time.perf_counter()
     with frozen_eval(model):
         attack = getattr(torchattacks, kind)(counting, **options, **settings[name])
         for x, y in zip(left.data.x.split(BATCH), left.data.y.split(BATCH), strict=True):
             candidates: Tensor = attack(x.clone(), y)
-            standing += int((~check_candidates(model, candidates, x, y, threat_model).fooled).sum())
-    return {"standing": standing, "forward_passes": counting.forward_passes,
-            "seconds": time.perf_counter() - started}  # fmt: skip
+            robust += int((~check_candidates(model, candidates, x, y, threat_model).fooled).sum())
+    return {
+        "robust": robust,
+        "forward_passes": counting.forward_passes,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def official(name: str) -> Attack:
+    """Return pyautoattack's attack as AutoAttack's standard version has it."""
+    return AutoAttackAPGD(n_restarts=1) if name == "apgd-ce" else ATTACKS.create(f"aa-{name}")
 
 
 def mean(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -108,31 +123,37 @@ def compare(
     name: str, model: nn.Module, data: Dataset, threat_model: ThreatModel, seeds: int
 ) -> list[dict[str, Any]]:
     left, rows = undecided(model, data, threat_model), list[dict[str, Any]]()
-    for ours in OURS:
-        repeats = seeds if ours == "apgd-ce" else 1
+    for attack in NATIVE:
+        repeats = seeds if attack == "apgd-ce" else 1
         searches: dict[str, Callable[[int], dict[str, float]]] = {
             "robustbench-dyn": partial(
-                by_the_harness, model, left, threat_model, own.members()[ours]
+                by_this_package, model, left, threat_model, ATTACKS.create(attack)
             ),
-            "pyautoattack": partial(
-                by_the_harness, model, left, threat_model, OFFICIAL[PREFIX + ours]
-            ),
-            "torchattacks": partial(by_torchattacks, model, left, threat_model, ours),
+            "pyautoattack": partial(by_this_package, model, left, threat_model, official(attack)),
+            "torchattacks": partial(by_torchattacks, model, left, threat_model, attack),
         }
         runs = {
             library: mean([search(seed) for seed in range(repeats)])
             for library, search in searches.items()
         }
-        left_by_ours = runs["robustbench-dyn"]["standing"]
+        left_by_native = runs["robustbench-dyn"]["robust"]
         for library, run in runs.items():
-            standing = run.pop("standing")
+            robust = run.pop("robust")
             rows.append(
-                {"model": name, "norm": threat_model.norm, "eps": threat_model.eps, "attack": ours,
-                 "library": library, "seeds": repeats, "n_examples": left.total,
-                 "attacked": len(left.data),
-                 "robust_accuracy": (left.certified + standing) / left.total,
-                 "ours_weaker_by": (left_by_ours - standing) / left.total, **run}
-            )  # fmt: skip
+                {
+                    "model": name,
+                    "norm": threat_model.norm,
+                    "eps": threat_model.eps,
+                    "attack": attack,
+                    "library": library,
+                    "seeds": repeats,
+                    "n_examples": left.total,
+                    "attacked": len(left.data),
+                    "robust_accuracy": (left.certified + robust) / left.total,
+                    "ours_weaker_by": (left_by_native - robust) / left.total,
+                    **run,
+                }
+            )
             print(rows[-1], flush=True)
     return rows
 

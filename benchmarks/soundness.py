@@ -35,17 +35,17 @@ from torch import Tensor, nn
 import robustbench_dyn
 from robustbench_dyn import load_dataset
 from robustbench_dyn.attacks.catalogue import resolve_attacks
-from robustbench_dyn.certification.base import Phase, Prepared, radii
+from robustbench_dyn.certification.base import Phase, PreparedCertifier, radii
 from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
-from robustbench_dyn.certification.certifiers import complete
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.evaluation.candidates import check_candidates
-from robustbench_dyn.models.architectures import Architecture, Weights, full_name
+from robustbench_dyn.models.architectures import Architecture, full_name
 from robustbench_dyn.models.counting import CountingModel, surrogates_of
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.identity import hash_configuration
-from robustbench_dyn.models.loading import discover, hash_code, load_weights
+from robustbench_dyn.models.loading import discover, load_weights
+from robustbench_dyn.plugins import Weights, find_plugins, hash_code
 from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, widest_eps
 
 # Networks small enough for the complete certifier are those of the moons.
@@ -100,7 +100,7 @@ def grid(norm: Norm, input_shape: tuple[int, ...]) -> list[float]:
 
 @torch.no_grad()
 def certified_radii(
-    model: nn.Module, prepared: Prepared, x: Tensor, y: Tensor, norm: Norm
+    model: nn.Module, prepared: PreparedCertifier, x: Tensor, y: Tensor, norm: Norm
 ) -> Tensor:
     """Return the radius that each example is certified to, (n,) float64; NaN where there is none.
 
@@ -191,12 +191,12 @@ def weights_of_the_zoo(
     names: Sequence[str] | None, datasets: Sequence[str]
 ) -> Iterator[tuple[Architecture, Weights]]:
     registry, known = discover(), set[str]()
-    for listing in registry.listings.values():
-        for weights in listing.card.weights if listing.card else ():
-            called = {listing.name, full_name(listing.name, weights.variant)}
+    for plugin in find_plugins():
+        for weights in plugin.card.weights if plugin.card else ():
+            called = {plugin.name, full_name(plugin.name, weights.variant)}
             known |= called
             if weights.dataset in datasets and (not names or called & set(names)):
-                yield registry.load(listing.name), weights
+                yield registry.get(plugin.name), weights
     if missing := set(names or ()) - known:
         raise InputError(f"no weights are called {', '.join(sorted(missing))}")
 
@@ -206,7 +206,10 @@ def certify(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the radii that a certifier proves, (n,), NaN where none; and what a row says of it."""
     started = time.perf_counter()
-    (prepared,) = resolve_certifiers(certifier, model, tuple(data.x.shape[1:]), norm)
+    spec = certifier
+    if certifier == "complete":
+        spec = f"complete:seconds_per_example={SECONDS_A_BALL}"
+    (prepared,) = resolve_certifiers(spec, model, tuple(data.x.shape[1:]), norm)
     asked = data
     if prepared.certifier.phase is Phase.LAST:
         asked = data.rows(0, EXHAUSTIVE_EXAMPLES)
@@ -296,7 +299,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--certifier", action="append", choices=list(certifier_names()))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    complete.SECONDS_AN_EXAMPLE = SECONDS_A_BALL
     PATH.parent.mkdir(exist_ok=True)
     rows = read_rows()
     for architecture, weights in weights_of_the_zoo(options.model, options.dataset or DATASETS):

@@ -7,8 +7,11 @@ import sys
 # Before torch is imported: processes that share the cores are slowed down by each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from robustbench_dyn.plugins import discovery
 
 # A busy machine is no fault of an example that takes long to draw.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,3 +41,9 @@ def pytest_xdist_auto_num_workers(config):
     except AttributeError:  # not every system says what this process may use
         cores = os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
+
+
+@pytest.fixture(autouse=True)
+def own_plugins(monkeypatch):
+    """Let each test load plugins that no later test sees."""
+    monkeypatch.setattr(discovery, "_registered", [*discovery._registered])

@@ -10,13 +10,13 @@ import typer
 
 from robustbench_dyn import __version__
 from robustbench_dyn.cli import evaluating, models, plotting, tables
-from robustbench_dyn.cli.options import complain
+from robustbench_dyn.cli.options import print_error
 from robustbench_dyn.errors import DynbenchError, SoundnessError
 
 _STDOUT = 1
-# How often a thread that waits looks before it sleeps; without it, 300,000 times. Where other
-# programs need the cores, each look takes from those who are waited for.
-_LOOKS = 5_000
+# OpenMP threads poll this often for work before they sleep (300,000 times by default). On a busy
+# machine, polling takes time from the threads that do the work.
+_SPIN_COUNT = 5_000
 
 app = typer.Typer(
     help="Bracket the robustness of neural networks between attacks and certificates.",
@@ -28,39 +28,39 @@ plot = typer.Typer(help="Draw flows and brackets.", no_args_is_help=True)
 
 
 def main() -> None:
-    """Run the command; exit 1 for a refuted certificate, 2 for what the user gave wrong."""
-    _keep_stdout_for_answers()
-    # Read when torch is loaded, which is later.
+    """Run the command; exit 1 where a certificate is refuted, 2 for invalid input."""
+    _reserve_stdout()
+    # OpenMP reads this when torch is loaded, which happens later.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(_LOOKS))
+        os.environ.setdefault("GOMP_SPINCOUNT", str(_SPIN_COUNT))
     try:
         app(standalone_mode=True)
     except SoundnessError as error:
-        complain(f"soundness violation: {error}")
+        print_error(f"soundness violation: {error}")
         sys.exit(1)
     except DynbenchError as error:
-        complain(str(error))
+        print_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        complain("interrupted; what was computed is kept, the same command goes on from there")
+        print_error("interrupted; finished work is kept, and the same command resumes it")
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output has left, as `head` does.
+        # The reader of stdout has closed the pipe, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def _keep_stdout_for_answers() -> None:
-    """Send to stderr what compiled code prints, as HiGHS does now and then; ours goes to stdout."""
+def _reserve_stdout() -> None:
+    """Redirect to stderr what compiled code prints, as HiGHS does; only dynbench writes stdout."""
     try:
         if sys.stdout.fileno() != _STDOUT:
             return
-        kept = os.dup(_STDOUT)
+        stdout = os.dup(_STDOUT)
         os.dup2(sys.stderr.fileno(), _STDOUT)
     except (AttributeError, OSError):
-        # One of the two is closed, or stands for no file.
+        # One of the two is closed, or is no file.
         return
-    sys.stdout = os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    sys.stdout = os.fdopen(stdout, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 @app.callback(invoke_without_command=True)

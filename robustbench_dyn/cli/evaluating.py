@@ -13,6 +13,7 @@ import typer
 from robustbench_dyn import __version__
 from robustbench_dyn.cli.options import (
     AsJson,
+    Attacks,
     Certifiers,
     DataDir,
     Device,
@@ -25,76 +26,92 @@ from robustbench_dyn.cli.options import (
     check_device,
     check_export,
     parse_batch_size,
+    parse_norm,
 )
-from robustbench_dyn.threat_models import ThreatModel, check_norm, parse_eps
+from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
 
-# Chosen so that the default run ends in about a minute on two cores.
+# The default run ends in about a minute on two cores.
 DEFAULT_N_EXAMPLES = 500
 DEFAULT_EPS = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}
 
-Radii = Annotated[list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255.")]
-MoreRadii = Annotated[list[str] | None, typer.Argument(hidden=True)]
+EpsOption = Annotated[
+    list[str] | None, typer.Option(help="One or more radii, as 0.5 or 8/255; may be repeated.")
+]
+MoreEps = Annotated[list[str] | None, typer.Argument(hidden=True)]
 
 
 def run(
     model: Model,
     dataset: TestSplit = "fashion_mnist",
-    norm: NormName = "L2",
-    eps: Radii = None,
-    more_eps: MoreRadii = None,
+    norm_name: NormName = "L2",
+    eps: EpsOption = None,
+    more_eps: MoreEps = None,
     n_examples: NExamples = DEFAULT_N_EXAMPLES,
-    attacks: Annotated[
-        str, typer.Option(help="standard, autoattack, plus, rand, none, or names with commas.")
-    ] = "standard",
+    attacks: Attacks = "standard",
     certifiers: Certifiers = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of attacks and audit.")] = 0,
-    batch_size: Annotated[str, typer.Option(help="Examples a batch, or auto.")] = "250",
+    seed: Annotated[int, typer.Option(help="Seed of the attacks and of the audit.")] = 0,
+    batch_size: Annotated[str, typer.Option(help="Examples per batch, or auto.")] = "250",
     device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     export: Annotated[
-        Path | None, typer.Option(help="Write each example's verdict (.csv or .parquet).")
+        Path | None, typer.Option(help="Write the verdicts of all examples (.csv or .parquet).")
     ] = None,
     strict_rounding: Annotated[
         bool,
         typer.Option(
             "--strict-rounding",
-            help="Take the worst case of the network's own rounding off its margins.",
+            help="Subtract the worst-case rounding error of the network from its margins.",
         ),
     ] = False,
     as_json: AsJson = False,
-    profile: Annotated[bool, typer.Option("--profile", help="Show where the time went.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print the cost of each stage.")
+    ] = False,
     plugins: Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Say of each test example whether it is certified, broken or undecided."""
-    from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display  # noqa: PLC0415
-    from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415  (heavy: --help is light)
-    from robustbench_dyn.evaluation.api import evaluate_grid  # noqa: PLC0415
-    from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
-    from robustbench_dyn.models.precision import PRECISION  # noqa: PLC0415
-    from robustbench_dyn.reporting.export import write_tables  # noqa: PLC0415
-    from robustbench_dyn.results.costs import peak_memory_mb  # noqa: PLC0415
+    """Attack and certify a model: each test example ends certified, broken or undecided."""
+    from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display
+    from robustbench_dyn.datasets import load_dataset
+    from robustbench_dyn.evaluation.api import evaluate_grid
+    from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.models.precision import PRECISION
+    from robustbench_dyn.reporting.export import write_tables
+    from robustbench_dyn.results.costs import peak_memory_mb
 
-    check_norm(norm)
+    norm = parse_norm(norm_name)
     check_export(export)
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
-    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         evaluations = evaluate_grid(
-            network, data, threat_models, seed=seed, batch_size=parse_batch_size(batch_size),
-            attacks=attacks, certifiers=certifiers, strict_rounding=strict_rounding,
-            device=check_device(device), store=store, progress=progress,
-        )  # fmt: skip
+            network,
+            data,
+            threat_models,
+            seed=seed,
+            batch_size=parse_batch_size(batch_size),
+            attacks=attacks,
+            certifiers=certifiers,
+            strict_rounding=strict_rounding,
+            device=check_device(device),
+            store=store,
+            progress=progress,
+        )
     if export is not None:
         write_tables((e.examples.assign(eps=e.threat_model.eps) for e in evaluations), export)
     if as_json:
         rows = [evaluation.summary for evaluation in evaluations]
-        about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
-                 "stages": [asdict(cost) for e in evaluations for cost in e.costs],
-                 "not_applicable": evaluations[0].not_applicable, "precision": PRECISION,
-                 "rounding": "strict" if strict_rounding else "measured",
-                 "peak_memory_mb": peak_memory_mb()}  # fmt: skip
+        about = {
+            "version": __version__,
+            "store": str(store),
+            "command": sys.argv[1:],
+            "stages": [asdict(cost) for e in evaluations for cost in e.costs],
+            "not_applicable": evaluations[0].not_applicable,
+            "precision": PRECISION,
+            "rounding": "strict" if strict_rounding else "measured",
+            "peak_memory_mb": peak_memory_mb(),
+        }
         typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
     else:
         bracket_table(evaluations)
@@ -104,58 +121,69 @@ def run(
 
 def smooth(
     model: Model,
-    sigma: Annotated[float, typer.Option(help="The noise's standard deviation, in input units.")],
-    n0: Annotated[int, typer.Option(help="Noisy copies that choose the class.")] = 100,
-    n: Annotated[int, typer.Option(help="Further copies that vote on it.")] = 1000,
-    alpha: Annotated[float, typer.Option(help="How often a certificate may be wrong.")] = 0.001,
+    sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in input units.")],
+    n0: Annotated[int, typer.Option(help="Noisy copies that select the class.")] = 100,
+    n: Annotated[int, typer.Option(help="Noisy copies that estimate its probability.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="Failure probability of a certificate.")] = 0.001,
     dataset: TestSplit = "fashion_mnist",
-    norm: NormName = "L2",
-    eps: Radii = None,
-    more_eps: MoreRadii = None,
+    norm_name: NormName = "L2",
+    eps: EpsOption = None,
+    more_eps: MoreEps = None,
     n_examples: NExamples = 100,
     attacks: Annotated[
-        Literal["eot-pgd", "none"], typer.Option(help="Ascent in expectation over noise, or none.")
+        Literal["eot-pgd", "none"], typer.Option(help="PGD in expectation over the noise, or none.")
     ] = "eot-pgd",
-    seed: Annotated[int, typer.Option(help="Seed of the noise and the audit.")] = 0,
-    batch_size: Annotated[str, typer.Option(help="Noisy copies a batch, or auto.")] = "250",
+    seed: Annotated[int, typer.Option(help="Seed of the noise and of the audit.")] = 0,
+    batch_size: Annotated[str, typer.Option(help="Noisy copies per batch, or auto.")] = "250",
     device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     export: Annotated[
-        Path | None, typer.Option(help="Write each example's certificate (.tsv).")
+        Path | None, typer.Option(help="Write the certificates of all examples (.tsv).")
     ] = None,
     as_json: AsJson = False,
     plugins: Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Bracket the smoothed classifier of a model: votes on noisy copies, and attacks on it."""
-    from robustbench_dyn.smoothing.statistics import Smoothing  # noqa: PLC0415
+    """Certify and attack the smoothed classifier of a model (randomised smoothing)."""
+    from robustbench_dyn.smoothing.statistics import Smoothing
 
-    # Before anything heavy: what is wrong with it can be told at once.
+    # Checked before the heavy imports, so that invalid options fail at once.
     smoothing = Smoothing(sigma, n0=n0, n=n, alpha=alpha)
-    from robustbench_dyn.cli.terminal import bracket_table, progress_display  # noqa: PLC0415
-    from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
-    from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
-    from robustbench_dyn.reporting.export import check_export_path, write_certificates  # noqa: PLC0415
-    from robustbench_dyn.smoothing import evaluate_smoothed  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import bracket_table, progress_display
+    from robustbench_dyn.datasets import load_dataset
+    from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.reporting.export import check_export_path, write_certificates
+    from robustbench_dyn.smoothing import evaluate_smoothed
 
-    check_norm(norm)
+    norm = parse_norm(norm_name)
     if export is not None:
         check_export_path(export, (".tsv",))
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
-    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         smoothed = evaluate_smoothed(
-            network, data, threat_models, smoothing, seed=seed,
-            batch_size=parse_batch_size(batch_size), attacked=attacks != "none",
-            device=check_device(device), store=store, progress=progress,
-        )  # fmt: skip
+            network,
+            data,
+            threat_models,
+            smoothing,
+            seed=seed,
+            batch_size=parse_batch_size(batch_size),
+            attacked=attacks != "none",
+            device=check_device(device),
+            store=store,
+            progress=progress,
+        )
     if export is not None:
         write_certificates(smoothed.certificates, export)
     if as_json:
         rows = [evaluation.summary for evaluation in smoothed.evaluations]
-        about = {"version": __version__, "store": str(store), "command": sys.argv[1:],
-                 "smoothing": asdict(smoothing)}  # fmt: skip
+        about = {
+            "version": __version__,
+            "store": str(store),
+            "command": sys.argv[1:],
+            "smoothing": asdict(smoothing),
+        }
         typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
     else:
         bracket_table(smoothed.evaluations)
@@ -164,9 +192,9 @@ def smooth(
 def curve(
     model: Model,
     dataset: TestSplit = "fashion_mnist",
-    norm: NormName = "L2",
+    norm_name: NormName = "L2",
     eps: Annotated[
-        list[str] | None, typer.Option(help="Radii; by default from 0 to where nothing stands.")
+        list[str] | None, typer.Option(help="Radii; by default from 0 to the largest distance.")
     ] = None,
     n_examples: NExamples = 200,
     certifiers: Certifiers = "auto",
@@ -178,26 +206,34 @@ def curve(
     plugins: Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Bracket the robust accuracy over eps, by a minimum-norm attack and certifiers at each eps."""
-    from robustbench_dyn.cli.terminal import plain_table, progress_display  # noqa: PLC0415
-    from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
-    from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
-    from robustbench_dyn.reporting import curves  # noqa: PLC0415
-    from robustbench_dyn.reporting.export import write_tables  # noqa: PLC0415
+    """Bracket the robust accuracy over eps, with a minimum-norm attack and certifiers."""
+    from robustbench_dyn.cli.terminal import plain_table, progress_display
+    from robustbench_dyn.datasets import load_dataset
+    from robustbench_dyn.evaluation.distances import evaluate_distances
+    from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.reporting.curves import curve as curve_of
+    from robustbench_dyn.reporting.export import write_tables
 
-    check_norm(norm)
+    norm = parse_norm(norm_name)
     check_export(export)
     radii = [parse_eps(text) for text in eps] if eps else None
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
-    for radius in radii or []:
-        ThreatModel(norm, radius).check_input_shape(tuple(data.x.shape[1:]))  # type: ignore[arg-type]
-    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))  # type: ignore[arg-type]
+    for value in radii or []:
+        ThreatModel(norm, value).check_input_shape(tuple(data.x.shape[1:]))
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
-        evaluation = curves.evaluate_distances(
-            network, data, norm, radii=radii, seed=seed, certifiers=certifiers,  # type: ignore[arg-type]
-            device=check_device(device), store=store, progress=progress,
-        )  # fmt: skip
-    table = curves.curve(evaluation, radii)
+        evaluation = evaluate_distances(
+            network,
+            data,
+            norm,
+            radii=radii,
+            seed=seed,
+            certifiers=certifiers,
+            device=check_device(device),
+            store=store,
+            progress=progress,
+        )
+    table = curve_of(evaluation, radii)
     flags = evaluation.summary["flags"]
     if export is not None:
         write_tables([table], export)
@@ -206,14 +242,20 @@ def curve(
         about = {"model": model, "norm": norm, "curve": points, "flags": flags}
         typer.echo(json.dumps(about, indent=2))
     else:
-        rows = [(f"{p['eps']:.4g}", f"{100 * p['certified_accuracy']:.1f}",
-                 f"{100 * p['empirical_accuracy']:.1f}") for p in points]  # fmt: skip
+        rows = [
+            (
+                f"{point['eps']:.4g}",
+                f"{100 * point['certified_accuracy']:.1f}",
+                f"{100 * point['empirical_accuracy']:.1f}",
+            )
+            for point in points
+        ]
         plain_table(("eps", "certified %", "empirical %"), rows)
         if flags:
             typer.echo(f"flags: {flags}")
 
 
-def _threat_models(norm: str, radii: list[str]) -> list[ThreatModel]:
-    """Return a threat model for each radius that was given, or for the default one."""
-    found = [parse_eps(text) for text in radii] or [DEFAULT_EPS[norm]]
-    return [ThreatModel(norm, radius) for radius in dict.fromkeys(found)]  # type: ignore[arg-type]
+def _threat_models(norm: Norm, radii: list[str]) -> list[ThreatModel]:
+    """Return one threat model per radius; the default radius of the norm if there is none."""
+    values = [parse_eps(text) for text in radii] or [DEFAULT_EPS[norm]]
+    return [ThreatModel(norm, eps) for eps in dict.fromkeys(values)]

@@ -11,7 +11,7 @@ from robustbench_dyn.cli.options import (
     DataDir,
     Plugins,
     check_device,
-    complain,
+    print_error,
 )
 from robustbench_dyn.errors import InputError
 
@@ -23,12 +23,12 @@ def list_(
     plugins: Plugins = None,
 ) -> None:
     """List models, data sets, attacks or certifiers."""
-    from robustbench_dyn.cli.terminal import plain_table  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import plain_table
 
     if what == "models":
-        plain_table(("model", "family", "weights for", "origin"), _model_rows(plugins))
+        plain_table(("model", "family", "weights for", "origin"), _model_rows())
     elif what == "datasets":
-        from robustbench_dyn.datasets import dataset_info, dataset_names  # noqa: PLC0415
+        from robustbench_dyn.datasets import dataset_info, dataset_names
 
         infos = [dataset_info(name) for name in dataset_names()]
         rows = [
@@ -38,14 +38,17 @@ def list_(
         ]  # fmt: skip
         plain_table(("dataset", "input", "classes", "splits"), rows)
     elif what == "attacks":
-        from robustbench_dyn.attacks.catalogue import attack_info, attack_names, suite_names  # noqa: PLC0415
+        from robustbench_dyn.attacks import ATTACKS, SUITES
 
-        rows = [(n, attack_info(n).library, ", ".join(sorted(attack_info(n).norms)),
-                 attack_info(n).description) for n in attack_names()]  # fmt: skip
-        rows += [(name, "suite", "", "") for name in suite_names()]
+        kinds = {name: ATTACKS.get(name) for name in ATTACKS}
+        rows = [
+            (name, kind.library, ", ".join(sorted(kind.norms)), kind.description)
+            for name, kind in kinds.items()
+        ]
+        rows += [(name, "suite", "", SUITES.get(name).description) for name in SUITES]
         plain_table(("attack", "library", "norms", "description"), rows)
     else:
-        from robustbench_dyn.certification.catalogue import certifier_names  # noqa: PLC0415
+        from robustbench_dyn.certification.catalogue import certifier_names
 
         smoothing = ("smoothing", "votes on noisy copies; of the smoothed classifier: "
                                   "dynbench smooth")  # fmt: skip
@@ -57,10 +60,10 @@ def show(
     plugins: Plugins = None,
 ) -> None:
     """Show a model's card."""
-    from robustbench_dyn.models.architectures import full_name, split_name  # noqa: PLC0415
-    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
+    from robustbench_dyn.models.architectures import full_name, split_name
+    from robustbench_dyn.models.loading import discover
 
-    architecture = discover(tuple(plugins or ())).load(split_name(model)[0])
+    architecture = discover().get(split_name(model)[0])
     card = architecture.card
     typer.echo(f"{card.name} {card.version} ({card.family}), from {architecture.origin}")
     typer.echo(card.summary)
@@ -88,23 +91,20 @@ def check(
     plugins: Plugins = None,
 ) -> None:
     """Test what a model claims: each property, on data, random and searched points, in float64."""
-    from robustbench_dyn.cli.terminal import findings_display  # noqa: PLC0415
-    from robustbench_dyn.models.architectures import split_name  # noqa: PLC0415
-    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
-    from robustbench_dyn.properties.architectures import check_architecture  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import findings_display
+    from robustbench_dyn.models.architectures import split_name
+    from robustbench_dyn.models.loading import discover
+    from robustbench_dyn.plugins import load_plugins, read_plugin
+    from robustbench_dyn.properties.architectures import check_architecture
 
-    folders = tuple(plugins or ())
     if Path(model).is_dir():
         folder = Path(model).resolve()
-        registry = discover((*folders, folder))
-        found = [name for name, known in registry.listings.items() if known.folder == folder]
-        if not found:
-            raise InputError(f"{model} is no plugin: it has no card.yaml")
-        name, variant = found[0], ""
+        plugin = read_plugin(folder, f"the folder {folder}")
+        name, variant = plugin.name, ""
+        load_plugins(folder)
     else:
-        registry = discover(folders)
         name, variant = split_name(model)
-    architecture = registry.load(name)
+    architecture = discover().get(name)
     with findings_display() as show_finding:
         findings = []
         for finding in check_architecture(
@@ -114,7 +114,7 @@ def check(
             show_finding(finding)
     broken = [finding for finding in findings if not finding.holds]
     if keep is not None and broken:
-        import numpy as np  # noqa: PLC0415
+        import numpy as np
 
         keep.mkdir(parents=True, exist_ok=True)
         for k, finding in enumerate(broken):
@@ -122,7 +122,7 @@ def check(
                 np.save(keep / f"{name}-{finding.claim}-{k}.npy", finding.witness.numpy())
     if broken:
         names = ", ".join(sorted({finding.claim for finding in broken}))
-        complain(f"{model} does not keep what it claims: {names}")
+        print_error(f"{model} does not keep what it claims: {names}")
         raise typer.Exit(1)
 
 
@@ -139,14 +139,14 @@ def train(
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by its recipe; a killed training goes on where it stopped."""
-    from robustbench_dyn.cli.terminal import training_display  # noqa: PLC0415
-    from robustbench_dyn.models.architectures import split_name  # noqa: PLC0415
-    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
-    from robustbench_dyn.training import loop as training  # noqa: PLC0415
-    from robustbench_dyn.training import recipes  # noqa: PLC0415
+    from robustbench_dyn.cli.terminal import training_display
+    from robustbench_dyn.models.architectures import split_name
+    from robustbench_dyn.models.loading import discover
+    from robustbench_dyn.training import loop as training
+    from robustbench_dyn.training import recipes
 
     name, variant = split_name(model)
-    architecture = discover(tuple(plugins or ())).load(name)
+    architecture = discover().get(name)
     path = recipe or recipes.find_recipe(architecture, dataset, variant)
     content = recipes.read_recipe(path)
     if content.dataset != dataset:
@@ -157,7 +157,7 @@ def train(
             content, architecture, target, data_dir=data_dir, device=str(check_device(device)),
             n_examples=n_examples, progress=progress,
         )  # fmt: skip
-    import yaml  # noqa: PLC0415
+    import yaml
 
     typer.echo(
         f"trained in {trained.seconds:.0f} s of processor time: {trained.path}; "
@@ -167,17 +167,19 @@ def train(
     typer.echo(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())
 
 
-def _model_rows(plugins: list[Path] | None) -> list[tuple[str, ...]]:
-    from robustbench_dyn.models.architectures import full_name  # noqa: PLC0415
-    from robustbench_dyn.models.loading import discover  # noqa: PLC0415
+def _model_rows() -> list[tuple[str, ...]]:
+    from robustbench_dyn.models.architectures import full_name
+    from robustbench_dyn.plugins import find_plugins
 
     rows = list[tuple[str, ...]]()
-    for listing in sorted(discover(tuple(plugins or ())).listings.values(), key=lambda i: i.name):
-        if listing.card is None:
-            rows.append((listing.name, "broken", listing.problem, listing.origin))
+    for plugin in sorted(find_plugins(), key=lambda plugin: plugin.name):
+        if not plugin.provides("architecture"):
+            continue
+        if plugin.problem or plugin.card is None:
+            rows.append((plugin.name, "broken", plugin.problem, plugin.origin))
         else:
-            trained = ", ".join(
-                sorted({full_name(w.dataset, w.variant) for w in listing.card.weights})
+            trained = {full_name(w.dataset, w.variant) for w in plugin.card.weights}
+            rows.append(
+                (plugin.name, plugin.card.family, ", ".join(sorted(trained)) or "–", plugin.origin)
             )
-            rows.append((listing.name, listing.card.family, trained or "–", listing.origin))
     return rows

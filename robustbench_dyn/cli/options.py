@@ -1,32 +1,67 @@
-"""What the commands share: their options, and how they read and refuse them."""
+"""Options that several commands share, and the checks of their values."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.threat_models import Norm, check_norm
+
+
+def use_plugins(folders: list[Path] | None) -> list[Path] | None:
+    """Load the plugins in folders, so that each command finds what they bring by name."""
+    if folders:
+        from robustbench_dyn.plugins import load_plugins
+
+        load_plugins(*folders)
+    return folders
+
 
 Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugins", help="A folder of plugins, or of one plugin.")
+    list[Path] | None,
+    typer.Option(
+        "--plugins",
+        help="A folder of plugins, or of one plugin; may be repeated.",
+        callback=use_plugins,
+    ),
 ]
-Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT, see: dynbench list models.")]
-TestSplit = Annotated[str, typer.Option(help="The data set's test split.")]
-NormName = Annotated[str, typer.Option(help="L2, Linf or L1.")]
-NExamples = Annotated[int, typer.Option(help="The first N test examples.")]
-Certifiers = Annotated[str, typer.Option(help="auto, none, or names with commas.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-StoreFile = Annotated[Path, typer.Option("--store", help="The SQLite file that keeps verdicts.")]
+Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT; see dynbench list models.")]
+TestSplit = Annotated[str, typer.Option(help="Data set; its test split is evaluated.")]
+NormName = Annotated[str, typer.Option("--norm", help="Norm of the threat model: L2, Linf or L1.")]
+NExamples = Annotated[int, typer.Option(help="Evaluate the first N test examples.")]
+Attacks = Annotated[
+    str,
+    typer.Option(
+        help="A suite (standard, autoattack, plus, rand or none), or attacks with commas, each "
+        "with settings: pgd:n_steps=100,square."
+    ),
+]
+Certifiers = Annotated[
+    str,
+    typer.Option(
+        help="auto, none, or certifiers with commas, each with settings: "
+        "interval,complete:seconds_per_example=5."
+    ),
+]
+Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+StoreFile = Annotated[Path, typer.Option("--store", help="SQLite file that holds the verdicts.")]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where data sets that do not ship lie.")
+    Path | None, typer.Option("--data-dir", help="Folder of the data sets that do not ship.")
 ]
+
+
+def parse_norm(text: str) -> Norm:
+    """Return the norm of this name; raises InputError for any other name."""
+    check_norm(text)
+    return cast(Norm, text)
 
 
 def parse_batch_size(text: str) -> int | Literal["auto"]:
-    """Read a number or "auto"; raises InputError where it is neither."""
+    """Parse a number or "auto"; raises InputError for anything else."""
     if text == "auto":
         return "auto"
     try:
@@ -36,8 +71,8 @@ def parse_batch_size(text: str) -> int | Literal["auto"]:
 
 
 def check_device(name: str) -> Any:
-    """Return the torch.device of that name; raises InputError where it cannot be used."""
-    import torch  # noqa: PLC0415
+    """Return the torch.device of this name; raises InputError if it cannot be used."""
+    import torch
 
     try:
         device = torch.device(name)
@@ -49,20 +84,20 @@ def check_device(name: str) -> Any:
 
 
 def check_export(path: Path | None) -> None:
-    """Raise InputError, before anything is computed, for a table that could not be written."""
-    from robustbench_dyn.reporting.export import check_export_path  # noqa: PLC0415
+    """Raise InputError, before anything is computed, where no table can be written to path."""
+    from robustbench_dyn.reporting.export import check_export_path
 
     if path is not None:
         check_export_path(path)
 
 
-def existing(store: Path) -> Path:
-    """Return the store; raises InputError where there is none."""
+def require_store(store: Path) -> Path:
+    """Return the path of the store; raises InputError if the file does not exist."""
     if not store.is_file():
-        raise InputError(f"there is no store {store}; first: dynbench run --model NAME")
+        raise InputError(f"there is no store {store}; make one with: dynbench run --model NAME")
     return store
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print one line to stderr."""
     typer.echo(f"dynbench: {' '.join(message.split())}", err=True)

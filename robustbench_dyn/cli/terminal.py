@@ -1,4 +1,4 @@
-"""Progress bars and tables in the terminal; everything but results goes to stderr."""
+"""Progress bars and tables in the terminal; results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -22,50 +22,48 @@ from robustbench_dyn.results.summary import attacks_that_failed
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation import pipeline as cascade
+    from robustbench_dyn.evaluation import pipeline
     from robustbench_dyn.evaluation.api import Evaluation
     from robustbench_dyn.properties import Finding
     from robustbench_dyn.sweeps.engines import Event
     from robustbench_dyn.sweeps.shards import Shard
     from robustbench_dyn.training.loop import EpochReport
 
+_ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap")
+
 
 @contextmanager
-def progress_display(*, enabled: bool) -> Iterator[Callable[[cascade.Progress], None] | None]:
+def progress_display(*, enabled: bool) -> Iterator[Callable[[pipeline.Progress], None] | None]:
     """Show examples decided, the bracket so far, and the time left."""
     if not enabled:
         yield None
         return
     console = Console(stderr=True)
     with _counting_bars(console) as bars:
-        tasks: dict[float, object] = {}
+        tasks: dict[float, TaskID] = {}
 
-        def show(report: cascade.Progress) -> None:
+        def show(report: pipeline.Progress) -> None:
             if report.eps not in tasks:
-                tasks[report.eps] = bars.add_task("", total=report.total, said="")
-            bracket = _bracket(report.counts)
+                tasks[report.eps] = bars.add_task("", total=report.total, details="")
+            stage, bracket = f"eps {report.eps:.4g} {report.stage}", _bracket(report.counts)
             bars.update(
-                tasks[report.eps],  # type: ignore[arg-type]
-                description=f"eps {report.eps:.4g} {report.stage}",
-                completed=report.done,
-                said=bracket,
+                tasks[report.eps], description=stage, completed=report.done, details=bracket
             )
             if not console.is_terminal:
-                console.print(f"eps {report.eps:.4g} {report.stage} {report.done}/{report.total}: "
-                              f"{bracket}", soft_wrap=True)  # fmt: skip
+                console.print(f"{stage} {report.done}/{report.total}: {bracket}", soft_wrap=True)
 
         yield show
 
 
 @contextmanager
 def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | None]:
-    """Show the shards done, those at work with their brackets, and the time left."""
+    """Show the finished shards, the running ones with their brackets, and the time left."""
     if not enabled:
         yield None
         return
     console = Console(stderr=True)
     with _counting_bars(console) as bars:
-        every = bars.add_task("shards", total=None, said="")
+        overall = bars.add_task("shards", total=None, details="")
         tasks: dict[Shard, TaskID] = {}
 
         def show(event: Event, n_shards: int) -> None:
@@ -73,16 +71,18 @@ def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | N
             if event.state == "at work" and event.progress is not None:
                 report = event.progress
                 bars.update(
-                    tasks[shard], total=report.total, completed=report.done,
-                    said=f"eps {report.eps:.4g} {report.stage}: {_bracket(report.counts)}",
-                )  # fmt: skip
+                    tasks[shard],
+                    total=report.total,
+                    completed=report.done,
+                    details=f"eps {report.eps:.4g} {report.stage}: {_bracket(report.counts)}",
+                )
                 return
             if event.state == "started":
-                tasks[shard] = bars.add_task(str(shard), total=None, said="")
+                tasks[shard] = bars.add_task(str(shard), total=None, details="")
             else:
                 bars.remove_task(tasks.pop(shard))
-            over = event.state in ("done", "failed", "unsound")
-            bars.update(every, total=n_shards, advance=int(over))
+            finished = event.state in ("done", "failed", "unsound")
+            bars.update(overall, total=n_shards, advance=int(finished))
             if event.state not in ("started", "done"):
                 console.print(f"{shard} {event.state}: {event.message}", soft_wrap=True)
             elif not console.is_terminal:
@@ -95,17 +95,21 @@ def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | N
 def training_display() -> Iterator[Callable[[EpochReport], None]]:
     """Show the epoch, the loss and the time left."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bars:
 
         def show(report: EpochReport) -> None:
             text = f"epoch {report.epoch + 1}/{report.epochs}, loss {report.loss:.4f}"
-            # The bar appears with the first report: nothing is shown of a training that never was.
+            # Add the bar with the first report: a training that fails before it shows no bar.
             (task,) = bars.task_ids or [bars.add_task("training")]
             bars.update(task, total=report.steps, completed=report.step, description=text)
-            ends = report.step % (report.steps // report.epochs) == 0
-            if ends and not console.is_terminal:
+            end_of_epoch = report.step % (report.steps // report.epochs) == 0
+            if end_of_epoch and not console.is_terminal:
                 console.print(f"{text}, {report.seconds:.0f} s")
 
         yield show
@@ -113,15 +117,21 @@ def training_display() -> Iterator[Callable[[EpochReport], None]]:
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the leaderboard rows of a sweep, accuracies in percent."""
-    accuracies = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap")
-    shown = [
-        (row["model"], row["dataset"], row["norm"], f"{row['eps']:.4g}", str(row["seed"]),
-         str(row["n_examples"]), *(_percent(row[column]) for column in accuracies),
-         f"{row['seconds']:.1f}")
+    headings = "model,dataset,norm,eps,seed,examples,clean %,certified %,empirical %,gap,seconds"
+    cells = [
+        (
+            row["model"],
+            row["dataset"],
+            row["norm"],
+            f"{row['eps']:.4g}",
+            str(row["seed"]),
+            str(row["n_examples"]),
+            *(_percent(row[column]) for column in _ACCURACIES),
+            f"{row['seconds']:.1f}",
+        )
         for row in rows
-    ]  # fmt: skip
-    plain_table(("model", "dataset", "norm", "eps", "seed", "examples", "clean %", "certified %",
-                 "empirical %", "gap", "seconds"), shown)  # fmt: skip
+    ]
+    plain_table(headings.split(","), cells)
 
 
 def bracket_table(evaluations: Sequence[Evaluation]) -> None:
@@ -129,21 +139,23 @@ def bracket_table(evaluations: Sequence[Evaluation]) -> None:
     first = evaluations[0].summary
     n = first["n_examples"]
     title = f"{first['model']} on {n} examples of {first['dataset']}, {first['norm']}"
+    headings = (
+        "eps,clean %,certified %,empirical %,gap,95 % interval,undecided,forwards,backwards,seconds"
+    )
     table = Table(title=title)
-    for heading in ("eps", "clean %", "certified %", "empirical %", "gap", "95 % interval",
-                    "undecided", "forwards", "backwards", "seconds"):  # fmt: skip
+    for heading in headings.split(","):
         table.add_column(heading, justify="right")
     for evaluation in evaluations:
         row = evaluation.summary
-        undecided = sum(v.status is Status.UNDECIDED for v in evaluation.verdicts)
         table.add_row(
             f"{row['eps']:.4g}",
-            *(_percent(row[c]) for c in ("clean_accuracy", "certified_accuracy",
-                                         "empirical_accuracy", "gap")),
+            *(_percent(row[column]) for column in _ACCURACIES),
             f"[{_percent(row['ci_low'])}, {_percent(row['ci_high'])}]",
-            str(undecided), f"{row['forward_passes']:,}", f"{row['backward_passes']:,}",
+            str(sum(v.status is Status.UNDECIDED for v in evaluation.verdicts)),
+            f"{row['forward_passes']:,}",
+            f"{row['backward_passes']:,}",
             f"{row['seconds']:.1f}",
-        )  # fmt: skip
+        )
     console = Console()
     # A pipe has no width of its own; 80 columns would cut the headings.
     console = console if console.is_terminal else Console(width=140)
@@ -153,51 +165,48 @@ def bracket_table(evaluations: Sequence[Evaluation]) -> None:
     ran = [a for a in first["attacks"].split("+") if a.removesuffix("(failed)") not in failed]
     console.print(f"certified by {first['certifiers']}; attacked with {'+'.join(ran) or 'none'}")
     for attack, n in failed.items():
-        messages = {s.message for v in verdicts for s in v.trail if s.stage == attack}
-        console.print(
-            f"{attack} failed on all {n} examples that it was given: {min(messages)}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+        messages = {step.message for v in verdicts for step in v.trail if step.stage == attack}
+        _print_text(console, f"{attack} failed on all {n} examples it was run on: {min(messages)}")
     for reason, names in _by_reason(evaluations[0].not_applicable).items():
-        console.print(f"not applicable: {names}: {reason}", markup=False, soft_wrap=True)
+        _print_text(console, f"not applicable: {names}: {reason}")
     if first["flags"]:
         console.print(f"flags: {first['flags']}")
 
 
-def _by_reason(not_applicable: dict[str, str]) -> dict[str, str]:
-    names: dict[str, list[str]] = {}
-    for name, reason in not_applicable.items():
-        names.setdefault(reason, []).append(name)
-    return {reason: ", ".join(of_reason) for reason, of_reason in names.items()}
-
-
 def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None:
-    """Print what each stage took, in this run and in those that it goes on from."""
+    """Print the cost of each stage, in this run and in the earlier runs that it resumes."""
     costs = [cost for evaluation in evaluations for cost in evaluation.costs]
     total = sum(cost.seconds for cost in costs) or 1.0
     rows = [
-        (f"{cost.eps:.4g}", cost.stage, str(cost.examples), str(cost.decided),
-         f"{cost.forward_passes:,}", f"{cost.backward_passes:,}", f"{cost.seconds:.1f}",
-         f"{cost.seconds / total:.0%}")
+        (
+            f"{cost.eps:.4g}",
+            cost.stage,
+            str(cost.examples),
+            str(cost.decided),
+            f"{cost.forward_passes:,}",
+            f"{cost.backward_passes:,}",
+            f"{cost.seconds:.1f}",
+            f"{cost.seconds / total:.0%}",
+        )
         for cost in costs
-    ]  # fmt: skip
-    plain_table(("eps", "stage", "examples", "decided", "forwards", "backwards", "seconds",
-                 "share"), rows)  # fmt: skip
+    ]
+    headings = "eps,stage,examples,decided,forwards,backwards,seconds,share"
+    plain_table(headings.split(","), rows)
     Console().print(f"peak memory {peak_memory_mb:.0f} MiB")
 
 
 @contextmanager
 def findings_display() -> Iterator[Callable[[Finding], None]]:
-    """Print a table of claims; in a terminal it says what is being tested meanwhile."""
+    """Print a table of claims; meanwhile, a terminal shows the claim under test."""
     rows = list[tuple[str, ...]]()
-    waiting = Console(stderr=True)
-    with waiting.status("testing") as status:
+    with Console(stderr=True).status("testing") as status:
 
         def show(finding: Finding) -> None:
             verdict = "holds" if finding.holds else "BROKEN"
-            rows.append((finding.claim, finding.part, finding.points, f"{finding.defect:.1e}",
-                         f"{finding.tolerance:.1e}", verdict, finding.note))  # fmt: skip
-            status.update(f"{finding.claim} {finding.part} {finding.points}: {verdict}")
+            tested = (finding.claim, finding.part, finding.points)
+            defect, tolerance = f"{finding.defect:.1e}", f"{finding.tolerance:.1e}"
+            rows.append((*tested, defect, tolerance, verdict, finding.note))
+            status.update(f"{' '.join(tested)}: {verdict}")
 
         yield show
     plain_table(("claim", "part", "points", "defect", "tolerance", "", "note"), rows)
@@ -214,7 +223,7 @@ def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def page(markdown: str) -> None:
-    """Print a page: laid out in a terminal, as it is in a pipe."""
+    """Print a markdown page: rendered in a terminal, as plain text in a pipe."""
     console = Console()
     if console.is_terminal:
         console.print(Markdown(markdown))
@@ -222,13 +231,29 @@ def page(markdown: str) -> None:
         console.out(markdown, highlight=False, end="")
 
 
+def _by_reason(not_applicable: dict[str, str]) -> dict[str, str]:
+    names: dict[str, list[str]] = {}
+    for name, reason in not_applicable.items():
+        names.setdefault(reason, []).append(name)
+    return {reason: ", ".join(group) for reason, group in names.items()}
+
+
+def _print_text(console: Console, text: str) -> None:
+    """Print a message that may hold brackets, which are no markup, and long lines."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def _counting_bars(console: Console) -> Progress:
-    """Make bars that count, and that say something behind the time left."""
+    """Make bars that show a count, the times, and the field `details`."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[details]}"),
         console=console,
-    )  # fmt: skip
+    )
 
 
 def _bracket(counts: dict[Status, int]) -> str:
@@ -239,8 +264,8 @@ def _bracket(counts: dict[Status, int]) -> str:
     total = sum(counts.values())
     if total:
         certified = counts[Status.CERTIFIED]
-        standing = certified + counts[Status.UNDECIDED]
-        text += f": robust accuracy in [{certified / total:.1%}, {standing / total:.1%}]"
+        robust = certified + counts[Status.UNDECIDED]
+        text += f": robust accuracy in [{certified / total:.1%}, {robust / total:.1%}]"
     return text
 
 

@@ -1,14 +1,24 @@
-"""The harness's own eyes: every candidate of an attack is projected, re-predicted and measured."""
+"""Check the candidates of an attack: project them, measure the distance, predict again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.attacks.native.eot import N_PASSES, count_votes, outvoted
+from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.threat_models import ThreatModel, distance, project
+
+
+class Hit(NamedTuple):
+    """An adversarial example that was checked: what found it, its distance, and its bytes."""
+
+    attack: str
+    distance: float
+    x_adv: bytes
 
 
 class CandidateCheck(NamedTuple):
@@ -17,6 +27,42 @@ class CandidateCheck(NamedTuple):
     x_adv: Tensor
     fooled: Tensor
     distance: Tensor
+
+
+def find_hits(
+    model: ModelUnderTest,
+    attack: str,
+    candidates: Tensor,
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    *,
+    seed: int,
+) -> Sequence[Hit | None]:
+    """Return the hit of each example, or None where its candidate is no adversarial example.
+
+    candidates and x: (n, *input_shape); y: (n,). seed: for a randomised model.
+    """
+    network = model.network
+    if model.in_expectation:
+        check = check_candidates_in_expectation(network, candidates, x, y, threat_model, seed=seed)
+    else:
+        check = check_candidates(network, candidates, x, y, threat_model)
+    hits: list[Hit | None] = [None] * len(x)
+    for k in check.fooled.nonzero().flatten().tolist():
+        x_adv = check.x_adv[k].cpu().contiguous().numpy().tobytes()
+        hits[k] = Hit(attack, float(check.distance[k]), x_adv)
+    return hits
+
+
+def predictions(model: ModelUnderTest, x: Tensor, logits: Tensor, *, seed: int) -> Tensor:
+    """Return the classes that a model predicts at x, (n,): by majority where it is random.
+
+    logits: those of one pass at x, (n, classes).
+    """
+    if model.in_expectation:
+        return predict_in_expectation(model.network, x, seed=seed)
+    return predict(logits)
 
 
 @torch.no_grad()
@@ -40,8 +86,8 @@ def check_candidates_in_expectation(
     """Decide which candidates are adversarial examples of a randomised model.
 
     Those where another class is predicted more often than y, in n_passes fresh passes: a single
-    wrong draw does not count, nor does a tie. Otherwise as judge; seed: of torch's generators,
-    which are put back.
+    wrong draw does not count, nor does a tie. Otherwise as check_candidates; seed: of torch's
+    generators, which are put back.
     """
     inside, allowed, reached = _inside(candidates, x, threat_model)
     with torch.random.fork_rng():

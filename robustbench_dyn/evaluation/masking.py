@@ -1,4 +1,4 @@
-"""Signs of masked gradients: where attacks by gradients say little of a model's robustness.
+"""Signs of masked gradients, with which gradient attacks say little of a model's robustness.
 
 The signs are those of Athalye, Carlini & Wagner (arXiv 1802.00420, Section 3.1), of Carlini et al.
 (arXiv 1902.06705), and AutoAttack's own checks. On a model without masks each is absent;
@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from robustbench_dyn.attacks.base import posed
-from robustbench_dyn.attacks.catalogue import BLACK_BOX
 from robustbench_dyn.attacks.native.apgd import apgd
 from robustbench_dyn.attacks.native.batched_search import gradient_of, logits_of, margins_of
+from robustbench_dyn.attacks.wrapping import posed
 from robustbench_dyn.models.batch_size import is_out_of_memory
-from robustbench_dyn.results.verdicts import Sign, Status, Verdict
+from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.results.spec import StageSpec
+from robustbench_dyn.results.summary import attacks_that_failed, gradient_free_gains
+from robustbench_dyn.results.verdicts import Sign, Verdict
 from robustbench_dyn.threat_models import ThreatModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.attacks.problem import AttackProblem
 
 # Correctly classified examples that are looked at.
 N_EXAMPLES = 32
@@ -44,8 +46,38 @@ _LARGE_EPS_STEPS = 10
 _LEAST_STANDING = 2
 # A share of all examples that a black-box attack broke and the white-box ones before it did not;
 # AutoAttack's threshold (its check of Square).
-BLACK_BOX_GAIN = 0.002
+GRADIENT_FREE_GAIN = 0.002
 _RELIABLE = 64 * torch.finfo(torch.float32).eps
+
+
+class SignsOfMasking:
+    """Signs of one model: those of its gradients, sought once, and those of attacks' outcomes."""
+
+    def __init__(self, model: ModelUnderTest) -> None:
+        self._model = model
+        self._of_gradients: list[Sign] | None = None
+
+    @property
+    def looked(self) -> bool:
+        """Whether the gradients have been examined."""
+        return self._of_gradients is not None
+
+    def look(self, x: Tensor, y: Tensor, *, batch_size: int, seed: int) -> list[Sign]:
+        """Examine the gradients at correctly classified examples; see find_signs."""
+        network, n_classes = self._model.network, self._model.n_classes
+        self._of_gradients = find_signs(
+            network, x, y, n_classes=n_classes, batch_size=batch_size, seed=seed
+        )
+        return self._of_gradients
+
+    def signs(self, verdicts: Collection[Verdict], attacks: Sequence[StageSpec]) -> list[Sign]:
+        """Return all signs, after the attacks that are run without any."""
+        gains = gradient_free_gains(verdicts, attacks)
+        return [
+            *(self._of_gradients or ()),
+            *beyond_chance(gains, len(verdicts)),
+            *failed_white_box(attacks, attacks_that_failed(verdicts)),
+        ]
 
 
 def find_signs(
@@ -74,7 +106,7 @@ def find_signs(
     return [sign for sign in signs if sign is not None]
 
 
-def margin_gradient(problem: Problem) -> Tensor | None:
+def margin_gradient(problem: AttackProblem) -> Tensor | None:
     """Return the gradient of max z_j - z_y, (n, C, H, W), or None where the model gives none."""
     try:
         gradient, _, _ = gradient_of(
@@ -94,7 +126,7 @@ def zero_gradients(gradient: Tensor) -> Sign | None:
     return _above("zero_gradients", 1 - _share(usable), ZERO_GRADIENTS)
 
 
-def wrong_gradients(problem: Problem, gradient: Tensor) -> Sign | None:
+def wrong_gradients(problem: AttackProblem, gradient: Tensor) -> Sign | None:
     """Tell the share of examples whose gradient misleads, if it is large.
 
     The margin's differences over finite steps along the signs of its gradient are compared with
@@ -114,7 +146,7 @@ def wrong_gradients(problem: Problem, gradient: Tensor) -> Sign | None:
     return _above("wrong_gradients", _share(wrong), WRONG_GRADIENTS)
 
 
-def large_eps_accuracy(problem: Problem) -> Sign | None:
+def large_eps_accuracy(problem: AttackProblem) -> Sign | None:
     """Tell the accuracy under a short attack in problem's ball, LARGE_EPS, if above chance."""
     x_adv = apgd(problem, loss="margin", n_iterations=_LARGE_EPS_STEPS)
     standing = (x_adv == problem.x).flatten(1).all(dim=1)
@@ -123,36 +155,19 @@ def large_eps_accuracy(problem: Problem) -> Sign | None:
     return _above("accuracy_at_large_eps", _share(standing), 1 / problem.n_classes)
 
 
-@torch.no_grad()
-def black_box_gains(verdicts: Iterable[Verdict], attacks: Sequence[str]) -> list[Sign]:
-    """Count what each black-box attack broke that the white-box attacks before it did not.
-
-    attacks: the names of those that ran, in order.
-    """
-    broken = [verdict.attack for verdict in verdicts if verdict.status is Status.BROKEN]
-    gains = []
-    for place, name in enumerate(attacks):
-        follows = any(other not in BLACK_BOX for other in attacks[:place])
-        if name in BLACK_BOX and follows and name in broken:
-            short = name.removeprefix("aa-").replace("-", "_")
-            gains.append(Sign(f"{short}_beats_white_box", broken.count(name)))
-    return gains
+def beyond_chance(gains: Iterable[Sign], n_examples: int) -> list[Sign]:
+    """Return the gains that are more than chance may leave to a gradient-free attack."""
+    return [gain for gain in gains if gain.value > GRADIENT_FREE_GAIN * n_examples]
 
 
-def telling(gains: Iterable[Sign], n_examples: int) -> list[Sign]:
-    """Return the gains that are more than chance may leave to a black-box attack."""
-    return [gain for gain in gains if gain.value > BLACK_BOX_GAIN * n_examples]
-
-
-def failed_white_box(attacks: Sequence[str], failed: Collection[str]) -> list[Sign]:
-    """Tell that all white-box attacks among attacks have failed, if so, and how many there are.
+def failed_white_box(attacks: Sequence[StageSpec], failed: Collection[str]) -> list[Sign]:
+    """Tell that all white-box attacks have failed, if so, and how many there are.
 
     failed: the names of attacks that raised an error on every example.
     """
-    white_box = [name for name in attacks if name not in BLACK_BOX]
-    if not white_box or not set(white_box) <= set(failed):
-        return []
-    return [Sign("white_box_failed", len(white_box))]
+    white_box = {attack.name for attack in attacks if not attack.gradient_free}
+    all_failed = bool(white_box) and white_box <= set(failed)
+    return [Sign("white_box_failed", len(white_box))] if all_failed else []
 
 
 def _above(name: str, value: float, threshold: float) -> Sign | None:

@@ -1,4 +1,4 @@
-"""What architectures are made of: fields, integrators, and operator norms that can be trusted."""
+"""Building blocks of architectures: fields, integrators, and layers with rigorous norm bounds."""
 
 from robustbench_dyn.flows.activations import MaxMin
 from robustbench_dyn.flows.euler import EulerStep, residual_features

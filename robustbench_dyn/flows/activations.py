@@ -1,4 +1,4 @@
-"""Activations by name: the function, a primitive of it (for energies), and the range of slopes."""
+"""Activations by name: the function, its primitive (for energies), and the range of its slopes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.nn import functional as F
 
 
 class Activation(NamedTuple):
-    """sigma, R with R' = sigma, and the range in which the slopes of sigma lie, all entrywise."""
+    """sigma, R with R' = sigma, and the range of the slopes of sigma, all entrywise."""
 
     function: Callable[[Tensor], Tensor]
     primitive: Callable[[Tensor], Tensor]
-    lowest_slope: float
-    highest_slope: float
+    min_slope: float
+    max_slope: float
 
     @property
-    def steepest(self) -> float:
-        """The Lipschitz constant."""
-        return max(abs(self.lowest_slope), abs(self.highest_slope))
+    def lipschitz_constant(self) -> float:
+        """The largest modulus of a slope."""
+        return max(abs(self.min_slope), abs(self.max_slope))
 
 
 def _log_cosh(x: Tensor) -> Tensor:
-    # Without the overflow of cosh.
+    # log(cosh(x)), without the overflow of cosh.
     return F.softplus(-2 * x) + x - torch.log(torch.tensor(2.0, dtype=x.dtype, device=x.device))
 
 
@@ -37,16 +37,16 @@ def _leaky_relu(slope: float) -> Activation:
 
 
 class MaxMin(nn.Module):
-    """Put each channel of the first half and its partner in the second in order, larger first.
+    """Sort each channel of the first half and its partner in the second half, larger one first.
 
-    1-Lipschitz, and it keeps the norm and every gradient's norm (GroupSort of groups of two, Anil,
-    Lucas & Grosse, arXiv 1811.05381). (batch, channels, ...), channels even.
+    1-Lipschitz; keeps the norm of the state and of every gradient (GroupSort with groups of two,
+    Anil, Lucas & Grosse, arXiv 1811.05381). Input: (batch, channels, ...), channels even.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return max(a, b) and min(a, b) for the halves a and b of the channels."""
         a, b = x.chunk(2, dim=1)
-        # The gradients of maximum and minimum cost several times as much.
+        # torch.maximum and torch.minimum have gradients that cost several times as much.
         excess = F.relu(a - b)
         return torch.cat([b + excess, a - excess], dim=1)
 
@@ -60,13 +60,13 @@ ACTIVATIONS: dict[str, Activation] = {
     "leaky_relu": _leaky_relu(0.1),
     "leaky_relu_0.5": _leaky_relu(0.5),
     "tanh": Activation(torch.tanh, _log_cosh, 0.0, 1.0),
-    # Not monotone: its potentials are not convex.
+    # Not monotone, so that its potentials are not convex.
     "sin": Activation(torch.sin, lambda x: -torch.cos(x), -1.0, 1.0),
 }
 
 
 def find_activation(name: str) -> Activation:
-    """Look an activation up; raises ValueError, naming those there are."""
+    """Return an activation by name; raises ValueError, with the known names, for any other."""
     if name not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"activation={name!r} is unknown; choose one of {known}")

@@ -1,4 +1,4 @@
-"""Vector fields x' = f(t, x): modules whose forward takes the time and the state."""
+"""Vector fields of x' = f(t, x): modules whose forward takes the time and the state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robustbench_dyn.lipschitz.norms import conv_norm
 
 
 class Autonomous(nn.Module):
-    """f(t, x) = net(x), for any net that keeps the shape of its input."""
+    """f(t, x) = net(x), where net keeps the shape of its input."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -29,10 +29,10 @@ class Autonomous(nn.Module):
 
 
 class NonautonomousConv(nn.Module):
-    """f(t, x) = sigma(A(t) x + b(t)) with convolutions A(t) = sum_k P_k(2t - 1) A_k, b(t) alike.
+    """f(t, x) = sigma(A(t) x + b(t)) with convolutions A(t) = sum_k P_k(2t - 1) A_k; b(t) likewise.
 
-    P_k are the Legendre polynomials, t in [0, 1]: few coefficients give the weights of any number
-    of steps. The example of Murari, "Neural networks modelled by dynamical systems" (2022).
+    P_k are the Legendre polynomials, t in [0, 1], so that few coefficients give the weights at any
+    number of steps. Example of Murari, "Neural networks modelled by dynamical systems" (2022).
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class NonautonomousConv(nn.Module):
         return self.activation.function(F.conv2d(x, weight, bias, padding=self.padding))
 
     def lipschitz_bound(self) -> float:
-        """Return sum_k |A_k|, which bounds |A(t)| at all times, since |P_k| <= 1."""
-        return self.activation.steepest * sum(conv_norm(weight) for weight in self.weight)
+        """Return Lip(sigma) sum_k |A_k|, which bounds |A(t)| at all times because |P_k| <= 1."""
+        return self.activation.lipschitz_constant * sum(conv_norm(weight) for weight in self.weight)
 
 
 def legendre(s: float, n: int) -> list[float]:
@@ -71,8 +71,9 @@ def legendre(s: float, n: int) -> list[float]:
 class ConvPotential(nn.Module):
     """f(x) = grad V(x) = A^T sigma(A x + b) with V(x) = sum_i R((A x + b)_i), R' = sigma.
 
-    A is a convolution without any constraint. sigma increasing makes V convex. A module on the
-    state alone: the forces of Hamiltonian and gradient flows. (arXiv 2210.02373, section 2.)
+    A is an unconstrained convolution to `terms` channels; V is convex where sigma increases. The
+    module takes the state without the time: it is the force of Hamiltonian and gradient flows.
+    (arXiv 2210.02373, section 2.)
     """
 
     def __init__(
@@ -99,4 +100,4 @@ class ConvPotential(nn.Module):
 
     def lipschitz_bound(self) -> float:
         """Return max abs(sigma') |A|^2."""
-        return self.activation.steepest * conv_norm(self.weight) ** 2
+        return self.activation.lipschitz_constant * conv_norm(self.weight) ** 2

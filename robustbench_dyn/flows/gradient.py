@@ -14,20 +14,20 @@ from robustbench_dyn.flows.orthogonal import Orthonormal
 from robustbench_dyn.lipschitz.norms import diagonal_bound, excess
 from robustbench_dyn.models.freezing import CachedParametrization
 
-# Keeps the float32 diagonal below the exact one, so that the bound comes out at 1 and not above.
+# Keeps the float32 diagonal below the exact one, so that the bound is 1 and not above.
 _SAFETY = 1.0 - 1e-5
-# Keeps the step of a term whose weights are all zero finite; a larger T is always allowed.
+# Keeps the step finite for a term whose weights are all zero; a larger T is always valid.
 _FLOOR = 1e-12
 
 
 class GradientStep(CachedParametrization):
     """x -> x - grad V(x) = x - 2 W T^-1 sigma(W^T x + b), V(x) = 2 sum_i R((W^T x + b)_i) / T_ii.
 
-    R' = sigma, and W^T W <= T, so grad V is max abs(sigma')-times 2-Lipschitz for every W and every
-    q > 0: V decreases along the steps. Where sigma is increasing, V is convex and the step is
-    1-Lipschitz in L2. Order 1. n_steps: how many such steps are taken, all down the same V.
+    R' = sigma, and W^T W <= T, so that grad V is 2 max abs(sigma')-Lipschitz for every W and every
+    q > 0, and V decreases along the steps. Where sigma increases, V is convex and the step is
+    1-Lipschitz in L2. Order 1. n_steps: number of steps, all with the same V.
     Source: SLL, arXiv 2303.03169, Theorem 3; as a gradient flow, arXiv 2210.02373.
-    `weight` holds W^T: one row (or one filter) for each term of the potential.
+    `weight` holds W^T: one row, or one filter, per term of the potential (per hidden unit).
     """
 
     def __init__(
@@ -65,14 +65,15 @@ class GradientStep(CachedParametrization):
         return terms.flatten(1).sum(dim=1)
 
     def lipschitz_bound(self) -> float:
-        """Return (1 + 2 delta)^n_steps for sigma increasing, where 2 / T exceeds the exact one.
+        """Return (1 + 2 delta)^n_steps for increasing sigma, delta the relative excess of 2 / T.
 
-        delta: by what factor less 1. With D in [0, 1 + delta], I - W S D W^T is a convex
-        combination's extrapolation by delta. Slopes down to -s add 2 s (1 + delta).
+        The float32 diagonal 2 / T is at most 1 + delta times the exact one S. With D in
+        [0, 1 + delta], I - W S D W^T extrapolates a convex combination by delta. Slopes down to -s
+        add 2 s (1 + delta).
         """
         delta = excess(self.weight, self.log_q.exp(), self.value() / 2)
-        falling = max(0.0, -self.activation.lowest_slope)
-        step: float = 1.0 + 2.0 * delta + 2.0 * falling * (1.0 + delta)
+        decrease = max(0.0, -self.activation.min_slope)
+        step: float = 1.0 + 2.0 * delta + 2.0 * decrease * (1.0 + delta)
         return step**self.n_steps
 
     def _arguments(self, x: Tensor) -> Tensor:
@@ -104,10 +105,10 @@ class DenseGradientStep(GradientStep):
 class OrthonormalGradientStep(Orthonormal):
     """x -> x - 2 W relu(W^T x + b) with orthonormal columns of W, on (batch, features).
 
-    The gradient step of V(x) = sum_i 2 R((W^T x + b)_i), at the longest step that is nonexpansive
-    because |W| = 1 exactly (arXiv 2210.02373, section 3). No rescaling shortens it, so it passes
-    on more of the gradient than a GradientStep does. `weight` holds W^T, (terms, features), terms
-    <= features.
+    The gradient step of V(x) = sum_i 2 R((W^T x + b)_i) with the largest step size that is
+    nonexpansive for |W| = 1 (arXiv 2210.02373, section 3). No rescaling shortens the step, so that
+    it preserves gradient norms better than a GradientStep. `weight` holds W^T, (terms, features),
+    terms <= features.
     """
 
     step_size = 2.0 * _SAFETY
@@ -117,7 +118,7 @@ class OrthonormalGradientStep(Orthonormal):
         self.bias = nn.Parameter(torch.zeros(terms))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Step once; x: (batch, features)."""
+        """Return the state after one step; x: (batch, features)."""
         force = F.relu(F.linear(x, self.weight, self.bias)) * self.step_size
         return x - F.linear(force, self.weight.t())
 

@@ -15,7 +15,7 @@ _FIXED_POINT_ITERATIONS = 12
 
 
 class Tableau(NamedTuple):
-    """Stage i looks at time c_i from x + h sum_j a_ij k_j; the step adds h sum_i b_i k_i."""
+    """Butcher tableau: k_i = f(t + c_i h, x + h sum_j a_ij k_j); the step adds h sum_i b_i k_i."""
 
     order: int
     a: tuple[tuple[float, ...], ...]
@@ -23,7 +23,7 @@ class Tableau(NamedTuple):
 
     @property
     def c(self) -> tuple[float, ...]:
-        """The times of the stages, in steps."""
+        """The times of the stages, in units of the step."""
         return tuple(sum(row) for row in self.a)
 
 
@@ -32,7 +32,7 @@ EXPLICIT: dict[str, Tableau] = {
     "euler": Tableau(1, ((),), (1.0,)),
     "heun": Tableau(2, ((), (1.0,)), (0.5, 0.5)),
     "rk4": Tableau(4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-    # Kutta's 3/8 rule, which torchdiffeq calls rk4.
+    # Kutta's 3/8 rule; torchdiffeq calls it rk4.
     "rk4_38": Tableau(
         4, ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)
     ),
@@ -41,13 +41,13 @@ METHODS = (*EXPLICIT, "implicit_midpoint")
 
 
 class Flow(nn.Module):
-    """x(0) -> x(1) of x' = f(t, x), by n_steps equal steps of a one-step method.
+    """The flow map x(0) -> x(1) of x' = f(t, x), by n_steps equal steps of a one-step method.
 
     field: a module f(t, x) that keeps the shape of x. method: "euler" (order 1), "heun" (2),
-    "rk4" and "rk4_38" (4) or "implicit_midpoint" (2; it keeps quadratic invariants such as the
-    norm, up to its fixed-point iteration, which wants h Lip(f) < 2). All of them keep linear
-    invariants and equilibria. duration: the end of the interval in the field's own time unit; the
-    field sees t in [0, 1]. Raises ValueError for another method or fewer than one step.
+    "rk4" and "rk4_38" (4) or "implicit_midpoint" (2; it preserves quadratic invariants such as the
+    norm up to the error of its fixed-point iteration, which converges for h Lip(f) < 2). All
+    methods preserve linear invariants and equilibria. duration: length of the time interval; the
+    field receives t in [0, 1]. Raises ValueError for another method or fewer than one step.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Flow(nn.Module):
 
     @property
     def order(self) -> int:
-        """The method's order: halving the step divides the global error by 2^order."""
+        """The order of the method: halving the step divides the global error by 2^order."""
         return EXPLICIT[self.method].order if self.method in EXPLICIT else 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the state at the end, of x's shape."""
+        """Return the state at the end of the interval, of the shape of x."""
         for state in self.trajectory(x):
             x = state
         return x
@@ -79,7 +79,7 @@ class Flow(nn.Module):
             yield x
 
     def refined(self, factor: int) -> Flow:
-        """Return the same flow, of the same field, in `factor` times as many steps."""
+        """Return the flow of the same field with `factor` times as many steps."""
         return Flow(
             self.field, method=self.method, n_steps=factor * self.n_steps, duration=self.duration
         )
@@ -102,14 +102,14 @@ class Flow(nn.Module):
         return x
 
     def lipschitz_bound(self) -> float:
-        """Return the bound of an explicit method from Lip(f) alone; vacuous for long flows.
+        """Return a bound for an explicit method, from L = Lip(f); vacuous for long flows.
 
-        Stage slopes are K_i-Lipschitz with K_i = L (1 + h sum_j abs(a_ij) K_j), a step
-        1 + h sum_i abs(b_i) K_i. Raises CertificateError for the implicit midpoint rule.
+        The stages k_i are K_i-Lipschitz with K_i = L (1 + h sum_j abs(a_ij) K_j), and a step is
+        (1 + h sum_i abs(b_i) K_i)-Lipschitz. Raises CertificateError for implicit_midpoint.
         """
         if self.method not in EXPLICIT:
             raise CertificateError(
-                f"Flow has no known bound for {self.method}, whose equation is solved by iteration"
+                f"Flow has no bound for {self.method}, which iterates to solve its equation"
             )
         h, constant = abs(self.duration) / self.n_steps, lipschitz_bound(self.field)
         tableau, stages = EXPLICIT[self.method], list[float]()

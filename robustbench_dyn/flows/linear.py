@@ -1,4 +1,4 @@
-"""Linear maps that bring a state into and out of a flow, with known norms."""
+"""Linear layers before and after a flow, with known norms."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from robustbench_dyn.models.freezing import CachedParametrization
 
 
 class UnitNormConv(CachedParametrization):
-    """A zero-padded convolution divided by a provable bound of its norm, so that its norm is <= 1.
+    """A zero-padded convolution divided by a rigorous bound of its norm, so that its norm is <= 1.
 
-    The bound is the largest row sum of the kernel's autocorrelation (arXiv 2208.03160), which
-    training can differentiate; it is not tight, so neither is the norm.
+    The bound is the largest row sum of the kernel's autocorrelation (arXiv 2208.03160). It is
+    differentiable, and not tight, so that the norm of the result is usually below 1.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class UnitNormConv(CachedParametrization):
         return F.conv2d(x, self.value(), self.bias, padding=self.padding)
 
     def lipschitz_bound(self) -> float:
-        """Return a bound of the norm of the kernel as it is used."""
+        """Return a bound of the norm of the normalised convolution."""
         return conv_norm(self.value())
 
 
 class AlmostOrthogonalConv(UnitNormConv):
-    """x -> W T^-1/2 x + b with T_ii = sum_j |W^T W|_ij: each input channel has a scale of its own.
+    """x -> W T^-1/2 x + b with T_ii = sum_j |W^T W|_ij: one scale per input channel.
 
-    1-Lipschitz for every W, and orthogonal where W is, whence the start: the identity. Source: AOL,
-    arXiv 2208.03160, Theorem 1 and section 5.
+    1-Lipschitz for every W, and orthogonal where W is; W starts as the identity. Source: AOL, arXiv
+    2208.03160, Theorem 1 and section 5.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> None:
@@ -73,16 +73,16 @@ class AlmostOrthogonalLinear(CachedParametrization):
             return self.weight * diagonal.clamp_min(1e-12).rsqrt()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x affinely."""
+        """Return W T^-1/2 x + b."""
         return F.linear(x, self.value(), self.bias)
 
     def lipschitz_bound(self) -> float:
-        """Return a bound of the norm of the matrix as it is used."""
+        """Return a bound of the norm of W T^-1/2."""
         return matrix_norm(self.value())
 
 
 class ZeroPadChannels(nn.Module):
-    """Lift (batch, c, h, w) to more channels by zeros: an isometry."""
+    """Lift (batch, c, h, w) to more channels by appending zeros; an isometry."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

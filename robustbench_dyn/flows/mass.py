@@ -1,4 +1,4 @@
-"""Flows that keep the sum of the state, and steps that keep it a probability distribution."""
+"""Mass-preserving flows, and steps that keep the state in the probability simplex."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from robustbench_dyn.lipschitz.norms import conv_norm
 
 
 class FluxField(nn.Module):
-    """f(x) = S(x) 1 with S(x) skew: what leaves one entry of the state enters its neighbour.
+    """f(x) = S(x) 1 with S(x) skew-symmetric: mass moves between neighbouring entries of the state.
 
-    A network gives each entry the fluxes to its right, lower and next channel's neighbour (the
-    channels form a ring, nothing crosses the border), and f is their divergence. So 1^T f = 0, and
-    every Runge-Kutta method keeps the sum. (arXiv 2210.02373, section 2; S_ij is the flux from j
-    to i.) gain: how far the start is from a linear field; small states want a large one.
+    A network computes the fluxes from each entry to its neighbours on the right, below and in the
+    next channel (the channels form a ring, and no flux crosses the border); f is their divergence.
+    Hence 1^T f = 0, and every Runge-Kutta method preserves the sum. (arXiv 2210.02373, section 2;
+    S_ij is the flux from j to i.) gain: scale of the inner weights at initialisation; small states
+    need a large one for the field to be nonlinear.
     """
 
     def __init__(
@@ -39,17 +40,18 @@ class FluxField(nn.Module):
         return velocity + F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1))
 
     def lipschitz_bound(self) -> float:
-        """Return 2 sqrt(3) |outer| |inner|: each of the three differences has norm at most 2."""
+        """Return 2 sqrt(3) |outer| |inner|; each of the three differences has norm at most 2."""
         return 12**0.5 * conv_norm(self.outer.weight) * conv_norm(self.inner.weight) * (1 + 1e-12)
 
 
 class TransportStep(nn.Module):
-    """x+ = P(x) x, P(x) with entries >= 0 and columns that sum to 1: the simplex is kept.
+    """x+ = P(x) x, P(x) with entries >= 0 and columns that sum to 1: preserves the simplex.
 
-    Each entry shares its mass out between itself, its four neighbours and the channels before and
-    behind it (a ring), by a softmax of what a convolution sees. Nothing crosses the border. So
-    sums are kept, and what is not negative stays so: a Markov chain that depends on its state.
-    max_entry: the largest an entry can get, the total mass for instance; used by the bound alone.
+    Each entry distributes its mass over itself, its four neighbours and the channels before and
+    after it (a ring), with the softmax of a convolution of x as weights. No mass crosses the
+    border. So the step preserves the sum and nonnegativity: a Markov chain that depends on its
+    state. max_entry: a bound of the entries of x, such as the total mass; only lipschitz_bound uses
+    it.
     """
 
     def __init__(
@@ -60,22 +62,22 @@ class TransportStep(nn.Module):
         self.gate = nn.Conv2d(channels, 7 * channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Step once; x: (batch, channels, height, width)."""
+        """Return the state after one step; x: (batch, channels, height, width)."""
         n, channels, height, width = x.shape
         logits = self.gate(x).reshape(n, 7, channels, height, width)
         shares = (logits + _walls(height, width, logits)).softmax(dim=1) * x[:, None]
-        stay, up, down, left, right, before, behind = shares.unbind(dim=1)
-        moved: Tensor = stay + before.roll(-1, dims=1) + behind.roll(1, dims=1)
+        stay, up, down, left, right, before, after = shares.unbind(dim=1)
+        moved: Tensor = stay + before.roll(-1, dims=1) + after.roll(1, dims=1)
         moved = moved + F.pad(up[..., 1:, :], (0, 0, 0, 1)) + F.pad(down[..., :-1, :], (0, 0, 1, 0))
         return moved + F.pad(left[..., 1:], (0, 1)) + F.pad(right[..., :-1], (1, 0))
 
     def lipschitz_bound(self) -> float:
-        """Return sqrt(7) (1 + max_entry |gate| / 2): softmax is 1/2-Lipschitz, shifts are 1."""
+        """Return sqrt(7) (1 + max_entry |gate| / 2): softmax is 1/2-Lipschitz, a shift 1."""
         return 7**0.5 * (1 + self.max_entry * conv_norm(self.gate.weight) / 2) * (1 + 1e-12)
 
 
 def _walls(height: int, width: int, like: Tensor) -> Tensor:
-    """Return -inf where a share would leave the picture, (7, 1, height, width)."""
+    """Return -inf where mass would leave the image, else 0; (7, 1, height, width)."""
     walls = like.new_zeros(7, 1, height, width)
     walls[1, :, 0], walls[2, :, -1] = -torch.inf, -torch.inf
     walls[3, :, :, 0], walls[4, :, :, -1] = -torch.inf, -torch.inf

@@ -1,4 +1,4 @@
-"""The frame that picture networks share: flow at half resolution, halve again, flow again."""
+"""The two-scale layout of image networks: a flow at half and one at quarter resolution."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Steps = Callable[[int, int], Iterable[nn.Module]]
 def two_scales(
     input_shape: tuple[int, int, int], channels: int, steps: Steps
 ) -> tuple[list[nn.Module], int]:
-    """Return layers from input to a flat state, and the length of that state.
+    """Return the layers from the input to a flat state, and the length of that state.
 
-    input_shape: (C, H, W). Pictures, with H and W divisible by 4: unshuffle by 2, lift to
-    `channels` by zeros, steps(channels, 3), unshuffle by 2, steps(4 channels, 3), flatten. Points,
-    with H = W = 1: lift, steps(channels, 1), flatten. steps(channels, kernel_size) returns what
-    keeps the shape. All the rest is isometries. Raises ValueError for other shapes, and where the
-    input does not fit into `channels`.
+    input_shape: (C, H, W). Images, with H and W divisible by 4: unshuffle by 2, lift to `channels`
+    by zeros, steps(channels, 3), unshuffle by 2, steps(4 channels, 3), flatten. Points, with
+    H = W = 1: lift, steps(channels, 1), flatten. steps(channels, kernel_size) returns layers that
+    keep the shape; all other layers are isometries. Raises ValueError for other shapes, and where
+    the input has more channels than fit.
     """
     in_channels, height, width = input_shape
     if height == width == 1:

@@ -1,4 +1,4 @@
-"""Weights on the Stiefel manifold, and orthogonal maps of pictures made of them."""
+"""Weights on the Stiefel manifold, and the orthogonal maps of images built from them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from robustbench_dyn.lipschitz.norms import diagonal_bound
 
 
 class Orthonormal(nn.Module):
-    """A matrix with orthonormal rows, `weight` (rows, columns), rows <= columns.
+    """A matrix with orthonormal rows: `weight`, (rows, columns), rows <= columns.
 
-    Training must call `retract()` after each optimizer step.
+    The training loop must call `retract()` after each optimizer step.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -27,7 +27,7 @@ class Orthonormal(nn.Module):
 
     @torch.no_grad()
     def retract(self) -> None:
-        """Put the rows of `weight` back onto the Stiefel manifold, by the QR retraction.
+        """Map `weight` back to the Stiefel manifold by the QR retraction.
 
         QR by Cholesky; Absil, Mahony & Sepulchre, Optimization Algorithms on Matrix Manifolds,
         2008, example 4.1.3.
@@ -36,7 +36,7 @@ class Orthonormal(nn.Module):
         self.weight.copy_(torch.linalg.solve_triangular(lower, self.weight, upper=False))
 
     def squared_norm(self) -> float:
-        """Return an upper bound on |W|^2 of the weights as they are, from W W^T in float64."""
+        """Return an upper bound of |W|^2 for the current weights, from W W^T in float64."""
         weight = self.weight.detach().double()
         return float(diagonal_bound(weight, weight.new_ones(len(weight))).max()) * (1 + 1e-10)
 
@@ -48,56 +48,56 @@ class Orthonormal(nn.Module):
 
 
 class Rotation(Orthonormal):
-    """A x = Q x: an orthogonal matrix over the channels, at each pixel alone."""
+    """A x = Q x: an orthogonal matrix over the channels, the same at each pixel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return A x; x: (batch, channels, height, width)."""
-        return F.linear(self._enter(x), self.weight).permute(0, 3, 1, 2)
+        return F.linear(self._to_channels_last(x), self.weight).permute(0, 3, 1, 2)
 
     def adjoint(self, z: Tensor) -> Tensor:
         """Return A^T z."""
-        return self._leave(F.linear(z.permute(0, 2, 3, 1), self.weight.t()))
+        return self._to_channels_first(F.linear(z.permute(0, 2, 3, 1), self.weight.t()))
 
     def step(
         self, x: Tensor, h: Tensor | float, bias: Tensor, sigma: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Return x + h A^T sigma(A x + b); bias: (channels,), h negative for a descent."""
-        state = self._enter(x)
+        """Return x + h A^T sigma(A x + b); bias: (channels,); h is negative for a descent."""
+        state = self._to_channels_last(x)
         force = sigma(F.linear(state, self.weight, bias))
-        return self._leave(state + F.linear(force, (h * self.weight).t()))
+        return self._to_channels_first(state + F.linear(force, (h * self.weight).t()))
 
     def gram_range(self) -> tuple[float, float]:
-        """Return bounds of the eigenvalues of A^T A, of the weights as they are."""
+        """Return bounds of the eigenvalues of A^T A for the current weights."""
         defect = self.defect()
         return 1 - defect, 1 + defect
 
-    # Channels last: products with Q are then one matrix product over all pixels.
-    def _enter(self, x: Tensor) -> Tensor:
+    # Channels last, so that a product with Q is one matrix product over all pixels.
+    def _to_channels_last(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1)
 
-    def _leave(self, state: Tensor) -> Tensor:
+    def _to_channels_first(self, state: Tensor) -> Tensor:
         return state.permute(0, 3, 1, 2)
 
 
 class ShiftedRotation(Rotation):
     """A x = Q S x: a cyclic shift of each channel, then an orthogonal matrix over the channels.
 
-    A fifth of the channels stays, the others move by a pixel up, down, left or right, so that Q
-    mixes each pixel with its neighbours. The other order would do nothing: S commutes with what
-    acts on each entry alone, and (S Q)^T sigma(S Q x + b) = Q^T sigma(Q x + b). For the same reason
-    steps of equal shifts one after another see no further than one; between them must come another
-    map. Orthogonal up to Q's defect, on images of any size; a special case of the block orthogonal
-    convolutions of Li et al., arXiv 1911.00937.
+    A fifth of the channels stays in place; the others shift by a pixel up, down, left or right, so
+    that Q mixes each pixel with its neighbours. The order matters: S commutes with entrywise maps,
+    so that (S Q)^T sigma(S Q x + b) = Q^T sigma(Q x + b) would not mix pixels. For the same reason
+    consecutive steps with the same shift have the receptive field of one step; put another map
+    between them. Orthogonal up to the defect of Q, on images of any size; a special case of the
+    block orthogonal convolutions of Li et al., arXiv 1911.00937.
     """
 
     # A step is taken in the coordinates of S x: x + h A^T f = S^T (S x + h Q^T f).
-    def _enter(self, x: Tensor) -> Tensor:
+    def _to_channels_last(self, x: Tensor) -> Tensor:
         return _shift(x.permute(0, 2, 3, 1), 1)
 
-    def _leave(self, state: Tensor) -> Tensor:
+    def _to_channels_first(self, state: Tensor) -> Tensor:
         return _shift(state, -1).permute(0, 3, 1, 2)
 
 
@@ -105,7 +105,7 @@ _SHIFTS = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 
 
 def _shift(x: Tensor, sign: int) -> Tensor:
-    """Move the channels of (batch, height, width, channels), each fifth its own way."""
+    """Shift (batch, height, width, channels) cyclically, each fifth of the channels its own way."""
     order = _shifted_order(tuple(x.shape[1:]), sign).to(x.device)
     return x.flatten(1).index_select(1, order).view(x.shape)
 
@@ -113,7 +113,7 @@ def _shift(x: Tensor, sign: int) -> Tensor:
 @lru_cache(maxsize=64)
 def _shifted_order(shape: tuple[int, int, int], sign: int) -> Tensor:
     # One gather is several times faster than rolls and a concatenation. NumPy, because a tensor
-    # that is computed while something is differentiated may be bound to that.
+    # that is cached while torch traces or differentiates may belong to that trace.
     order = np.arange(np.prod(shape)).reshape(shape)
     moved = [
         np.roll(part, (sign * down, sign * right), axis=(0, 1))

@@ -1,4 +1,4 @@
-"""Convolutions on pictures whose opposite edges meet: near orthogonal where training wants it."""
+"""Convolutions with periodic padding, kept nearly orthogonal by a penalty during training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 
 class PeriodicConv(nn.Module):
-    """A x = K * x + b with periodic borders; delta-orthogonal at the start, A^T A = I.
+    """A x = K * x + b with periodic padding; orthogonal at initialisation, A^T A = I.
 
-    Nothing that training does keeps it so; `orthogonality_penalty`, added to the loss, pulls it
-    back (Wang et al., arXiv 1911.12207). What is left of A^T A - I is in the bounds. With zeros
-    around the picture no such A would be orthogonal: what is shifted over the border is lost. The
-    start is that of Xiao et al., arXiv 1806.05393, algorithm 1. kernel_size is odd.
+    Training does not keep A orthogonal; `orthogonality_penalty`, added to the loss, pulls it back
+    (Wang et al., arXiv 1911.12207), and the bounds account for the rest of A^T A - I. With zero
+    padding no such A is orthogonal, because it loses what it shifts over the border.
+    Initialisation: delta-orthogonal, Xiao et al., arXiv 1806.05393, algorithm 1. kernel_size is
+    odd.
     """
 
     def __init__(
@@ -37,56 +38,57 @@ class PeriodicConv(nn.Module):
         self, x: Tensor, h: Tensor | float, bias: Tensor, sigma: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Return x + h A^T sigma(A x + bias); in_channels = out_channels, b = 0."""
-        # Wrapped once, as far as both convolutions look.
+        # One padding, as wide as both convolutions need together.
         force = sigma(F.conv2d(_wrap(x, 2 * self.radius), self.weight, bias))
         adjoint = self.weight.transpose(0, 1).flip(2, 3)
         return x + F.conv2d(force, h * adjoint)
 
     def orthogonality_penalty(self) -> Tensor:
-        """Return |K^T * K - I|_F^2, the sum over all shifts: zero where A^T A = I."""
+        """Return |K^T * K - I|_F^2, summed over all shifts; zero where A^T A = I."""
         columns = self.weight.transpose(0, 1)
         gram = F.conv2d(columns, columns, padding=2 * self.radius)
-        middle = torch.zeros_like(gram)
-        middle[:, :, 2 * self.radius, 2 * self.radius] = torch.eye(len(columns)).to(gram)
-        return (gram - middle).square().sum()
+        identity = torch.zeros_like(gram)
+        identity[:, :, 2 * self.radius, 2 * self.radius] = torch.eye(len(columns)).to(gram)
+        return (gram - identity).square().sum()
 
     def gram_range(self) -> tuple[float, float]:
-        """Return bounds of the eigenvalues of A^T A, on pictures of any size."""
+        """Return bounds of the eigenvalues of A^T A, for images of any size."""
         return gram_range(self.weight)
 
     def lipschitz_bound(self) -> float:
-        """Return a bound of |A|, of the kernel as it is."""
+        """Return a bound of |A| for the current kernel."""
         return math.sqrt(self.gram_range()[1]) * (1 + 1e-12)
 
 
 def gram_range(kernel: Tensor, *, n_frequencies: int = 16) -> tuple[float, float]:
     """Return a lower and an upper bound of the eigenvalues of A^T A, A the periodic convolution.
 
-    They hold on pictures of any size, and the upper one for zero padding too, which cuts a part
-    out of A. Those eigenvalues are those of the symbol's Gram matrices G(t), t in [0, 2 pi)^2, and
-    u* G(t) u is a trigonometric polynomial of degree d = k - 1 in each variable. Such a p with
-    |p - c| <= r on N equispaced points has |p - c| <= r / cos(pi d / N) everywhere, N > 2 d: about
-    a maximum at distance s of the next point it lies above cos(d s) times it (M. Riesz; Ehlich &
-    Zeller, Mathematische Zeitschrift 86, 1964). c and r come from the eigenvalues on the grid; the
-    nearer they are to each other, the tighter. NaN for weights that are not finite.
+    Both hold for images of any size; the upper bound also holds for zero padding, which restricts
+    A to a submatrix. The eigenvalues are those of the Gram matrices G(t) of the symbol, t in
+    [0, 2 pi)^2, and u* G(t) u is a trigonometric polynomial of degree d = k - 1 in each variable. A
+    polynomial p with |p - c| <= r on N > 2 d equispaced points has |p - c| <= r / cos(pi d / N)
+    everywhere, because p at distance s from a maximum is at least cos(d s) times the maximum (M.
+    Riesz; Ehlich & Zeller, Mathematische Zeitschrift 86, 1964). c and r come from the eigenvalues
+    on the grid; the bounds are tight where these are close together. NaN for weights that are not
+    finite.
     """
     kernel = kernel.detach().double()
     if not kernel.isfinite().all():
         return math.nan, math.nan
     wide = kernel.shape[0] < kernel.shape[1]
     sizes = [max(n_frequencies, 8 * (k - 1)) for k in kernel.shape[2:]]
-    # Opposite frequencies have conjugate symbols: half of them are enough.
+    # Opposite frequencies have conjugate symbols, so that half of them suffice.
     symbol = torch.fft.rfft2(kernel, s=sizes).permute(2, 3, 0, 1)
     gram = symbol @ symbol.mH if wide else symbol.mH @ symbol
     eigenvalues = torch.linalg.eigvalsh(gram)
     low, high = float(eigenvalues.min()), float(eigenvalues.max())
-    centre, reach = (low + high) / 2, (high - low) / 2
+    centre, deviation = (low + high) / 2, (high - low) / 2
     for k, size in zip(kernel.shape[2:], sizes, strict=True):
-        reach /= math.cos(math.pi * (k - 1) / size)
-    # Covers the rounding of eigenvalues in float64.
+        deviation /= math.cos(math.pi * (k - 1) / size)
+    # Covers the rounding errors of the eigenvalues in float64.
     slack = 1e-10 * high
-    # More inputs than outputs: some direction is lost.
-    return 0.0 if wide else max(0.0, centre - reach - slack), centre + reach + slack
+    # With more inputs than outputs, A has a kernel.
+    return 0.0 if wide else max(0.0, centre - deviation - slack), centre + deviation + slack
 
 
 def _wrap(x: Tensor, width: int) -> Tensor:

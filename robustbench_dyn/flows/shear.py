@@ -1,4 +1,4 @@
-"""Shears of the two halves of a state in turn: volume-preserving, and symplectic with gradients."""
+"""Alternating shears of the two halves of a state: volume-preserving; symplectic for gradients."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 
 
 class ShearStep(nn.Module):
-    """q+ = q + h f(p), then p+ = p + h g(q+), for (q, p) the two halves of the channels.
+    """q+ = q + h f(p), then p+ = p + h g(q+), where (q, p) are the two halves of the channels.
 
     Symplectic Euler for x' = (f(p), g(q)), order 1; symmetric=True composes h/2 of the first, h of
-    the second, h/2 of the first (Stoermer-Verlet, order 2). det J = 1 for any f and g, since each
-    shear is unit triangular; the inverse is exact up to rounding. (arXiv 2210.02373, section 2.)
+    the second and h/2 of the first shear (Stoermer-Verlet, order 2). det J = 1 for any f and g,
+    because each shear is unit triangular; the inverse is exact up to rounding. (arXiv 2210.02373,
+    section 2.)
     """
 
     def __init__(
@@ -33,23 +34,23 @@ class ShearStep(nn.Module):
         return 2 if self.symmetric else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Step once; x: (batch, channels, ...), channels even."""
+        """Return the state after one step; x: (batch, channels, ...), channels even."""
         q, p = x.chunk(2, dim=1)
-        for of_q, share in self._shears():
-            if of_q:
-                q = q + share * self.f(p)
+        for updates_q, h in self._shears():
+            if updates_q:
+                q = q + h * self.f(p)
             else:
-                p = p + share * self.g(q)
+                p = p + h * self.g(q)
         return torch.cat([q, p], dim=1)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Return what forward maps to x."""
+        """Return the state that forward maps to x."""
         q, p = x.chunk(2, dim=1)
-        for of_q, share in reversed(self._shears()):
-            if of_q:
-                q = q - share * self.f(p)
+        for updates_q, h in reversed(self._shears()):
+            if updates_q:
+                q = q - h * self.f(p)
             else:
-                p = p - share * self.g(q)
+                p = p - h * self.g(q)
         return torch.cat([q, p], dim=1)
 
     def _shears(self) -> list[tuple[bool, float]]:
@@ -61,10 +62,10 @@ class ShearStep(nn.Module):
     def lipschitz_bound(self) -> float:
         """Return the product over the shears: [[1, S], [0, 1]] has norm (s + sqrt(s^2 + 4)) / 2."""
         bound = 1.0
-        for of_q, share in self._shears():
-            s = abs(share) * lipschitz_bound(self.f if of_q else self.g)
+        for updates_q, h in self._shears():
+            s = abs(h) * lipschitz_bound(self.f if updates_q else self.g)
             bound *= (s + math.sqrt(s * s + 4)) / 2
-        # A few roundings of numbers of one sign.
+        # Covers the rounding errors of this product of positive numbers.
         return bound * (1 + 1e-12)
 
 
@@ -75,11 +76,17 @@ class HamiltonianStep(ShearStep):
     """
 
     def __init__(
-        self, channels: int, terms: int, *, kernel_size: int = 3, step_size: float = 0.5,
-        symmetric: bool = False, activation: str = "tanh",
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        terms: int,
+        *,
+        kernel_size: int = 3,
+        step_size: float = 0.5,
+        symmetric: bool = False,
+        activation: str = "tanh",
+    ) -> None:
         if channels % 2:
-            raise ValueError(f"channels={channels} must be even: half of them are momenta")
+            raise ValueError(f"channels={channels} must be even; half of them are momenta")
         kinetic, potential = (
             ConvPotential(channels // 2, terms, kernel_size=kernel_size, activation=activation)
             for _ in range(2)
@@ -87,7 +94,7 @@ class HamiltonianStep(ShearStep):
         super().__init__(kinetic, _Negative(potential), step_size=step_size, symmetric=symmetric)
 
     def energy(self, x: Tensor) -> Tensor:
-        """Return H(q, p), (batch,): kept up to O(h^order) along the flow."""
+        """Return H(q, p), (batch,), which the flow preserves up to O(h^order)."""
         q, p = x.chunk(2, dim=1)
         kinetic, potential = cast(ConvPotential, self.f), cast(_Negative, self.g).net
         return kinetic.energy(p) + cast(ConvPotential, potential).energy(q)

@@ -1,4 +1,4 @@
-"""Flows on spheres: x' = S(x) x with S(x) skew, in steps that keep the norm."""
+"""Sphere-preserving flows: x' = S(x) x with S(x) skew-symmetric, in steps that keep the norm."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from robustbench_dyn.lipschitz.norms import gram_iteration
 class SphereField(nn.Module):
     """f(x) = S(x) x with S(x) = U D(x) V^T - V D(x) U^T, D(x) = diag(tanh(W x + b)): skew.
 
-    U, V: (features, rank); W: (rank, features). x^T f(x) = 0, so the exact flow keeps the norm; an
-    explicit method drifts. (arXiv 2210.02373, section 3: the sphere-preserving part of a field.)
+    U, V: (features, rank); W: (rank, features). x^T f(x) = 0, so that the exact flow keeps the
+    norm; explicit methods drift. (arXiv 2210.02373, section 3: the sphere-preserving part of a
+    field.)
     """
 
     def __init__(self, features: int, rank: int) -> None:
@@ -36,13 +37,13 @@ class SphereField(nn.Module):
 
 
 class SphereStep(nn.Module):
-    """x+ = Cay(h S(m)) x, Cay(A) = (I - A / 2)^-1 (I + A / 2) orthogonal, m half an Euler step on.
+    """x+ = Cay(h S(m)) x, with Cay(A) = (I - A / 2)^-1 (I + A / 2) and m half an Euler step from x.
 
-    The norm is kept to rounding for every h; order 2 (Hairer, Lubich & Wanner, Geometric Numerical
-    Integration, IV.8: a Magnus method with the midpoint rule and the Cayley map). S has rank 2 r,
-    so one solve with a matrix of that size does it (Woodbury). Explicit Euler, the negative
-    control, is Flow(SphereField(...)). max_norm: the largest norm of an input; used by the bound
-    alone.
+    Cay(A) is orthogonal, so that the norm is kept up to rounding for every h. Order 2 (Hairer,
+    Lubich & Wanner, Geometric Numerical Integration, IV.8: a Magnus method with the midpoint rule
+    and the Cayley map). S has rank 2 r, so that one solve of that size suffices (Woodbury).
+    Explicit Euler, the negative control, is Flow(SphereField(...)). max_norm: the largest norm of
+    an input; only lipschitz_bound uses it.
     """
 
     order = 2
@@ -55,7 +56,7 @@ class SphereStep(nn.Module):
         self.step_size, self.max_norm = step_size, max_norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """Step once; x: (batch, features)."""
+        """Return x+; x: (batch, features)."""
         h, field = self.step_size, self.field
         gates = field.gates(x + h / 2 * field(0.0, x))
         # S = P Q^T with P = [U D, -V D] and Q = [V, U].
@@ -72,7 +73,7 @@ class SphereStep(nn.Module):
         return stepped
 
     def lipschitz_bound(self) -> float:
-        """Return the bound on states no longer than max_norm; infinite where that is."""
+        """Return bound_within(max_norm); infinite where max_norm is."""
         return self.bound_within(self.max_norm)
 
     def bound_within(self, max_norm: float) -> float:
@@ -82,6 +83,6 @@ class SphereStep(nn.Module):
         Lip(f) <= |S| + R Lip(S).
         """
         h, uv = abs(self.step_size), gram_iteration(self.field.u) * gram_iteration(self.field.v)
-        of_s = 2 * uv * gram_iteration(self.field.weight)
-        of_f = 2 * uv + max_norm * of_s
-        return (1 + h * max_norm * of_s * (1 + h / 2 * of_f)) * (1 + 1e-12)
+        lip_s = 2 * uv * gram_iteration(self.field.weight)
+        lip_f = 2 * uv + max_norm * lip_s
+        return (1 + h * max_norm * lip_s * (1 + h / 2 * lip_f)) * (1 + 1e-12)

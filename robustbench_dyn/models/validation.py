@@ -1,16 +1,128 @@
-"""What a model must be before it is evaluated, and what tells it from others."""
+"""Validate a model before an evaluation, and identify it."""
 
 from __future__ import annotations
+
+import logging
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.models.counting import CountingModel
+from robustbench_dyn.models.determinism import MOST_EXAMPLES, find_defects, has_changed, seeded
+from robustbench_dyn.models.forward import writes_into_input
 from robustbench_dyn.models.freezing import frozen_eval, trainable_forward
+from robustbench_dyn.models.identity import identify, registered_identity
+from robustbench_dyn.results.flags import SOFTMAX_OUTPUTS, WRITES_INTO_INPUT
 
+log = logging.getLogger(__name__)
+
+# As few inputs as any memory holds.
+SMALLEST_SAMPLE = 4
 # Kept and recomputed weights may differ by rounding, relative to the largest logit.
 _STALE = 1e-4
+
+
+class ModelUnderTest:
+    """A model that is counted, identified and validated once for all of an evaluation.
+
+    network: the model, whose passes are counted. identity: see models.identity. n_classes: 0 until
+    it is known. in_expectation: whether the outputs are random, so that predictions are by the
+    majority of passes. A registered model is validated by `examine` only before its first pass: a
+    repeated run needs none at all; any other is validated here.
+    x: inputs of the evaluation, (n, *input_shape); n_classes: of its data set, 0 where unknown.
+    batch_size: inputs that the model is given at once, at most. name: of an unregistered model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        *,
+        highest_label: int,
+        n_classes: int,
+        device: torch.device,
+        seed: int,
+        batch_size: int | Literal["auto"],
+        name: str | None,
+    ) -> None:
+        self.network = CountingModel(model)
+        self.n_classes, self.in_expectation = n_classes, False
+        self._x, self._highest_label = x, highest_label
+        self._device, self._seed, self._batch_size = device, seed, batch_size
+        # Logits from before all stages, once a pass was made, and how many passes were watched.
+        self._at_start: Tensor | None = None
+        self._watched = 0
+        known = registered_identity(model) if n_classes else None
+        self.flags = [] if known else self.examine()
+        with seeded(seed, "preparation"):
+            self.identity = known or identify(
+                model, probe_logits(self.network, x, device), name=name
+            )
+
+    @property
+    def examined(self) -> bool:
+        """Whether the model has been validated in this run."""
+        return self._at_start is not None
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits of one pass, (n, classes), without a graph."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def sample(self, most: int) -> Tensor:
+        """Return the first inputs of the evaluation, on its device."""
+        return self._x[:most].to(self._device)
+
+    def examine(self) -> list[str]:
+        """Validate the model on a handful of examples; return flags for what is wrong with it.
+
+        Raises InputError where it gives no logits for the labels.
+        """
+        most = 2 * SMALLEST_SAMPLE if self._batch_size == "auto" else self._batch_size
+        while True:
+            x = self.sample(min(MOST_EXAMPLES, max(1, most // 2)))
+            try:
+                with seeded(self._seed, "validation"):
+                    logits = validated_logits(self.network, x, self._highest_label)
+                self._at_start, found = find_defects(self.network, x, seed=self._seed, most=most)
+                break
+            except Exception as error:
+                causes = (error, error.__cause__)
+                full = any(isinstance(e, Exception) and is_out_of_memory(e) for e in causes)
+                if full and most > 1:
+                    most //= 2
+                    continue
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    "the model takes some inputs and fails on the same ones in other batches: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        self.n_classes = logits.shape[1]
+        self._watched = self.network.forward_passes
+        with seeded(self._seed, "validation"):
+            writes = writes_into_input(self.network.model, x)
+        if writes:
+            found.append(WRITES_INTO_INPUT)
+            log.warning("the model's forward writes into its input; it was given copies here")
+        if are_probabilities(logits):
+            found.append(SOFTMAX_OUTPUTS)
+            log.warning("the outputs are probabilities; gradients vanish: return logits instead")
+        return found
+
+    def has_changed(self) -> bool:
+        """Say whether the model is another one than it was before the passes of this run."""
+        if self._at_start is None or self.network.forward_passes == self._watched:
+            return False
+        changed = has_changed(
+            self.network, self.sample(len(self._at_start)), self._at_start, seed=self._seed
+        )
+        self._watched = self.network.forward_passes
+        return changed
 
 
 @torch.no_grad()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from scipy.stats import beta
 
-from robustbench_dyn.evaluation.masking import black_box_gains
-from robustbench_dyn.models.determinism import NOT_A_FUNCTION
+from robustbench_dyn.results.spec import Record, StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Verdict
 
 SUMMARY_COLUMNS: tuple[str, ...] = (
@@ -23,43 +22,47 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
 
 
 def summary_row(
-    verdicts: Sequence[Verdict], record: dict[str, Any], *, eps: float, evaluated_at: str,
-    flags: Iterable[str] = (), signs: Sequence[Sign] = (),
-) -> dict[str, Any]:  # fmt: skip
+    verdicts: Sequence[Verdict],
+    record: Record,
+    *,
+    eps: float,
+    evaluated_at: str,
+    flags: Collection[str] = (),
+    signs: Sequence[Sign] = (),
+) -> dict[str, Any]:
     """Return the row of a run: accuracies are fractions of all examples, errors included.
 
-    record: what the evaluation depends on, as the store keeps it. flags: what runs found out about
-    the model. signs: of masked gradients, on which further attacks were run; they are told among
-    the flags. An example counts as clean by its prediction alone, and in empirical_accuracy where
-    no attack broke it; attacks that failed, and examples on which none ran to its end, are told by
-    flags, and an attack that failed wherever it ran is named as failed among the attacks. ci_low
-    and ci_high enclose the true robust accuracy with 95 % confidence: the lower Clopper-Pearson
-    limit of the certified accuracy and the upper one of the empirical accuracy (of the clean
-    accuracy where no attack ran). empirical_accuracy and gap are None where no attack was run.
+    record: as the store keeps it. flags: what runs found out about the model. signs: of masked
+    gradients, on which further attacks were run; they are told among the flags. An example counts
+    as clean by its prediction alone, and in empirical_accuracy where no attack broke it; attacks
+    that failed, and examples on which none ran to its end, are told by flags, and an attack that
+    failed wherever it ran is named as failed among the attacks. ci_low and ci_high enclose the true
+    robust accuracy with 95 % confidence: the lower Clopper-Pearson limit of the certified accuracy
+    and the upper one of the empirical accuracy (of the clean accuracy where no attack ran).
+    empirical_accuracy and gap are None where no attack was run.
     """
-    counts = count_statuses(verdicts)
-    n = len(verdicts)
-    is_function = not NOT_A_FUNCTION.intersection(flags)
+    spec, counts, n = record.spec, count_statuses(verdicts), len(verdicts)
+    is_function = not spec.voids_certificates(flags)
     # Those of another shard, which did not notice, are still among the verdicts.
     certified = counts[Status.CERTIFIED] if is_function else 0
     standing = counts[Status.CERTIFIED] + counts[Status.UNDECIDED]
-    attacked = bool(record["attacks"])
+    attacks = spec.attacks_run(flags, on_signs=bool(signs))
+    attacked = bool(spec.attacks)
     correct = sum(v.prediction == v.label for v in verdicts)
-    applied = record["certifiers"] if is_function else []
-    flags = sorted(flags)
+    certifiers = [stage.label for stage in spec.certifiers] if is_function else []
+    told = sorted(flags)
     # Of deterministic certificates there are none: such a run has no row.
     refuted = sum(v.adversarial_distance <= v.certified_radius for v in verdicts)
     if refuted:
-        flags.append(f"hits_inside_radius:{refuted}")
-    attacks = [*record["attacks"], *(record.get("attacks_on_signs", ()) if signs else ())]
-    # What black-box attacks broke is known of these verdicts exactly.
-    gains = {sign.name: sign for sign in black_box_gains(verdicts, attacks)}
-    flags += map(str, ({sign.name: sign for sign in signs} | gains).values())
-    flags += _failures(verdicts, attacked=attacked, is_function=is_function)
+        told.append(f"hits_inside_radius:{refuted}")
+    # What gradient-free attacks broke is known of these verdicts exactly.
+    gains = {sign.name: sign for sign in gradient_free_gains(verdicts, attacks)}
+    told += map(str, ({sign.name: sign for sign in signs} | gains).values())
+    told += _failures(verdicts, attacked=attacked, is_function=is_function)
     if counts[Status.ERROR]:
-        flags.append(f"errors:{counts[Status.ERROR]}")
+        told.append(f"errors:{counts[Status.ERROR]}")
     return {
-        **{name: record[name] for name in SUMMARY_COLUMNS if name in record},
+        **{name: value for name, value in record.columns().items() if name in SUMMARY_COLUMNS},
         "eps": eps,
         "n_examples": n,
         "clean_accuracy": correct / n,
@@ -68,12 +71,12 @@ def summary_row(
         "gap": (standing - certified) / n if attacked else None,
         "ci_low": binomial_limit(certified, n, upper=False),
         "ci_high": binomial_limit(standing if attacked else correct, n, upper=True),
-        "certifiers": "+".join(applied) or "none",
+        "certifiers": "+".join(certifiers) or "none",
         "attacks": "+".join(_attacks_as_they_went(verdicts, attacks)) or "none",
         "forward_passes": sum(verdict.forward_passes for verdict in verdicts),
         "backward_passes": sum(verdict.backward_passes for verdict in verdicts),
         "seconds": round(math.fsum(verdict.seconds for verdict in verdicts), 3),
-        "flags": " ".join(flags),
+        "flags": " ".join(told),
         "evaluated_at": evaluated_at,
     }
 
@@ -89,9 +92,24 @@ def attacks_that_failed(verdicts: Iterable[Verdict]) -> dict[str, int]:
     }
 
 
-def _attacks_as_they_went(verdicts: Sequence[Verdict], attacks: Sequence[str]) -> list[str]:
+def gradient_free_gains(verdicts: Iterable[Verdict], attacks: Sequence[StageSpec]) -> list[Sign]:
+    """Count what each gradient-free attack broke that the white-box attacks before it did not.
+
+    attacks: those that ran, in order.
+    """
+    broken = Counter(verdict.attack for verdict in verdicts if verdict.status is Status.BROKEN)
+    gains = []
+    for place, attack in enumerate(attacks):
+        follows = any(not other.gradient_free for other in attacks[:place])
+        if attack.gradient_free and follows and broken[attack.name]:
+            short = attack.name.removeprefix("aa-").replace("-", "_")
+            gains.append(Sign(f"{short}_beats_white_box", broken[attack.name]))
+    return gains
+
+
+def _attacks_as_they_went(verdicts: Sequence[Verdict], attacks: Sequence[StageSpec]) -> list[str]:
     failed = attacks_that_failed(verdicts)
-    return [f"{name}(failed)" if name in failed else name for name in attacks]
+    return [f"{a.label}(failed)" if a.name in failed else a.label for a in attacks]
 
 
 def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool) -> list[str]:

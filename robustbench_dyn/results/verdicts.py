@@ -58,11 +58,12 @@ class Verdict:
     """One example's status with its evidence; a row of `Evaluation.examples`.
 
     certified_radius and adversarial_distance are in the threat model's norm, NaN where there is
-    none. prediction is -1 where the model gave no usable one, and ABSTAINED where a smoothed
-    classifier gave none, which counts as misclassified. seconds is the example's share of
-    its batch's wall clock. x_adv holds the adversarial example's bytes (its dtype is the input's).
-    next_stage: the attack or certifier that the example waits for; empty once the verdict is final.
-    trail: the stages so far, in their order. reason: what they come to, for printing alone.
+    none. certifier: what proved the radius; empty where nothing is proved. prediction is -1 where
+    the model gave no usable one, and ABSTAINED where a smoothed classifier gave none, which counts
+    as misclassified. seconds is the example's share of its batch's wall clock. x_adv holds the
+    adversarial example's bytes (its dtype is the input's). next_stage: the attack or certifier that
+    the example waits for; empty once the verdict is final. trail: the stages so far, in their
+    order. reason: what they come to, for printing alone.
     Raises InputError where the evidence does not carry the status.
     """
 
@@ -96,7 +97,8 @@ class Verdict:
             Status.UNDECIDED: self.prediction == self.label and bool(self.reason),
             Status.ERROR: bool(self.reason),
         }
-        if not evidence[self.status]:
+        proved = not self.certifier or self.certified_radius > 0
+        if not (evidence[self.status] and proved):
             raise InputError(
                 f"the evidence does not carry the status {self.status.value!r}: {self}"
             )

@@ -1,1 +1,1 @@
-"""Many evaluations from one file, on processes or a Ray cluster."""
+"""Many evaluations from one file, in local processes or on a Ray cluster."""

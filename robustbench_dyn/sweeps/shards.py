@@ -1,4 +1,4 @@
-"""One piece of a sweep, small enough to be lost: a model on some examples under one norm."""
+"""Shards, the units of work of a sweep: one model on a range of examples under one norm."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation.api import Evaluation
     from robustbench_dyn.evaluation.pipeline import Progress
+    from robustbench_dyn.results.spec import EvaluationSpec
     from robustbench_dyn.smoothing.statistics import Smoothing
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one worker does at a time: examples start ... stop - 1, all eps of one norm, one seed.
+    """One unit of work: a model on the examples start ... stop - 1, all eps of one norm, one seed.
 
-    smoothing: what is evaluated is the smoothed classifier of the model, by the attack in
-    expectation over noise (or none, where attacks is "none") and by smoothing's own certificate.
-    threads: of torch; the last digits of a verdict's numbers may depend on it.
+    smoothing: where given, the shard evaluates the smoothed classifier of the model: with the
+    attack in expectation over the noise, unless attacks is "none", and with smoothing's own
+    certificate. threads: number of torch threads; the last digits of a verdict's numbers may
+    depend on it.
     """
 
     model: str
@@ -49,51 +51,56 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """What the tables call the model."""
+        """The name of the model in the tables."""
         return self.smoothing.name_of(self.model) if self.smoothing else self.model
 
-    def matches(self, record: dict[str, Any]) -> bool:
-        """Say whether an evaluation of this record may have begun this shard."""
-        begun = {"model": self.name} | {k: getattr(self, k) for k in ("dataset", "norm", "seed")}
-        return all(record[k] == value for k, value in begun.items())
+    def matches(self, spec: EvaluationSpec) -> bool:
+        """Return whether the evaluation of this spec may hold verdicts of this shard."""
+        expected = (self.name, self.dataset, self.norm, self.seed)
+        return expected == (spec.model, spec.dataset, spec.norm, spec.seed)
 
 
 def try_shard(
     shard: Shard, store: Path, progress: Callable[[Progress], None] | None = None
 ) -> tuple[Literal["done", "failed", "unsound"], str]:
-    """Run a shard; say how it ended, and its key in the store or what went wrong."""
+    """Run a shard; return how it ended, and its key in the store or the error."""
     try:
         return "done", run_shard(shard, store, progress)
     except SoundnessError as error:
         return "unsound", str(error)
-    # Somebody's plugin may raise anything: it fails its own shard.
+    # A plugin may raise any exception; only its own shard fails.
     except Exception as error:
         return "failed", f"{type(error).__name__}: {error}"
 
 
 def run_shard(shard: Shard, store: Path, progress: Callable[[Progress], None] | None = None) -> str:
-    """Bring a shard's examples to their verdicts in a store; return the key they have there.
+    """Evaluate a shard into a store; return the key of its evaluation there.
 
-    What the store knows already is not computed again. Raises what evaluate_grid and
+    Verdicts that the store already holds are not computed again. Raises what evaluate_grid and
     evaluate_smoothed raise.
     """
-    # Imported by the worker that does the work, and not by the one that hands it out.
+    # Imported by the worker that runs the shard; the process that schedules shards stays light.
     import torch  # noqa: PLC0415
 
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
     from robustbench_dyn.evaluation.api import evaluate_grid  # noqa: PLC0415
     from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
+    from robustbench_dyn.plugins import load_plugins  # noqa: PLC0415
     from robustbench_dyn.smoothing import evaluate_smoothed  # noqa: PLC0415
 
     torch.set_num_threads(shard.threads)
+    load_plugins(*shard.plugins)
     data = load_dataset(shard.dataset, n_examples=shard.stop, data_dir=shard.data_dir)
     data = data.rows(shard.start, shard.stop)
-    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm, plugins=shard.plugins)
+    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm)
     threat_models = [ThreatModel(shard.norm, eps) for eps in shard.eps]
     common: dict[str, Any] = {
-        "seed": shard.seed, "batch_size": shard.batch_size, "device": shard.device,
-        "store": store, "progress": progress,
-    }  # fmt: skip
+        "seed": shard.seed,
+        "batch_size": shard.batch_size,
+        "device": shard.device,
+        "store": store,
+        "progress": progress,
+    }
     if shard.smoothing is None:
         evaluations: Sequence[Evaluation] = evaluate_grid(
             model, data, threat_models, attacks=shard.attacks, certifiers=shard.certifiers, **common

@@ -1,14 +1,15 @@
-"""A sweep: models x data sets x threat models x seeds, as shards that an engine runs."""
+"""Sweeps: models x data sets x threat models x seeds, split into shards that an engine runs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, model_validator
 
 from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.catalogue import named_certifiers
@@ -17,64 +18,65 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.api import finalise_run
 from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
+from robustbench_dyn.plugins import load_plugins
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
 from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml
-from robustbench_dyn.sweeps.engines import Event, get_engine
+from robustbench_dyn.sweeps.engines import ENGINES, Event
 from robustbench_dyn.sweeps.shards import Shard
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
-Some = Field(min_length=1)
-Count = Annotated[int, Field(ge=1)]
+NonEmpty = Field(min_length=1)
+PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class Radii(StrictFile):
-    """All eps of one norm; they share their work, so they belong to one shard."""
+class ThreatModelGrid(StrictFile):
+    """All eps of one norm; they share their work, so a shard evaluates all of them."""
 
     norm: Norm
-    eps: Annotated[tuple[Eps, ...], Some]
+    eps: Annotated[tuple[Eps, ...], NonEmpty]
 
 
-class Entry(StrictFile):
-    """A model of a sweep.
+class ModelEntry(StrictFile):
+    """A model of a sweep; a plain string stands for its name.
 
-    name: NAME or NAME/VARIANT. n_examples: of its own, where it has its own. smoothing: where it is
-    there, the model is the smoothed classifier of the one that is named.
+    name: NAME or NAME/VARIANT. n_examples: overrides the number of the sweep. smoothing: where
+    given, the sweep evaluates the smoothed classifier of the model.
     """
 
     name: str
-    n_examples: Count | None = None
+    n_examples: PositiveInt | None = None
     smoothing: Smoothing | None = None
 
-
-ModelEntry = Annotated[
-    Entry, BeforeValidator(lambda entry: {"name": entry} if isinstance(entry, str) else entry)
-]
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_name(cls, entry: object) -> object:
+        return {"name": entry} if isinstance(entry, str) else entry
 
 
 class Sweep(StrictFile):
-    """What sweep.yaml holds.
+    """The content of sweep.yaml.
 
-    models: names, or mappings with the keys of Entry. A smoothed classifier takes part in L2 alone:
-    it is certified by its own certificate, and attacked in expectation over noise, unless attacks
-    is "none".
-    examples_per_shard: how many examples a worker takes at a time; by default all of them, and
-    fewer where one evaluation is to be spread over several workers.
+    models: names, or mappings with the keys of ModelEntry. A smoothed classifier is evaluated in
+    L2 only: it is certified by its own certificate, and attacked in expectation over the noise,
+    unless attacks is "none".
+    examples_per_shard: how many examples a worker takes at a time; by default all of them. Give
+    fewer to spread one evaluation over several workers.
     """
 
-    models: Annotated[tuple[ModelEntry, ...], Some]
-    datasets: Annotated[tuple[str, ...], Some]
-    threat_models: Annotated[tuple[Radii, ...], Some]
-    n_examples: Count
-    seeds: Annotated[tuple[int, ...], Some]
+    models: Annotated[tuple[ModelEntry, ...], NonEmpty]
+    datasets: Annotated[tuple[str, ...], NonEmpty]
+    threat_models: Annotated[tuple[ThreatModelGrid, ...], NonEmpty]
+    n_examples: PositiveInt
+    seeds: Annotated[tuple[int, ...], NonEmpty]
     attacks: str = "standard"
     certifiers: str = "auto"
-    batch_size: Count = 250
-    examples_per_shard: Count | None = None
+    batch_size: PositiveInt = 250
+    examples_per_shard: PositiveInt | None = None
 
     @property
     def sizes(self) -> dict[tuple[str, Smoothing | None], int]:
-        """How many examples each model is tried on; of a model named twice, the last says."""
+        """Return the number of examples of each model; the last entry of a model counts."""
         return {
             (entry.name, entry.smoothing): entry.n_examples or self.n_examples
             for entry in self.models
@@ -83,9 +85,9 @@ class Sweep(StrictFile):
 
 @dataclass
 class Outcome:
-    """How a sweep ended: a leaderboard row for each evaluation and eps that came to its end.
+    """The result of a sweep: one leaderboard row for each finished evaluation and eps.
 
-    failed and unsound: the shards that did not, with the reason.
+    failed and unsound: the shards that did not finish, with the reason.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -99,7 +101,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def sweep(
-    content: Sweep,
+    config: Sweep,
     store: Path,
     *,
     engine: str = "local",
@@ -109,67 +111,80 @@ def sweep(
     data_dir: Path | None = None,
     progress: Callable[[Event, int], None] | None = None,
 ) -> Outcome:
-    """Run a sweep; what the store knows already is not run again.
+    """Run a sweep; verdicts that the store already holds are not computed again.
 
-    workers: by default as many as there are cores and shards; the cores are shared out between
-    them. progress: is given every event and the number of shards. Raises InputError, before
-    anything is run, where a name, an eps or a combination does not exist.
+    workers: by default one per core, and never more than there are shards; the cores are divided
+    between them. progress: called with every event and the number of shards. Raises InputError,
+    before anything runs, for an unknown name, a bad eps or a combination that does not exist.
     """
     if workers is not None and workers < 1:
         raise InputError(f"workers={workers} must be at least 1")
-    run = get_engine(engine)
-    pieces = list(_split(content))
-    _check(content, plugins)
-    workers = min(workers or _cores(), len(pieces))
-    shards = [
-        Shard(
-            model, dataset, radii.norm, radii.eps, seed, start, stop, content.attacks,
-            content.certifiers, content.batch_size, device, max(1, _cores() // workers),
-            tuple(folder.resolve() for folder in plugins), data_dir, smoothing,
-        )
-        for model, smoothing, dataset, radii, seed, start, stop in pieces
-    ]  # fmt: skip
-    # Made here: workers that start together find it in order.
+    run = ENGINES.get(engine)
+    load_plugins(*plugins)
+    folders = tuple(folder.resolve() for folder in plugins)
+    shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
+    _check(config)
+    workers = min(workers or _cores(), len(shards))
+    shards = [replace(shard, threads=max(1, _cores() // workers)) for shard in shards]
+    # Create the store before the workers start, so that they do not race to create it.
     Store(store).close()
     outcome, keys = Outcome(), dict[Shard, str]()
     for event in run(shards, store, workers):
         if event.state == "done":
             keys[event.shard] = event.message
-        elif event.state in ("failed", "unsound"):
-            getattr(outcome, event.state)[event.shard] = event.message
+        elif event.state == "failed":
+            outcome.failed[event.shard] = event.message
+        elif event.state == "unsound":
+            outcome.unsound[event.shard] = event.message
         if progress is not None:
             progress(event, len(shards))
-    outcome.rows = _rows(content, store, keys)
+    outcome.rows = _rows(config, store, keys)
     return outcome
 
 
 def _split(
-    content: Sweep,
-) -> Iterator[tuple[str, Smoothing | None, str, Radii, int, int, int]]:
-    for (model, smoothing), n_examples in content.sizes.items():
-        size = content.examples_per_shard or n_examples
-        for dataset in dict.fromkeys(content.datasets):
-            for radii in content.threat_models:
-                if smoothing and radii.norm != "L2":
-                    continue
-                for seed in dict.fromkeys(content.seeds):
-                    for start in range(0, n_examples, size):
-                        stop = min(start + size, n_examples)
-                        yield model, smoothing, dataset, radii, seed, start, stop
+    config: Sweep, *, device: str, plugins: tuple[Path, ...], data_dir: Path | None
+) -> Iterator[Shard]:
+    for (model, smoothing), n_examples in config.sizes.items():
+        size = config.examples_per_shard or n_examples
+        for dataset, grid, seed, start in product(
+            dict.fromkeys(config.datasets),
+            config.threat_models,
+            dict.fromkeys(config.seeds),
+            range(0, n_examples, size),
+        ):
+            if smoothing and grid.norm != "L2":
+                continue
+            yield Shard(
+                model=model,
+                dataset=dataset,
+                norm=grid.norm,
+                eps=grid.eps,
+                seed=seed,
+                start=start,
+                stop=min(start + size, n_examples),
+                attacks=config.attacks,
+                certifiers=config.certifiers,
+                batch_size=config.batch_size,
+                device=device,
+                plugins=plugins,
+                data_dir=data_dir,
+                smoothing=smoothing,
+            )
 
 
-def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
-    registry = discover(plugins)
-    infos = [dataset_info(name) for name in content.datasets]
-    norms = [radii.norm for radii in content.threat_models]
-    for (model, smoothing), n_examples in content.sizes.items():
+def _check(config: Sweep) -> None:
+    registry = discover()
+    infos = [dataset_info(name) for name in config.datasets]
+    norms = [grid.norm for grid in config.threat_models]
+    for (model, smoothing), n_examples in config.sizes.items():
         if smoothing and "L2" not in norms:
             raise InputError(
-                f"{smoothing.name_of(model)} is a smoothed classifier, whose certificate is one of "
-                f"L2, and the sweep asks for {', '.join(norms)} alone; add L2 or drop it"
+                f"{smoothing.name_of(model)} is a smoothed classifier, which is certified in L2 "
+                f"only, and the sweep has {', '.join(norms)} only; add L2 or drop it"
             )
         name, variant = split_name(model)
-        architecture = registry.load(name)
+        architecture = registry.get(name)
         for info in infos:
             architecture.weights_for(info.name, variant=variant)
             if n_examples > info.sizes["test"]:
@@ -178,26 +193,26 @@ def _check(content: Sweep, plugins: tuple[Path, ...]) -> None:
                     "test examples"
                 )
     for info in infos:
-        for radii in content.threat_models:
-            resolve_attacks(content.attacks, radii.norm, info.n_classes)
-            for eps in radii.eps:
-                ThreatModel(radii.norm, eps).check_input_shape(info.input_shape)
+        for grid in config.threat_models:
+            resolve_attacks(config.attacks, grid.norm, info.n_classes)
+            for eps in grid.eps:
+                ThreatModel(grid.norm, eps).check_input_shape(info.input_shape)
     if len(set(norms)) < len(norms):
-        raise InputError("a norm stands twice under threat_models; give it once, with all its eps")
-    named_certifiers(content.certifiers)
+        raise InputError("threat_models lists a norm twice; list it once, with all its eps")
+    named_certifiers(config.certifiers)
 
 
-def _rows(content: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, Any]]:
-    """Return the rows of the evaluations of which every shard is done."""
+def _rows(config: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, Any]]:
+    """Return the rows of the evaluations whose shards are all done."""
     done: dict[tuple[int, str, tuple[float, ...]], int] = {}
     for shard, key in keys.items():
-        evaluation = (content.sizes[shard.model, shard.smoothing], key, shard.eps)
+        evaluation = (config.sizes[shard.model, shard.smoothing], key, shard.eps)
         done[evaluation] = done.get(evaluation, 0) + shard.stop - shard.start
     rows, store = [], Store(path)
-    for (n_examples, key, radii), n_done in done.items():
+    for (n_examples, key, grid), n_done in done.items():
         if n_done < n_examples:
             continue
-        for eps in radii:
+        for eps in grid:
             verdicts = store.verdicts(key, eps)
             first = [v for v in verdicts if v.example_id < n_examples]
             rows.append(finalise_run(store, key, eps, first))
@@ -208,5 +223,5 @@ def _rows(content: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, 
 def _cores() -> int:
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not every system says what this process may use
+    except AttributeError:  # not every system has it
         return os.cpu_count() or 1

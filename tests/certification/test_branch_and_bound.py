@@ -16,7 +16,7 @@ from robustbench_dyn.certification.branch_and_bound import search as splitting
 from robustbench_dyn.certification.branch_and_bound.leaf_lp import Leaf
 from robustbench_dyn.certification.branch_and_bound.search import Parts, Splitting
 from robustbench_dyn.certification.catalogue import resolve_certifiers
-from robustbench_dyn.certification.certifiers import complete
+from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.objectives import pairs_to_prove
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.freezing import frozen_eval
@@ -37,7 +37,7 @@ def problem(seed, gain=1.0, slope=0.0):
 
 
 def split(model, x, threat_model):
-    state = complete.CERTIFIER.prepare(model, SHAPE)
+    state = Complete().prepare(model, SHAPE)
     ball = Ball(x, threat_model)
     bounds, _ = relaxed_bounds(state.relaxed, ball)
     return Splitting(state.relaxed.exact, state.composition, bounds, ball)
@@ -208,9 +208,8 @@ def test_a_solver_of_leaves_that_lies_is_not_believed(norm, monkeypatch):
     assert len(asked) >= 10
 
 
-def test_a_point_that_a_solver_of_mixed_integer_programs_cuts_off_is_found(monkeypatch):
+def test_a_point_that_a_solver_of_mixed_integer_programs_cuts_off_is_found():
     # HiGHS, as scipy 1.17 has it, gives this program the minimum 34.9; without presolve -1.2.
-    monkeypatch.setattr(complete, "SECONDS_AN_EXAMPLE", 60.0)
     model = load_model("volume_preserving", dataset="moons")
     x = torch.tensor([0.605438232421875, 0.61572265625]).view(1, 2, 1, 1)
     y, threat_model = torch.tensor([0]), ThreatModel("Linf", 0.11166799182492239)

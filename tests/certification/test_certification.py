@@ -1,8 +1,6 @@
 """Certificates against classifiers whose exact distance to the decision boundary is known."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,14 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustbench_dyn.certification.base import Proof, radii
-from robustbench_dyn.certification.catalogue import (
-    certifier_names,
-    resolve_certifiers,
-    select_certifiers,
-)
-from robustbench_dyn.certification.certifiers.lipschitz import class_radii
+from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.certification.proofs.lipschitz import class_radii
 from robustbench_dyn.certification.rounding.allowance import margins_of, usual_rounding
-from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import (
     Classifier,
     ConvGradientStep,
@@ -419,98 +412,3 @@ def test_each_example_is_certified_by_itself():
     alone = torch.cat([certify(model, x[k : k + 1], y[k : k + 1], "L2") for k in range(len(x))])
     torch.testing.assert_close(certify(model, x, y, "L2"), alone, equal_nan=True)
     assert not torch.equal(alone[0], alone[2])
-
-
-# Names
-
-
-class Opaque(nn.Module):
-    def forward(self, x):
-        return x.flatten(1).exp()
-
-
-def resolve(spec, model=None, shape=(3, 4), norm="L2"):
-    return resolve_certifiers(spec, model or random_linear(0), shape, norm)
-
-
-def names(spec, model=None, shape=(3, 4)):
-    return [prepared.certifier.name for prepared in resolve(spec, model, shape)]
-
-
-def test_names_resolve():
-    assert names("auto") == names("lipschitz") == names(" lipschitz ") == ["lipschitz"]
-    assert names(["lipschitz"]) == names(["auto"]) == ["lipschitz"]
-    # Asked in the order of their costs, once.
-    several = ["linear_relaxation", "lipschitz", "interval", "interval"]
-    assert names(several) == ["lipschitz", "interval", "linear_relaxation"]
-    assert names("none") == names([]) == names(["none"]) == []
-
-
-def test_labels_name_the_derivation():
-    (prepared,) = resolve("lipschitz")
-    certifier = prepared.certifier
-    assert certifier.deterministic
-    assert certifier.description == certifier_names()[certifier.name]
-    assert [prepared.label(norm) for norm in ("L2", "Linf", "L1")] == [
-        "lipschitz", "lipschitz-from-L2", "lipschitz-from-L2",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [("lipshitz", "did you mean 'lipschitz'.*auto, none"), (["Lipschitz"], "did you mean"),
-     ("lipschitz,lipschits", "no certifier is called 'lipschits'"), ("", "called ''; choose auto"),
-     ("zzz", "no certifier is called 'zzz'; choose auto, none, or lipschitz")],
-)  # fmt: skip
-def test_unknown_names_are_refused_with_a_suggestion(spec, message):
-    with pytest.raises(InputError, match=message):
-        resolve(spec)
-
-
-def test_auto_gives_none_for_a_model_without_a_known_bound_and_a_name_says_why():
-    for model, culprit in (
-        (Opaque(), "Opaque"),
-        (nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(4, 2)), "Dropout"),
-        (Classifier(nn.Flatten(), Opaque()), "Opaque"),
-    ):
-        assert names("auto", model) == []
-        assert names("none", model) == []
-        with pytest.raises(CertificateError, match=culprit):
-            resolve("lipschitz", model)
-    assert names("auto", nn.Sequential(nn.Flatten(), nn.Linear(4, 2))) == ["lipschitz"]
-
-
-def test_an_error_in_a_models_own_bound_is_not_mistaken_for_no_bound():
-    class Faulty(Opaque):
-        def lipschitz_bound(self):
-            raise ZeroDivisionError
-
-    selection = select_certifiers("auto", Faulty(), (3, 4), "L2")
-    assert selection.crashed == ["lipschitz"]
-    assert selection.not_applicable["lipschitz"].startswith("ZeroDivisionError")
-    # The control: a bound that is not known is a reason, and no crash.
-    selection = select_certifiers("auto", Opaque(), (3, 4), "L2")
-    assert selection.crashed == []
-    assert "no Lipschitz bound is known" in selection.not_applicable["lipschitz"]
-    with pytest.raises(CertificateError, match=r"'lipschitz' cannot be prepared.*ZeroDivision"):
-        resolve("lipschitz", Faulty())
-
-
-def test_preparing_leaves_the_model_as_it_is():
-    model, _ = rigid(0)
-    model.train()
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    (prepared,) = resolve("auto", model)
-    assert not prepared.state.bounds.requires_grad
-    assert model.training
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-
-
-def test_listing_the_certifiers_is_light():
-    code = (
-        "import sys, robustbench_dyn.certification.catalogue as c; c.certifier_names();"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

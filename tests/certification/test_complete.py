@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, evaluate, evaluate_grid
 from robustbench_dyn.certification.catalogue import resolve_certifiers
-from robustbench_dyn.certification.certifiers import complete
+from robustbench_dyn.certification.certifiers.complete import Complete
+from robustbench_dyn.certification.proofs import complete
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import Classifier, EulerStep
 
@@ -131,17 +132,17 @@ def test_what_survived_at_a_larger_eps_is_proved_at_a_smaller_and_not_attacked_a
     assert (then["backward_passes"] == 0).all()
 
 
-def test_out_of_time_an_example_stays_undecided(digits, monkeypatch):
-    monkeypatch.setattr(complete, "SECONDS_AN_EXAMPLE", 0.0)
+def test_out_of_time_an_example_stays_undecided(digits):
     model, x, y = digits
-    evaluation = evaluate(model, (x, y), LINF, attacks="fgsm")
+    certifiers = ["interval", "linear_relaxation", Complete(seconds_per_example=0)]
+    evaluation = evaluate(model, (x, y), LINF, attacks="fgsm", certifiers=certifiers)
     assert (evaluation.examples["status"] == "undecided").any()
     survived = evaluation.examples["reason"][evaluation.examples["status"] == "undecided"]
     assert (survived == "survived fgsm; complete timed out").all()
 
 
 def test_a_candidate_that_fools_nobody_decides_nothing(digits, monkeypatch):
-    def lying(state, x, pairs, threat_model, tolerance):
+    def lying(state, x, pairs, *_):
         return torch.full((len(pairs.rival),), -1.0, dtype=torch.float64), x[0].clone()
 
     monkeypatch.setattr(complete, "_search", lying)

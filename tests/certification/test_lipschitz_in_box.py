@@ -11,7 +11,7 @@ from torch import nn
 from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.catalogue import resolve_certifiers
-from robustbench_dyn.certification.certifiers import lipschitz_in_box
+from robustbench_dyn.certification.proofs import lipschitz_in_box
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.freezing import frozen_eval
 

@@ -12,9 +12,10 @@ from torch import nn
 from robustbench_dyn.certification.activations import LeakyReLU, Sigmoid, Tanh
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers
-from robustbench_dyn.certification.certifiers import local_lipsdp
-from robustbench_dyn.certification.certifiers.lipsdp import pairwise_lipsdp
+from robustbench_dyn.certification.certifiers.local_lipsdp import LocalLipSDP
 from robustbench_dyn.certification.network.tracing import trace
+from robustbench_dyn.certification.proofs import local_lipsdp
+from robustbench_dyn.certification.proofs.lipsdp import pairwise_lipsdp
 from robustbench_dyn.certification.sdp.increments import Sector, global_sectors, increments
 from robustbench_dyn.certification.sdp.solver import _is_positive, certified_bound, search
 from robustbench_dyn.errors import CertificateError, InputError
@@ -306,15 +307,15 @@ def test_a_bound_that_ignores_activations_that_can_switch_is_caught(monkeypatch)
 
 def test_mistakes_and_logits_that_are_not_finite_are_not_certified():
     model, x, _ = problem(3, n=4)
-    state = local_lipsdp.CERTIFIER.prepare(model, SHAPE)
+    state = LocalLipSDP().prepare(model, SHAPE)
     with torch.no_grad():
         logits = model(x)
         y = logits.argmax(dim=1)
         y[1] = (y[1] + 1) % 3
         logits[2:] = torch.tensor([[math.nan, 0, 0], [math.inf, 0, 0]]).double()
-        proof = local_lipsdp.prove(state, x, logits, y, ThreatModel("L2", 1e-6))
+        proof = LocalLipSDP().prove(state, x, logits, y, ThreatModel("L2", 1e-6))
         assert (proof.class_radii.amin(dim=1) > 0).tolist() == [True, False, False, False]
-        empty = local_lipsdp.prove(
+        empty = LocalLipSDP().prove(
             state, x[:0], logits[:0], torch.zeros(0).long(), ThreatModel("L2", 0.1)
         )  # fmt: skip
     assert empty.class_radii.shape == (0, 3)
@@ -323,8 +324,8 @@ def test_mistakes_and_logits_that_are_not_finite_are_not_certified():
 def test_a_margin_within_rounding_is_not_certified():
     model, x, _ = problem(0)
     logits = torch.tensor([[1.0, 1.0 - 1e-14, 0.0]]).double()
-    state = local_lipsdp.CERTIFIER.prepare(model, SHAPE)
-    proof = local_lipsdp.prove(state, x, logits, torch.tensor([0]), ThreatModel("L2", 1e-18))
+    state = LocalLipSDP().prepare(model, SHAPE)
+    proof = LocalLipSDP().prove(state, x, logits, torch.tensor([0]), ThreatModel("L2", 1e-18))
     assert proof.class_radii.amin() == 0
 
 

@@ -22,9 +22,11 @@ from robustbench_dyn.certification.bounds.intermediate import (
     relax,
     relaxed_bounds,
 )
-from robustbench_dyn.certification.certifiers import interval, linear_relaxation
+from robustbench_dyn.certification.certifiers.interval import Interval
+from robustbench_dyn.certification.certifiers.linear_relaxation import LinearRelaxation
 from robustbench_dyn.certification.network.tracing import trace
 from robustbench_dyn.certification.objectives import Pairs, pairs_to_prove
+from robustbench_dyn.certification.proofs import linear_relaxation
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import (
     Classifier,
@@ -290,8 +292,8 @@ def test_a_certifier_that_looks_at_the_runner_up_alone_is_caught():
         logits = model(x)
         assert logits[0].argsort(descending=True).tolist() == [0, 1, 2]
         assert model(x + torch.tensor([0.0, 0.2]).double()).argmax() == 2
-        proof = linear_relaxation.prove(relax(model, (1, 1, 2)), x, logits, y,
-                                        ThreatModel("Linf", 0.2))  # fmt: skip
+        prepared = LinearRelaxation().prepared(model, (1, 1, 2))
+        proof = prepared.prove(x, logits, y, ThreatModel("Linf", 0.2))
     runner_up_only = proof.class_radii[0, 1]
     assert runner_up_only == 0.2
     assert proof.class_radii.amin() == 0
@@ -453,7 +455,7 @@ class Near(nn.Module):
         return self.head(x.flatten(1))
 
 
-@pytest.mark.parametrize("certifier", [interval.CERTIFIER, linear_relaxation.CERTIFIER])
+@pytest.mark.parametrize("certifier", [Interval(), LinearRelaxation()])
 def test_a_difference_within_the_rounding_of_a_forward_pass_is_not_certified(certifier):
     x, y = torch.rand(3, 1, 2, 2), torch.zeros(3).long()
     ulp = 1000 * torch.finfo(torch.float32).eps
@@ -469,7 +471,7 @@ def test_a_difference_within_the_rounding_of_a_forward_pass_is_not_certified(cer
         assert (proof.class_radii[:, 0] == math.inf).all()
 
 
-@pytest.mark.parametrize("certifier", [interval.CERTIFIER, linear_relaxation.CERTIFIER])
+@pytest.mark.parametrize("certifier", [Interval(), LinearRelaxation()])
 def test_mistakes_and_logits_that_are_not_finite_are_not_certified(certifier):
     x, y = torch.rand(4, 1, 2, 2), torch.zeros(4).long()
     model = Near(5.0)
@@ -525,13 +527,13 @@ def test_recording_leaves_the_model_as_it_was():
 
 @pytest.mark.parametrize("name", ["feedforward", "euler_resnet", "hamiltonian", "gradient_flow"])
 def test_the_plugins_are_known(name):
-    model = discover(()).load(name).build((1, 28, 28), 10)
+    model = discover(()).get(name).build((1, 28, 28), 10)
     for parameter in model.parameters():
         parameter.data *= 0.5
     x, threat_model = torch.rand(2, 1, 28, 28), ThreatModel("Linf", 1 / 255)
     with torch.no_grad():
         y = model(x).argmax(dim=1)
-    certifier = linear_relaxation.CERTIFIER
+    certifier = LinearRelaxation()
     state = certifier.prepare(model, (1, 28, 28))
     with torch.no_grad():
         proof = certifier.prove(state, x, model(x), y, threat_model)

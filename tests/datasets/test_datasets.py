@@ -188,20 +188,39 @@ def test_a_data_dir_that_is_a_file_is_refused(tmp_path):
         (lambda raw: raw._replace(x=raw.x + 1), "expected 0 to 1"),
     ],
 )
-def test_a_source_that_breaks_the_catalogues_promise_is_refused(monkeypatch, damage, complaint):
+def test_a_source_that_breaks_its_promise_is_refused(damage, complaint):
     info = dataset_info("moons")
-
-    def replace_loader(load_raw):
-        broken = dataclasses.replace(info, load_raw=load_raw)
-        monkeypatch.setitem(
-            sys.modules["robustbench_dyn.datasets.catalogue"]._CATALOGUE, "moons", broken
-        )
-
-    replace_loader(info.load_raw)
-    assert len(load_dataset("moons")) == 500
-    replace_loader(lambda split, data_dir: damage(info.load_raw(split, data_dir)))
+    assert len(load_dataset(info)) == 500
+    load_raw = lambda split, data_dir: damage(info.load_raw(split, data_dir))  # noqa: E731
     with pytest.raises(IntegrityError, match=complaint):
-        load_dataset("moons")
+        load_dataset(dataclasses.replace(info, load_raw=load_raw))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"name": "Two Moons"}, "lower case letters"),
+        ({"input_shape": (2,)}, r"\(2,\) must be \(C, H, W\)"),
+        ({"input_shape": (2, 0, 1)}, "three positive numbers"),
+        ({"class_names": ("moon", "moon")}, "two or more different names"),
+        ({"class_names": ("moon",)}, "two or more different names"),
+        ({"sizes": {"train": 5}}, "a positive number for test"),
+        ({"sizes": {"test": 0, "train": 5}}, "a positive number for test"),
+        ({"sizes": {"test": 5, "validation": 5}}, "a positive number for test"),
+        ({"sizes": {"test": 500}}, "must have the splits of sizes"),
+    ],
+)
+def test_facts_that_cannot_be_true_are_refused(change, complaint):
+    with pytest.raises(InputError, match=complaint):
+        dataclasses.replace(dataset_info("moons"), **change)
+
+
+def test_a_data_set_may_have_a_test_split_alone():
+    info = dataset_info("moons")
+    alone = dataclasses.replace(info, sizes={"test": 500}, availability={"test": "generated"})
+    assert len(load_dataset(alone)) == 500
+    with pytest.raises(InputError, match="moons has no train split; choose test"):
+        load_dataset(alone, split="train")
 
 
 # --- all that loads offline ------------------------------------------------------------------
@@ -248,9 +267,9 @@ def test_the_checksum_sees_one_label(monkeypatch):
     raw = info.load_raw("test", None)
     flipped = raw.y.copy()
     flipped[-1] = 1 - flipped[-1]
-    before = catalogue._fingerprint(raw)
-    assert catalogue._fingerprint(RawSplit(raw.x, raw.y.copy(), 1)) == before
-    assert catalogue._fingerprint(RawSplit(raw.x, flipped, 1)) != before
+    before = catalogue.fingerprint(raw)
+    assert catalogue.fingerprint(RawSplit(raw.x, raw.y.copy(), 1)) == before
+    assert catalogue.fingerprint(RawSplit(raw.x, flipped, 1)) != before
 
 
 # --- Fashion-MNIST, shipped ------------------------------------------------------------------

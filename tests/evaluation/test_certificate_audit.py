@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from oracles import halfspaces, points
+from oracles.certifiers import amended
 from oracles.digits_plugin import HONEST, UNSOUND, write_plugin
 from torch import nn
 
@@ -19,7 +20,7 @@ from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.models.loading import discover
+from robustbench_dyn.plugins import load_plugins
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import soundness
@@ -43,15 +44,14 @@ def certifier(name, model, norm):
 
 def grown(prepared, factor):
     """Return the same certifier, whose radii are `factor` times as long."""
-    honest = prepared.certifier.prove
 
-    def prove(state, x, logits, y, threat_model):
+    def prove(honest, x, logits, y, threat_model):
         asked = ThreatModel(threat_model.norm, threat_model.eps / factor)
-        proof = honest(state, x, logits, y, asked)
+        proof = honest.prove(x, logits, y, asked)
         # Not shorter than what was asked for, by rounding.
         return Proof(proof.class_radii * factor * (1 + 1e-12))
 
-    return prepared._replace(certifier=replace(prepared.certifier, prove=prove))
+    return amended(prepared, prove)
 
 
 @pytest.mark.parametrize("norm", ["L2", "Linf", "L1"])
@@ -173,9 +173,9 @@ def job(tmp_path, monkeypatch):
         write_plugin(tmp_path / "plugins" / name, code, factor=factor)
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(soundness, "PATH", tmp_path / "results" / "soundness.csv")
-    monkeypatch.setattr(soundness, "discover", lambda: discover((tmp_path / "plugins",)))
+    load_plugins(tmp_path / "plugins")
     monkeypatch.setattr(soundness, "ATTACKS", {"L2": "apgd-ce"})
-    monkeypatch.setattr(soundness.complete, "SECONDS_AN_EXAMPLE", 1.0)
+    monkeypatch.setattr(soundness, "SECONDS_A_BALL", 1.0)
 
     def run(*models, n_examples=8):
         named = [part for model in models for part in ("--model", model)]

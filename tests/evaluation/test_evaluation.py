@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import Scale, halfspaces, points
+from oracles.certifiers import proving
 from torch import nn
 
 from robustbench_dyn import (
@@ -20,14 +21,16 @@ from robustbench_dyn import (
 )
 from robustbench_dyn.attacks.base import Attack, searching
 from robustbench_dyn.attacks.catalogue import attack_info
-from robustbench_dyn.certification.base import Certifier, Phase, Prepared, Proof
+from robustbench_dyn.certification.base import Phase, Proof
 from robustbench_dyn.certification.catalogue import Selection
-from robustbench_dyn.certification.certifiers import lipschitz
+from robustbench_dyn.certification.certifiers.lipschitz import Lipschitz
 from robustbench_dyn.cli.terminal import bracket_table
+from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.evaluation import pipeline as cascade
+from robustbench_dyn.evaluation import plan as engine
 from robustbench_dyn.evaluation.api import as_dataset
 from robustbench_dyn.flows import Classifier
+from robustbench_dyn.models.identity import identify
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Store
 
@@ -177,16 +180,12 @@ def asked_late(monkeypatch):
     """A function that has certifiers asked after the first attack; the first one finds nothing."""
 
     def use(*provers):
-        late = [
-            Prepared(Certifier(name, "", deterministic=True, prepare=None, prove=prove,
-                               phase=Phase.AFTER_FIRST_ATTACK), None)
-            for name, prove in provers
-        ]  # fmt: skip
+        late = [proving(name, prove, phase=Phase.AFTER_FIRST_ATTACK) for name, prove in provers]
         selection = Selection(late, {}, [])
-        monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
+        monkeypatch.setattr(engine, "select_certifiers", lambda *_, **__: selection)
         idle = Attack("idle", frozenset({"L2"}), "", "", 2, searching(lambda p: p.x))
         chain = [idle, attack_info("pgd")]
-        monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: chain)
+        monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: chain)
 
     return use
 
@@ -261,7 +260,7 @@ def test_flags_of_a_registered_model_are_there_in_every_run(tmp_path, monkeypatc
     model = nn.Sequential(Network(), nn.Softmax(dim=1)).eval()
     data = replace(as_dataset(sample(model), None), class_names=("a", "b", "c"))
     with torch.no_grad():
-        model.identity = cascade.identify(model, model(data.x), name="registered")
+        model.identity = identify(model, model(data.x), name="registered")
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     rows = [evaluate(model, data, L2, n_examples=n, **options).summary for n in (4, 8, 4, 8)]
     assert [row["flags"] for row in rows] == ["softmax_outputs"] * 4
@@ -451,7 +450,7 @@ def explode(_problem):
 
 
 def run_with(monkeypatch, *attacks, model=None, **options):
-    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: list(attacks))
+    monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: list(attacks))
     options = {"certifiers": []} | options
     return evaluate(model or halfspaces(), points(DISTANCES), L2, **options)
 
@@ -506,7 +505,7 @@ def test_the_table_names_the_attacks_that_failed_on_all_examples(monkeypatch, ca
     bracket_table([run_with(monkeypatch, searcher(explode), attack_info("pgd"))])
     printed = capsys.readouterr().out
     assert "attacked with pgd" in printed
-    assert "rogue failed on all 6 examples that it was given: RuntimeError: boom" in printed
+    assert "rogue failed on all 6 examples it was run on: RuntimeError: boom" in printed
 
 
 @pytest.mark.parametrize("text", ["boom; survived nothing", "next: nobody", "; next: pgd; ", ""])
@@ -570,10 +569,9 @@ def test_a_certifier_that_fails_is_told_and_the_run_goes_on(asked_late):
 
 
 def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypatch):
-    faulty = Certifier("faulty", "", deterministic=True, prepare=None,
-                       prove=raises(ValueError("out of order")), phase=Phase.CLEAN)  # fmt: skip
-    selection = Selection([Prepared(faulty, None)], {}, [])
-    monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
+    faulty = proving("faulty", raises(ValueError("out of order")), phase=Phase.CLEAN)
+    selection = Selection([faulty], {}, [])
+    monkeypatch.setattr(engine, "select_certifiers", lambda *_, **__: selection)
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]
     for found in evaluate_grid(halfspaces(), points(DISTANCES), grid, attacks="pgd"):
         assert found.summary["flags"] == "certifier_failed:faulty:6"
@@ -663,10 +661,10 @@ def test_several_eps_share_their_work_and_agree_with_single_runs(counted):
 
 
 def test_a_second_identical_run_makes_no_pass(counted, tmp_path, monkeypatch):
-    registered = cascade.identify(counted, points(DISTANCES)[0], name="counted")
+    registered = identify(counted, points(DISTANCES)[0], name="counted")
     counted.identity = registered
     dataset = as_dataset(points(DISTANCES), None)
-    dataset = cascade.Dataset(**{**vars(dataset), "class_names": ("a", "b")})
+    dataset = Dataset(**{**vars(dataset), "class_names": ("a", "b")})
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     first = evaluate(counted, dataset, L2, **options)
     assert counted.calls > 0
@@ -685,15 +683,14 @@ def test_what_another_version_proved_or_found_is_not_taken_over(part, tmp_path, 
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     first = evaluate(halfspaces(), points(DISTANCES), L2, **options)
     if part == "Certifier":
-        newer = replace(lipschitz.CERTIFIER, version=lipschitz.CERTIFIER.version + 1)
-        monkeypatch.setattr(lipschitz, "CERTIFIER", newer)
+        monkeypatch.setattr(Lipschitz, "version", Lipschitz.version + 1)
     elif part == "Attack":
         newer = replace(attack_info("pgd"), version=attack_info("pgd").version + 1)
-        monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: [newer])
+        monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: [newer])
     assert (evaluate(halfspaces(), points(DISTANCES), L2, **options).key == first.key) == (
         part == "package"
     )
-    monkeypatch.setattr(cascade, "__version__", "99")
+    monkeypatch.setattr(engine, "__version__", "99")
     assert evaluate(halfspaces(), points(DISTANCES), L2, **options).key != first.key
 
 

@@ -1,6 +1,7 @@
 """A run's row: kept for the first n examples, made anew for any others."""
 
 import pytest
+from oracles.records import record
 
 from robustbench_dyn.evaluation.api import finalise_run
 from robustbench_dyn.reporting.leaderboard import leaderboard
@@ -8,13 +9,12 @@ from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Step, Verdict
 
 EPS = 0.5
-RECORD = {"model": "m", "dataset": "digits", "norm": "L2", "attacks": ["a"], "certifiers": ["c"]}
 
 
 @pytest.fixture
 def store():
     store = Store()
-    store.add_evaluation("k", RECORD)
+    store.add_evaluation("k", record(attacks=("a",)))
     return store
 
 

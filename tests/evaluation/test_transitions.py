@@ -5,28 +5,30 @@ import math
 import pytest
 
 from robustbench_dyn.evaluation.audit import sample_for_audit
+from robustbench_dyn.evaluation.candidates import Hit
+from robustbench_dyn.evaluation.stages import Broken, Certified, Classified, Failed, Open, Result
 from robustbench_dyn.evaluation.transitions import (
-    Tool,
+    Later,
     advance,
     broken,
-    certified,
     explain,
-    first_verdict,
     infer_from_other_eps,
+    initial_verdict,
+    skip_to,
     unattacked_by,
     waiting_for,
     without_certificate,
 )
-from robustbench_dyn.results.verdicts import Outcome, Status, Step, Verdict
+from robustbench_dyn.results.verdicts import ABSTAINED, Outcome, Status, Step, Verdict
 
 EPS = 0.5
 SURVIVED, FAILED, OPEN = Outcome.SURVIVED, Outcome.FAILED, Outcome.OPEN
 # An evaluation with a certifier between its two attacks, and one after them.
 PGD, PROOF, SQUARE, SEARCH = (
-    Tool("pgd", proves=False),
-    Tool("proof", proves=True),
-    Tool("square", proves=False),
-    Tool("search", proves=True),
+    Later("pgd", proves=False),
+    Later("proof", proves=True),
+    Later("square", proves=False),
+    Later("search", proves=True),
 )
 STAGES = (PGD, PROOF, SQUARE, SEARCH)
 
@@ -35,8 +37,17 @@ def step(stage, outcome, eps=EPS, message=""):
     return Step(stage, outcome, eps, message)
 
 
-def after_clean_pass(*, prediction=1, radius=math.nan, trail=(), stages=STAGES, eps=EPS):
-    return first_verdict(7, 1, prediction, eps, radius, "lipschitz", 3, 0.25, stages, tuple(trail))
+def after_clean_pass(
+    *, prediction=1, radius=math.nan, attempts=(), message="", later=STAGES, eps=EPS
+):
+    found = Classified(
+        prediction=prediction,
+        radius=radius,
+        certifier="lipschitz" if radius > 0 else "",
+        attempts=tuple(attempts),
+        message=message,
+    )
+    return initial_verdict(7, 1, found, eps, later)
 
 
 def undecided(*trail, next_stage="", eps=EPS, **changes):
@@ -66,6 +77,10 @@ def wrong(eps=EPS, **changes):
     return verdict(status=Status.MISCLASSIFIED, eps=eps, prediction=0, **changes)
 
 
+def hit(distance, attack="pgd"):
+    return Hit(attack, distance, b"x")
+
+
 def names(verdict):
     return [(step.stage, step.outcome.value) for step in verdict.trail]
 
@@ -73,25 +88,30 @@ def names(verdict):
 # After the clean pass
 
 
-def test_logits_that_are_not_finite_are_an_error():
-    verdict = after_clean_pass(prediction=-1, radius=0.9)
+def test_a_prediction_that_is_none_is_an_error():
+    verdict = after_clean_pass(prediction=-1, radius=0.9, message="the logits are not finite")
     assert (verdict.status, verdict.next_stage) == (Status.ERROR, "")
     assert verdict.reason == "the logits are not finite"
     assert verdict.certifier == ""
     assert math.isnan(verdict.certified_radius)
 
 
-def test_a_wrong_prediction_is_final_and_proves_nothing():
-    verdict = after_clean_pass(prediction=0, radius=0.9)
+@pytest.mark.parametrize(("prediction", "reason"), [(0, ""), (ABSTAINED, "abstained")])
+def test_a_wrong_prediction_is_final_and_proves_nothing(prediction, reason):
+    attempts = [step("interval", OPEN), step("lipsdp", Outcome.NOT_APPLICABLE, message="E: no")]
+    verdict = after_clean_pass(prediction=prediction, radius=0.9, attempts=attempts)
     assert (verdict.status, verdict.next_stage) == (Status.MISCLASSIFIED, "")
+    assert verdict.reason == reason
     assert verdict.certifier == ""
     assert math.isnan(verdict.certified_radius)
+    # Nothing was to be proved; that a certifier fails on the model is told all the same.
+    assert names(verdict) == [("lipsdp", "not applicable")]
 
 
 @pytest.mark.parametrize("radius", [EPS, 0.9, math.inf])
 def test_a_radius_of_at_least_eps_certifies(radius):
     tried = step("interval", Outcome.NOT_APPLICABLE, message="ValueError: no")
-    verdict = after_clean_pass(radius=radius, trail=[tried])
+    verdict = after_clean_pass(radius=radius, attempts=[tried])
     assert (verdict.status, verdict.next_stage) == (Status.CERTIFIED, "")
     assert (verdict.certifier, verdict.certified_radius) == ("lipschitz", radius)
     assert names(verdict) == [("lipschitz", "certified"), ("interval", "not applicable")]
@@ -99,16 +119,16 @@ def test_a_radius_of_at_least_eps_certifies(radius):
 
 @pytest.mark.parametrize("radius", [math.nan, 0.1, math.nextafter(EPS, 0)])
 def test_a_smaller_radius_leaves_the_example_to_the_first_stage(radius):
-    verdict = after_clean_pass(radius=radius)
+    verdict = after_clean_pass(radius=radius, attempts=[step("lipschitz", OPEN)])
     assert (verdict.status, verdict.next_stage) == (Status.UNDECIDED, "pgd")
     assert verdict.reason == "next: pgd"
-    assert verdict.certifier == "lipschitz"
+    assert (verdict.certifier == "lipschitz") == (radius > 0)
     assert verdict.certified_radius == pytest.approx(radius, nan_ok=True)
-    assert (verdict.forward_passes, verdict.seconds) == (3, 0.25)
+    assert names(verdict) == [("lipschitz", "open")]
 
 
 def test_without_stages_the_clean_pass_is_final():
-    verdict = after_clean_pass(stages=())
+    verdict = after_clean_pass(later=())
     assert (verdict.next_stage, verdict.reason) == ("", "no attack was run")
 
 
@@ -134,7 +154,7 @@ def test_without_stages_the_clean_pass_is_final():
     ],
 )
 def test_an_undecided_example_goes_on_to_the_next_stage(trail, later, expected):
-    verdict = advance(undecided(*trail), later)
+    verdict = skip_to(undecided(*trail), later)
     assert verdict.next_stage == expected
     assert verdict.status is Status.UNDECIDED
     assert (verdict.reason == f"next: {expected}") == bool(expected)
@@ -142,17 +162,25 @@ def test_an_undecided_example_goes_on_to_the_next_stage(trail, later, expected):
 
 def test_what_an_example_went_through_is_added_to_its_trail():
     before = undecided(step("pgd", SURVIVED), next_stage="proof")
-    verdict = advance(before, (SQUARE, SEARCH), step("proof", OPEN))
-    assert names(verdict) == [("pgd", "survived"), ("proof", "open")]
+    verdict = advance(before, "proof", Open(outcome=OPEN, message="timed out"), (SQUARE, SEARCH))
+    assert verdict.trail == (step("pgd", SURVIVED), step("proof", OPEN, message="timed out"))
     assert verdict.next_stage == "square"
     assert before.trail == (step("pgd", SURVIVED),)
 
 
+def test_a_failed_stage_leaves_the_example_to_the_next():
+    result = Failed(outcome=FAILED, message="E: next: nothing")
+    verdict = advance(undecided(next_stage="pgd"), "pgd", result, (PROOF, SQUARE))
+    assert (verdict.status, verdict.next_stage) == (Status.UNDECIDED, "proof")
+    assert verdict.trail == (step("pgd", FAILED, message="E: next: nothing"),)
+
+
 def test_a_certified_example_meets_attacks_alone():
     audited = proved(step("lipschitz", Outcome.CERTIFIED), next_stage="pgd")
-    verdict = advance(audited, (PROOF, SQUARE, SEARCH), step("pgd", SURVIVED))
+    survived = Open(outcome=SURVIVED)
+    verdict = advance(audited, "pgd", survived, (PROOF, SQUARE, SEARCH))
     assert (verdict.status, verdict.next_stage) == (Status.CERTIFIED, "square")
-    last = advance(verdict, (SEARCH,), step("square", SURVIVED))
+    last = advance(verdict, "square", survived, (SEARCH,))
     assert (last.next_stage, last.reason) == ("", "audited: survived pgd+square")
 
 
@@ -164,18 +192,24 @@ def test_waiting_for_no_stage_makes_a_verdict_final():
 
 
 def test_a_broken_example_is_final_with_its_evidence():
-    verdict = broken(undecided(step("pgd", SURVIVED), next_stage="square"), "square", 0.4, b"x")
-    assert (verdict.status, verdict.next_stage, verdict.reason) == (Status.BROKEN, "", "")
+    before = undecided(step("pgd", SURVIVED), next_stage="square")
+    verdict = advance(before, "square", Broken(hit=hit(0.4, "square")), (SEARCH,), flag="told")
+    assert (verdict.status, verdict.next_stage, verdict.reason) == (Status.BROKEN, "", "told")
     assert (verdict.attack, verdict.adversarial_distance, verdict.x_adv) == ("square", 0.4, b"x")
     assert names(verdict) == [("pgd", "survived"), ("square", "broken")]
 
 
 def test_a_later_certificate_is_final_with_its_radius():
-    before = undecided(step("pgd", SURVIVED), next_stage="proof", certifier="lipschitz")
-    verdict = certified(before, "proof", 0.55)
+    before = undecided(step("pgd", SURVIVED), next_stage="proof")
+    verdict = advance(before, "proof", Certified(certifier="proof-L2", radius=0.55), (SQUARE,))
     assert (verdict.status, verdict.next_stage) == (Status.CERTIFIED, "")
-    assert (verdict.certifier, verdict.certified_radius) == ("proof", 0.55)
-    assert names(verdict) == [("pgd", "survived"), ("proof", "certified")]
+    assert (verdict.certifier, verdict.certified_radius) == ("proof-L2", 0.55)
+    assert names(verdict) == [("pgd", "survived"), ("proof-L2", "certified")]
+
+
+def test_a_result_of_no_kind_is_refused():
+    with pytest.raises(TypeError, match="pgd returned"):
+        advance(undecided(next_stage="pgd"), "pgd", Result(), STAGES)
 
 
 # Certificates that are withdrawn
@@ -199,8 +233,8 @@ def test_an_audited_example_keeps_the_attacks_it_survived():
 def test_withdrawing_leaves_what_needs_no_certificate():
     untouched = undecided(step("pgd", SURVIVED))
     assert without_certificate(untouched, "why", STAGES) is untouched
-    hit = broken(proved(radius=0.6), "pgd", 0.4, b"x")
-    bare = without_certificate(hit, "why", STAGES)
+    refuted = broken(proved(radius=0.6), hit(0.4))
+    bare = without_certificate(refuted, "why", STAGES)
     assert (bare.status, bare.next_stage, bare.certifier) == (Status.BROKEN, "", "")
     assert math.isnan(bare.certified_radius)
 
@@ -247,11 +281,10 @@ def test_an_audit_sample_depends_on_seed_and_ids_alone():
 
 
 def test_broken_within_a_distance_is_broken_at_any_larger_eps():
-    hit = broken(
-        undecided(eps=0.75, forward_passes=9, backward_passes=8, seconds=1.0), "pgd", 0.4, b"x"
-    )
+    took = {"forward_passes": 9, "backward_passes": 8, "seconds": 1.0}
+    found = broken(undecided(eps=0.75, **took), hit(0.4))
     for eps in (0.4, 0.5, 2.0):
-        verdict = infer_from_other_eps([undecided(eps=0.1), hit], eps, STAGES)
+        verdict = infer_from_other_eps([undecided(eps=0.1), found], eps, STAGES)
         assert (verdict.status, verdict.eps) == (Status.BROKEN, eps)
         assert (verdict.attack, verdict.adversarial_distance, verdict.x_adv) == ("pgd", 0.4, b"x")
         assert (verdict.forward_passes, verdict.backward_passes, verdict.seconds) == (0, 0, 0.0)
@@ -259,8 +292,8 @@ def test_broken_within_a_distance_is_broken_at_any_larger_eps():
 
 def test_broken_beyond_eps_says_nothing_at_eps():
     # Nor do the attacks that it survived before one found something.
-    hit = broken(undecided(step("pgd", SURVIVED, 0.75), eps=0.75), "square", 0.6, b"x")
-    verdict = infer_from_other_eps([hit], EPS, STAGES)
+    found = broken(undecided(step("pgd", SURVIVED, 0.75), eps=0.75), hit(0.6, "square"))
+    verdict = infer_from_other_eps([found], EPS, STAGES)
     assert (verdict.status, verdict.next_stage, verdict.trail) == (Status.UNDECIDED, "pgd", ())
     assert verdict.attack == ""
 
@@ -307,12 +340,30 @@ def test_pending_verdicts_and_failures_are_not_carried_over():
         assert (verdict.next_stage, verdict.trail) == ("pgd", ())
 
 
-def test_a_certifier_of_the_clean_pass_keeps_its_failure():
+def test_certifiers_of_the_clean_pass_keep_what_they_said():
     crashed = step("interval", Outcome.NOT_APPLICABLE, 0.75, "ValueError: no")
-    later = step("proof", Outcome.NOT_APPLICABLE, 0.75, "ValueError: no")
-    verdict = infer_from_other_eps([undecided(crashed, later, eps=0.75)], EPS, STAGES)
+    rounded = step("lipschitz", Outcome.WITHIN_ROUNDING, 0.75)
+    nothing = step("lipsdp", OPEN, 0.75)
     # `proof` is among the stages to come, and is tried again there.
-    assert verdict.trail == (crashed,)
+    later = step("proof", Outcome.NOT_APPLICABLE, 0.75, "ValueError: no")
+    known = undecided(crashed, rounded, nothing, later, eps=0.75)
+    verdict = infer_from_other_eps([known], EPS, STAGES)
+    # What proved nothing proves nothing at this eps either; a failure happened where it did.
+    assert verdict.trail == (crashed, rounded._replace(eps=EPS), nothing._replace(eps=EPS))
+
+
+def test_a_certified_example_has_no_open_attempts():
+    known = undecided(step("lipsdp", OPEN, 0.75), eps=0.75, certified_radius=0.6, certifier="c")
+    inside = infer_from_other_eps([known], EPS, STAGES)
+    assert names(inside) == [("c", "certified")]
+    outside = infer_from_other_eps([known], 0.65, STAGES)
+    assert names(outside) == [("lipsdp", "open")]
+
+
+def test_errors_keep_their_message_at_other_eps():
+    error = verdict(status=Status.ERROR, eps=0.75, prediction=-1, reason="not finite")
+    found = infer_from_other_eps([error], EPS, STAGES)
+    assert (found.status, found.eps, found.reason) == (Status.ERROR, EPS, "not finite")
 
 
 def test_misclassified_at_one_eps_is_misclassified_at_all():

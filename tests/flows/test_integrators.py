@@ -118,8 +118,8 @@ def test_an_activation_is_the_slope_of_its_primitive_and_keeps_its_range(name):
     (slope,) = torch.autograd.grad(activation.primitive(x).sum(), x)
     assert torch.allclose(slope, activation.function(x), atol=1e-12)
     (second,) = torch.autograd.grad(activation.function(x).sum(), x)
-    assert bool((second >= activation.lowest_slope - 1e-12).all())
-    assert bool((second <= activation.highest_slope + 1e-12).all())
+    assert bool((second >= activation.min_slope - 1e-12).all())
+    assert bool((second <= activation.max_slope + 1e-12).all())
 
 
 def test_an_unknown_activation_is_named():
@@ -224,7 +224,7 @@ def test_a_naive_step_is_never_steeper_than_its_bound_on_images_with_a_border(se
 @pytest.mark.parametrize("flexible", [True, False])
 @pytest.mark.parametrize("input_shape", [(1, 28, 28), (3, 32, 32), (2, 1, 1)])
 def test_the_product_of_all_bounds_of_expansive_contractive_is_at_most_1(flexible, input_shape):
-    architecture = discover().load("expansive_contractive")
+    architecture = discover().get("expansive_contractive")
     options = {"channels": 12, "depth": 3, "flexible": flexible}
     model = build_model(architecture, input_shape=input_shape, n_classes=10, options=options)
     product = 1.0

@@ -262,9 +262,9 @@ def test_a_model_is_left_as_it_is():
     assert torch.equal(model.weight, before)
 
 
-@pytest.mark.parametrize("name", sorted(discover().listings))
+@pytest.mark.parametrize("name", sorted(discover()))
 def test_every_shipped_plugin_keeps_what_it_claims(name):
-    architecture = discover().load(name)
+    architecture = discover().get(name)
     trained_for = {weights.dataset for weights in architecture.card.weights}
     # In the plane where it may be: there a determinant costs nothing.
     dataset = "moons" if "moons" in trained_for or not trained_for else None

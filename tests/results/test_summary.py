@@ -1,9 +1,11 @@
 """The row: its interval against closed forms, and what it counts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from oracles import halfspaces, points
+from oracles.records import record
 from scipy.stats import binomtest
 
 from robustbench_dyn import ThreatModel, evaluate
@@ -60,7 +62,7 @@ def test_the_rows_interval_is_of_95_percent():
     assert 1 - tail(row["ci_high"], 6, 4) == pytest.approx(0.025)
 
 
-RECORD = {"attacks": ["a", "b"], "certifiers": ["c"]}
+RECORD = record(attacks=("a", "b"), certifiers=("c",))
 
 
 def verdict(example_id, *steps, **changes):
@@ -108,7 +110,7 @@ def test_without_attacks_the_empirical_accuracy_is_unknown():
     # An exhaustive search finds adversarial examples, too.
     found_by_search = verdict(2, ("c", Outcome.BROKEN), **BROKEN | {"attack": "c"})
     verdicts = (verdict(0, **CERTIFIED), verdict(1), found_by_search, *ONE_OF_EACH[3:])
-    found = summary_row(verdicts, RECORD | {"attacks": []}, eps=0.5, evaluated_at="")
+    found = summary_row(verdicts, record(attacks=(), certifiers=("c",)), eps=0.5, evaluated_at="")
     assert found["empirical_accuracy"] is None
     assert found["gap"] is None
     assert (found["attacks"], found["flags"]) == ("none", "errors:1")
@@ -124,16 +126,14 @@ def test_what_the_examples_took_adds_up():
 
 
 def test_the_row_has_what_the_record_says_of_the_model():
-    about = {"model": "m", "lipschitz_bound": 3.5, "parameters": 9, "norm": "L2", "secret": 1}
-    found = summary_row(
-        [verdict(0, ("a", Outcome.SURVIVED))], RECORD | about, eps=0.5, evaluated_at="today"
-    )
+    about = replace(RECORD, lipschitz_bound=3.5, parameters=9)
+    found = summary_row([verdict(0, ("a", Outcome.SURVIVED))], about, eps=0.5, evaluated_at="today")
     assert [found[name] for name in ("model", "lipschitz_bound", "norm")] == ["m", 3.5, "L2"]
-    assert (found["attacks"], found["certifiers"]) == ("a+b", "c")
+    assert (found["parameters"], found["attacks"], found["certifiers"]) == (9, "a+b", "c")
     assert (found["eps"], found["evaluated_at"]) == (0.5, "today")
     assert set(found) <= set(SUMMARY_COLUMNS)
-    bare = summary_row([verdict(0)], RECORD | {"certifiers": []}, eps=0.5, evaluated_at="")
-    assert bare["certifiers"] == "none"
+    bare = summary_row([verdict(0)], record(certifiers=()), eps=0.5, evaluated_at="")
+    assert (bare["certifiers"], bare["lipschitz_bound"]) == ("none", None)
 
 
 def test_hits_inside_a_certified_radius_are_counted():
@@ -144,11 +144,11 @@ def test_hits_inside_a_certified_radius_are_counted():
 
 
 def test_signs_are_flags_and_bring_their_attacks():
-    record, signs = RECORD | {"attacks_on_signs": ["long"]}, [Sign("zero_gradients", 0.756)]
+    kept, signs = record(attacks=("a", "b"), on_signs=("long",)), [Sign("zero_gradients", 0.756)]
     one = [verdict(0, ("a", Outcome.SURVIVED))]
-    found = summary_row(one, record, eps=0.5, evaluated_at="", signs=signs)
+    found = summary_row(one, kept, eps=0.5, evaluated_at="", signs=signs)
     assert (found["attacks"], found["flags"]) == ("a+b+long", "zero_gradients:0.76")
-    assert summary_row(one, record, eps=0.5, evaluated_at="")["attacks"] == "a+b"
+    assert summary_row(one, kept, eps=0.5, evaluated_at="")["attacks"] == "a+b"
 
 
 def test_clean_accuracy_counts_predictions_alone():

@@ -111,8 +111,14 @@ numbers = st.one_of(st.floats(0, 1), st.sampled_from([NAN, INF, 0.5]))
 @few
 @given(st.sampled_from(Status), st.sampled_from([-1, 3, 4]), numbers, numbers)
 def test_nothing_is_both_certified_and_wrong_or_broken_and_far(status, prediction, reached, radius):
-    change = {"prediction": prediction, "reason": "r", "attack": "a", "certifier": "c",
-              "adversarial_distance": reached, "certified_radius": radius}  # fmt: skip
+    change = {
+        "prediction": prediction,
+        "reason": "r",
+        "attack": "a",
+        "certifier": "c" if radius > 0 else "",
+        "adversarial_distance": reached,
+        "certified_radius": radius,
+    }
     holds = {
         Status.MISCLASSIFIED: prediction == 4,
         Status.BROKEN: prediction == 3 and not math.isnan(reached) and reached <= 0.5,
@@ -155,3 +161,10 @@ def test_columns_are_the_fields_but_eps_the_image_and_the_state():
     assert [name for name in names if name not in EXAMPLE_COLUMNS] == INTERNAL
     assert [name for name in names if name in EXAMPLE_COLUMNS] == list(EXAMPLE_COLUMNS)
     assert EXAMPLE_COLUMNS[:4] == ("example_id", "label", "prediction", "status")
+
+
+def test_a_certifier_without_a_radius_is_no_evidence():
+    for radius in (math.nan, 0.0):
+        with pytest.raises(InputError, match="does not carry"):
+            record(Status.UNDECIDED, certifier="c", certified_radius=radius)
+    assert record(Status.UNDECIDED, certifier="c", certified_radius=0.1).certifier == "c"

@@ -58,7 +58,7 @@ def mortal(tmp_path):
 
 @pytest.fixture
 def without_workers(monkeypatch):
-    monkeypatch.setattr(sweeping, "get_engine", lambda _name: in_this_process)
+    monkeypatch.setattr(sweeping.ENGINES, "get", lambda _name: in_this_process)
 
 
 @pytest.fixture(scope="session")
@@ -76,5 +76,5 @@ def smoothed(plugins, tmp_path_factory):
 def _undisturbed(sweep, plugins, tmp_path_factory):
     store = tmp_path_factory.mktemp("sweep") / "s.sqlite"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeping, "get_engine", lambda _name: in_this_process)
+        patch.setattr(sweeping.ENGINES, "get", lambda _name: in_this_process)
         return store, sweeping.sweep(sweep, store, workers=2, plugins=(plugins,))

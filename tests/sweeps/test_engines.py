@@ -127,7 +127,7 @@ def test_ray_gives_the_same_bytes_though_its_workers_die(undisturbed, mortal, tm
 def test_a_node_of_a_cluster_gets_the_votes_that_are_known(smoothed, tmp_path):
     path, _ = smoothed
     shard = Shard("linear", "digits", "L2", (0.1, 0.3), 0, 8, 16, smoothing=Smoothing(0.25))
-    (tmp_path / "part.sqlite").write_bytes(ray_cluster._known(Store(path), shard))
+    (tmp_path / "part.sqlite").write_bytes(ray_cluster._cached(Store(path), shard))
     assert votes(tmp_path / "part.sqlite") == [row for row in votes(path) if row[0] >= 8]
-    names = {record["model"] for record in Store(tmp_path / "part.sqlite").records().values()}
+    names = {record.spec.model for record in Store(tmp_path / "part.sqlite").records().values()}
     assert names == {"linear~0.25"}

@@ -19,9 +19,10 @@ from robustbench_dyn import (
     load_model,
 )
 from robustbench_dyn.errors import RegistryError
+from robustbench_dyn.plugins import Registry
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Store
-from robustbench_dyn.sweeps.engines import get_engine
+from robustbench_dyn.sweeps.engines import ENGINES
 from robustbench_dyn.sweeps.shards import Shard, run_shard
 from robustbench_dyn.sweeps.sweep import read_sweep, sweep
 
@@ -72,7 +73,7 @@ def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
     [
         (
             {"models": [SMOOTHED], "threat_models": [{"norm": "Linf", "eps": [0.1]}]},
-            "linear~0.25 is a smoothed classifier.* for Linf alone; add L2",
+            "linear~0.25 is a smoothed classifier.* has Linf only; add L2",
         ),
         ({"models": [SMOOTHED | {"smoothing": {"sigma": 0}}]}, "sigma=0 must be positive"),
         ({"models": [SMOOTHED | {"smoothing": {"sigma": 1, "n": 5}}]}, "n=5 draws prove nothing"),
@@ -90,8 +91,8 @@ def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
         ({"threat_models": [{"norm": "L3", "eps": [1]}]}, "norm"),
         ({"threat_models": [{"norm": "Linf", "eps": ["eight"]}]}, "eps"),
         ({"threat_models": [{"norm": "Linf", "eps": [8]}]}, "8/255, not 8"),
-        ({"threat_models": [{"norm": "L2", "eps": [1]}] * 2}, "stands twice"),
-        ({"models": ["linaer"]}, "did you mean linear"),
+        ({"threat_models": [{"norm": "L2", "eps": [1]}] * 2}, "lists a norm twice"),
+        ({"models": ["linaer"]}, "did you mean 'linear'"),
         ({"datasets": ["fashion_mnist"]}, "no weights for dataset 'fashion_mnist'"),
         ({"attacks": "pdg"}, "did you mean 'pgd'"),
         ({"certifiers": "crwon"}, "no certifier is called 'crwon'"),
@@ -107,12 +108,12 @@ def test_bad_sweeps_are_refused_before_they_start(changes, message, plugins, tmp
 
 def test_engines_and_workers_are_checked(plugins, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no engine is called 'slurm'"):
-        get_engine("slurm")
+        Registry.get(ENGINES, "slurm")
     with pytest.raises(InputError, match="workers=0"):
         sweep(content(), tmp_path / "s.sqlite", workers=0, plugins=(plugins,))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'robustbench-dyn\[ray\]'"):
-        list(get_engine("ray")([], tmp_path / "s.sqlite", 1))
+        list(Registry.get(ENGINES, "ray")([], tmp_path / "s.sqlite", 1))
 
 
 # Smoothed classifiers
@@ -156,9 +157,9 @@ def test_without_attacks_a_smoothed_classifier_is_certified_only(plugins, tmp_pa
     path = tmp_path / "s.sqlite"
     key = run_shard(shard, path)
     store = Store(path)
-    assert store.record(key)["attacks"] == []
-    assert shard.matches(store.record(key))
-    assert not replace(shard, smoothing=None).matches(store.record(key))
+    assert store.record(key).spec.attacks == ()
+    assert shard.matches(store.record(key).spec)
+    assert not replace(shard, smoothing=None).matches(store.record(key).spec)
     assert "certified" in {verdict.status for verdict in store.verdicts(key, 0.1)}
 
 

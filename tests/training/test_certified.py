@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robustbench_dyn.certification.base import Prepared, radii
+from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.bounds.back_substitution import difference_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import interval_bounds, relax
-from robustbench_dyn.certification.certifiers import interval
+from robustbench_dyn.certification.certifiers.interval import Interval
 from robustbench_dyn.certification.network.tracing import trace_live
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import EulerStep, HamiltonianStep, UnitRowLinear
@@ -217,7 +217,9 @@ def test_an_unknown_operation_is_named():
             return torch.sin(x)
 
     with pytest.raises(InputError, match=r"certified_training.*'sin'"):
-        certified_training.follow(seeded(nn.Flatten(), nn.Linear(64, 4), Sine()), (1, 8, 8))
+        certified_training.trace_for_training(
+            seeded(nn.Flatten(), nn.Linear(64, 4), Sine()), (1, 8, 8)
+        )
 
 
 def test_a_weight_that_is_read_as_a_number_is_refused():
@@ -226,7 +228,7 @@ def test_a_weight_that_is_read_as_a_number_is_refused():
             return F.linear(x, self.weight / float(self.weight.norm()), self.bias)
 
     with pytest.raises(InputError, match="values of its parameters"):
-        certified_training.follow(seeded(nn.Flatten(), Frobenius(64, 4)), (1, 8, 8))
+        certified_training.trace_for_training(seeded(nn.Flatten(), Frobenius(64, 4)), (1, 8, 8))
 
 
 # Whole trainings
@@ -234,7 +236,7 @@ def test_a_weight_that_is_read_as_a_number_is_refused():
 
 @pytest.fixture
 def architecture():
-    return discover().load("feedforward")
+    return discover().get("feedforward")
 
 
 def recipe(tmp_path, *changes):
@@ -247,7 +249,7 @@ def recipe(tmp_path, *changes):
 
 def certified_accuracy(model, dataset, threat_model):
     data = training.load_dataset(dataset, split="test")
-    prepared = Prepared(interval.CERTIFIER, relax(model, tuple(data.x.shape[1:])))
+    prepared = Interval().prepared(model, tuple(data.x.shape[1:]))
     with torch.no_grad():
         logits = model(data.x)
     proof = prepared.prove(data.x, logits, data.y, threat_model)
@@ -277,7 +279,7 @@ def test_certified_training_certifies_more_of_the_moons_by_flows(name, tmp_path)
     for k, one in enumerate((content, plain)):
         trained = training.train(
             recipes.Recipe.model_validate(one),
-            discover().load(name),
+            discover().get(name),
             tmp_path / f"{k}.safetensors",
         )
         accuracies.append(certified_accuracy(trained.model, "moons", ThreatModel("L2", 0.06)))
@@ -309,7 +311,7 @@ def test_a_certified_training_that_was_stopped_ends_with_the_same_weights(
         (("eps: 16/255", "eps: wide"), "not a number"),
         (("norm: Linf", "norm: L3"), "certified_training.norm"),
         (("ramp_epochs", "ramp"), "unknown key 'certified_training.ramp'"),
-        (("ramp_epochs: 4", "ramp_epochs: 8"), "less than the 10 epochs"),
+        (("ramp_epochs: 4", "ramp_epochs: 8"), "less than epochs=10"),
         (("seed: 0", "precision: bfloat16"), "needs precision float32"),
         (("seed: 0", "adversary: {norm: L2, eps: 0.5}"), "certified_training and adversary"),
         (("seed: 0", "augmentation: {noise: 0.1}"), "certified_training and augmentation.noise"),

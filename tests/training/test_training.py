@@ -39,7 +39,7 @@ seed: 0
 
 @pytest.fixture
 def architecture():
-    return discover().load("lipflow")
+    return discover().get("lipflow")
 
 
 @pytest.fixture
@@ -135,17 +135,17 @@ def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(architecture
         (("optimizer: adam", "optimizer: magic"), "optimizer"),
         (("seed: 0", "seeds: 0"), "unknown key 'seeds'"),
         (("learning_rate: 0.01", "learning_rate: -1"), "learning_rate"),
-        (("seed: 0", "momentum: 0.9"), "momentum is of sgd alone"),
+        (("seed: 0", "momentum: 0.9"), "only sgd has momentum"),
         (("seed: 0", "decay: {every: 0}"), "decay.every"),
         (("seed: 0", "warmup: 0.1\ndecay: {every: 1}"), "warmup belongs"),
-        (("offset: 0.3, temperature: 0.25", "kind: hinge"), "a hinge needs a margin"),
-        (("offset: 0.3", "margin: 0.3"), "a hinge needs a margin"),
+        (("offset: 0.3, temperature: 0.25", "kind: hinge"), "hinge requires a margin"),
+        (("offset: 0.3", "margin: 0.3"), "hinge requires a margin"),
         (("offset: 0.3", "kind: hinge, margin: 0.3"), "belong to cross_entropy"),
         (("{shift: 1}", "{noise: -0.1}"), "noise"),
         (("{shift: 1}", "{noise: 64}"), "noise"),
         (
             ("{shift: 1}", "{noise: 0.1}\nadversary: {norm: L2, eps: 0.5}"),
-            "where an adversary has to stay; drop one",
+            "and an adversary must not; drop one",
         ),
     ],
 )
@@ -275,7 +275,7 @@ def test_the_learning_rate_falls_in_steps_and_without_decay_in_one_cycle():
 
 
 def test_a_pull_to_orthogonality_keeps_periodic_convolutions_near_it(tmp_path):
-    architecture = discover((PUBLISHED,)).load("published_resnet")
+    architecture = discover((PUBLISHED,)).get("published_resnet")
     defects = {}
     for weight in (0.0, 1.0):
         recipe = published(
@@ -292,7 +292,7 @@ def test_a_recipe_that_asks_for_orthogonality_where_nothing_measures_it_is_refus
     architecture, tmp_path
 ):
     recipe = published(architecture, orthogonality=1.0)
-    with pytest.raises(InputError, match="no part of the model measures it"):
+    with pytest.raises(InputError, match="no module of the model has the method"):
         training.train(recipe, architecture, tmp_path / "w.safetensors")
 
 

@@ -2,94 +2,207 @@
 
 The members are called directly, not through the package's own loop: that loop seeds from the
 clock unless told otherwise, keeps a count of calls that it never resets, and clears sys.settrace.
+By default they have the settings of AutoAttack's custom version. Settings have the library's names,
+but for n_iterations (n_iter) and n_targets (n_target_classes).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from robustbench_dyn.attacks.base import Attack, Problem, searching
+from robustbench_dyn.attacks.base import Attack
+from robustbench_dyn.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NORMS = frozenset({"Linf", "L2", "L1"})
-# Tells them from our own attacks of the same kind.
-PREFIX = "aa-"
+    from robustbench_dyn.attacks.problem import AttackProblem
+
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What AutoAttack's versions set differently; the defaults are those of its custom version."""
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackMember(Attack):
+    """An attack of pyautoattack; aa- in its name tells it from the native one of the same kind."""
 
-    apgd_restarts: int = 5
-    apgd_targets: int = 9
-    fab_restarts: int = 5
-    eot_iterations: int = 1
-    large_radii: bool = False
+    library: ClassVar[str] = "pyautoattack"
 
 
-def _apgd(problem: Problem, *, loss: str, settings: Settings) -> Tensor:
-    from pyautoattack.autopgd_base import APGDAttack  # noqa: PLC0415
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackAPGD(AutoAttackMember):
+    """Auto-PGD on cross-entropy.
 
-    attack = APGDAttack(
-        problem.model, n_restarts=settings.apgd_restarts, n_iter=100, loss=loss,
-        eot_iter=settings.eot_iterations, rho=0.75, use_largereps=settings.large_radii,
-        logger=log, **_common(problem),
-    )  # fmt: skip
-    return _run(attack, problem)
+    eot_iter: passes that a gradient is a mean of. rho: the share of steps up below which the step
+    size is halved. use_largereps: begin in balls of 3 and 2 radii; L1 only.
+    """
 
+    name = "aa-apgd-ce"
+    description = "Auto-PGD on cross-entropy"
+    loss: ClassVar[Literal["ce", "dlr"]] = "ce"
 
-def _apgd_targeted(problem: Problem, *, settings: Settings) -> Tensor:
-    from pyautoattack.autopgd_base import APGDAttack_targeted  # noqa: PLC0415
+    n_iterations: int = 100
+    n_restarts: int = 5
+    eot_iter: int = 1
+    rho: float = 0.75
+    use_largereps: bool = False
 
-    attack = APGDAttack_targeted(
-        problem.model, n_restarts=1, n_iter=100, eot_iter=settings.eot_iterations, rho=0.75,
-        n_target_classes=min(settings.apgd_targets, problem.n_classes - 1),
-        use_largereps=settings.large_radii, logger=log, **_common(problem),
-    )  # fmt: skip
-    return _run(attack, problem)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eot_iter < 1:
+            raise InputError(f"eot_iter={self.eot_iter} is below 1; give 1 or more")
 
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from pyautoattack.autopgd_base import APGDAttack
 
-def _fab(problem: Problem, *, targeted: bool, settings: Settings) -> Tensor:
-    from pyautoattack.fab_pt import FABAttack_PT  # noqa: PLC0415
+        return _run(APGDAttack(problem.model, loss=self.loss, **self._options(problem)), problem)
 
-    attack = FABAttack_PT(
-        problem.model, n_restarts=1 if targeted else settings.fab_restarts, n_iter=100,
-        targeted=targeted, n_target_classes=min(9, problem.n_classes - 1), **_common(problem),
-    )  # fmt: skip
-    return _run(attack, problem)
-
-
-def _square(problem: Problem) -> Tensor:
-    from pyautoattack.square import SquareAttack  # noqa: PLC0415
-
-    from robustbench_dyn.attacks.square_layout import fold, unfold  # noqa: PLC0415
-
-    class Square(SquareAttack):  # type: ignore[misc]
-        """Square with its tiles kept: each query would draw the same few anew."""
-
-        @cache  # noqa: B019  (lives as long as this call)
-        def eta_rectangles(self, x: int, y: int) -> Tensor:
-            tile: Tensor = super().eta_rectangles(x, y)
-            return tile
-
-    folded = problem if problem.threat_model.norm == "Linf" else fold(problem)
-    attack = Square(
-        folded.model, p_init=0.8, n_queries=5000, n_restarts=1, resc_schedule=False,
-        **_common(folded),
-    )  # fmt: skip
-    found = _run(attack, folded)
-    return unfold(found, problem.x.shape[1:])
+    def _options(self, problem: AttackProblem) -> dict[str, Any]:
+        if self.use_largereps and problem.threat_model.norm != "L1":
+            raise InputError(
+                f"use_largereps is for L1, not {problem.threat_model.norm}; leave it out"
+            )
+        return {
+            "n_iter": self.n_iterations,
+            "n_restarts": self.n_restarts,
+            "eot_iter": self.eot_iter,
+            "rho": self.rho,
+            "use_largereps": self.use_largereps,
+            "logger": log,
+            **_common(problem),
+        }
 
 
-def _run(attack: Any, problem: Problem) -> Tensor:
-    import torch  # noqa: PLC0415
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackAPGDDLR(AutoAttackAPGD):
+    """Auto-PGD on the difference of logits ratio (DLR)."""
+
+    name = "aa-apgd-dlr"
+    description = "Auto-PGD on DLR"
+    # DLR divides by the gap between the first and the third logit.
+    min_classes = 3
+    loss = "dlr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackAPGDT(AutoAttackAPGD):
+    """Auto-PGD on the targeted DLR, towards the likeliest n_targets classes."""
+
+    name = "aa-apgd-t"
+    description = "Auto-PGD on targeted DLR"
+    # The targeted DLR needs a fourth logit.
+    min_classes = 4
+
+    n_restarts: int = 1
+    n_targets: int = 9
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from pyautoattack.autopgd_base import APGDAttack_targeted
+
+        n_targets = min(self.n_targets, problem.n_classes - 1)
+        attack = APGDAttack_targeted(
+            problem.model, n_target_classes=n_targets, **self._options(problem)
+        )
+        return _run(attack, problem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackFAB(AutoAttackMember):
+    """FAB, the fast adaptive boundary attack.
+
+    alpha_max: the largest bias towards x. eta: the overshoot. beta: the step back from an
+    adversarial example towards x.
+    """
+
+    name = "aa-fab"
+    description = "fast adaptive boundary, minimum norm (arXiv 1907.02044)"
+
+    n_iterations: int = 100
+    n_restarts: int = 5
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        return self._fab(problem, targeted=False)
+
+    def _fab(self, problem: AttackProblem, **options: Any) -> Tensor:
+        from pyautoattack.fab_pt import FABAttack_PT
+
+        attack = FABAttack_PT(
+            problem.model,
+            n_iter=self.n_iterations,
+            n_restarts=self.n_restarts,
+            alpha_max=self.alpha_max,
+            eta=self.eta,
+            beta=self.beta,
+            **options,
+            **_common(problem),
+        )
+        return _run(attack, problem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackFABT(AutoAttackFAB):
+    """FAB towards the likeliest n_targets classes."""
+
+    name = "aa-fab-t"
+    description = "FAB towards each target"
+
+    n_restarts: int = 1
+    n_targets: int = 9
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        n_targets = min(self.n_targets, problem.n_classes - 1)
+        return self._fab(problem, targeted=True, n_target_classes=n_targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackSquare(AutoAttackMember):
+    """Square, random search on scores.
+
+    p_init: the share of pixels in the first square. resc_schedule: fit the schedule of sizes to
+    n_queries.
+    """
+
+    name = "aa-square"
+    description = "random search on scores, 5,000 queries (arXiv 1912.00049)"
+    gradient_free = True
+
+    n_queries: int = 5000
+    n_restarts: int = 1
+    p_init: float = 0.8
+    resc_schedule: bool = False
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from pyautoattack.square import SquareAttack
+
+        from robustbench_dyn.attacks.square_layout import from_squares, to_squares
+
+        class CachedSquare(SquareAttack):  # type: ignore[misc]
+            """Square with its tiles kept: each query would make the same few anew."""
+
+            @cache  # noqa: B019  (lives as long as this call)
+            def eta_rectangles(self, x: int, y: int) -> Tensor:
+                tile: Tensor = super().eta_rectangles(x, y)
+                return tile
+
+        squares = problem if problem.threat_model.norm == "Linf" else to_squares(problem)
+        attack = CachedSquare(
+            squares.model,
+            n_queries=self.n_queries,
+            n_restarts=self.n_restarts,
+            p_init=self.p_init,
+            resc_schedule=self.resc_schedule,
+            **_common(squares),
+        )
+        return from_squares(_run(attack, squares), problem.x.shape[1:])
+
+
+def _run(attack: Any, problem: AttackProblem) -> Tensor:
+    import torch
 
     # As in AutoAttack's own loop; the members enable gradients where they need them.
     with torch.no_grad():
@@ -97,7 +210,7 @@ def _run(attack: Any, problem: Problem) -> Tensor:
     return found
 
 
-def _common(problem: Problem) -> dict[str, Any]:
+def _common(problem: AttackProblem) -> dict[str, Any]:
     return {
         "eps": problem.threat_model.eps,
         "norm": problem.threat_model.norm,
@@ -107,28 +220,11 @@ def _common(problem: Problem) -> dict[str, Any]:
     }
 
 
-def members(settings: Settings) -> dict[str, Attack]:
-    """Return AutoAttack's members under one choice of settings, by name."""
-
-    def member(
-        name: str, description: str, perturb: Callable[..., Tensor], *, min_classes: int = 2
-    ) -> Attack:
-        search = searching(perturb)
-        return Attack(PREFIX + name, _NORMS, "pyautoattack", description, min_classes, search)
-
-    apgd, fab = partial(_apgd, settings=settings), partial(_fab, settings=settings)
-    targeted = partial(_apgd_targeted, settings=settings)
-    made = (
-        member("apgd-ce", "Auto-PGD on cross-entropy", partial(apgd, loss="ce")),
-        # DLR divides by the gap between the first and third logit; the targeted one needs a fourth.
-        member("apgd-dlr", "Auto-PGD on DLR", partial(apgd, loss="dlr"), min_classes=3),
-        member("apgd-t", "Auto-PGD on targeted DLR", targeted, min_classes=4),
-        member(
-            "fab",
-            "fast adaptive boundary, minimum norm (arXiv 1907.02044)",
-            partial(fab, targeted=False),
-        ),
-        member("fab-t", "FAB towards each target", partial(fab, targeted=True)),
-        member("square", "random search on scores, 5,000 queries (arXiv 1912.00049)", _square),
-    )
-    return {attack.name: attack for attack in made}
+ATTACKS: tuple[type[Attack], ...] = (
+    AutoAttackAPGD,
+    AutoAttackAPGDDLR,
+    AutoAttackAPGDT,
+    AutoAttackFAB,
+    AutoAttackFABT,
+    AutoAttackSquare,
+)

@@ -1,55 +1,130 @@
-"""FGSM, PGD, CW and DeepFool, as the library torchattacks has them (arXiv 2010.01950)."""
+"""FGSM, PGD, CW and DeepFool, as the library torchattacks has them (arXiv 2010.01950).
+
+Settings have the library's names, but for n_steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from robustbench_dyn.attacks.base import Attack, Problem, searching
+from robustbench_dyn.attacks.base import Attack
+from robustbench_dyn.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PGD_STEPS = 20
-# The library does not search for CW's constant: each of these is tried, the nearest success kept.
-CW_CONSTANTS = (0.1, 1.0, 10.0, 100.0)
-CW_STEPS, CW_LEARNING_RATE = 100, 0.01
+    from robustbench_dyn.attacks.problem import AttackProblem
+
 # CW works in arctanh(2x - 1), whose gradient is zero at 0 and 1: there no pixel would ever move.
 CW_INSET = 1e-3
 
 
-def _fgsm(problem: Problem) -> Tensor:
-    from torchattacks import FGSM  # noqa: PLC0415
+@dataclass(frozen=True, kw_only=True)
+class TorchattacksAttack(Attack):
+    """An attack of torchattacks."""
 
-    return _run(FGSM(problem.model, eps=problem.threat_model.eps), problem, problem.x)
-
-
-def _pgd(problem: Problem) -> Tensor:
-    from torchattacks import PGD, PGDL2  # noqa: PLC0415
-
-    eps = problem.threat_model.eps
-    kind = {"Linf": PGD, "L2": PGDL2}[problem.threat_model.norm]
-    # The steps together are 2.5 radii long: from any start to any point of the ball (1706.06083).
-    attack = kind(problem.model, eps=eps, alpha=2.5 * eps / PGD_STEPS, steps=PGD_STEPS)
-    return _run(attack, problem, problem.x)
+    library: ClassVar[str] = "torchattacks"
 
 
-def _cw(problem: Problem) -> Tensor:
-    import torch  # noqa: PLC0415
-    from torchattacks import CW  # noqa: PLC0415
+@dataclass(frozen=True, kw_only=True)
+class FGSM(TorchattacksAttack):
+    """The fast gradient sign method."""
 
-    shifted = _nonnegative(problem.model)
-    inset = problem.x.clamp(CW_INSET, 1 - CW_INSET)
-    best = problem.x.clone()
-    nearest = torch.full((len(best),), torch.inf, device=best.device)
-    for c in CW_CONSTANTS:
-        found = _run(CW(shifted, c=c, steps=CW_STEPS, lr=CW_LEARNING_RATE), problem, inset)
-        with torch.no_grad():
-            fooled = problem.model(found).argmax(dim=1) != problem.y
-        size = (found - problem.x).flatten(1).norm(dim=1)
-        better = fooled & (size < nearest)
-        best[better], nearest[better] = found[better], size[better]
-    return best
+    name = "fgsm"
+    norms = frozenset({"Linf"})
+    description = "fast gradient sign method, one step (arXiv 1412.6572)"
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from torchattacks import FGSM
+
+        return _run(FGSM(problem.model, eps=problem.threat_model.eps), problem, problem.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(TorchattacksAttack):
+    """Projected gradient descent; alpha: the length of a step, by default 2.5 eps / n_steps."""
+
+    name = "pgd"
+    norms = frozenset({"Linf", "L2"})
+    description = "projected gradient descent, 20 steps (arXiv 1706.06083)"
+
+    n_steps: int = 20
+    alpha: float | None = None
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha is not None and not self.alpha > 0:
+            raise InputError(f"alpha={self.alpha} is not positive; give the length of a step")
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from torchattacks import PGD, PGDL2
+
+        eps = problem.threat_model.eps
+        kind = {"Linf": PGD, "L2": PGDL2}[problem.threat_model.norm]
+        # The steps together are 2.5 radii long: from any start to any point of the ball
+        # (arXiv 1706.06083).
+        alpha = 2.5 * eps / self.n_steps if self.alpha is None else self.alpha
+        attack = kind(
+            problem.model, eps=eps, alpha=alpha, steps=self.n_steps, random_start=self.random_start
+        )
+        return _run(attack, problem, problem.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CW(TorchattacksAttack):
+    """Carlini and Wagner's attack with n_constants constants: c, 10 c, 100 c, ...
+
+    The library does not search for the constant: each is tried, and the nearest success is kept.
+    kappa: the margin by which another class has to lead. lr: the learning rate.
+    """
+
+    name = "cw"
+    norms = frozenset({"L2"})
+    description = "Carlini and Wagner, minimum norm (arXiv 1608.04644)"
+
+    n_steps: int = 100
+    c: float = 0.1
+    n_constants: int = 4
+    kappa: float = 0.0
+    lr: float = 0.01
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        import torch
+        from torchattacks import CW
+
+        shifted = _nonnegative(problem.model)
+        inset = problem.x.clamp(CW_INSET, 1 - CW_INSET)
+        best = problem.x.clone()
+        nearest = torch.full((len(best),), torch.inf, device=best.device)
+        for k in range(self.n_constants):
+            attack = CW(shifted, c=self.c * 10**k, kappa=self.kappa, steps=self.n_steps, lr=self.lr)
+            found = _run(attack, problem, inset)
+            with torch.no_grad():
+                fooled = problem.model(found).argmax(dim=1) != problem.y
+            size = (found - problem.x).flatten(1).norm(dim=1)
+            better = fooled & (size < nearest)
+            best[better], nearest[better] = found[better], size[better]
+        return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepFool(TorchattacksAttack):
+    """DeepFool."""
+
+    name = "deepfool"
+    norms = frozenset({"L2"})
+    description = "DeepFool, minimum norm (arXiv 1511.04599)"
+
+    n_steps: int = 50
+    overshoot: float = 0.02
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from torchattacks import DeepFool
+
+        attack = DeepFool(problem.model, steps=self.n_steps, overshoot=self.overshoot)
+        return _run(attack, problem, problem.x)
 
 
 def _nonnegative(model: nn.Module) -> nn.Module:
@@ -58,7 +133,7 @@ def _nonnegative(model: nn.Module) -> nn.Module:
     The library's CW masks logits by multiplying with 0 before it takes their maximum, so that a
     negative logit loses to the mask, and its gradient with it.
     """
-    from torch import nn  # noqa: PLC0415
+    from torch import nn
 
     class Nonnegative(nn.Module):
         """The model with shifted logits."""
@@ -74,14 +149,8 @@ def _nonnegative(model: nn.Module) -> nn.Module:
     return Nonnegative().eval()
 
 
-def _deepfool(problem: Problem) -> Tensor:
-    from torchattacks import DeepFool  # noqa: PLC0415
-
-    return _run(DeepFool(problem.model, steps=50, overshoot=0.02), problem, problem.x)
-
-
-def _run(attack: Any, problem: Problem, x: Tensor) -> Tensor:
-    import torch  # noqa: PLC0415
+def _run(attack: Any, problem: AttackProblem, x: Tensor) -> Tensor:
+    import torch
 
     torch.manual_seed(problem.seed)
     with torch.enable_grad():
@@ -89,15 +158,4 @@ def _run(attack: Any, problem: Problem, x: Tensor) -> Tensor:
     return found
 
 
-def _attack(
-    name: str, norms: set[str], description: str, perturb: Callable[[Problem], Tensor]
-) -> Attack:
-    return Attack(name, frozenset(norms), "torchattacks", description, 2, searching(perturb))
-
-
-ATTACKS = (
-    _attack("fgsm", {"Linf"}, "fast gradient sign method, one step (arXiv 1412.6572)", _fgsm),
-    _attack("pgd", {"Linf", "L2"}, "projected gradient descent, 20 steps (arXiv 1706.06083)", _pgd),
-    _attack("cw", {"L2"}, "Carlini and Wagner, minimum norm (arXiv 1608.04644)", _cw),
-    _attack("deepfool", {"L2"}, "DeepFool, minimum norm (arXiv 1511.04599)", _deepfool),
-)
+ATTACKS: tuple[type[Attack], ...] = (FGSM, PGD, CW, DeepFool)

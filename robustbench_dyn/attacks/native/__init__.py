@@ -1,162 +1,239 @@
-"""Our own attacks, as entries of the list of attacks.
+"""Native attacks: their names, facts and settings; what they run is imported at the first search.
 
-The members of AutoAttack (arXiv 2003.01690) with their budgets, a transfer attack, and one on
-predictions alone, in loops that keep batches full,
-that let decided and hopeless examples go at once, and whose finds do not depend on what else is in
-the batch.
+The members of AutoAttack (arXiv 2003.01690) with its budgets, a transfer attack, attacks in
+expectation, and attacks on predictions alone. They keep batches full and drop decided examples at
+once, and what they return for one example does not depend on what else is in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from robustbench_dyn.attacks.base import Attack, Problem, searching
+from robustbench_dyn.attacks.base import Attack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRANSFER = "transfer"
-# What joins a suite for the examples that are left where there are signs of masked gradients.
-ON_SIGNS = ("rays", "hop-skip-jump", "square-long")
-_LONG = 20_000
+    from robustbench_dyn.attacks.problem import AttackProblem
+    from robustbench_dyn.threat_models import Norm
+
+_L2_LINF: frozenset[Norm] = frozenset({"Linf", "L2"})
 
 
-def members(*, apgd_restarts: int = 1) -> dict[str, Attack]:
-    """Return our attacks by name; apgd_restarts: of Auto-PGD on cross-entropy and on DLR."""
+@dataclass(frozen=True, kw_only=True)
+class NativeAttack(Attack):
+    """An attack of this package."""
 
-    # Imported at the first search: listing the attacks must not import torch.
-    def apgd_ce(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.apgd import apgd  # noqa: PLC0415
+    library: ClassVar[str] = "robustbench-dyn"
+    batches_itself: ClassVar[bool] = True
 
-        return apgd(problem, loss="ce", n_restarts=apgd_restarts)
 
-    def apgd_dlr(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.apgd import apgd  # noqa: PLC0415
+@dataclass(frozen=True, kw_only=True)
+class APGD(NativeAttack):
+    """Auto-PGD on cross-entropy (arXiv 2003.01690)."""
 
-        return apgd(problem, loss="dlr", n_restarts=apgd_restarts)
+    name = "apgd-ce"
+    norms = _L2_LINF
+    description = "Auto-PGD on cross-entropy (arXiv 2003.01690)"
+    loss: ClassVar[Literal["ce", "dlr"]] = "ce"
 
-    def eot_apgd_ce(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.eot import eot_apgd  # noqa: PLC0415
+    n_iterations: int = 100
+    n_restarts: int = 1
 
-        return eot_apgd(problem, loss="ce", n_restarts=apgd_restarts)
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.apgd import apgd
 
-    def eot_apgd_dlr(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.eot import eot_apgd  # noqa: PLC0415
+        return apgd(
+            problem, loss=self.loss, n_restarts=self.n_restarts, n_iterations=self.n_iterations
+        )
 
-        return eot_apgd(problem, loss="dlr", n_restarts=apgd_restarts)
 
-    def apgd_t(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.apgd import apgd_targeted  # noqa: PLC0415
+@dataclass(frozen=True, kw_only=True)
+class APGDDLR(APGD):
+    """Auto-PGD on the difference of logits ratio (DLR)."""
 
-        return apgd_targeted(problem)
+    name = "apgd-dlr"
+    description = "Auto-PGD on DLR"
+    # DLR divides by the gap between the first and the third logit.
+    min_classes = 3
+    loss = "dlr"
 
-    def fab_t(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.fab import fab_targeted  # noqa: PLC0415
 
-        return fab_targeted(problem)
+@dataclass(frozen=True, kw_only=True)
+class APGDT(NativeAttack):
+    """Auto-PGD on the targeted DLR, towards the likeliest n_targets classes."""
 
-    def fab_min(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.fab import minimum_norm  # noqa: PLC0415
+    name = "apgd-t"
+    norms = _L2_LINF
+    description = "Auto-PGD on targeted DLR"
+    # The targeted DLR needs a fourth logit.
+    min_classes = 4
+    per_class = True
 
-        return minimum_norm(problem)
+    n_iterations: int = 100
+    n_targets: int = 9
 
-    def square(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.square import square  # noqa: PLC0415
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.apgd import apgd_targeted
 
-        return square(problem)
+        return apgd_targeted(problem, n_targets=self.n_targets, n_iterations=self.n_iterations)
 
-    def square_long(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.square import square  # noqa: PLC0415
 
-        return square(problem, n_queries=_LONG, gives_up=False)
+@dataclass(frozen=True, kw_only=True)
+class FABT(NativeAttack):
+    """FAB, the fast adaptive boundary attack, towards the likeliest n_targets classes."""
 
-    def hop_skip_jump(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.hop_skip_jump import hop_skip_jump  # noqa: PLC0415
+    name = "fab-t"
+    description = "FAB towards each target (arXiv 1907.02044)"
+    per_class = True
 
-        return hop_skip_jump(problem)
+    n_iterations: int = 100
+    n_targets: int = 9
 
-    def rays(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.rays import rays  # noqa: PLC0415
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.fab import fab_targeted
 
-        return rays(problem)
+        return fab_targeted(problem, n_targets=self.n_targets, n_iterations=self.n_iterations)
 
-    def transfer(problem: Problem) -> Tensor:
-        from robustbench_dyn.attacks.native.transfer import transfer  # noqa: PLC0415
 
-        return transfer(problem)
+@dataclass(frozen=True, kw_only=True)
+class FABMin(FABT):
+    """FAB-T to the nearest adversarial example at any distance, for upper bounds of the radius."""
 
-    both, all_norms = frozenset({"Linf", "L2"}), frozenset({"Linf", "L2", "L1"})
+    name = "fab-min"
+    description = "FAB-T to the nearest adversarial example there is"
 
-    def member(
-        name: str, norms: frozenset[str], description: str, perturb: Callable[[Problem], Tensor],
-        *, min_classes: int = 2, by_rival: bool = False, on_surrogates: bool = False,
-    ) -> Attack:  # fmt: skip
-        search = searching(perturb, gathers=True)
-        return Attack(
-            name, norms, "robustbench-dyn", description, min_classes, search, by_rival,
-            on_surrogates,
-        )  # fmt: skip
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.fab import minimum_norm
 
-    made = (
-        member("apgd-ce", both, "Auto-PGD on cross-entropy (arXiv 2003.01690)", apgd_ce),
-        # DLR divides by the gap between the first and third logit; the targeted one needs a fourth.
-        member("apgd-dlr", both, "Auto-PGD on DLR", apgd_dlr, min_classes=3),
-        member("apgd-t", both, "Auto-PGD on targeted DLR", apgd_t, min_classes=4, by_rival=True),
-        member(
-            "fab-t", all_norms, "FAB towards each target (arXiv 1907.02044)", fab_t, by_rival=True
-        ),
-        member(
-            "fab-min",
-            all_norms,
-            "FAB-T to the nearest adversarial example there is",
-            fab_min,
-            by_rival=True,
-        ),
-        member(
-            "square",
-            both,
-            "random search on scores, up to 5,000 queries (arXiv 1912.00049)",
-            square,
-        ),
-        member(
-            "square-long",
-            both,
-            f"Square with {_LONG:,} queries, none given up",
-            square_long,
-        ),
-        member(
-            "rays",
-            frozenset({"Linf"}),
-            "search on predictions, up to 10,000 queries (arXiv 2006.12792)",
-            rays,
-        ),
-        member(
-            "hop-skip-jump",
-            all_norms,
-            "walk on predictions, up to 25,000 queries (arXiv 1904.02144)",
-            hop_skip_jump,
-        ),
-        member(
-            "eot-apgd-ce",
-            both,
-            "apgd-ce in expectation over 20 passes, for randomised models",
-            eot_apgd_ce,
-        ),
-        member(
-            "eot-apgd-dlr",
-            both,
-            "apgd-dlr in expectation over 20 passes, for randomised models",
-            eot_apgd_dlr,
-            min_classes=3,
-        ),
-        member(
-            TRANSFER,
-            both,
-            "Auto-PGD on the surrogates that a model names",
-            transfer,
-            by_rival=True,
-            on_surrogates=True,
-        ),
-    )
-    return {attack.name: attack for attack in made}
+        return minimum_norm(problem, n_targets=self.n_targets, n_iterations=self.n_iterations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(NativeAttack):
+    """Square, random search on scores; gives_up: on examples whose margin falls far too slowly."""
+
+    name = "square"
+    norms = _L2_LINF
+    description = "random search on scores, up to 5,000 queries (arXiv 1912.00049)"
+    gradient_free = True
+
+    n_queries: int = 5000
+    gives_up: bool = True
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.square import square
+
+        return square(problem, n_queries=self.n_queries, gives_up=self.gives_up)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquareLong(Square):
+    """Square with more queries, that gives up on no example."""
+
+    name = "square-long"
+    description = "Square with 20,000 queries for each example"
+
+    n_queries: int = 20_000
+    gives_up: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayS(NativeAttack):
+    """RayS, search on predictions alone in Linf (arXiv 2006.12792)."""
+
+    name = "rays"
+    norms = frozenset({"Linf"})
+    description = "search on predictions, up to 10,000 queries (arXiv 2006.12792)"
+    gradient_free = True
+
+    n_queries: int = 10_000
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.rays import rays
+
+        return rays(problem, n_queries=self.n_queries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HopSkipJump(NativeAttack):
+    """HopSkipJump, a walk along the boundary on predictions alone (arXiv 1904.02144)."""
+
+    name = "hop-skip-jump"
+    description = "walk on predictions, up to 25,000 queries (arXiv 1904.02144)"
+    gradient_free = True
+
+    n_queries: int = 25_000
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.hop_skip_jump import hop_skip_jump
+
+        return hop_skip_jump(problem, n_queries=self.n_queries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EOTAPGD(APGD):
+    """Auto-PGD in expectation: losses and gradients are means over n_passes (arXiv 1707.07397)."""
+
+    name = "eot-apgd-ce"
+    description = "apgd-ce in expectation over 20 passes, for randomised models"
+
+    n_passes: int = 20
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.eot import eot_apgd
+
+        return eot_apgd(
+            problem,
+            loss=self.loss,
+            n_restarts=self.n_restarts,
+            n_iterations=self.n_iterations,
+            n_passes=self.n_passes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EOTAPGDDLR(EOTAPGD):
+    """Auto-PGD on DLR in expectation."""
+
+    name = "eot-apgd-dlr"
+    description = "apgd-dlr in expectation over 20 passes, for randomised models"
+    min_classes = 3
+    loss = "dlr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(NativeAttack):
+    """Auto-PGD on the surrogates that a model names; n_targets: on each of them."""
+
+    name = "transfer"
+    norms = _L2_LINF
+    description = "Auto-PGD on the surrogates that a model names"
+    gradient_free = True
+    per_class = True
+    needs_surrogates = True
+
+    n_iterations: int = 100
+    n_targets: int = 3
+
+    def perturb(self, problem: AttackProblem) -> Tensor:
+        from robustbench_dyn.attacks.native.transfer import transfer
+
+        return transfer(problem, n_targets=self.n_targets, n_iterations=self.n_iterations)
+
+
+ATTACKS: tuple[type[Attack], ...] = (
+    APGD,
+    APGDDLR,
+    APGDT,
+    FABT,
+    FABMin,
+    Square,
+    SquareLong,
+    RayS,
+    HopSkipJump,
+    EOTAPGD,
+    EOTAPGDDLR,
+    Transfer,
+)

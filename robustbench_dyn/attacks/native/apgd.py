@@ -11,42 +11,50 @@ import torch
 from torch.nn import functional as F
 
 from robustbench_dyn.attacks.native.batched_search import (
-    Finds,
+    Found,
     fools,
     gradient_of,
     grouped,
+    lead_of,
     margins_of,
     ranked_targets,
 )
-from robustbench_dyn.attacks.native.directions import unit_l2
+from robustbench_dyn.attacks.native.directions import steepest, unit_l2
 from robustbench_dyn.random_streams import Streams
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.attacks.problem import AttackProblem
+    from robustbench_dyn.threat_models import Norm
 
 Loss = Literal["ce", "dlr", "margin"]
-# (example, attempt, x (rows, C, H, W), logits of the model at x) -> which rows are finds, (rows,).
-Verdicts = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
+# (example, trial, x (rows, C, H, W), logits of the model at x) -> which are adversarial, (rows,).
+Fooled = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
 _MOMENTUM = 0.75
-# A step size is kept only while at least this share of the steps since the last check went up.
+# A step size is kept only while at least this share of the steps since the last check raised the
+# loss.
 _SHARE_UP = 0.75
 _TINY = 1e-12
 
 
 def apgd(
-    problem: Problem, *, loss: Loss, n_restarts: int = 1, n_iterations: int = 100,
-    fooled: Verdicts | None = None, n_passes: int = 1,
-) -> Tensor:  # fmt: skip
+    problem: AttackProblem,
+    *,
+    loss: Loss,
+    n_restarts: int = 1,
+    n_iterations: int = 100,
+    fooled: Fooled | None = None,
+    n_passes: int = 1,
+) -> Tensor:
     """Return the adversarial examples found, (n, C, H, W), and x where there is none.
 
     loss: cross-entropy, the margin, or the difference of logits ratio (DLR), which needs 3 classes.
-    fooled: what counts as found; by default what fools the model. n_passes: losses and gradients,
-    and the logits that fooled is given, are means over so many passes of a randomised model.
+    fooled: what counts as adversarial; by default what fools the model. n_passes: of a randomised
+    model; losses and gradients are means over them, and fooled is given votes (see gradient_of).
     """
 
-    def losses(example: Tensor, _attempt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def losses(example: Tensor, _trial: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         y = problem.y[example]
         if loss == "ce":
             return lambda logits, rows: F.cross_entropy(logits, y[rows], reduction="none")
@@ -54,63 +62,68 @@ def apgd(
             return lambda logits, rows: -margins_of(logits, y[rows])
         return lambda logits, rows: _dlr(logits, y[rows])
 
-    tries = problem.x.new_ones(len(problem.x), n_restarts, dtype=torch.bool)
-    return _search(problem, losses, tries, n_iterations, fooled, n_passes)
+    restarts = problem.x.new_ones(len(problem.x), n_restarts, dtype=torch.bool)
+    return _search(problem, losses, restarts, n_iterations, fooled, n_passes)
 
 
 def apgd_targeted(
-    problem: Problem, *, n_targets: int = 9, n_iterations: int = 100,
-    fooled: Verdicts | None = None,
-) -> Tensor:  # fmt: skip
-    """Return what Auto-PGD on the targeted DLR finds for the n_targets likeliest rivals.
+    problem: AttackProblem,
+    *,
+    n_targets: int = 9,
+    n_iterations: int = 100,
+    fooled: Fooled | None = None,
+) -> Tensor:
+    """Return what Auto-PGD on the targeted DLR finds towards the n_targets likeliest open classes.
 
     Needs 4 classes. fooled: as in apgd. Returns (n, C, H, W), x where nothing was found.
     """
-    targets, tries = ranked_targets(problem, n_targets)
+    targets, is_open = ranked_targets(problem, n_targets)
 
-    def losses(example: Tensor, attempt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        y, target = problem.y[example], targets[example, attempt]
+    def losses(example: Tensor, trial: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        y, target = problem.y[example], targets[example, trial]
         return lambda logits, rows: _targeted_dlr(logits, y[rows], target[rows])
 
-    return _search(problem, losses, tries, n_iterations, fooled)
+    return _search(problem, losses, is_open, n_iterations, fooled)
 
 
 def _search(
-    problem: Problem,
+    problem: AttackProblem,
     losses: Callable[[Tensor, Tensor], Callable[[Tensor, Tensor], Tensor]],
-    tries: Tensor,
+    trials: Tensor,
     n_iterations: int,
-    fooled: Verdicts | None,
+    fooled: Fooled | None,
     n_passes: int = 1,
 ) -> Tensor:
-    finds = Finds(problem)
+    found = Found(problem)
     streams = Streams.of(problem.x, problem.y, problem.seed)
-    for example, attempt in grouped(problem, finds, tries):
-        state = _start(problem, example, attempt, streams)
+    for example, trial in grouped(problem, found, trials):
+        state = _start(problem, example, trial, streams)
         checks = _checkpoints(n_iterations)
         last_check = 0
         for iteration in range(n_iterations + 1):
-            # The last pass only judges the last step.
+            # The last pass only checks the last step.
             gradient, loss, logits = gradient_of(
                 problem, state.x, losses(*state.rows), n_passes=n_passes
             )
             if fooled is None:
-                found = fools(logits, problem.y[state.example])
+                adversarial = fools(logits, problem.y[state.example])
             else:
-                found = fooled(*state.rows, state.x, logits)
-            if found.any():
-                finds.keep(state.example[found], state.attempt[found], state.x[found])
-            wanted = finds.wanted(*state.rows) & loss.isfinite()
-            state.see(gradient, loss)
-            if not wanted.all():
-                state = state.select(wanted)
+                adversarial = fooled(*state.rows, state.x, logits)
+            if adversarial.any():
+                found.keep(
+                    state.example[adversarial], state.trial[adversarial], state.x[adversarial]
+                )
+            undecided = found.undecided(*state.rows) & loss.isfinite()
+            state.update(gradient, loss)
+            if not undecided.all():
+                state = state.select(undecided)
             if len(state.x) == 0 or iteration == n_iterations:
                 break
             if iteration in checks:
                 state.check(iteration - last_check)
                 last_check = iteration
             state.step(problem.threat_model.norm, problem.threat_model.eps, first=iteration == 0)
-    return finds.x_adv
+    return found.x_adv
 
 
 @dataclass
@@ -118,7 +131,7 @@ class _State:
     """The rows of a search in progress; every tensor has one entry a row."""
 
     example: Tensor
-    attempt: Tensor
+    trial: Tensor
     origin: Tensor
     x: Tensor
     previous: Tensor
@@ -134,15 +147,15 @@ class _State:
 
     @property
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Which example and which of its tries each row is."""
-        return self.example, self.attempt
+        """Which example and which of its trials each row is."""
+        return self.example, self.trial
 
     def select(self, kept: Tensor) -> _State:
         """Return the state of some rows only."""
         return _State(*(getattr(self, field.name)[kept] for field in fields(self)))
 
-    def see(self, gradient: Tensor, loss: Tensor) -> None:
-        """Take note of the loss and its gradient at x."""
+    def update(self, gradient: Tensor, loss: Tensor) -> None:
+        """Keep the loss and its gradient at x, and x where its loss is the largest yet."""
         self.gradient = gradient.nan_to_num()
         self.n_up += loss > self.loss
         self.loss = loss
@@ -161,21 +174,21 @@ class _State:
         self.checked_loss = self.best_loss
         self.n_up = torch.zeros_like(self.n_up)
 
-    def step(self, norm: str, eps: float, *, first: bool) -> None:
+    def step(self, norm: Norm, eps: float, *, first: bool) -> None:
         """Go one step up the gradient, with momentum, and back into ball and box."""
         size = self.size.reshape(-1, 1, 1, 1)
-        stepped = _project(self.x + size * _steepest(self.gradient, norm), self.origin, norm, eps)
+        stepped = _project(self.x + size * steepest(self.gradient, norm), self.origin, norm, eps)
         if not first:
             moved = _MOMENTUM * (stepped - self.x) + (1 - _MOMENTUM) * (self.x - self.previous)
             stepped = _project(self.x + moved, self.origin, norm, eps)
         self.x, self.previous = stepped, self.x
 
 
-def _start(problem: Problem, example: Tensor, attempt: Tensor, streams: Streams) -> _State:
+def _start(problem: AttackProblem, example: Tensor, trial: Tensor, streams: Streams) -> _State:
     """Start each row at a random point as far from its example as the ball allows."""
     norm, eps = problem.threat_model.norm, problem.threat_model.eps
     origin = problem.x[example]
-    own = streams.select(example).derive(attempt)
+    own = streams.select(example).derive(trial)
     if norm == "Linf":
         noise = 2 * own.uniform(0, *origin.shape[1:]) - 1
         noise /= noise.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(_TINY)
@@ -185,12 +198,21 @@ def _start(problem: Problem, example: Tensor, attempt: Tensor, streams: Streams)
     x = _project(origin + eps * noise, origin, norm, eps)
     low = torch.full_like(origin[:, 0, 0, 0], -torch.inf)
     return _State(
-        example=example, attempt=attempt, origin=origin, x=x, previous=x,
-        gradient=torch.zeros_like(x), best=x, best_gradient=torch.zeros_like(x),
-        size=torch.full_like(low, 2 * eps), loss=-low, best_loss=low,
-        n_up=torch.zeros_like(example), checked_loss=low,
+        example=example,
+        trial=trial,
+        origin=origin,
+        x=x,
+        previous=x,
+        gradient=torch.zeros_like(x),
+        best=x,
+        best_gradient=torch.zeros_like(x),
+        size=torch.full_like(low, 2 * eps),
+        loss=-low,
+        best_loss=low,
+        n_up=torch.zeros_like(example),
+        checked_loss=low,
         halved=torch.ones_like(example, dtype=torch.bool),
-    )  # fmt: skip
+    )
 
 
 def _checkpoints(n_iterations: int) -> frozenset[int]:
@@ -202,16 +224,12 @@ def _checkpoints(n_iterations: int) -> frozenset[int]:
     return frozenset(math.ceil(share * n_iterations / 100) for share in shares[1:])
 
 
-def _project(x: Tensor, origin: Tensor, norm: str, eps: float) -> Tensor:
+def _project(x: Tensor, origin: Tensor, norm: Norm, eps: float) -> Tensor:
     # The origin lies in the box: clipping only shortens.
     if norm == "Linf":
         return torch.minimum(torch.maximum(x, origin - eps), origin + eps).clamp(0, 1)
     delta = x - origin
     return (origin + delta * (eps / _norm2(delta)).clamp_max(1)).clamp(0, 1)
-
-
-def _steepest(gradient: Tensor, norm: str) -> Tensor:
-    return gradient.sign() if norm == "Linf" else unit_l2(gradient)
 
 
 def _norm2(x: Tensor) -> Tensor:
@@ -225,9 +243,7 @@ def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 def _dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Return -(z_y - max of the others) / (z_1st - z_3rd), arXiv 2003.01690, eq. 6."""
     ordered = logits.sort(dim=1, descending=True).values
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    highest_other = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    return (highest_other - own) / _divisor(ordered[:, 0] - ordered[:, 2])
+    return -lead_of(logits, y) / _divisor(ordered[:, 0] - ordered[:, 2])
 
 
 def _targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -239,5 +255,5 @@ def _targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def _divisor(gap: Tensor) -> Tensor:
-    """Return a gap of logits as what to divide by: any positive one is, however small."""
+    """Return a gap of logits, or 1 where it is zero or NaN, so that it can be divided by."""
     return gap.clamp_min(torch.finfo(gap.dtype).tiny).where(gap > 0, 1)

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from robustbench_dyn.attacks.native.batched_search import (
-    Finds,
+    Found,
     fools,
     gradient_of,
     grouped,
     logits_of,
     ranked_targets,
 )
+from robustbench_dyn.attacks.native.directions import lengths
 from robustbench_dyn.attacks.native.hyperplane import project_onto_hyperplane
 from robustbench_dyn.threat_models import project
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.attacks.problem import AttackProblem
     from robustbench_dyn.threat_models import Norm
 
 # The paper's constants: the bias towards the original point, the overshoot, the backward step.
@@ -31,53 +32,52 @@ _ETA = 1.05
 _BETA = 0.9
 _FINAL_SEARCH = 10
 _NEARLY = 1.05
-# By how much, at an iteration, the distance may exceed eps and still come below it: more than
-# what was seen of 800 searches on two networks (1.34 times after 20, 1.10 times after 50).
+# How many times eps the distance may be at an iteration for the search to go on: more than any of
+# 800 searches on two networks that came below eps had (1.34 times after 20, 1.10 after 50).
 _HOPELESS = {20: 1.4, 50: 1.15}
-_ORDER = {"L2": 2.0, "Linf": torch.inf, "L1": 1.0}
 _TINY = 1e-12
 
 
-def fab_targeted(problem: Problem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
+def fab_targeted(problem: AttackProblem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
     """Return adversarial examples inside the ball, (n, C, H, W), and x where none was found."""
-    targets, tries = ranked_targets(problem, n_targets)
-    eps, finds = problem.threat_model.eps, Finds(problem)
-    for example, attempt in grouped(problem, finds, tries):
-        rows = _Rows.start(problem, example, attempt, targets[example, attempt])
+    targets, is_open = ranked_targets(problem, n_targets)
+    eps, found = problem.threat_model.eps, Found(problem)
+    for example, trial in grouped(problem, found, is_open):
+        rows = _Rows.start(problem, example, trial, targets[example, trial])
 
         def keep(rows: _Rows) -> None:
             inside = rows.distance <= eps
-            finds.keep(rows.example[inside], rows.attempt[inside], rows.best[inside])
+            found.keep(rows.example[inside], rows.trial[inside], rows.best[inside])
 
         for iteration, _ in enumerate(rows.search(problem, n_iterations)):
             keep(rows)
             too_far = rows.distance > _HOPELESS.get(iteration, torch.inf) * eps
             rows.retain(
-                finds.wanted(rows.example, rows.attempt) & ~(too_far & rows.distance.isfinite())
+                found.undecided(rows.example, rows.trial) & ~(too_far & rows.distance.isfinite())
             )
         keep(rows)
-        # What lies a little behind the ball's surface may fool from the surface, too.
+        # A point a little outside of the ball may fool the model from its surface, too.
         rows.retain((rows.distance > eps) & (rows.distance <= _NEARLY * eps))
         if len(rows.x):
             pulled = project(rows.best, rows.origin, problem.threat_model)
             fooled = fools(logits_of(problem, pulled), rows.y)
-            finds.keep(rows.example[fooled], rows.attempt[fooled], pulled[fooled])
-    return finds.x_adv
+            found.keep(rows.example[fooled], rows.trial[fooled], pulled[fooled])
+    return found.x_adv
 
 
-def minimum_norm(problem: Problem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
+def minimum_norm(problem: AttackProblem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
     """Return the nearest adversarial examples found at any distance, (n, C, H, W), or x.
 
-    The likeliest rival comes first; the others are tried where they may be nearer than its find.
+    The likeliest class comes first; the others follow where they may be nearer than it was found.
     """
-    targets, tries = ranked_targets(problem, n_targets)
+    targets, is_open = ranked_targets(problem, n_targets)
     x_adv = problem.x.clone()
     nearest = problem.x.new_full((len(x_adv),), torch.inf)
     first = torch.arange(targets.shape[1], device=targets.device) == 0
-    for those in (first, ~first):
+    for columns in (first, ~first):
         nearer = problem.class_radii.gather(1, targets) < nearest[:, None]
-        for example, attempt in grouped(problem, Finds(problem), tries & those & nearer):
-            rows = _Rows.start(problem, example, attempt, targets[example, attempt])
+        for example, trial in grouped(problem, Found(problem), is_open & columns & nearer):
+            rows = _Rows.start(problem, example, trial, targets[example, trial])
             for _ in rows.search(problem, n_iterations):
                 pass
             # Farthest first: the last write stands.
@@ -93,31 +93,31 @@ class _Rows:
     """Pairs of an example and a target class; every tensor has one entry a pair."""
 
     example: Tensor
-    attempt: Tensor
+    trial: Tensor
     y: Tensor
     target: Tensor
     origin: Tensor
     x: Tensor
     best: Tensor
     distance: Tensor
-    # The difference z_target - z_y at the point last looked at, and its gradient there.
+    # The difference z_target - z_y where the model was last linearised, and its gradient there.
     gradient: Tensor | None = None
     value: Tensor | None = None
-    seen: Tensor | None = None
+    linearised_at: Tensor | None = None
 
     @classmethod
-    def start(cls, problem: Problem, example: Tensor, attempt: Tensor, target: Tensor) -> _Rows:
-        """Begin each search at its example itself."""
+    def start(cls, problem: AttackProblem, example: Tensor, trial: Tensor, target: Tensor) -> _Rows:
+        """Start each search at its example itself."""
         origin = problem.x[example]
         distance = torch.full_like(origin[:, 0, 0, 0], torch.inf)
         y = problem.y[example]
-        return cls(example, attempt, y, target, origin, origin, origin, distance)
+        return cls(example, trial, y, target, origin, origin, origin, distance)
 
-    def search(self, problem: Problem, n_iterations: int) -> Iterator[None]:
-        """Go towards the boundary; pauses after each look, when pairs may be dropped."""
+    def search(self, problem: AttackProblem, n_iterations: int) -> Iterator[None]:
+        """Go towards the boundary; pauses after each pass, when pairs may be dropped."""
         for iteration in range(n_iterations + 1):
-            # The last pass only judges the last step.
-            self.look(problem)
+            # The last pass only checks the last step.
+            self.linearise(problem)
             yield
             if len(self.x) == 0:
                 return
@@ -135,7 +135,7 @@ class _Rows:
             value = getattr(self, field.name)
             setattr(self, field.name, None if value is None else value[kept])
 
-    def look(self, problem: Problem) -> None:
+    def linearise(self, problem: AttackProblem) -> None:
         """Linearise the model at x; where x is adversarial, keep it if near and step back."""
 
         def difference(logits: Tensor, rows: Tensor) -> Tensor:
@@ -143,7 +143,11 @@ class _Rows:
             return (logits.gather(1, target) - logits.gather(1, y)).squeeze(1)
 
         gradient, value, logits = gradient_of(problem, self.x, difference)
-        self.gradient, self.value, self.seen = gradient.nan_to_num(), value.nan_to_num(), self.x
+        self.gradient, self.value, self.linearised_at = (
+            gradient.nan_to_num(),
+            value.nan_to_num(),
+            self.x,
+        )
         fooled = fools(logits, self.y)
         self._keep(self.x, fooled, problem.threat_model.norm)
         back = (1 - _BETA) * self.origin + _BETA * self.x
@@ -153,15 +157,15 @@ class _Rows:
         """Go to a mixture of the projections of x and of the origin onto the linear boundary."""
         assert self.gradient is not None
         here, there = self._projected(self.x, norm), self._projected(self.origin, norm)
-        length, other = _size(here - self.x, norm), _size(there - self.origin, norm)
+        length, other = lengths(here - self.x, norm), lengths(there - self.origin, norm)
         alpha = (length / (length + other).clamp_min(_TINY)).clamp_max(_ALPHA_MAX)
         alpha = alpha.reshape(-1, 1, 1, 1)
         forward = self.x + _ETA * (here - self.x)
         biased = self.origin + _ETA * (there - self.origin)
         self.x = ((1 - alpha) * forward + alpha * biased).clamp(0, 1)
 
-    def approach(self, problem: Problem) -> None:
-        """Come to the boundary on the line from the origin to the best point, by bisection."""
+    def approach(self, problem: AttackProblem) -> None:
+        """Approach the boundary on the line from the origin to the best point, by bisection."""
         line, shape = self.best - self.origin, (-1, 1, 1, 1)
         high = torch.ones_like(self.distance)
         low = torch.zeros_like(high)
@@ -173,21 +177,16 @@ class _Rows:
             high, low = torch.where(fooled, middle, high), torch.where(fooled, low, middle)
 
     def _keep(self, points: Tensor, fooled: Tensor, norm: Norm) -> None:
-        distance = _size(points - self.origin, norm)
+        distance = lengths(points - self.origin, norm)
         nearer = fooled & (distance < self.distance)
         self.distance = torch.where(nearer, distance, self.distance)
         self.best = torch.where(nearer.reshape(-1, 1, 1, 1), points, self.best)
 
     def _projected(self, points: Tensor, norm: Norm) -> Tensor:
-        """Project points onto where the linear model says that target and label are equal."""
+        """Project points onto where the linearised logits of target and label are equal."""
         assert self.gradient is not None
         assert self.value is not None
-        assert self.seen is not None
+        assert self.linearised_at is not None
         w = self.gradient.flatten(1)
-        value = self.value + (w * (points - self.seen).flatten(1)).sum(dim=1)
+        value = self.value + (w * (points - self.linearised_at).flatten(1)).sum(dim=1)
         return project_onto_hyperplane(points.flatten(1), w, value, norm).reshape(points.shape)
-
-
-def _size(delta: Tensor, norm: Norm) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), _ORDER[norm], dim=1)
-    return size

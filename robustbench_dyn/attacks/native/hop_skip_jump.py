@@ -1,7 +1,8 @@
 """HopSkipJump, a search on predictions alone (Chen, Jordan & Wainwright, arXiv 1904.02144).
 
-It walks along the decision boundary towards the example: the direction in which more of the near
-points are adversarial stands in for the gradient, so no mask of gradients or scores is in its way.
+It walks along the decision boundary towards the example. Instead of a gradient it takes the
+direction in which more of the points nearby are adversarial, so masks of gradients or of scores do
+not stop it.
 """
 
 from __future__ import annotations
@@ -13,40 +14,38 @@ import torch
 from torch.nn import functional as F
 
 from robustbench_dyn.attacks.native.batched_search import fools, logits_of
-from robustbench_dyn.attacks.native.directions import unit_l2
+from robustbench_dyn.attacks.native.directions import lengths, unit_l2
 from robustbench_dyn.random_streams import Streams
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.attacks.problem import AttackProblem
 
 # Queries of the first estimate of a direction; that of step t has the root of t times as many.
 _FIRST_QUERIES = 100
 # The radius of the first estimate; later ones follow the distance to the example.
 _FIRST_RADIUS = 0.1
 _MAX_HALVINGS = 20
-# A start is only ranked, and the best one is brought to the boundary.
+# Starts are ranked by a rough bisection; only the best one is brought to the boundary.
 _RANKING_STEPS = 7
 _LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _CELLS = (1, 2, 3, 4, 7, 14)
-_ORDER = {"L2": 2.0, "Linf": torch.inf, "L1": 1.0}
 
 
-def hop_skip_jump(problem: Problem, *, n_queries: int = 25_000) -> Tensor:
+def hop_skip_jump(problem: AttackProblem, *, n_queries: int = 25_000) -> Tensor:
     """Return the adversarial examples found within eps, (n, C, H, W), and x where there is none.
 
-    Stops an example as soon as it is within eps, or after n_queries predictions. L1, which the
-    paper does not have, takes the steps of L2.
+    An example ends as soon as it is within eps, or after n_queries predictions. L1, which the paper
+    does not have, takes the steps of L2.
     """
     found = problem.x.clone()
     for examples in torch.split(torch.arange(len(found), device=found.device), problem.batch_size):
-        part = problem._replace(x=problem.x[examples], y=problem.y[examples])
-        found[examples] = _search(part, n_queries)
+        found[examples] = _search(problem.rows(examples), n_queries)
     return found
 
 
-def _search(problem: Problem, n_queries: int) -> Tensor:
+def _search(problem: AttackProblem, n_queries: int) -> Tensor:
     found, norm = problem.x.clone(), problem.threat_model.norm
     dimension = math.prod(problem.x.shape[1:])
     # Relative to the distance: far finer than the radius within which a direction is estimated.
@@ -55,7 +54,7 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
     rows = rows.approach(problem, n_bisections)
     queries += n_bisections
     for step in range(1, n_queries):
-        distance = _size(rows.x - rows.origin, norm)
+        distance = lengths(rows.x - rows.origin, norm)
         near = distance <= problem.threat_model.eps
         found[rows.example[near]] = rows.x[near]
         rows = rows.select(~near)
@@ -63,11 +62,11 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
         queries += n_points + _MAX_HALVINGS + n_bisections
         if len(rows.x) == 0 or queries > n_queries:
             break
-        radius = _size(rows.x - rows.origin, "L2") / dimension
+        radius = lengths(rows.x - rows.origin, "L2") / dimension
         if step == 1:
             radius = torch.full_like(radius, _FIRST_RADIUS)
         direction = rows.directions(problem, radius, step, n_points)
-        length = _size(rows.x - rows.origin, "Linf" if norm == "Linf" else "L2")
+        length = lengths(rows.x - rows.origin, "Linf" if norm == "Linf" else "L2")
         rows = rows.jump(problem, direction, length / math.sqrt(step))
         rows = rows.approach(problem, n_bisections)
     return found
@@ -87,12 +86,14 @@ class _Rows(NamedTuple):
         example, origin, y, x = (t[kept] for t in self[:4])
         return _Rows(example, origin, y, x, self.streams.select(kept))
 
-    def approach(self, problem: Problem, n_steps: int) -> _Rows:
-        """Come to the boundary between x and the origin, by bisection."""
+    def approach(self, problem: AttackProblem, n_steps: int) -> _Rows:
+        """Approach the boundary between x and the origin, by bisection."""
         x, _ = _bisect(problem, self.origin, self.y, self.x, n_steps)
         return self._replace(x=x)
 
-    def directions(self, problem: Problem, radius: Tensor, step: int, n_points: int) -> Tensor:
+    def directions(
+        self, problem: AttackProblem, radius: Tensor, step: int, n_points: int
+    ) -> Tensor:
         """Estimate the direction into the adversarial region at each x, eq. 9 and 16."""
         estimates, is_linf = [], problem.threat_model.norm == "Linf"
         # Row by row: the points of one fill a batch, and sums do not depend on the other rows.
@@ -110,8 +111,8 @@ class _Rows(NamedTuple):
         direction = torch.stack(estimates).reshape(self.x.shape)
         return direction.sign() if is_linf else unit_l2(direction)
 
-    def jump(self, problem: Problem, direction: Tensor, length: Tensor) -> _Rows:
-        """Go as far as length along the direction, or half of it, and so on, while adversarial."""
+    def jump(self, problem: AttackProblem, direction: Tensor, length: Tensor) -> _Rows:
+        """Go length along the direction; halve it until the point is adversarial."""
         x, pending = self.x.clone(), torch.arange(len(self.x), device=self.x.device)
         for _ in range(_MAX_HALVINGS):
             points = self.x[pending] + length[pending].reshape(-1, 1, 1, 1) * direction[pending]
@@ -124,10 +125,10 @@ class _Rows(NamedTuple):
         return self._replace(x=x)
 
 
-def _best_starts(problem: Problem) -> tuple[_Rows, int]:
-    """Return, for the examples that have one, the start whose way meets the boundary nearest.
+def _best_starts(problem: AttackProblem) -> tuple[_Rows, int]:
+    """Return the start that meets the boundary nearest, for the examples that have one.
 
-    The second entry is how many queries that took for each.
+    The second entry is the number of queries for each example.
     """
     streams = Streams.of(problem.x, problem.y, problem.seed)
     starts = _starts(problem.x, streams)
@@ -171,12 +172,12 @@ def _starts(x: Tensor, streams: Streams) -> Tensor:
 
 
 def _bisect(
-    problem: Problem, origin: Tensor, y: Tensor, x: Tensor, n_steps: int
+    problem: AttackProblem, origin: Tensor, y: Tensor, x: Tensor, n_steps: int
 ) -> tuple[Tensor, Tensor]:
     """Return an adversarial point near the boundary between origin and x, and its distance.
 
-    The way goes through the projections of x onto the balls around the origin: a line in L2, in
-    Linf the largest changes shrink first, in L1 the smallest vanish first.
+    The path consists of the projections of x onto the balls around the origin: a line in L2; in
+    Linf the largest changes shrink first; in L1 the smallest vanish first.
     """
     norm, shape = problem.threat_model.norm, (-1, 1, 1, 1)
     delta = x - origin
@@ -196,9 +197,4 @@ def _bisect(
         x = torch.where(adversarial.reshape(shape), points, x)
         high = torch.where(adversarial, middle, high)
         low = torch.where(adversarial, low, middle)
-    return x, _size(x - origin, norm)
-
-
-def _size(delta: Tensor, norm: str) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), _ORDER[norm], dim=1)
-    return size
+    return x, lengths(x - origin, norm)

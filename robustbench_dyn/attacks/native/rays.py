@@ -1,8 +1,8 @@
 """RayS, a search on predictions alone for Linf (Chen & Gu, arXiv 2006.12792).
 
-The nearest adversarial example of a ball in Linf is sought at its corners: in a direction of signs,
-of which blocks are flipped, the larger ones first. A flip is kept where the point at the smallest
-radius so far is adversarial, and the radius then shrinks by bisection. Nothing is drawn at random.
+It searches the corners of balls in Linf: directions of signs, in which blocks are flipped, the
+larger ones first. A flip is kept where the point at the smallest radius so far is adversarial, and
+the radius then shrinks by bisection. It draws nothing at random.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from robustbench_dyn.attacks.native.batched_search import fools, logits_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.attacks.problem import AttackProblem
 
 _BISECTIONS = 12
-# Rows that a batch is filled up with: flips from the same direction, of which the first counts.
+# A batch is filled up to so many rows with later flips of a direction; the first success counts.
 _FULL = 64
 _LARGEST_RADIUS = 1.0
 
 
-def rays(problem: Problem, *, n_queries: int = 10_000) -> Tensor:
+def rays(problem: AttackProblem, *, n_queries: int = 10_000) -> Tensor:
     """Return the adversarial examples found within eps, (n, C, H, W), and x where there is none.
 
-    Stops an example as soon as it is within eps, or after n_queries predictions. Linf alone.
+    An example ends as soon as it is within eps, or after n_queries predictions. Linf only.
     """
     found = problem.x.clone()
     examples = torch.arange(len(found), device=found.device)
     for part in torch.split(examples, max(_FULL, problem.batch_size)):
-        found[part] = _search(problem._replace(x=problem.x[part], y=problem.y[part]), n_queries)
+        found[part] = _search(problem.rows(part), n_queries)
     return found
 
 
 class _Rows(NamedTuple):
-    """Searches under way: each entry has one row an example; place counts the flips shown."""
+    """Searches under way, one row an example; place: how many flips were tried."""
 
     example: Tensor
     x: Tensor
@@ -53,26 +53,30 @@ class _Rows(NamedTuple):
         return _Rows(*(t[kept] for t in self))
 
     def points(self, radius: Tensor, signs: Tensor, rows: Tensor) -> Tensor:
-        """Return what lies at a radius in a direction of signs (n, d), for rows (n,)."""
+        """Return the points at a radius in a direction of signs (n, d), for rows (n,)."""
         x = self.x[rows]
         return (x.flatten(1) + radius[:, None] * signs).clamp(0, 1).reshape(x.shape)
 
 
-def _search(problem: Problem, n_queries: int) -> Tensor:
+def _search(problem: AttackProblem, n_queries: int) -> Tensor:
     found, x, eps = problem.x.clone(), problem.x, problem.threat_model.eps
     starts, ends = _blocks(math.prod(x.shape[1:]), x.device)
     pixel = torch.arange(math.prod(x.shape[1:]), device=x.device)
     zeros = torch.zeros_like(problem.y)
     rows = _Rows(
-        torch.arange(len(x), device=x.device), x, problem.y, torch.ones_like(x).flatten(1),
-        torch.full_like(problem.y, _LARGEST_RADIUS, dtype=x.dtype), zeros, zeros,
-    )  # fmt: skip
+        example=torch.arange(len(x), device=x.device),
+        x=x,
+        y=problem.y,
+        signs=torch.ones_like(x).flatten(1),
+        radius=torch.full_like(problem.y, _LARGEST_RADIUS, dtype=x.dtype),
+        place=zeros,
+        queries=zeros,
+    )
     while len(rows.x):
         ahead = max(1, _FULL // len(rows.x))
         row = torch.arange(len(rows.x), device=x.device).repeat_interleave(ahead)
-        place = rows.place.repeat_interleave(ahead) + torch.arange(
-            ahead, device=x.device
-        ).repeat(len(rows.x))  # fmt: skip
+        later = torch.arange(ahead, device=x.device).repeat(len(rows.x))
+        place = rows.place.repeat_interleave(ahead) + later
         k = place % len(starts)
         flipped = (pixel >= starts[k][:, None]) & (pixel < ends[k][:, None])
         signs = torch.where(flipped, -rows.signs[row], rows.signs[row])
@@ -80,9 +84,9 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
             logits_of(problem, rows.points(rows.radius[row], signs, row)), rows.y[row]
         ).reshape(-1, ahead)
         hit, first = adversarial.any(dim=1), adversarial.float().argmax(dim=1)
-        shown = torch.where(hit, first + 1, ahead)
+        tried = torch.where(hit, first + 1, ahead)
         rows = rows._replace(
-            place=rows.place + shown, queries=rows.queries + shown + hit * (1 + _BISECTIONS)
+            place=rows.place + tried, queries=rows.queries + tried + hit * (1 + _BISECTIONS)
         )
         (better,) = hit.nonzero(as_tuple=True)
         near = torch.zeros_like(hit)
@@ -95,8 +99,8 @@ def _search(problem: Problem, n_queries: int) -> Tensor:
     return found
 
 
-def _shrink(problem: Problem, rows: _Rows, better: Tensor) -> Tensor:
-    """Lower the radius of some rows; say which of them are adversarial at eps, (n,)."""
+def _shrink(problem: AttackProblem, rows: _Rows, better: Tensor) -> Tensor:
+    """Lower the radius of some rows; return which of them are adversarial at eps, (n,)."""
     signs, y = rows.signs[better], rows.y[better]
     low = torch.full_like(rows.radius[better], problem.threat_model.eps)
     near = fools(logits_of(problem, rows.points(low, signs, better)), y)

@@ -1,9 +1,9 @@
 """Square, random search on the scores alone (Andriushchenko et al., arXiv 1912.00049).
 
-Most proposals are rejected, so several successive ones are made from the same point and judged
-in one batch; those behind the first accepted one are forgotten and made anew. Each proposal
-depends on its number in the example's own random stream, so the outcome is that of asking one by
-one, in far fewer and fuller batches.
+Most proposals are rejected, so several successive ones are made from the same point and evaluated
+in one batch; those after the first accepted one are dropped and made anew. Each proposal depends on
+its number in the example's own random stream, so the outcome is that of one query at a time, in far
+fewer and fuller batches.
 """
 
 from __future__ import annotations
@@ -14,44 +14,43 @@ from typing import TYPE_CHECKING
 import torch
 
 from robustbench_dyn.attacks.native.batched_search import logits_of, margins_of
-from robustbench_dyn.attacks.square_layout import fold, unfold
+from robustbench_dyn.attacks.square_layout import from_squares, to_squares
 from robustbench_dyn.random_streams import Streams
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.attacks.problem import AttackProblem
 
 _P_INIT = 0.8
 # The share of pixels that a proposal changes is halved at these queries (section 4.1).
 _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-# Rows that a batch is filled up with: on CPUs a smaller batch costs hardly less.
+# A batch is filled up to so many rows: on CPUs a smaller one costs hardly less.
 _FULL = 64
 _TINY = 1e-12
 _START = -1  # the counter of the first point's draws
-# At these shares of all queries the search looks back, from the second on it may give up: where
-# the margin is more than so many times what it will still fall if each doubling of the queries
-# brings what the last one brought. (It brings less: the squares shrink.)
-_LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+# At these shares of all queries progress is checked. From the second check on the search gives up
+# where the margin is more than so many times the fall that remains if each doubling of the queries
+# lowers it as the last one did. (It lowers it less: the squares shrink.)
+_CHECKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 _HOPELESS = 3.0
 
 
-def square(problem: Problem, *, n_queries: int = 5000, gives_up: bool = True) -> Tensor:
+def square(problem: AttackProblem, *, n_queries: int = 5000, gives_up: bool = True) -> Tensor:
     """Return the adversarial examples found, (n, C, H, W), and x where there is none.
 
     Lowers the margin z_y - max of the others, with up to n_queries queries. gives_up: an example
     whose margin falls far too slowly is left earlier. L2 and Linf.
     """
-    folded = problem if problem.threat_model.norm == "Linf" else fold(problem)
-    found = folded.x.clone()
+    squares = problem if problem.threat_model.norm == "Linf" else to_squares(problem)
+    found = squares.x.clone()
     size = max(_FULL, problem.batch_size)
     for examples in torch.split(torch.arange(len(found), device=found.device), size):
-        part = folded._replace(x=folded.x[examples], y=folded.y[examples])
-        found[examples] = _search(part, n_queries, gives_up=gives_up)
-    return unfold(found, problem.x.shape[1:])
+        found[examples] = _search(squares.rows(examples), n_queries, gives_up=gives_up)
+    return from_squares(found, problem.x.shape[1:])
 
 
-def _search(problem: Problem, n_queries: int, *, gives_up: bool) -> Tensor:
+def _search(problem: AttackProblem, n_queries: int, *, gives_up: bool) -> Tensor:
     found = problem.x.clone()
     proposals = _Proposals(problem)
     alive = torch.arange(len(found), device=found.device)
@@ -59,49 +58,49 @@ def _search(problem: Problem, n_queries: int, *, gives_up: bool) -> Tensor:
     streams = Streams.of(x, y, problem.seed)
     best = proposals.first(x, streams)
     margin = margins_of(logits_of(problem, best), y)
-    query, look = torch.zeros_like(y), torch.zeros_like(y)
-    looks = torch.tensor([math.ceil(share * n_queries) for share in _LOOKS], device=y.device)
+    query, check = torch.zeros_like(y), torch.zeros_like(y)
+    checks = torch.tensor([math.ceil(share * n_queries) for share in _CHECKS], device=y.device)
     margin_then = margin
     accepted = 1.0
     while True:
         fooled = margin < 0
         found[alive[fooled]] = best[fooled]
-        looking = query == looks[look]
-        still_to_fall = (margin_then - margin) * torch.log2(n_queries / looks[look])
-        hopeless = looking & (look > 0) & (margin > _HOPELESS * still_to_fall) & gives_up
-        margin_then = torch.where(looking, margin, margin_then)
-        look = (look + looking.long()).clamp_max(len(looks) - 1)
+        checking = query == checks[check]
+        still_to_fall = (margin_then - margin) * torch.log2(n_queries / checks[check])
+        hopeless = checking & (check > 0) & (margin > _HOPELESS * still_to_fall) & gives_up
+        margin_then = torch.where(checking, margin, margin_then)
+        check = (check + checking.long()).clamp_max(len(checks) - 1)
         going = ~fooled & ~hopeless & (query < n_queries)
         if not going.all():
-            alive, x, y, best, margin, query, look, margin_then = (
-                t[going] for t in (alive, x, y, best, margin, query, look, margin_then)
+            alive, x, y, best, margin, query, check, margin_then = (
+                t[going] for t in (alive, x, y, best, margin, query, check, margin_then)
             )
             streams = streams.select(going)
         if len(alive) == 0:
             return found
-        # As many as are likely to be looked at before one is accepted, and as a batch holds.
+        # As many as are likely to be tried before one is accepted, and as a batch holds.
         ahead = max(1, min(int(0.5 / accepted), _FULL // len(alive)))
         number = query[:, None] + torch.arange(ahead, device=query.device)
         rows = torch.arange(len(alive), device=query.device).repeat_interleave(ahead)
         points = proposals.next(x[rows], best[rows], streams.select(rows), number.flatten())
         margins = margins_of(logits_of(problem, points), y[rows]).reshape(-1, ahead)
-        # No further than to the next look, however many proposals fit into the batch.
-        better = (margins < margin[:, None]) & (number < looks[look][:, None])
+        # No further than to the next check, however many proposals fit into the batch.
+        better = (margins < margin[:, None]) & (number < checks[check][:, None])
         first = better.float().argmax(dim=1)
         hit = better.any(dim=1)
         point = points.reshape(-1, ahead, *x.shape[1:])[torch.arange(len(alive)), first]
         best = torch.where(hit.reshape(-1, 1, 1, 1), point, best)
         margin = torch.where(hit, margins.gather(1, first[:, None]).squeeze(1), margin)
-        asked = torch.where(hit, first + 1, (looks[look] - query).clamp_max(ahead))
-        query = query + asked
-        accepted += 0.05 * (float(hit.sum()) / float(asked.sum()) - accepted)
+        queried = torch.where(hit, first + 1, (checks[check] - query).clamp_max(ahead))
+        query = query + queried
+        accepted += 0.05 * (float(hit.sum()) / float(queried.sum()) - accepted)
         accepted = max(accepted, 1e-3)
 
 
 class _Proposals:
     """The distribution of proposals of one norm and shape of image."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: AttackProblem) -> None:
         self.norm, self.eps = problem.threat_model.norm, problem.threat_model.eps
         self.channels, self.height, self.width = problem.x.shape[1:]
         device = problem.x.device
@@ -185,15 +184,15 @@ class _Proposals:
 
 
 def _tile(side: int) -> Tensor:
-    """Return eta of arXiv 1912.00049, section 4.2: two heaps of opposite sign, of norm 1."""
+    """Return eta of arXiv 1912.00049, section 4.2: two halves of opposite sign, of norm 1."""
     half = max(1, side // 2)
-    heaps = [_heap(half, side)] + ([-_heap(side - half, side)] if side > half else [])
-    tile = torch.cat(heaps)
+    halves = [_half_tile(half, side)] + ([-_half_tile(side - half, side)] if side > half else [])
+    tile = torch.cat(halves)
     normalised: Tensor = tile / tile.norm()
     return normalised
 
 
-def _heap(height: int, width: int) -> Tensor:
+def _half_tile(height: int, width: int) -> Tensor:
     """Return sum_{k=d}^n 1 / (k + 1)^2, d the distance from the middle, n half the longer side."""
     n = max(height, width) // 2
     rows = (torch.arange(height) - height // 2).abs()

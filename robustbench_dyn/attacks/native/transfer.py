@@ -1,8 +1,8 @@
-"""The transfer attack: crafted on surrogates of a model, judged by the model itself.
+"""The transfer attack: candidates are crafted on surrogates and tried on the model itself.
 
-What gradients of the model cannot find where they are masked, gradients of a network like it may:
-one with another solver, other steps, or without the block that masks (Athalye, Carlini & Wagner,
-arXiv 1802.00420, section 3.1, count the success of such attacks as a sign of masking).
+Where a model masks its gradients, those of a similar network may still lead to adversarial
+examples: one with another solver, other steps, or without the block that masks (Athalye, Carlini &
+Wagner, arXiv 1802.00420, section 3.1, count the success of such attacks as a sign of masking).
 """
 
 from __future__ import annotations
@@ -19,76 +19,83 @@ from robustbench_dyn.models.freezing import frozen_eval
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustbench_dyn.attacks.base import Problem
+    from robustbench_dyn.attacks.problem import AttackProblem
 
 # As in AutoAttack where there are too few classes for targets.
 _RESTARTS_OF_FEW_CLASSES = 5
-# On each surrogate: with all nine of AutoAttack this would cost more than the rest of the suite.
-_N_TARGETS = 3
 
 
-def transfer(problem: Problem) -> Tensor:
+def transfer(problem: AttackProblem, *, n_targets: int = 3, n_iterations: int = 100) -> Tensor:
     """Return what Auto-PGD on the model's surrogates finds, (n, C, H, W).
 
-    Each surrogate is attacked in turn, on cross-entropy and then towards its likeliest targets
-    (with 4 classes; with fewer, cross-entropy gets restarts); every point on the way is shown to
-    the model, and what has fooled it leaves. Where nothing does, the point that lowered the model's
-    margin most is returned, and x without surrogates.
+    Each surrogate is attacked in turn, on cross-entropy and then towards its n_targets likeliest
+    targets (with 4 classes; with fewer, cross-entropy gets restarts). With all nine targets of
+    AutoAttack this would cost more than the rest of the suite. Every iterate is tried on the model,
+    and examples that fool it leave. Where none does, the iterate with the model's lowest margin is
+    returned, and x without surrogates.
     """
     found, lowest = problem.x.clone(), torch.full_like(problem.y, torch.inf, dtype=torch.float32)
     for surrogate in surrogates_of(problem.model).values():
         with frozen_eval(surrogate.to(problem.x.device)):
             for targeted in (False, True) if problem.n_classes >= 4 else (False,):
-                (standing,) = (lowest >= 0).nonzero(as_tuple=True)
-                if len(standing) == 0:
+                (robust,) = (lowest >= 0).nonzero(as_tuple=True)
+                if len(robust) == 0:
                     return found
-                points, margin = _craft(_rows(problem, standing), surrogate, targeted=targeted)
-                better = margin < lowest[standing]
-                found[standing[better]] = points[better]
-                lowest[standing[better]] = margin[better]
+                points, margin = _craft(
+                    problem.rows(robust),
+                    surrogate,
+                    n_targets=n_targets if targeted else 0,
+                    n_iterations=n_iterations,
+                )
+                better = margin < lowest[robust]
+                found[robust[better]] = points[better]
+                lowest[robust[better]] = margin[better]
     return found
 
 
-def _craft(problem: Problem, surrogate: nn.Module, *, targeted: bool) -> tuple[Tensor, Tensor]:
-    """Return each example's best point on one surrogate, and the model's margin there."""
-    witness, on_surrogate = _Witness(problem), problem._replace(model=surrogate)
-    if targeted:
-        finds = apgd_targeted(on_surrogate, n_targets=_N_TARGETS, fooled=witness)
+def _craft(
+    problem: AttackProblem, surrogate: nn.Module, *, n_targets: int, n_iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Return each example's best point on one surrogate, and the model's margin there.
+
+    n_targets: 0 for an untargeted search.
+    """
+    best, on_surrogate = _BestPoints(problem), problem._replace(model=surrogate)
+    if n_targets:
+        found = apgd_targeted(
+            on_surrogate, n_targets=n_targets, n_iterations=n_iterations, fooled=best
+        )
     else:
-        restarts = 1 if problem.n_classes >= 4 else _RESTARTS_OF_FEW_CLASSES
-        finds = apgd(on_surrogate, loss="ce", n_restarts=restarts, fooled=witness)
-    # Of what fools the model, the earliest try's find: it does not depend on the batch.
-    hit = (witness.margin < 0).reshape(-1, 1, 1, 1)
-    return torch.where(hit, finds, witness.best), witness.margin
+        n_restarts = 1 if problem.n_classes >= 4 else _RESTARTS_OF_FEW_CLASSES
+        found = apgd(
+            on_surrogate, loss="ce", n_restarts=n_restarts, n_iterations=n_iterations, fooled=best
+        )
+    # Of points that fool the model, the lowest trial's: it does not depend on the batch.
+    fooled = (best.margin < 0).reshape(-1, 1, 1, 1)
+    return torch.where(fooled, found, best.x), best.margin
 
 
-class _Witness:
-    """The model, looking at all points on the way, and the best of them for each example."""
+class _BestPoints:
+    """For each example the iterate at which the model's margin is lowest."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: AttackProblem) -> None:
         self.problem = problem
-        self.best = problem.x.clone()
+        self.x = problem.x.clone()
         self.margin = torch.full_like(problem.y, torch.inf, dtype=torch.float32)
-        self._try = torch.full_like(problem.y, torch.iinfo(torch.int64).max)
+        self._trial = torch.full_like(problem.y, torch.iinfo(torch.int64).max)
 
-    def __call__(self, example: Tensor, attempt: Tensor, x: Tensor, _logits: Tensor) -> Tensor:
-        """Return which points fool the model, (rows,), and remember the lowest margins."""
+    def __call__(self, example: Tensor, trial: Tensor, x: Tensor, _logits: Tensor) -> Tensor:
+        """Keep the points with the lowest margins; return which fool the model, (rows,)."""
         margins = margins_of(logits_of(self.problem, x), self.problem.y[example])
         lowest = torch.full_like(self.margin, torch.inf).scatter_reduce(0, example, margins, "amin")
         tied = margins == lowest[example]
-        # Of equal margins the earliest try's: rows of one example may come in any order.
-        late = torch.full_like(self._try, torch.iinfo(torch.int64).max)
-        earliest = late.scatter_reduce(0, example[tied], attempt[tied], "amin")
-        chosen = tied & (attempt == earliest[example])
-        k, margin, of = example[chosen], margins[chosen], attempt[chosen]
-        better = (margin < self.margin[k]) | ((margin == self.margin[k]) & (of < self._try[k]))
+        # Of equal margins the lowest trial's: rows of one example may come in any order.
+        late = torch.full_like(self._trial, torch.iinfo(torch.int64).max)
+        first = late.scatter_reduce(0, example[tied], trial[tied], "amin")
+        chosen = tied & (trial == first[example])
+        k, margin, of = example[chosen], margins[chosen], trial[chosen]
+        better = (margin < self.margin[k]) | ((margin == self.margin[k]) & (of < self._trial[k]))
         k = k[better]
-        self.margin[k], self._try[k] = margin[better], of[better]
-        self.best[k] = x[chosen][better]
+        self.margin[k], self._trial[k] = margin[better], of[better]
+        self.x[k] = x[chosen][better]
         return margins < 0
-
-
-def _rows(problem: Problem, rows: Tensor) -> Problem:
-    return problem._replace(
-        x=problem.x[rows], y=problem.y[rows], class_radii=problem.class_radii[rows]
-    )

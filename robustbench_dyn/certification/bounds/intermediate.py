@@ -17,15 +17,15 @@ from robustbench_dyn.certification.bounds.back_substitution import (
     substitute,
 )
 from robustbench_dyn.certification.bounds.ball import Ball
+from robustbench_dyn.certification.bounds.budgets import BUDGET
 from robustbench_dyn.certification.bounds.intervals import Bounds, propagate
 from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
 from robustbench_dyn.certification.network.tracing import trace
 
 # Rows of the affine beginning are kept where they hold at most this many numbers.
 MOST_KEPT = 8_000_000
-# Multiplications that tightening one example's intermediate bounds may take, and as many times that
-# for better slopes.
-_BUDGET, _FOR_SLOPES = 500_000_000, 10
+# As many times the budget may be spent on better slopes.
+_FOR_SLOPES = 10
 # A step of ascent passes back and forth.
 _PASSES_A_STEP = 3
 
@@ -105,7 +105,7 @@ def interval_bounds(relaxed: Relaxed, ball: Ball) -> Bounds:
 
 
 def relaxed_bounds(
-    relaxed: Relaxed, ball: Ball, *, budget: int = _BUDGET, n_iterations: int = 0
+    relaxed: Relaxed, ball: Ball, *, budget: int = BUDGET, n_iterations: int = 0
 ) -> tuple[Bounds, dict[int, Lines]]:
     """Return interval bounds, tightened by back-substitution where an activation bends, and lines.
 

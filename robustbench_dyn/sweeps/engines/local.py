@@ -1,4 +1,4 @@
-"""Processes of this machine; they write into one store, and a dead one is replaced."""
+"""The local engine: processes that write to one store; a process that dies is replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_dyn.sweeps.shards import Shard, try_shard
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation.pipeline import Progress
 
-# A shard whose workers die so often in a row without one more verdict is given up.
+# A shard fails after this many worker deaths in a row without one new verdict.
 _PATIENCE = 10
 
 
@@ -38,7 +38,7 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
                 worker.shard = shard
                 busy[worker.connection] = worker
                 yield Event(worker.shard, "started")
-                # A worker may die before it is asked; its pipe then says so below.
+                # A worker may die before it receives the shard; receive() then reports its death.
                 try:
                     worker.connection.send((worker.shard, store))
                 except OSError:
@@ -47,7 +47,7 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
                 worker = busy[connection]  # type: ignore[index]
                 event = worker.receive()
                 if event.progress is not None:
-                    # A worker that goes on from another's verdicts repeats its reports at first.
+                    # A worker that resumes a shard first repeats the reports of the one before.
                     if event.progress[:3] not in seen[event.shard]:
                         fruitless[event.shard] = 0
                     seen[event.shard].add(event.progress[:3])
@@ -75,27 +75,27 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
 
 @dataclass
 class _Worker:
-    """A process that waits for shards at the other end of a pipe."""
+    """A process that receives shards through a pipe."""
 
     process: SpawnProcess
     connection: Connection
     shard: Shard
 
     def receive(self) -> Event:
-        """Return what the process says of its shard, or that it died."""
+        """Return the next event of the shard, or the death of the process."""
         try:
-            state, content = self.connection.recv()
+            state, payload = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             self.connection.close()
             code = self.process.exitcode or 0
             return Event(self.shard, "died", f"signal {-code}" if code < 0 else f"exit code {code}")
         if state == "at work":
-            return Event(self.shard, state, progress=content)
-        return Event(self.shard, state, content)
+            return Event(self.shard, state, progress=payload)
+        return Event(self.shard, state, payload)
 
     def stop(self) -> None:
-        """End the process; what it has decided is in the store."""
+        """Kill the process; its verdicts are already in the store."""
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -106,14 +106,14 @@ def _start_worker(shard: Shard) -> _Worker:
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
-    # The only other end is the worker's: its death ends the pipe.
+    # Only the worker holds the other end now, so that the pipe closes when the worker dies.
     theirs.close()
     return _Worker(process, ours, shard)
 
 
 def _serve(connection: Connection) -> None:
-    """Run the shards that come through the pipe, until it ends."""
-    # Ctrl-C reaches the whole group; the process that hands out the work decides.
+    """Run the shards that arrive through the pipe, until it closes."""
+    # Ctrl-C reaches the whole process group; the scheduling process alone handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -125,13 +125,13 @@ def _serve(connection: Connection) -> None:
             shard, store = connection.recv()
         except EOFError:
             return
-        # Read once, when torch is imported: numpy's and scipy's threads count too.
+        # Read once, when torch is imported; it also limits the threads of numpy and scipy.
         os.environ.setdefault("OMP_NUM_THREADS", str(shard.threads))
         connection.send(try_shard(shard, store, report))
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is killed, also in the middle of a long attack."""
+    """End this process when its parent is killed, even in the middle of a long attack."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Ray, on a laptop or a cluster: each shard has a store of its own, which is merged at the end."""
+"""The Ray engine, on one machine or a cluster: each shard writes a store, which is merged."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.results.exchange import copy_part, merge
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.sweeps.engines import Event
 from robustbench_dyn.sweeps.shards import Shard, try_shard
 
-# So many workers or nodes may die of one shard; a cluster loses nodes for reasons of its own.
+# A shard fails after this many deaths of workers or nodes; clusters lose nodes for other reasons
+# than the shard, too.
 _PATIENCE = 20
 
 
 def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
-    """Run up to `workers` shards at a time on the cluster that RAY_ADDRESS names or that runs here.
+    """Run up to `workers` shards at a time on the cluster of RAY_ADDRESS or of this machine.
 
-    Where there is none, one is started for the time being. See Engine.
+    Starts a temporary cluster where there is none. See Engine.
     """
     ray = _import_ray()
-    ours = not ray.is_initialized()
-    if ours:
+    started_here = not ray.is_initialized()
+    if started_here:
         ray.init(logging_level="ERROR", log_to_driver=False, configure_logging=False)
     remote = ray.remote(max_retries=0)(_run_remotely)
     waiting, deaths = deque(shards), dict.fromkeys(shards, 0)
     busy: dict[Any, Shard] = {}
-    kept = Store(store)
+    results = Store(store)
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
@@ -38,13 +40,13 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
                 task = remote.options(
                     num_cpus=shard.threads, num_gpus=int(shard.device.startswith("cuda"))
                 )
-                busy[task.remote(shard, _known(kept, shard))] = shard
+                busy[task.remote(shard, _cached(results, shard))] = shard
                 yield Event(shard, "started")
             (ready,), _ = ray.wait(list(busy), num_returns=1)
             shard = busy.pop(ready)
             try:
                 state, message, part = ray.get(ready)
-            # What the shard raises comes back as a value: this is the cluster's.
+            # Errors of the shard come back as values; an exception here is one of the cluster.
             except ray.exceptions.RayError as error:
                 deaths[shard] += 1
                 reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
@@ -54,26 +56,29 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
                 else:
                     yield Event(shard, "failed", f"{_PATIENCE} workers died of it ({reason})")
                 continue
-            _merge(kept, part)
+            _merge(results, part)
             yield Event(shard, state, message)
     finally:
         for task in busy:
             ray.cancel(task, force=True)
-        kept.close()
-        if ours:
+        results.close()
+        if started_here:
             ray.shutdown()
 
 
-def _run_remotely(shard: Shard, known: bytes) -> tuple[str, str, bytes]:
-    """Run a shard on whatever node this is; return how it ended, its key or error, its store."""
+def _run_remotely(shard: Shard, cached: bytes) -> tuple[str, str, bytes]:
+    """Run a shard on this node; return how it ended, its key or error, and its store.
+
+    cached: a store with the verdicts that exist already.
+    """
     name = hashlib.sha256(repr(shard).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / "dynbench-parts"
     folder.mkdir(exist_ok=True)
-    # A worker that died on this node has left it what it had decided.
+    # The file exists where a worker died on this node; it holds the verdicts so far.
     path = folder / f"{name}.sqlite"
     if not path.exists():
         partial = path.with_suffix(".partial")
-        partial.write_bytes(known)
+        partial.write_bytes(cached)
         partial.replace(path)
     state, message = try_shard(shard, path)
     part = path.read_bytes()
@@ -81,14 +86,15 @@ def _run_remotely(shard: Shard, known: bytes) -> tuple[str, str, bytes]:
     return state, message, part
 
 
-def _known(store: Store, shard: Shard) -> bytes:
-    """Return a store of what is known already of a shard's examples."""
-    begun = {key: record for key, record in store.records().items() if shard.matches(record)}
-    # A smoothed classifier's votes have a key of their own; several evaluations may share them.
-    keys = {*begun, *(record["votes_key"] for record in begun.values() if "votes_key" in record)}
+def _cached(store: Store, shard: Shard) -> bytes:
+    """Return a store with the verdicts and votes on a shard's examples that exist already."""
+    specs = {key: record.spec for key, record in store.records().items()}
+    begun = {key: spec for key, spec in specs.items() if shard.matches(spec)}
+    # The votes of a smoothed classifier have their own key; several evaluations may share them.
+    keys = {*begun, *(spec.votes_key() for spec in begun.values() if spec.smoothing)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.sqlite"
-        store.copy(path, keys, range(shard.start, shard.stop))
+        copy_part(store, path, keys, range(shard.start, shard.stop))
         return path.read_bytes()
 
 
@@ -96,7 +102,7 @@ def _merge(store: Store, part: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.sqlite"
         path.write_bytes(part)
-        store.merge(path)
+        merge(store, path)
 
 
 def _import_ray() -> Any:

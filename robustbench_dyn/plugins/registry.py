@@ -1,29 +1,42 @@
-"""One registry for each kind of thing that has a name; built-ins and plugins enter by one door."""
+"""Registries: things of one kind by name, looked up and made in one way."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 import yaml
 
-from robustbench_dyn.errors import DynbenchError, InputError
+from robustbench_dyn.errors import DynbenchError, InputError, RegistryError
 
 T = TypeVar("T")
 
 BUILT_IN = "built-in"
 
+# Also of what YAML takes for a text, as 1e-3.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A target that is made when it is used.
+
+    load() raises RegistryError, with the reason alone, where it cannot be made.
+    """
+
+    load: Callable[[], Any]
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A name, and what it stands for.
+    """A name and its target.
 
-    target: the thing itself, or "module:attribute", which is imported at first use. origin: where
-    it comes from, for messages. problem: why it cannot be used; empty where it can.
+    target: the thing itself, "module:attribute", which is imported at first use, or a Lazy. origin:
+    where it comes from, for messages. problem: why it cannot be used; empty where it can.
     """
 
     name: str
@@ -61,10 +74,20 @@ class Registry(Generic[T]):
         self._put(self._built_in, entry)
 
     def entries(self) -> dict[str, Entry]:
-        """Return all entries by name, the built-in ones first."""
-        found = dict(self._built_in)
+        """Return all entries by name: built-in ones, those of plugins, broken ones of plugins.
+
+        Raises `error`, naming both origins, where two that can be used have one name.
+        """
+        found, broken = dict(self._built_in), list[Entry]()
         for entry in self._from_plugins():
-            self._put(found, entry)
+            if entry.problem:
+                broken.append(entry)
+            else:
+                self._put(found, entry)
+        for entry in broken:
+            # A broken plugin must not take a name away from one that works.
+            free = entry.name not in found
+            found[entry.name if free else f"{entry.name} ({entry.origin})"] = entry
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -74,17 +97,25 @@ class Registry(Generic[T]):
         return name in self.entries()
 
     def entry(self, name: str) -> Entry:
-        """Return one entry; raises `error`, with the nearest names, where there is none."""
+        """Return one entry; raises `error`, with the nearest name, where there is none."""
         entries = self.entries()
         if name not in entries:
-            raise self.error(unknown(self.kind, name, entries, hint=self.hint))
+            usable = [known for known, entry in entries.items() if not entry.problem]
+            raise self.error(unknown(self.kind, name, usable, hint=self.hint))
         return entries[name]
 
     def get(self, name: str) -> T:
-        """Return what a name stands for; raises `error` where it is unknown or cannot be used."""
+        """Return the target of a name; raises `error` where it is unknown or cannot be used."""
         entry = self.entry(name)
-        if entry.problem:
-            raise self.error(f"{self.kind} {name!r} from {entry.origin} is broken: {entry.problem}")
+        try:
+            if entry.problem:
+                raise RegistryError(entry.problem)
+            if isinstance(entry.target, Lazy):
+                return entry.target.load()
+        except RegistryError as reason:
+            raise self.error(
+                f"{self.kind} {name!r} from {entry.origin} is broken: {reason}"
+            ) from reason
         if not isinstance(entry.target, str):
             return entry.target
         module, _, attribute = entry.target.partition(":")
@@ -93,12 +124,14 @@ class Registry(Generic[T]):
     def create(self, name: str, settings: Mapping[str, Any] | None = None) -> Any:
         """Make an object of the class, a dataclass, that a name stands for.
 
-        settings: values of its fields. Raises InputError for a field that it does not have, or a
-        value that it refuses.
+        settings: values of its fields; those with the metadata {"setting": False} are not given.
+        Raises InputError for a field that it does not have, or a value that it refuses.
         """
         kind: Any = self.get(name)
         settings = settings or {}
-        known = [part.name for part in fields(kind) if part.init] if is_dataclass(kind) else []
+        known = (
+            [part.name for part in fields(kind) if _is_setting(part)] if is_dataclass(kind) else []
+        )
         for setting in settings:
             if setting not in known:
                 what = f"setting of {self.kind} {name!r}"
@@ -116,6 +149,10 @@ class Registry(Generic[T]):
                 f"{entry.origin}; rename one of them"
             )
         entries[entry.name] = entry
+
+
+def _is_setting(part: Field[Any]) -> bool:
+    return part.init and part.metadata.get("setting", True)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
@@ -151,5 +188,13 @@ def parse_names(text: str) -> list[tuple[str, dict[str, Any]]]:
                 f"{part!r} is not a name with settings; give NAME:SETTING=VALUE, and further "
                 "settings after commas"
             )
-        found[-1][1][key] = yaml.safe_load(value)
+        found[-1][1][key] = _read_value(value)
     return found
+
+
+def _read_value(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{text!r} is no value of a setting; give a number or a word") from error
+    return float(text) if isinstance(value, str) and _NUMBER.fullmatch(text) else value

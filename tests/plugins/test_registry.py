@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from robustbench_dyn.errors import InputError
-from robustbench_dyn.plugins import Entry, Registry, parse_names
+from robustbench_dyn.errors import InputError, RegistryError
+from robustbench_dyn.plugins import Entry, Lazy, Registry, parse_names
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,38 @@ def test_a_broken_entry_is_listed_and_refused_with_its_reason():
         names.get("mine")
 
 
+def test_a_broken_entry_takes_no_name_from_one_that_works():
+    found = [
+        Entry("mine", None, origin="the folder x", problem="no torch"),
+        Entry("mine", Search, origin="the folder y"),
+        Entry("pgd", None, origin="the folder z", problem="no torch"),
+    ]
+    names = registry(from_plugins=lambda: found)
+    assert names.get("mine") is names.get("pgd") is Search
+    broken = [name for name, entry in names.entries().items() if entry.problem]
+    assert broken == ["mine (the folder x)", "pgd (the folder z)"]
+
+
+def test_a_broken_entry_is_no_suggestion():
+    names = Registry("attack", [Entry("mine", None, problem="no torch"), Entry("minus", Search)])
+    with pytest.raises(InputError, match=r"did you mean 'minus'\? choose minus$"):
+        names.get("mina")
+
+
+def test_a_lazy_target_may_fail_with_a_reason():
+    def fail():
+        raise RegistryError("it has no build function")
+
+    made = []
+    names = Registry("model", [Entry("a", Lazy(lambda: made.append(1))), Entry("b", Lazy(fail))])
+    assert list(names) == ["a", "b"]
+    assert made == []
+    names.get("a")
+    assert made == [1]
+    with pytest.raises(InputError, match="model 'b' from built-in is broken: it has no build"):
+        names.get("b")
+
+
 def test_settings_are_checked_against_the_fields():
     assert registry().create("pgd", {"n_steps": 3}) == Search(3)
     with pytest.raises(InputError, match=r"no setting of attack 'pgd' is called 'steps'; did you"):
@@ -73,6 +105,7 @@ def test_settings_are_checked_against_the_fields():
             "square,pgd:n_steps=7,alpha=0.1,random=false",
             [("square", {}), ("pgd", {"n_steps": 7, "alpha": 0.1, "random": False})],
         ),
+        ("pgd:alpha=1e-3,loss=e", [("pgd", {"alpha": 1e-3, "loss": "e"})]),
     ],
 )
 def test_names_with_settings_are_parsed(text, names):
@@ -83,3 +116,8 @@ def test_names_with_settings_are_parsed(text, names):
 def test_settings_without_a_name_or_a_value_are_refused(text):
     with pytest.raises(InputError, match="is not a name with settings"):
         parse_names(text)
+
+
+def test_a_value_that_yaml_cannot_read_is_refused():
+    with pytest.raises(InputError, match=r"'\[3' is no value of a setting"):
+        parse_names("pgd:n_steps=[3")

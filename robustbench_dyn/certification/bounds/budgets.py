@@ -1,0 +1,6 @@
+"""What a relaxation may cost where a certifier's settings say nothing else; imports no torch."""
+
+# Steps of gradient ascent on the slopes of an example's objectives.
+N_ITERATIONS = 20
+# Multiplications that bounding one example's intermediate values may take.
+BUDGET = 500_000_000

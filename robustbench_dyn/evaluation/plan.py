@@ -1,0 +1,237 @@
+"""The plan of an evaluation: its stages in their order, and what their verdicts depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from robustbench_dyn.attacks.base import Attack
+from robustbench_dyn.attacks.catalogue import SUITES, resolve_attacks
+from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
+from robustbench_dyn.certification.catalogue import select_certifiers
+from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.evaluation.stages import (
+    AttackStage,
+    CertifierStage,
+    ClassRadii,
+    CleanStage,
+    Stage,
+)
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound
+from robustbench_dyn.models.counting import surrogates_of
+from robustbench_dyn.models.determinism import seeded
+from robustbench_dyn.models.precision import PRECISION
+from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.results.flags import RANDOM
+from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
+from robustbench_dyn.threat_models import Norm
+from robustbench_dyn.version import __version__
+
+Attacks = str | Attack | Sequence[str | Attack]
+Certifiers = str | Certifier[Any] | Sequence[str | Certifier[Any]]
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+class Plan(Protocol):
+    """What a pipeline runs.
+
+    record: what the verdicts depend on, and facts about the model. flags: what making the plan
+    found out about the model.
+    """
+
+    @property
+    def record(self) -> Record: ...  # noqa: D102
+    @property
+    def flags(self) -> Collection[str]: ...  # noqa: D102
+
+    def stages(self, flags: Collection[str]) -> list[Stage]:
+        """Return the stages for a model with these flags, in their order; first the clean pass.
+
+        Raises InputError where such a model cannot be evaluated.
+        """
+        ...
+
+
+class NetworkPlan:
+    """Clean pass, certifiers and attacks of a network, the cheapest decisive stage first.
+
+    Raises InputError for attacks and certifiers that do not exist or do not support the norm,
+    CertificateError where a named certifier cannot treat the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelUnderTest,
+        dataset: Dataset,
+        norm: Norm,
+        *,
+        attacks: Attacks,
+        certifiers: Certifiers,
+        strict_rounding: bool,
+        seed: int,
+        batch_size: int | Literal["auto"],
+        audit_share: float,
+        device: torch.device,
+    ) -> None:
+        network = model.network.model
+        self._model, self._norm = model, norm
+        with seeded(seed, "preparation"):
+            surrogates = bool(surrogates_of(network))
+            self._attacks = resolve_attacks(
+                attacks, norm, model.n_classes, has_surrogates=surrogates
+            )
+            selection = select_certifiers(
+                certifiers,
+                network,
+                tuple(dataset.x.shape[1:]),
+                norm,
+                strict_rounding=strict_rounding,
+            )
+        self._certifiers = selection.ready
+        # A suite gives way to the one in expectation where the outputs are random; attacks that
+        # were named one by one stay.
+        suite = isinstance(attacks, str) and attacks in SUITES
+        self._if_random = (
+            resolve_attacks("rand", norm, model.n_classes)
+            if suite and attacks not in ("none", "rand")
+            else self._attacks
+        )
+        self.flags = [f"certifier_failed:{name}" for name in selection.crashed]
+        identity = model.identity
+        attack_spec = partial(stage_spec, in_suite=suite)
+        spec = EvaluationSpec(
+            model=identity.name,
+            family=identity.family,
+            plugin_version=identity.plugin_version,
+            weights_sha256=identity.weights_sha256,
+            state_sha256=identity.state_sha256,
+            code_sha256=identity.code_sha256,
+            dataset=dataset.name,
+            data_sha256=dataset.sha256,
+            norm=norm,
+            attacks=tuple(attack_spec(attack) for attack in self._attacks),
+            attacks_if_random=tuple(attack_spec(attack) for attack in self._if_random),
+            certifiers=tuple(
+                stage_spec(prepared.certifier, label=prepared.label(norm))
+                for prepared in self._certifiers
+            ),
+            rounding="strict" if strict_rounding else "measured",
+            precision=PRECISION,
+            seed=seed,
+            batch_size=batch_size,
+            audit_share=audit_share,
+            device=device.type,
+            torch_version=torch.__version__,
+            package_version=__version__,
+        )
+        self.record = Record(
+            spec=spec,
+            parameters=sum(p.numel() for p in network.parameters()),
+            lipschitz_bound=_bound(network),
+            not_applicable=selection.not_applicable,
+        )
+
+    @property
+    def certifiers(self) -> list[Certifier[Any]]:
+        """The certifiers that are ready for the model, the cheapest first."""
+        return [prepared.certifier for prepared in self._certifiers]
+
+    def stages(self, flags: Collection[str]) -> list[Stage]:
+        """Return the stages; a model that is no function of its input is attacked alone."""
+        certifiers = [] if self.record.spec.voids_certificates(flags) else self._certifiers
+        attacks = self._if_random if RANDOM in flags else self._attacks
+        # Predictions and checks of candidates are by the majority of many passes.
+        self._model.in_expectation = RANDOM in flags
+        return arrange(self._model, certifiers, attacks, self._norm)
+
+
+def arrange(
+    model: ModelUnderTest,
+    certifiers: Sequence[PreparedCertifier],
+    attacks: Sequence[Attack],
+    norm: Norm,
+) -> list[Stage]:
+    """Put the stages in order: each comes in when all before it left an example undecided."""
+    known = ClassRadii(model, certifiers)
+    stages: list[Stage] = [CleanStage(model, certifiers, known, norm)]
+    stages += [
+        CertifierStage(model, prepared, norm)
+        for prepared in certifiers
+        if not prepared.certifier.radius_based
+    ]
+    stages += [
+        AttackStage(model, attack, known, first=not place) for place, attack in enumerate(attacks)
+    ]
+    order = list(Phase)
+    # Sorting is stable: within a phase the order stays.
+    return sorted(stages, key=lambda stage: order.index(stage.phase))
+
+
+def stage_spec(
+    stage: Attack | Certifier[Any], *, label: str = "", in_suite: bool = False
+) -> StageSpec:
+    """Return what a verdict depends on of an attack or a certifier.
+
+    label: its name in tables; by default with the settings that are not the default ones. in_suite:
+    a suite chose the settings, and tables show its name alone.
+    """
+    if not label:
+        label = stage.name if in_suite else _with_settings(stage)
+    return StageSpec(
+        name=stage.name,
+        label=label,
+        version=stage.version,
+        settings=stage.settings(),
+        library=_library(getattr(stage, "library", "")),
+        code_sha256=code_of(type(stage)),
+        gradient_free=getattr(stage, "gradient_free", False),
+        only_on_signs=getattr(stage, "only_on_signs", False),
+    )
+
+
+def _with_settings(stage: Attack | Certifier[Any]) -> str:
+    settings = stage.settings()
+    changed = [
+        f"{part.name}={settings[part.name]}"
+        for part in fields(stage)
+        if part.name in settings and settings[part.name] != part.default
+    ]
+    return f"{stage.name}({' '.join(changed)})" if changed else stage.name
+
+
+@cache
+def _library(name: str) -> str:
+    """Return a library's name and version, or nothing where it is this one or none."""
+    try:
+        return "" if name in ("", "robustbench-dyn") else f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return name
+
+
+def code_of(kind: type) -> str:
+    """Return the SHA-256 of the file that defines a stage; that of ours have versions."""
+    if kind.__module__.partition(".")[0] == _PACKAGE:
+        return ""
+    try:
+        code = Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):  # made in a notebook or a shell
+        return ""
+    return hashlib.sha256(code).hexdigest()
+
+
+def _bound(model: nn.Module) -> float | None:
+    try:
+        return lipschitz_bound(model)
+    # The model's own method may raise anything; the certifier tells what.
+    except Exception:
+        return None

@@ -1,0 +1,354 @@
+"""Stages: each says of a batch of examples what it found, and does nothing else.
+
+A stage can be run and tested alone. It touches neither the store, nor the clock, nor the progress
+display; the pipeline batches, meters, stores and reports.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.attacks.base import Attack
+from robustbench_dyn.certification.base import Phase, PreparedCertifier, Proof, radii
+from robustbench_dyn.evaluation.candidates import Hit, find_hits, predictions
+from robustbench_dyn.models.batch_size import is_out_of_memory
+from robustbench_dyn.models.determinism import stage_seed
+from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.results.verdicts import Outcome, Step
+from robustbench_dyn.threat_models import Norm, ThreatModel
+
+log = logging.getLogger(__name__)
+
+# An exhaustive search may take its whole time for each example, and what is known is kept.
+_SEARCHED_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that a stage works on together.
+
+    x: (n, *input_shape); y: (n,); ids: their example_ids. audited: of each, whether it is certified
+    and attacked all the same. size: how many inputs the model is given at once, at most. seed: of
+    the run.
+    """
+
+    ids: Sequence[int]
+    x: Tensor
+    y: Tensor
+    threat_model: ThreatModel
+    audited: Sequence[bool]
+    size: int
+    seed: int
+
+
+class Spent(NamedTuple):
+    """Passes that one example took, and seconds where these were measured in earlier runs."""
+
+    forward_passes: int
+    backward_passes: int = 0
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a stage found out about one example.
+
+    spent: what it took, where that is not the example's equal share of the batch.
+    """
+
+    spent: Spent | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified(Result):
+    """The prediction of a clean pass, and the largest radius that certifiers proved on it.
+
+    prediction: -1 where the model gave none, ABSTAINED where a smoothed classifier gave none.
+    radius: NaN where nothing is proved; certifier: the label of the one that proved it. attempts:
+    the certifiers that proved nothing or less than the ball. message: why there is no prediction.
+    """
+
+    prediction: int
+    radius: float = math.nan
+    certifier: str = ""
+    attempts: tuple[Step, ...] = ()
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified(Result):
+    """A certifier proved a radius of at least eps; certifier: its label in tables."""
+
+    certifier: str
+    radius: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Result):
+    """An adversarial example inside the threat model was found, and checked."""
+
+    hit: Hit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open(Result):
+    """Nothing was decided: an attack was survived, or a certifier proved nothing.
+
+    outcome: SURVIVED, OPEN or WITHIN_ROUNDING. message: for printing alone.
+    """
+
+    outcome: Outcome
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Result):
+    """The stage raised an error; outcome: FAILED for an attack, NOT_APPLICABLE for a certifier."""
+
+    outcome: Outcome
+    message: str
+
+
+class Stage(Protocol):
+    """One step of an evaluation.
+
+    labels: the names in tables of what it may prove; empty for an attack. deterministic: whether
+    what it proves is certain, so that an adversarial example inside a proved radius is an error.
+    copies: how many inputs the model is given for one example. at_most: examples of a batch, or
+    None. only_on_signs: run where there are signs of masked gradients alone.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def phase(self) -> Phase: ...  # noqa: D102
+    @property
+    def labels(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def deterministic(self) -> bool: ...  # noqa: D102
+    @property
+    def copies(self) -> int: ...  # noqa: D102
+    @property
+    def at_most(self) -> int | None: ...  # noqa: D102
+    @property
+    def only_on_signs(self) -> bool: ...  # noqa: D102
+
+    def run(self, batch: Batch) -> Sequence[Result]:
+        """Return one Result for each example of the batch; running out of memory is passed on."""
+        ...
+
+
+class ClassRadii:
+    """The radii inside which a class cannot overtake the label, by certifiers that cost little.
+
+    They tell attacks which classes they need not target.
+    """
+
+    def __init__(self, model: ModelUnderTest, certifiers: Sequence[PreparedCertifier]) -> None:
+        early = (Phase.CLEAN, Phase.BEFORE_ATTACKS)
+        self._model = model
+        self._certifiers = [c for c in certifiers if c.certifier.phase in early]
+        # By certifier and example, where they hold at any eps.
+        self._known = defaultdict[str, dict[int, Tensor]](dict)
+
+    def remember(self, certifier: str, ids: Sequence[int], radii: Tensor) -> None:
+        """Keep radii (n, classes) of the clean pass, which hold at any eps."""
+        self._known[certifier].update(zip(ids, radii, strict=True))
+
+    def of(self, batch: Batch) -> Tensor | None:
+        """Return the radii of a batch, (n, classes) float64, or None where none can be had.
+
+        What is not known is proved again. An audit asks whether the certificates are right: there
+        they rule nothing out.
+        """
+        if not self._certifiers:
+            return None
+        logits = self._model.logits(batch.x)
+        each = list[Tensor]()
+        for prepared in self._certifiers:
+            known = self._known[prepared.certifier.name]
+            if all(i in known for i in batch.ids):
+                each.append(torch.stack([known[i] for i in batch.ids]))
+            else:
+                each.append(_prove(self._model, prepared, batch, logits)[0].class_radii)
+        audited = torch.tensor(batch.audited)
+        return torch.stack(each).amax(dim=0).masked_fill(audited[:, None], 0.0)
+
+
+class CleanStage:
+    """The clean pass, and the certifiers whose radii follow from it at any eps."""
+
+    name = "certify"
+    phase = Phase.CLEAN
+    copies, at_most, only_on_signs = 1, None, False
+
+    def __init__(
+        self,
+        model: ModelUnderTest,
+        certifiers: Sequence[PreparedCertifier],
+        known: ClassRadii,
+        norm: Norm,
+    ) -> None:
+        self._model, self._known = model, known
+        self._certifiers = [c for c in certifiers if c.certifier.radius_based]
+        self.labels = tuple(c.label(norm) for c in self._certifiers)
+        self.deterministic = all(c.certifier.deterministic for c in self._certifiers)
+
+    def run(self, batch: Batch) -> Sequence[Classified]:
+        """Classify the examples, and certify those that are classified correctly."""
+        eps = batch.threat_model.eps
+        logits = self._model.logits(batch.x)
+        seed = stage_seed(batch.seed, "clean")
+        predicted = predictions(self._model, batch.x, logits, seed=seed).tolist()
+        best, labels = [math.nan] * len(batch.ids), [""] * len(batch.ids)
+        attempts = [list[Step]() for _ in batch.ids]
+        for prepared, label in zip(self._certifiers, self.labels, strict=True):
+            name = prepared.certifier.name
+            proof, failure = _prove(self._model, prepared, batch, logits)
+            if not failure:
+                self._known.remember(name, batch.ids, proof.class_radii)
+            rounded = _within_rounding(proof)
+            for k, radius in enumerate(radii(proof).tolist()):
+                if failure or k in rounded:
+                    attempts[k].append(_not_proved(prepared, eps, failure))
+                elif not radius >= eps:
+                    attempts[k].append(Step(name, Outcome.OPEN, eps))
+                if radius > 0 and not best[k] >= radius:
+                    best[k], labels[k] = radius, label
+        return [
+            Classified(
+                prediction=predicted[k],
+                radius=best[k],
+                certifier=labels[k],
+                attempts=tuple(attempts[k]),
+                message="" if predicted[k] != -1 else "the logits are not finite",
+            )
+            for k in range(len(batch.ids))
+        ]
+
+
+class CertifierStage:
+    """A certifier that looks at one ball."""
+
+    copies, only_on_signs = 1, False
+
+    def __init__(self, model: ModelUnderTest, prepared: PreparedCertifier, norm: Norm) -> None:
+        self._model, self._prepared = model, prepared
+        self.name = prepared.certifier.name
+        self.phase = prepared.certifier.phase
+        self.labels = (prepared.label(norm),)
+        self.deterministic = prepared.certifier.deterministic
+        exhaustive = self.phase is Phase.LAST
+        self.at_most = _SEARCHED_AT_ONCE if exhaustive else None
+        # An exhaustive search ends with a proof, a counterexample, or its time.
+        self._open = "timed out" if exhaustive else ""
+
+    def run(self, batch: Batch) -> Sequence[Result]:
+        """Prove the ball around each example, or check the counterexample that is offered."""
+        eps = batch.threat_model.eps
+        logits = self._model.logits(batch.x)
+        proof, failure = _prove(self._model, self._prepared, batch, logits)
+        proved, rounded = radii(proof).tolist(), _within_rounding(proof)
+        hits: Sequence[Hit | None] = [None] * len(batch.ids)
+        if proof.candidates is not None:
+            hits = _hits(self._model, self.name, proof.candidates, batch)
+        results = list[Result]()
+        for k, hit in enumerate(hits):
+            if hit is not None:
+                results.append(Broken(hit=hit))
+            elif proved[k] >= eps:
+                results.append(Certified(certifier=self.labels[0], radius=proved[k]))
+            elif failure:
+                results.append(Failed(outcome=Outcome.NOT_APPLICABLE, message=failure))
+            elif k in rounded:
+                step = _not_proved(self._prepared, eps)
+                results.append(Open(outcome=step.outcome, message=step.message))
+            else:
+                results.append(Open(outcome=Outcome.OPEN, message=self._open))
+        return results
+
+
+class AttackStage:
+    """An attack, and the check of its candidates."""
+
+    labels: tuple[str, ...] = ()
+    deterministic = True
+    copies, at_most = 1, None
+
+    def __init__(
+        self, model: ModelUnderTest, attack: Attack, known: ClassRadii, *, first: bool
+    ) -> None:
+        self._model, self._attack, self._known = model, attack, known
+        self.name = attack.name
+        self.phase = Phase.FIRST_ATTACK if first else Phase.ATTACKS
+        self.only_on_signs = attack.only_on_signs
+
+    def run(self, batch: Batch) -> Sequence[Result]:
+        """Search for adversarial examples; what the model or the library raises is a failure."""
+        try:
+            candidates = self._attack.search(
+                self._model.network,
+                batch.x,
+                batch.y,
+                batch.threat_model,
+                seed=stage_seed(batch.seed, self.name),
+                batch_size=batch.size,
+                n_classes=self._model.n_classes,
+                class_radii=self._known.of(batch) if self._attack.per_class else None,
+            )
+            hits = _hits(self._model, self.name, candidates, batch)
+        # Attacks run an unknown model inside a library: a failure is recorded.
+        except Exception as error:
+            if is_out_of_memory(error) and batch.size > 1:
+                raise
+            failure = f"{type(error).__name__}: {error}"
+            log.warning("%s failed: %s", self.name, failure)
+            return [Failed(outcome=Outcome.FAILED, message=failure) for _ in batch.ids]
+        return [Open(outcome=Outcome.SURVIVED) if hit is None else Broken(hit=hit) for hit in hits]
+
+
+def _hits(
+    model: ModelUnderTest, name: str, candidates: Tensor, batch: Batch
+) -> Sequence[Hit | None]:
+    seed = stage_seed(batch.seed, name)
+    return find_hits(model, name, candidates, batch.x, batch.y, batch.threat_model, seed=seed)
+
+
+def _prove(
+    model: ModelUnderTest, prepared: PreparedCertifier, batch: Batch, logits: Tensor
+) -> tuple[Proof, str]:
+    """Run a certifier; where it fails, return a proof of nothing, and why."""
+    try:
+        proof = prepared.prove(batch.x, logits, batch.y, batch.threat_model)
+    # A certifier reads an unknown model, and may fail at anything: a failure is recorded.
+    except Exception as error:
+        if is_out_of_memory(error) and batch.size > 1:
+            raise
+        failure = f"{type(error).__name__}: {error}"
+        log.warning("certifier %s failed: %s", prepared.certifier.name, failure)
+        return Proof(torch.zeros(logits.shape, dtype=torch.float64)), failure
+    model.network.forward_passes += proof.forward_passes
+    return proof, ""
+
+
+def _within_rounding(proof: Proof) -> set[int]:
+    """Return the rows where the model's own rounding forbids a proof."""
+    rows = proof.within_rounding
+    return set() if rows is None else set(rows.nonzero().flatten().tolist())
+
+
+def _not_proved(prepared: PreparedCertifier, eps: float, failure: str = "") -> Step:
+    """Say that a certifier failed, or that rounding forbids what it would prove."""
+    name = prepared.certifier.name
+    if failure:
+        return Step(name, Outcome.NOT_APPLICABLE, eps, failure)
+    message = "the network's own rounding may exceed a margin"
+    return Step(name, Outcome.WITHIN_ROUNDING, eps, message)

@@ -1,0 +1,39 @@
+"""Names of every kind: built-in ones and those of plugins, looked up in one way."""
+
+from robustbench_dyn.plugins.card import Card, Kind, Weights
+from robustbench_dyn.plugins.discovery import (
+    Plugin,
+    find_plugins,
+    from_plugins,
+    hash_code,
+    import_plugin,
+    load_plugins,
+    read_plugin,
+)
+from robustbench_dyn.plugins.registry import (
+    BUILT_IN,
+    Entry,
+    Lazy,
+    Registry,
+    parse_names,
+    unknown,
+)
+
+__all__ = [
+    "BUILT_IN",
+    "Card",
+    "Entry",
+    "Kind",
+    "Lazy",
+    "Plugin",
+    "Registry",
+    "Weights",
+    "find_plugins",
+    "from_plugins",
+    "hash_code",
+    "import_plugin",
+    "load_plugins",
+    "parse_names",
+    "read_plugin",
+    "unknown",
+]

@@ -1,0 +1,242 @@
+"""Find plugins: shipped folders, folders that the user names, entry points of packages."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from robustbench_dyn.errors import DynbenchError, InputError, RegistryError
+from robustbench_dyn.plugins.card import Card, Kind
+from robustbench_dyn.plugins.registry import Entry
+from robustbench_dyn.resources import shipped
+from robustbench_dyn.strict_yaml import read_yaml
+
+# The second one is of packages that bring architectures alone.
+ENTRY_POINT_GROUPS = ("robustbench_dyn", "robustbench_dyn.architectures")
+
+_registered: list[Path] = []
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin as found, before its code is imported: a card, or the problem that it has.
+
+    name: as in the card, or the folder's name. origin: the folder or package, for messages.
+    """
+
+    name: str
+    folder: Path
+    origin: str
+    card: Card | None = None
+    problem: str = ""
+
+    def provides(self, kind: Kind) -> bool:
+        """Whether the card names that kind; without a card, the plugin may bring any."""
+        return self.card is None or kind in self.card.provides
+
+
+def load_plugins(*folders: str | Path) -> None:
+    """Use the plugins in these folders, each a plugin or a folder of plugins, in this process.
+
+    A folder that is in use already changes nothing. Raises RegistryError where one does not exist.
+    """
+    for folder in folders:
+        root = _existing(Path(folder))
+        if root not in _registered:
+            _registered.append(root)
+
+
+def find_plugins(*folders: Path) -> list[Plugin]:
+    """Return the shipped plugins, those in use, those in folders, and those of installed packages.
+
+    A folder is one plugin where it holds card.yaml, and otherwise a folder of plugins. Raises
+    RegistryError where a folder does not exist.
+    """
+    found = dict[Path, Plugin]()
+    for root in (shipped("plugins"), *_registered, *folders):
+        for folder in _plugin_folders(_existing(root)):
+            found.setdefault(folder, read_plugin(folder, f"the folder {folder}"))
+    for origin, folder in _packaged(tuple(sys.path)):
+        found.setdefault(folder, read_plugin(folder, origin))
+    return list(found.values())
+
+
+def read_plugin(folder: Path, origin: str) -> Plugin:
+    """Read the card of the plugin in a folder, without importing its code."""
+    path = folder / "card.yaml"
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _read_plugin(folder, origin, changed)
+
+
+def import_plugin(plugin: Plugin) -> ModuleType:
+    """Import the plugin's __init__.py; raises RegistryError, with the reason, where that fails."""
+    if plugin.problem:
+        raise RegistryError(plugin.problem)
+    module = _import_folder(plugin.folder, plugin.name, hash_code(plugin.folder))
+    if isinstance(module, str):
+        raise RegistryError(module)
+    return module
+
+
+def from_plugins(kind: Kind, check: Callable[[str, Any], None]) -> Callable[[], Iterator[Entry]]:
+    """Return a function that yields an Entry for each thing of a kind in the plugins in use.
+
+    kind names an attribute of a plugin's module, in capitals: a tuple of things that have a name,
+    or a mapping from names to things. check(name, thing) raises InputError where a thing is of the
+    wrong type. A plugin that cannot be imported, or lacks what its card promises, is an Entry with
+    a problem.
+    """
+
+    def entries() -> Iterator[Entry]:
+        for plugin in find_plugins():
+            if plugin.provides(kind):
+                yield from entries_of(plugin, kind, check)
+
+    return entries
+
+
+def entries_of(plugin: Plugin, kind: Kind, check: Callable[[str, Any], None]) -> Iterator[Entry]:
+    """Yield an Entry for each thing of a kind in one plugin; see from_plugins."""
+    attribute = kind.upper()
+    try:
+        things = getattr(import_plugin(plugin), attribute, None)
+        if not isinstance(things, (tuple, list, Mapping)) or not things:
+            raise RegistryError(
+                f"its card.yaml promises {kind}, and its __init__.py does not define {attribute}, "
+                "a tuple of them"
+            )
+    except RegistryError as error:
+        yield Entry(plugin.name, None, origin=plugin.origin, problem=str(error))
+        return
+    for index, (name, thing) in enumerate(_named(things)):
+        problem = "" if name else "it has no name"
+        try:
+            check(name, thing)
+        except InputError as error:
+            problem = str(error)
+        yield Entry(
+            name=name or f"{plugin.name}.{attribute}[{index}]",
+            target=thing,
+            description=str(getattr(thing, "description", "")),
+            origin=plugin.origin,
+            problem=problem,
+        )
+
+
+def hash_code(folder: Path) -> str:
+    """Return the SHA-256 over the names and contents of a folder's Python files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        raise RegistryError(f"the plugin folder {root} does not exist; give a folder")
+    return root.resolve()
+
+
+def _plugin_folders(root: Path) -> Iterable[Path]:
+    if (root / "card.yaml").is_file():
+        return [root]
+    return (
+        folder.resolve()
+        for folder in sorted(root.iterdir())
+        if (folder / "card.yaml").is_file() or (folder / "__init__.py").is_file()
+    )
+
+
+@cache
+def _packaged(path: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """Return origin and folder of each plugin of an installed package; path: as sys.path is."""
+    del path  # it is here for the cache: a scan of all packages takes longer than all else
+    found = list[tuple[str, Path]]()
+    for group in ENTRY_POINT_GROUPS:
+        for entry in entry_points(group=group):
+            package = entry.dist.name if entry.dist else "an installed package"
+            origin = f"the package {package} (entry point {entry.name} = {entry.value})"
+            found.append((origin, _entry_folder(entry)))
+    return found
+
+
+def _entry_folder(entry: EntryPoint) -> Path:
+    try:
+        spec = importlib.util.find_spec(entry.module)
+    # To find a module inside a package is to import the package, which may raise anything.
+    except Exception:
+        spec = None
+    if spec is None or spec.origin is None:
+        # Such a folder does not exist, so the plugin's problem names the module.
+        return Path(f"<module {entry.module} not found>") / entry.name
+    return Path(spec.origin).resolve().parent
+
+
+@cache
+def _read_plugin(folder: Path, origin: str, changed: int) -> Plugin:
+    del changed  # it is here for the cache: a card that was edited is read again
+    try:
+        card = read_yaml(folder / "card.yaml", Card)
+    except DynbenchError as error:
+        return Plugin(folder.name, folder, origin, problem=str(error))
+    missing = [package for package in card.requires if not _installed(package)]
+    problem = ""
+    if missing:
+        # Found without importing the plugin, which a list of all names must not do.
+        problem = (
+            f"it needs {' and '.join(missing)}, which is not installed: "
+            f"pip install {' '.join(missing)}"
+        )
+    return Plugin(card.name, folder, origin, card, problem)
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+@cache
+def _import_folder(folder: Path, name: str, code_sha256: str) -> ModuleType | str:
+    """Return the module of a folder, or the reason why it cannot be imported."""
+    # A name of its own in sys.modules: a plugin must not shadow an installed package.
+    place = hashlib.sha256(f"{folder} {code_sha256}".encode()).hexdigest()[:16]
+    module_name = f"_dynbench_plugin_{name}_{place}"
+    path = folder / "__init__.py"
+    if not path.is_file():
+        return "it has no __init__.py"
+    spec = importlib.util.spec_from_file_location(
+        module_name, path, submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        return "its __init__.py is no Python module"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    # A plugin's code may raise anything, which must not stop the other plugins.
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        return f"it cannot be imported: {type(error).__name__}: {error}"
+    return module
+
+
+def _named(things: Iterable[Any] | Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each thing, empty where it has none, and the thing."""
+    for name, thing in (
+        things.items()
+        if isinstance(things, Mapping)
+        else ((getattr(thing, "name", ""), thing) for thing in things)
+    ):
+        yield name if isinstance(name, str) else "", thing

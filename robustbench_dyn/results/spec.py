@@ -1,0 +1,176 @@
+"""What the verdicts of an evaluation depend on, typed; its hash is their key in the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from robustbench_dyn.results.flags import NOT_A_FUNCTION, RANDOM
+from robustbench_dyn.threat_models import Norm
+
+Setting = bool | int | float | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """An attack or a certifier that verdicts depend on.
+
+    label: its name in tables. version: of its search or proof. settings: the values of its fields.
+    library: the name and version of the library that it runs, if it is another's. code_sha256: of
+    its source file, if it comes from outside of this package. gradient_free: an attack that uses no
+    gradient of the model. only_on_signs: an attack that is run on signs of masked gradients alone.
+    """
+
+    name: str
+    label: str
+    version: int = 1
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    library: str = ""
+    code_sha256: str = ""
+    gradient_free: bool = False
+    only_on_signs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothingSpec:
+    """How a smoothed classifier is made and certified: see smoothing.statistics.Smoothing."""
+
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    """All that a verdict depends on, except its threat model's eps and its example.
+
+    model, family, plugin_version: names, for tables. weights_sha256: of the weights file, or of the
+    state_dict where there is no file. state_sha256: of the state_dict. code_sha256: of the plugin's
+    code, or of the logits on fixed inputs. smoothing: of a smoothed classifier. attacks: in their
+    order. attacks_if_random: those that replace them where the outputs are random. certifiers:
+    those that are ready for the model, the cheapest first. rounding: "measured" or "strict".
+    batch_size: a number, "auto", or None where verdicts do not depend on it.
+    """
+
+    model: str
+    family: str = ""
+    plugin_version: str = ""
+    weights_sha256: str = ""
+    state_sha256: str = ""
+    code_sha256: str = ""
+    dataset: str
+    data_sha256: str = ""
+    norm: Norm
+    smoothing: SmoothingSpec | None = None
+    attacks: tuple[StageSpec, ...] = ()
+    attacks_if_random: tuple[StageSpec, ...] = ()
+    certifiers: tuple[StageSpec, ...] = ()
+    rounding: str = "measured"
+    precision: str = ""
+    seed: int = 0
+    batch_size: int | str | None = None
+    audit_share: float = 0.0
+    device: str = "cpu"
+    torch_version: str = ""
+    package_version: str = ""
+
+    def key(self) -> str:
+        """Return the SHA-256 over all fields: verdicts of equal keys are equal."""
+        return _hash(asdict(self))
+
+    def votes_key(self) -> str:
+        """Return the SHA-256 over what the votes of a smoothed classifier depend on.
+
+        Votes do not depend on alpha, norm, attacks and the share that is audited.
+        """
+        if self.smoothing is None:
+            return ""
+        (votes,) = self.certifiers
+        smoothing = self.smoothing
+        return _hash(
+            {
+                **{name: getattr(self, name) for name in _OF_VOTES},
+                "sigma": smoothing.sigma,
+                "n0": smoothing.n0,
+                "n": smoothing.n,
+                "votes_version": votes.version,
+            }
+        )
+
+    def voids_certificates(self, flags: Collection[str]) -> bool:
+        """Say whether no certificate counts of a model with these flags.
+
+        Votes of a random network are those of a random classifier, which may be smoothed.
+        """
+        allowed = {RANDOM} if self.smoothing else set[str]()
+        return bool(NOT_A_FUNCTION.intersection(flags) - allowed)
+
+    def attacks_run(self, flags: Collection[str] = (), *, on_signs: bool) -> list[StageSpec]:
+        """Return the attacks of a model with these flags, with or without those run on signs."""
+        attacks = self.attacks_if_random if RANDOM in flags else self.attacks
+        return [attack for attack in attacks if on_signs or not attack.only_on_signs]
+
+
+_OF_VOTES = (
+    "weights_sha256", "state_sha256", "code_sha256", "data_sha256", "seed", "precision", "device",
+    "torch_version",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What the store keeps of an evaluation beside its verdicts.
+
+    spec: what the verdicts depend on. parameters, lipschitz_bound: facts about the model, for
+    tables; None where there is no bound. not_applicable: the certifiers of `auto` that cannot treat
+    the model, with the reason.
+    """
+
+    spec: EvaluationSpec
+    parameters: int | None = None
+    lipschitz_bound: float | None = None
+    not_applicable: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the record as JSON; from_json reads it back."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Record:
+        """Read a record; raises KeyError, TypeError or ValueError where it is none."""
+        content = json.loads(text)
+        spec = _known(EvaluationSpec, content["spec"])
+        stages = {
+            name: tuple(StageSpec(**_known(StageSpec, stage)) for stage in spec.get(name, ()))
+            for name in ("attacks", "attacks_if_random", "certifiers")
+        }
+        smoothing = spec.get("smoothing")
+        spec = spec | stages | {"smoothing": SmoothingSpec(**smoothing) if smoothing else None}
+        return Record(**_known(Record, content) | {"spec": EvaluationSpec(**spec)})
+
+    def columns(self) -> dict[str, Any]:
+        """Return what tables tell of the evaluation, by column."""
+        spec = self.spec
+        names = ("model", "family", "dataset", "norm", "weights_sha256", "plugin_version", "seed",
+                 "device", "torch_version")  # fmt: skip
+        return {
+            **{name: getattr(spec, name) for name in names},
+            "parameters": self.parameters,
+            "lipschitz_bound": self.lipschitz_bound,
+            "attacks": [a.label for a in spec.attacks if not a.only_on_signs],
+            "certifiers": [certifier.label for certifier in spec.certifiers],
+        }
+
+
+def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries that are fields: later versions may write more."""
+    names = {part.name for part in fields(kind)}
+    return {name: value for name, value in content.items() if name in names}
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
