@@ -41,6 +41,8 @@ def pytest_xdist_auto_num_workers(config):
     except AttributeError:  # not every system says what this process may use
         cores = os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
+
+
 @pytest.fixture(autouse=True)
 def own_plugins(monkeypatch):
     """Let each test load plugins that no later test sees."""

@@ -69,7 +69,7 @@ def test_tracing_leaves_the_model_unchanged():
 
 @pytest.mark.parametrize("name", ["feedforward", "euler_resnet", "hamiltonian", "gradient_flow"])
 def test_the_architectures_are_supported(name):
-    model = discover(()).load(name).build((1, 28, 28), 10)
+    model = discover(()).get(name).build((1, 28, 28), 10)
     for parameter in model.parameters():
         parameter.data *= 0.5
     x, threat_model = torch.rand(2, 1, 28, 28), ThreatModel("Linf", 1 / 255)

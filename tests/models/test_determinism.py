@@ -25,18 +25,6 @@ L2 = ThreatModel("L2", 0.25)
 DATA = points(DISTANCES)
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 class ByFewness(Honest):
     """Takes an example alone for an image without a batch."""
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -25,7 +26,8 @@ def dynbench_here(arguments, folder, monkeypatch, capsys):
     """Run the command in this process, without the cost of imports; returns as dynbench does."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["dynbench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
+    # What the command sets is for its own process.
+    with mock.patch.dict(os.environ), pytest.raises(SystemExit) as left:
         main()
     printed = capsys.readouterr()
     return subprocess.CompletedProcess(sys.argv, left.value.code or 0, printed.out, printed.err)

@@ -127,14 +127,13 @@ def test_what_the_examples_took_adds_up():
 
 def test_the_row_has_what_the_record_says_of_the_model():
     about = replace(RECORD, lipschitz_bound=3.5, parameters=9)
-    survived = verdict(0, ("a", Outcome.SURVIVED))
-    found = summary_row([survived], about, eps=0.5, evaluated_at="today")
+    found = summary_row([verdict(0, ("a", Outcome.SURVIVED))], about, eps=0.5, evaluated_at="today")
     assert [found[name] for name in ("model", "lipschitz_bound", "norm")] == ["m", 3.5, "L2"]
-    assert (found["attacks"], found["certifiers"]) == ("a+b", "c")
+    assert (found["parameters"], found["attacks"], found["certifiers"]) == (9, "a+b", "c")
     assert (found["eps"], found["evaluated_at"]) == (0.5, "today")
     assert set(found) <= set(SUMMARY_COLUMNS)
-    bare = summary_row([verdict(0)], record(attacks=("a", "b")), eps=0.5, evaluated_at="")
-    assert bare["certifiers"] == "none"
+    bare = summary_row([verdict(0)], record(certifiers=()), eps=0.5, evaluated_at="")
+    assert (bare["certifiers"], bare["lipschitz_bound"]) == ("none", None)
 
 
 def test_hits_inside_a_certified_radius_are_counted():
@@ -145,12 +144,11 @@ def test_hits_inside_a_certified_radius_are_counted():
 
 
 def test_signs_are_flags_and_bring_their_attacks():
-    with_long = record(attacks=("a", "b"), certifiers=("c",), on_signs=("long",))
-    signs = [Sign("zero_gradients", 0.756)]
+    kept, signs = record(attacks=("a", "b"), on_signs=("long",)), [Sign("zero_gradients", 0.756)]
     one = [verdict(0, ("a", Outcome.SURVIVED))]
-    found = summary_row(one, with_long, eps=0.5, evaluated_at="", signs=signs)
+    found = summary_row(one, kept, eps=0.5, evaluated_at="", signs=signs)
     assert (found["attacks"], found["flags"]) == ("a+b+long", "zero_gradients:0.76")
-    assert summary_row(one, with_long, eps=0.5, evaluated_at="")["attacks"] == "a+b"
+    assert summary_row(one, kept, eps=0.5, evaluated_at="")["attacks"] == "a+b"
 
 
 def test_clean_accuracy_counts_predictions_alone():
