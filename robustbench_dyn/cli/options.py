@@ -48,9 +48,7 @@ Certifiers = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
-StoreFile = Annotated[
-    Path, typer.Option("--store", help="SQLite file of the verdicts; a run resumes from it.")
-]
+StoreFile = Annotated[Path, typer.Option("--store", help="SQLite file that holds the verdicts.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets that do not ship.")
 ]

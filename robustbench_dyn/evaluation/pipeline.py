@@ -214,7 +214,8 @@ class Pipeline(Generic[AnyPlan]):
             # Those that an attack leaves certified were decided before.
             kept = Status.CERTIFIED if _is_attack(stage) else Status.UNDECIDED
             decided = sum(v.status not in (Status.UNDECIDED, kept) for v in charged)
-            self._keep(charged, self._cost(stage.name, threat_model, metered, decided=decided))
+            cost = self._cost(stage.name, threat_model, metered, decided=decided)
+            self._keep(charged, _as_spent(cost, [result.spent for result in metered.result]))
             raise_counterexamples(self.store, self.key, self.spec.model)
             self._report(threat_model, stage.name)
 
@@ -401,6 +402,20 @@ def _charge(
             )
         )
     return charged
+
+
+def _as_spent(cost: StageCost, spent: Sequence[Spent | None]) -> StageCost:
+    """Return what a batch took, by what each example spent, where the stage says so."""
+    own = [one for one in spent if one is not None]
+    if len(own) < len(spent):
+        return cost
+    seconds = [one.seconds for one in own if one.seconds is not None]
+    return replace(
+        cost,
+        forward_passes=sum(one.forward_passes for one in own),
+        backward_passes=sum(one.backward_passes for one in own),
+        seconds=sum(seconds) if len(seconds) == len(own) else cost.seconds,
+    )
 
 
 def _is_attack(stage: Stage) -> bool:

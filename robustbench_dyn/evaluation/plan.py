@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Collection, Sequence
-from functools import cache
+from dataclasses import fields
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -107,6 +108,7 @@ class NetworkPlan:
         )
         self.flags = [f"certifier_failed:{name}" for name in selection.crashed]
         identity = model.identity
+        attack_spec = partial(stage_spec, in_suite=suite)
         spec = EvaluationSpec(
             model=identity.name,
             family=identity.family,
@@ -117,10 +119,8 @@ class NetworkPlan:
             dataset=dataset.name,
             data_sha256=dataset.sha256,
             norm=norm,
-            attacks=tuple(stage_spec(attack, label=attack.name) for attack in self._attacks),
-            attacks_if_random=tuple(
-                stage_spec(attack, label=attack.name) for attack in self._if_random
-            ),
+            attacks=tuple(attack_spec(attack) for attack in self._attacks),
+            attacks_if_random=tuple(attack_spec(attack) for attack in self._if_random),
             certifiers=tuple(
                 stage_spec(prepared.certifier, label=prepared.label(norm))
                 for prepared in self._certifiers
@@ -177,8 +177,16 @@ def arrange(
     return sorted(stages, key=lambda stage: order.index(stage.phase))
 
 
-def stage_spec(stage: Attack | Certifier[Any], *, label: str) -> StageSpec:
-    """Return what a verdict depends on of an attack or a certifier; label: its name in tables."""
+def stage_spec(
+    stage: Attack | Certifier[Any], *, label: str = "", in_suite: bool = False
+) -> StageSpec:
+    """Return what a verdict depends on of an attack or a certifier.
+
+    label: its name in tables; by default with the settings that are not the default ones. in_suite:
+    a suite chose the settings, and tables show its name alone.
+    """
+    if not label:
+        label = stage.name if in_suite else _with_settings(stage)
     return StageSpec(
         name=stage.name,
         label=label,
@@ -189,6 +197,16 @@ def stage_spec(stage: Attack | Certifier[Any], *, label: str) -> StageSpec:
         gradient_free=getattr(stage, "gradient_free", False),
         only_on_signs=getattr(stage, "only_on_signs", False),
     )
+
+
+def _with_settings(stage: Attack | Certifier[Any]) -> str:
+    settings = stage.settings()
+    changed = [
+        f"{part.name}={settings[part.name]}"
+        for part in fields(stage)
+        if part.name in settings and settings[part.name] != part.default
+    ]
+    return f"{stage.name}({' '.join(changed)})" if changed else stage.name
 
 
 @cache

@@ -12,7 +12,7 @@ from robustbench_dyn.attacks.catalogue import attack_info
 from robustbench_dyn.attacks.native import apgd, square
 from robustbench_dyn.attacks.native.directions import unit_l2
 from robustbench_dyn.attacks.native.eot import eot_pgd
-from robustbench_dyn.evaluation import pipeline as cascade
+from robustbench_dyn.evaluation import stages
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.models.counting import CountingModel
 from robustbench_dyn.random_streams import Streams
@@ -327,7 +327,7 @@ def test_what_certificates_rule_out_changes_no_verdict(monkeypatch):
         y = model(x).argmax(dim=1)
     options = {"attacks": "apgd-t,fab-t", "audit_share": 0.0, "certifiers": "lipschitz"}
     pruned = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
-    monkeypatch.setattr(cascade.Cascade, "_rival_radii", lambda *_: None)
+    monkeypatch.setattr(stages.ClassRadii, "of", lambda *_: None)
     whole = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
     assert pruned.examples["status"].equals(whole.examples["status"])
     assert set(pruned.examples["status"]) >= {Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED}

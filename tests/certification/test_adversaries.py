@@ -14,8 +14,8 @@ from robustbench_dyn.certification.network import recording
 from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.lipschitz import bounds as lipschitz
-from robustbench_dyn.models.determinism import NOT_A_FUNCTION
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.threat_models import NORMS, ThreatModel
 
 

@@ -1,4 +1,4 @@
-"""The command as a user types it: what it prints, and how it ends."""
+"""The command line: its output, its errors and its exit codes."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from oracles.digits_plugin import UNSOUND, write_plugin
 
 from robustbench_dyn.resources import shipped
 
-# A flow of which nothing but its weights' file matters here; runs in seconds.
+# Runs in seconds.
 QUICK = ["--model", "lipflow", "--n-examples", "24", "--attacks", "pgd"]
 
 
@@ -24,13 +24,13 @@ QUICK = ["--model", "lipflow", "--n-examples", "24", "--attacks", "pgd"]
 def quick_run(tmp_path_factory):
     """One finished run: its folder and its JSON."""
     folder = tmp_path_factory.mktemp("run")
-    result = dynbench("run", *QUICK, "--eps", "0.5", "--eps", "1.0", "--json",
-                      "--export", "verdicts.csv", cwd=folder)  # fmt: skip
+    options = ["--eps", "0.5", "--eps", "1.0", "--json", "--export", "verdicts.csv"]
+    result = dynbench("run", *QUICK, *options, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, json.loads(result.stdout)
 
 
-def test_run_prints_one_json_document_with_a_row_for_each_eps(quick_run):
+def test_run_prints_one_json_document_with_a_row_per_eps(quick_run):
     _, document = quick_run
     assert [row["eps"] for row in document["rows"]] == [0.5, 1.0]
     for row in document["rows"]:
@@ -47,13 +47,13 @@ def test_export_holds_every_example_at_every_eps(quick_run):
     assert certified == pytest.approx(document["rows"][0]["certified_accuracy"])
 
 
-def test_a_repeated_run_computes_nothing_and_says_the_same(quick_run):
+def test_a_repeated_run_prints_the_same_rows(quick_run):
     folder, document = quick_run
     again = dynbench("run", *QUICK, "--eps", "0.5", "--eps", "1.0", "--json", cwd=folder)
     assert json.loads(again.stdout)["rows"] == document["rows"]
 
 
-def test_leaderboard_writes_a_csv_for_each_threat_model_and_a_page(quick_run):
+def test_leaderboard_writes_a_csv_per_threat_model_and_a_page(quick_run):
     folder, document = quick_run
     result = dynbench("leaderboard", "--to", "boards", cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -68,13 +68,13 @@ def test_leaderboard_writes_a_csv_for_each_threat_model_and_a_page(quick_run):
     assert sorted(pd.read_csv(path)["model"]) == ["another", "lipflow"]
 
 
-def test_the_table_shows_what_the_json_says(quick_run):
+def test_the_table_shows_the_numbers_of_the_json(quick_run):
     folder, document = quick_run
     result = dynbench("run", *QUICK, "--eps", "0.5", cwd=folder, env={"COLUMNS": "140"})
     assert f"{100 * document['rows'][0]['certified_accuracy']:.1f}" in result.stdout
 
 
-def test_help_is_light():
+def test_help_imports_nothing_heavy():
     script = (
         "import sys\nfrom robustbench_dyn.cli import app\n"
         "try: app(['--help'])\nexcept SystemExit: pass\n"
@@ -89,17 +89,19 @@ def test_help_is_light():
 
 
 @pytest.mark.parametrize(
-    ("given", "looks"),
+    ("variables", "spin_count"),
     [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
 )
-def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given, looks, tmp_path):
-    shown = dynbench("show", "lipflow", cwd=tmp_path, env={"OMP_DISPLAY_ENV": "verbose"} | given)
+def test_idle_threads_sleep_soon_by_default(variables, spin_count, tmp_path):
+    shown = dynbench(
+        "show", "lipflow", cwd=tmp_path, env={"OMP_DISPLAY_ENV": "verbose"} | variables
+    )
     if "GOMP_SPINCOUNT" not in shown.stderr:
-        pytest.skip("torch has another OpenMP here, which does not look that often")
-    assert f"GOMP_SPINCOUNT = '{looks}'" in shown.stderr
+        pytest.skip("torch has another OpenMP library here")
+    assert f"GOMP_SPINCOUNT = '{spin_count}'" in shown.stderr
 
 
-def test_what_compiled_code_prints_is_no_part_of_the_answer():
+def test_output_of_compiled_code_goes_to_stderr():
     script = (
         "import os\nfrom robustbench_dyn import cli\n"
         "cli.app.command('noisy')(lambda: (os.write(1, b'from below'), print('the answer')))\n"
@@ -112,19 +114,23 @@ def test_what_compiled_code_prints_is_no_part_of_the_answer():
 
 
 @pytest.mark.parametrize("what", ["models", "datasets", "attacks", "certifiers"])
-def test_lists_name_what_there_is(what, tmp_path, monkeypatch, capsys):
-    expected = {"models": "lipflow", "datasets": "digits", "attacks": "apgd-t",
-                "certifiers": "lipschitz"}  # fmt: skip
+def test_list_prints_the_names(what, tmp_path, monkeypatch, capsys):
+    expected = {
+        "models": "lipflow",
+        "datasets": "digits",
+        "attacks": "apgd-t",
+        "certifiers": "lipschitz",
+    }
     result = dynbench_here(["list", what], tmp_path, monkeypatch, capsys)
     assert result.returncode == 0
     assert expected[what] in result.stdout
 
 
-def test_show_tells_the_card(tmp_path, monkeypatch, capsys):
+def test_show_prints_the_card(tmp_path, monkeypatch, capsys):
     result = dynbench_here(["show", "lipflow"], tmp_path, monkeypatch, capsys)
     assert "arXiv 2210.02373" in result.stdout
     assert "weights/fashion_mnist.safetensors" in result.stdout
-    # Nobody took down how long the first ones took; of others the card knows.
+    # The card has no training time for the first weights.
     untimed = dynbench_here(["show", "feedforward"], tmp_path, monkeypatch, capsys)
     lines = untimed.stdout.splitlines()
     (first,) = [text for text in lines if text.startswith("feedforward for fashion_mnist")]
@@ -152,15 +158,15 @@ def test_show_tells_the_card(tmp_path, monkeypatch, capsys):
         (["train", "--model", "lipflow", "--recipe", "none.yaml"], ["none.yaml"]),
     ],
 )
-def test_bad_input_gets_one_clear_line(arguments, words, tmp_path, monkeypatch, capsys):
+def test_invalid_input_gives_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     refused(dynbench_here(arguments, tmp_path, monkeypatch, capsys), *words)
 
 
-def test_a_process_of_its_own_ends_with_exit_code_2_and_no_traceback(tmp_path):
+def test_invalid_input_ends_the_process_with_exit_code_2(tmp_path):
     refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean 'lipflow'")
 
 
-def test_a_truncated_data_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):
+def test_a_truncated_data_file_gives_one_line(tmp_path, monkeypatch, capsys):
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
         (tmp_path / name).write_bytes(bytes([0, 0, 8, 3]) + bytes(100))
     result = dynbench_here(
@@ -170,7 +176,7 @@ def test_a_truncated_data_file_gets_one_clear_line(tmp_path, monkeypatch, capsys
     assert not (tmp_path / "trained").exists()
 
 
-def test_a_corrupted_weights_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):
+def test_a_corrupted_weights_file_gives_one_line(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "flow"
     shutil.copytree(shipped("plugins") / "lipflow", folder)
     card = folder / "card.yaml"
@@ -186,7 +192,7 @@ def test_a_corrupted_weights_file_gets_one_clear_line(tmp_path, monkeypatch, cap
     refused(dynbench_here(options, tmp_path, monkeypatch, capsys), "SHA-256", str(weights))
 
 
-def test_a_run_killed_in_the_middle_ends_with_the_same_verdicts(tmp_path):
+def test_a_killed_run_resumes_with_the_same_verdicts(tmp_path):
     options = ["run", *QUICK, "--eps", "0.5", "--batch-size", "2", "--json"]
     script = "from robustbench_dyn.cli import main; main()"
     whole = dynbench(*options, "--store", "whole.sqlite", "--export", "whole.csv", cwd=tmp_path)
@@ -194,8 +200,9 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_verdicts(tmp_path):
     store = tmp_path / "killed.sqlite"
     killed = subprocess.Popen(
         [sys.executable, "-c", script, *options, "--store", str(store)],
-        cwd=tmp_path, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while _n_verdicts(store) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -233,8 +240,8 @@ def _n_runs(path):
 
 def test_a_refuted_certificate_ends_with_exit_1_and_gets_no_row(tmp_path):
     folder = write_plugin(tmp_path / "louder", UNSOUND, factor=3)
-    options = ["run", "--model", "louder", "--plugins", folder, "--dataset", "digits", "--eps",
-               "1.5", "--n-examples", "50", "--attacks", "pgd", "--json"]  # fmt: skip
+    options = ["run", "--model", "louder", "--plugins", folder, "--dataset", "digits"]
+    options += ["--eps", "1.5", "--n-examples", "50", "--attacks", "pgd", "--json"]
     for _ in range(2):
         result = dynbench(*options, cwd=tmp_path)
         assert result.returncode == 1, result.stderr

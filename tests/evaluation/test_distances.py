@@ -8,6 +8,7 @@ import torch
 from oracles import halfspaces, points
 from oracles.certifiers import proving
 from oracles.command import dynbench_here, refused
+from oracles.functions import BySize, Honest
 
 from robustbench_dyn import (
     InputError,
@@ -21,7 +22,7 @@ from robustbench_dyn import (
 from robustbench_dyn.attacks.base import Attack, searching
 from robustbench_dyn.certification.base import Proof
 from robustbench_dyn.certification.catalogue import Selection
-from robustbench_dyn.evaluation import pipeline as cascade
+from robustbench_dyn.evaluation import plan as engine
 from robustbench_dyn.evaluation.distances import evaluate_distances
 from robustbench_dyn.reporting.curves import curve
 
@@ -92,7 +93,7 @@ def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkey
         return Proof(torch.full(logits.shape, holds, dtype=torch.float64))
 
     selection = Selection([proving("ball", prove)], {}, [])
-    monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_, **__: (
+    monkeypatch.setattr(engine, "select_certifiers", lambda spec, *_, **__: (
         selection if spec == "auto" else Selection([], {}, [])))  # fmt: skip
     grid = np.linspace(0, 0.43, 12).tolist()
     found = evaluate_distances(halfspaces(), points(DISTANCES), "L2", radii=grid)
@@ -120,13 +121,13 @@ def test_a_nearer_adversarial_example_of_a_certifier_counts_and_may_refute(monke
             return Proof(proof, x if holds else other)
 
         ball = proving("ball", prove)
-        monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_, **__: Selection(
+        monkeypatch.setattr(engine, "select_certifiers", lambda spec, *_, **__: Selection(
             [ball] if spec == "auto" else [], {}, []))  # fmt: skip
 
     # The attack comes out at twice the distance of the nearest one.
     far = Attack("fab-min", frozenset({"L2"}), "", "", 2, searching(lambda p: flipped(p.x, p.y)))
     monkeypatch.setattr(
-        cascade, "resolve_attacks", lambda spec, *_, **__: [] if spec == "none" else [far]
+        engine, "resolve_attacks", lambda spec, *_, **__: [] if spec == "none" else [far]
     )
     radii, data = [0.05, 0.15, 0.25, 0.35], points([0.1] * 3)
     use(0.06)
@@ -150,8 +151,6 @@ def flipped(x, y):
 
 
 def test_a_model_that_is_no_function_has_no_certified_curve():
-    from test_determinism import BySize, Honest  # noqa: PLC0415
-
     data = points(DISTANCES)
     for model, share in ((Honest(), 5 / 6), (BySize(), 0)):
         found = evaluate_distances(model, data, "L2", radii=[0.0, 0.07])

@@ -25,10 +25,12 @@ from robustbench_dyn.certification.base import Phase, Proof
 from robustbench_dyn.certification.catalogue import Selection
 from robustbench_dyn.certification.certifiers.lipschitz import Lipschitz
 from robustbench_dyn.cli.terminal import bracket_table
+from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.evaluation import pipeline as cascade
+from robustbench_dyn.evaluation import plan as engine
 from robustbench_dyn.evaluation.api import as_dataset
 from robustbench_dyn.flows import Classifier
+from robustbench_dyn.models.identity import identify
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Store
 
@@ -180,10 +182,10 @@ def asked_late(monkeypatch):
     def use(*provers):
         late = [proving(name, prove, phase=Phase.AFTER_FIRST_ATTACK) for name, prove in provers]
         selection = Selection(late, {}, [])
-        monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
+        monkeypatch.setattr(engine, "select_certifiers", lambda *_, **__: selection)
         idle = Attack("idle", frozenset({"L2"}), "", "", 2, searching(lambda p: p.x))
         chain = [idle, attack_info("pgd")]
-        monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: chain)
+        monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: chain)
 
     return use
 
@@ -258,7 +260,7 @@ def test_flags_of_a_registered_model_are_there_in_every_run(tmp_path, monkeypatc
     model = nn.Sequential(Network(), nn.Softmax(dim=1)).eval()
     data = replace(as_dataset(sample(model), None), class_names=("a", "b", "c"))
     with torch.no_grad():
-        model.identity = cascade.identify(model, model(data.x), name="registered")
+        model.identity = identify(model, model(data.x), name="registered")
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     rows = [evaluate(model, data, L2, n_examples=n, **options).summary for n in (4, 8, 4, 8)]
     assert [row["flags"] for row in rows] == ["softmax_outputs"] * 4
@@ -409,7 +411,7 @@ def searcher(find):
      (lambda p: p.x + torch.inf, "undecided")],
 )  # fmt: skip
 def test_candidates_are_judged_by_the_harness_alone(find, expected, monkeypatch):
-    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: [searcher(find)])
+    monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: [searcher(find)])
     model = halfspaces()
     evaluation = evaluate(model, points(DISTANCES), L2, certifiers=[])
     if expected == "undecided":
@@ -429,7 +431,7 @@ def explode(_problem):
 
 
 def run_with(monkeypatch, *attacks, model=None, **options):
-    monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: list(attacks))
+    monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: list(attacks))
     options = {"certifiers": []} | options
     return evaluate(model or halfspaces(), points(DISTANCES), L2, **options)
 
@@ -550,7 +552,7 @@ def test_a_certifier_that_fails_is_told_and_the_run_goes_on(asked_late):
 def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypatch):
     faulty = proving("faulty", raises(ValueError("out of order")), phase=Phase.CLEAN)
     selection = Selection([faulty], {}, [])
-    monkeypatch.setattr(cascade, "select_certifiers", lambda *_, **__: selection)
+    monkeypatch.setattr(engine, "select_certifiers", lambda *_, **__: selection)
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]
     for found in evaluate_grid(halfspaces(), points(DISTANCES), grid, attacks="pgd"):
         assert found.summary["flags"] == "certifier_failed:faulty:6"
@@ -640,10 +642,10 @@ def test_several_eps_share_their_work_and_agree_with_single_runs(counted):
 
 
 def test_a_second_identical_run_makes_no_pass(counted, tmp_path, monkeypatch):
-    registered = cascade.identify(counted, points(DISTANCES)[0], name="counted")
+    registered = identify(counted, points(DISTANCES)[0], name="counted")
     counted.identity = registered
     dataset = as_dataset(points(DISTANCES), None)
-    dataset = cascade.Dataset(**{**vars(dataset), "class_names": ("a", "b")})
+    dataset = Dataset(**{**vars(dataset), "class_names": ("a", "b")})
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     first = evaluate(counted, dataset, L2, **options)
     assert counted.calls > 0
@@ -665,11 +667,11 @@ def test_what_another_version_proved_or_found_is_not_taken_over(part, tmp_path, 
         monkeypatch.setattr(Lipschitz, "version", Lipschitz.version + 1)
     elif part == "Attack":
         newer = replace(attack_info("pgd"), version=attack_info("pgd").version + 1)
-        monkeypatch.setattr(cascade, "resolve_attacks", lambda *_, **__: [newer])
+        monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: [newer])
     assert (evaluate(halfspaces(), points(DISTANCES), L2, **options).key == first.key) == (
         part == "package"
     )
-    monkeypatch.setattr(cascade, "__version__", "99")
+    monkeypatch.setattr(engine, "__version__", "99")
     assert evaluate(halfspaces(), points(DISTANCES), L2, **options).key != first.key
 
 

@@ -6,20 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from oracles import halfspaces, points
+from oracles.records import record, stages
 from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.attacks.base import posed
-from robustbench_dyn.evaluation import candidates as judging
 from robustbench_dyn.evaluation import masking
 from robustbench_dyn.evaluation.masking import (
-    black_box_gains,
+    beyond_chance,
     failed_white_box,
     find_signs,
-    telling,
 )
+from robustbench_dyn.models import counting
 from robustbench_dyn.models.counting import CountingModel
+from robustbench_dyn.results.exchange import copy_part, merge
 from robustbench_dyn.results.store import Store
+from robustbench_dyn.results.summary import gradient_free_gains
 from robustbench_dyn.results.verdicts import Sign, Verdict
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -137,6 +139,15 @@ def test_large_eps_leaves_less_than_chance_of_a_linear_classifier(data):
 # Verdicts
 
 
+GRADIENT_FREE = ("square", "aa-square", "transfer", "hop-skip-jump", "rays", "square-long")
+
+
+def specs(*names):
+    return [
+        spec for name in names for spec in stages(name, gradient_free=name in GRADIENT_FREE)
+    ]
+
+
 def broken(example_id, attack):
     return Verdict(example_id, 0, 0, Status.BROKEN, 0.5, adversarial_distance=0.5, attack=attack)
 
@@ -152,25 +163,25 @@ def test_what_black_box_attacks_broke_after_the_white_box_is_counted(attacks, ex
     verdicts = [
         broken(k, a) for k, a in enumerate(["apgd-ce", "square", "square", "hop-skip-jump"])
     ]
-    assert black_box_gains(verdicts, attacks) == expected
+    assert gradient_free_gains(verdicts, specs(*attacks)) == expected
 
 
 def test_the_authors_square_counts_as_square():
-    gains = black_box_gains([broken(0, "aa-square")], ["aa-apgd-ce", "aa-square"])
+    gains = gradient_free_gains([broken(0, "aa-square")], specs("aa-apgd-ce", "aa-square"))
     assert [str(gain) for gain in gains] == ["square_beats_white_box:1"]
 
 
 def test_few_gains_among_many_examples_are_chance():
     gain = Sign("square_beats_white_box", 2)
-    assert telling([gain], 999) == [gain]
-    assert telling([gain], 1000) == []
+    assert beyond_chance([gain], 999) == [gain]
+    assert beyond_chance([gain], 1000) == []
 
 
 def test_white_box_attacks_that_all_failed_are_a_sign():
     attacks = ["apgd-ce", "fab-t", "square"]
-    assert failed_white_box(attacks, {"apgd-ce", "fab-t"}) == [Sign("white_box_failed", 2)]
-    assert failed_white_box(attacks, {"apgd-ce", "square"}) == []
-    assert failed_white_box(["square"], {"square"}) == []
+    assert failed_white_box(specs(*attacks), {"apgd-ce", "fab-t"}) == [Sign("white_box_failed", 2)]
+    assert failed_white_box(specs(*attacks), {"apgd-ce", "square"}) == []
+    assert failed_white_box(specs("square"), {"square"}) == []
 
 
 # What follows from signs
@@ -228,13 +239,13 @@ def test_named_attacks_get_no_company():
 @pytest.mark.parametrize("model", [Rounded(), halfspaces()])
 def test_a_repeated_run_computes_nothing_and_says_the_same(model, tmp_path, monkeypatch):
     first = attacked(model, store=tmp_path / "s.sqlite")
-    counted, calling = [], judging.call
+    counted, calling = [], counting.call
 
     def call(model, x):
         counted.append(len(x))
         return calling(model, x)
 
-    monkeypatch.setattr(judging, "call", call)
+    monkeypatch.setattr(counting, "call", call)
     again = attacked(model, store=tmp_path / "s.sqlite")
     assert first.summary == again.summary
     # The identity of an unregistered model, and a look at whether it is a function.

@@ -409,7 +409,7 @@ def expansion_fault(step, input_shape, *, bound=None, n_points=4):
     exact = copy.deepcopy(step).double()
     if isinstance(step, CachedParametrization):
         kept = step.value().detach().double()
-        exact.derived = lambda: kept
+        exact.value = lambda: kept
     n = math.prod(input_shape)
     for k in range(n_points):
         x = 10 ** (k - 1.0) * normal(*input_shape, seed=k)
@@ -473,7 +473,7 @@ def test_the_bound_of_a_step_that_is_too_long_still_holds(seed, factor):
     step = randomised(DenseGradientStep(6, 4), seed)
     exact = copy.deepcopy(step).double()
     too_long = factor * step.value().detach().double()
-    step.derived = exact.derived = lambda: too_long
+    step.value = exact.value = lambda: too_long
     jacobian = torch.func.jacrev(lambda x: exact(x[None])[0])(normal(6, seed=seed))
     assert not under_estimates(lipschitz_bound(step), jacobian)
     assert (lipschitz_bound(step) > 1.5) == (factor > 1.4)
@@ -677,9 +677,9 @@ class Counted(CachedParametrization):
 
 class Stale(Counted):
     def value(self):
-        if self._kept is None:
-            self._kept = (), self.compute()
-        return self._kept[1]
+        if self._cache is None:
+            self._cache = (), self.compute()
+        return self._cache[1]
 
 
 class Forgetful(Counted):
@@ -751,7 +751,7 @@ def test_a_derived_tensor_kept_in_inference_mode_serves_gradients_later():
 
 
 def test_a_derived_module_must_say_what_it_derives():
-    with pytest.raises(TypeError, match=r"CachedParametrization must define derive\(\)"):
+    with pytest.raises(TypeError, match=r"CachedParametrization must define compute\(\)"):
         CachedParametrization().value()
 
 

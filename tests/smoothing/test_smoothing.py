@@ -205,7 +205,7 @@ def test_a_hit_inside_the_radius_is_counted_told_and_no_soundness_error(monkeypa
     assert "is certified within" in caplog.text
     broken = [v for v in evaluation.verdicts if v.status is Status.BROKEN]
     assert len(broken) == 5
-    assert all("holds with probability 0.999" in v.reason for v in broken)
+    assert all("alpha=0.001), which may be wrong" in v.reason for v in broken)
     assert leaderboard(store)["flags"].tolist() == ["hits_inside_radius:5"]
     # Going on does not audit the sixth because five are broken.
     again = evaluated(**options).evaluations[0]
@@ -235,7 +235,7 @@ def test_a_run_errs_no_more_often_than_alpha_at_the_worst_of_points():
 
 
 def test_a_run_that_reuses_the_selection_samples_is_caught(monkeypatch):
-    monkeypatch.setitem(noisy._SALTS, "estimate", noisy._SALTS["select"])
+    monkeypatch.setitem(noisy._STREAM_IDS, "estimate", noisy._STREAM_IDS["select"])
     assert wrong_certificates()
 
 
@@ -279,7 +279,7 @@ def test_rows_name_the_smoothed_classifier_and_stand_beside_all_others():
         ({"audit_share": 2}, "audit_share=2"),
         ({"threat_models": [ThreatModel("L2", 0.1), ThreatModel("Linf", 0.1)]}, "one norm"),
         ({"model": nn.Linear(3, 2)}, "cannot classify inputs"),
-        ({"model": nn.Flatten(0)}, "logits of shape"),
+        ({"model": nn.Flatten(0)}, "must return logits"),
         ({"n_examples": 99}, "n_examples=99"),
     ],
 )
@@ -383,12 +383,14 @@ def test_a_process_that_is_killed_in_the_middle_of_an_example_goes_on_there(tmp_
 def test_another_alpha_and_another_norm_need_no_new_votes():
     store, model = Store(), Stopping(halfspaces())
     evaluated(model=model, store=store, attacked=False)
-    before = model.seen
+    first = model.seen
+    evaluated(model=model, store=store, attacked=False)
+    look, before = model.seen - first, model.seen
     other = Smoothing(0.1, n0=20, n=200, alpha=0.05)
     evaluated(model=model, store=store, attacked=False, smoothing=other)
     evaluated(model=model, store=store, attacked=False, threat_models=[ThreatModel("Linf", 0.04)])
-    # Two looks at the model, at 1 and at 4 inputs, and nothing else.
-    assert model.seen - before == 2 * 5
+    # The model is validated and identified, as in the run that needed no vote, and no more.
+    assert model.seen - before == 2 * look < 200
     assert len(store.runs()) == 3
 
 
