@@ -1,4 +1,4 @@
-"""What plugins provide, as entries of registries."""
+"""Entries of registries for the things that plugins provide."""
 
 from __future__ import annotations
 

@@ -7,11 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification.base import Certifier, Proof
+from robustbench_dyn import Certifier, Proof, ThreatModel
 from robustbench_dyn.certification.proofs.lipschitz import LipschitzState
 from robustbench_dyn.certification.rounding.allowance import layer_rounding, margins_of
 from robustbench_dyn.lipschitz.bounds import pairwise_lipschitz
-from robustbench_dyn.threat_models import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
