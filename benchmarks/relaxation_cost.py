@@ -18,8 +18,8 @@ import measuring
 import torch
 
 from robustbench_dyn import ThreatModel, load_dataset
-from robustbench_dyn.certification.bounds.intermediate import relax
-from robustbench_dyn.certification.objectives import pairs_to_prove
+from robustbench_dyn.certification.bounds.intermediate import relaxation_state
+from robustbench_dyn.certification.objectives import margin_objectives
 from robustbench_dyn.certification.proofs import linear_relaxation
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.loading import discover
@@ -51,13 +51,13 @@ def main() -> None:
     data = load_dataset("fashion_mnist", n_examples=options.n_examples)
     rows = []
     with frozen_eval(model), torch.no_grad():
-        relaxed = relax(model, tuple(data.x.shape[1:]))
-        pairs = pairs_to_prove(data.x, model(data.x), data.y)
+        relaxed = relaxation_state(model, tuple(data.x.shape[1:]))
+        pairs = margin_objectives(data.x, model(data.x), data.y)
         for norm, eps in (("L2", 0.25), ("L2", 0.5), ("Linf", 0.05), ("Linf", 0.1)):
             threat_model = ThreatModel(norm, eps)
             for slopes, n_iterations in (("fixed", 0), ("optimised", 20)):
                 started = time.perf_counter()
-                least = linear_relaxation.relaxed_differences(
+                least = linear_relaxation.relaxed_margins(
                     relaxed, data.x, pairs, threat_model, n_iterations=n_iterations
                 )
                 seconds = time.perf_counter() - started

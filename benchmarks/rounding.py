@@ -1,8 +1,7 @@
-"""The cost of allowing for rounding errors, in certified examples.
+"""What allowing for rounding costs: certified examples without it, with it, and strictly.
 
-Every set of weights for a data set, at the published radii, with the certifiers of `auto` and no
-attack. One run compares no allowance, the default one, and the worst case. Results:
-benchmarks/results/rounding.csv.
+Every set of weights of a data set, at the published radii, by the certifiers of `auto` without any
+attack. In one run: exactly nothing taken off, the default, and the worst case.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from soundness import weights_of_the_zoo
 from torch import Tensor, nn
 
 from robustbench_dyn import ThreatModel, load_dataset, load_model
-from robustbench_dyn.certification import objectives as pairs
+from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.rounding import allowance as rounding
@@ -35,30 +34,30 @@ RADII = {"L2": (0.25, 0.5, 1.0), "Linf": (2 / 255, 8 / 255, 0.1)}
 def certified(
     model: nn.Module, data: Dataset, norm: Norm, eps: float, *, strict: bool = False
 ) -> Tensor:
-    """Return which examples are certified by some certifier of `auto`, (n,) bool."""
+    """Return which examples any certifier of `auto` certifies, (n,) bool."""
     with torch.no_grad():
         logits = model(data.x)
-    done = torch.zeros(len(data.x), dtype=torch.bool)
+    found = torch.zeros(len(data.x), dtype=torch.bool)
     for prepared in resolve_certifiers(
         "auto", model, tuple(data.x.shape[1:]), norm, strict_rounding=strict
     ):
-        left = (~done & (logits.argmax(dim=1) == data.y)).nonzero().flatten()
+        left = (~found & (logits.argmax(dim=1) == data.y)).nonzero().flatten()
         for rows in left.split(50):
             proof = prepared.prove(data.x[rows], logits[rows], data.y[rows], ThreatModel(norm, eps))
-            done[rows] |= radii(proof) >= eps
-    return done
+            found[rows] |= radii(proof) >= eps
+    return found
 
 
 @contextmanager
-def no_allowance() -> Iterator[None]:
-    """Set the rounding allowance of all certifiers to zero."""
+def nothing_taken_off() -> Iterator[None]:
+    """Let certifiers take nothing off margins for rounding."""
 
-    def zero(margins: Tensor, *_: object, **__: object) -> Tensor:
+    def nothing(margins: Tensor, *_: object, **__: object) -> Tensor:
         return torch.zeros_like(margins)
 
     with (
-        patch.object(rounding, "allowed_for", zero),
-        patch.object(pairs, "allowed_for", zero),
+        patch.object(rounding, "rounding_allowance", nothing),
+        patch.object(objectives, "rounding_allowance", nothing),
     ):
         yield
 
@@ -80,26 +79,21 @@ def main() -> None:
         model = load_model(name, dataset=options.dataset)
         rows = []
         with frozen_eval(model), full_precision():
-            for norm, grid in RADII.items():
-                for eps in grid:
-                    with no_allowance():
+            for norm, several in RADII.items():
+                for eps in several:
+                    with nothing_taken_off():
                         exact = certified(model, data, norm, eps)
                     default, strict = (
                         certified(model, data, norm, eps, strict=strict) for strict in (False, True)
                     )
                     n = len(data.x)
-                    rows.append(
-                        {
-                            "model": name,
-                            "dataset": options.dataset,
-                            "norm": norm,
-                            "eps": round(eps, 6),
-                            "n_examples": n,
-                            "without": 100 * float(exact.sum()) / n,
-                            "default": 100 * float(default.sum()) / n,
-                            "strict": 100 * float(strict.sum()) / n,
-                        }
-                    )
+                    rows.append({
+                        "model": name, "dataset": options.dataset, "norm": norm,
+                        "eps": round(eps, 6), "n_examples": n,
+                        "without": 100 * float(exact.sum()) / n,
+                        "default": 100 * float(default.sum()) / n,
+                        "strict": 100 * float(strict.sum()) / n,
+                    })  # fmt: skip
         key = ["model", "dataset", "norm", "eps"]
         table = joined(table, pd.DataFrame(rows), key)
         write("rounding", table.to_dict("records"))

@@ -10,7 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from robustbench_dyn.errors import InputError, ShapeError
-from robustbench_dyn.threat_models import NORMS, ThreatModel, check_norm, distance, project
+from robustbench_dyn.threat_models import (
+    NORMS,
+    ThreatModel,
+    check_norm,
+    distance,
+    project,
+    widest_eps,
+)
 
 few = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 10_000)
@@ -278,13 +285,18 @@ def test_an_eps_as_wide_as_the_input_range_is_refused(norm, eps, shape):
 @given(eps=st.floats(1e-300, 1.0))
 @few
 def test_an_ordinary_eps_is_accepted(norm, eps):
-    ThreatModel(norm, eps).check_input_shape((3, 32, 32))
-    check_norm(norm)
+    threat_model = ThreatModel(norm, eps)
+    threat_model.check_input_shape((3, 32, 32))
+    assert (threat_model.norm, threat_model.eps) == (norm, eps)
+    assert eps <= widest_eps(norm, (3, 32, 32))
 
 
 @pytest.mark.parametrize(
-    ("norm", "eps", "shape"),
-    [("Linf", 1.0, (1,)), ("L2", 0.5, (4,)), ("L2", 1.58, (1, 28, 28)), ("L1", 12, (3, 32, 32))],
+    ("norm", "shape", "widest"),
+    [("Linf", (1,), 1.0), ("L2", (4,), 0.5), ("L2", (1, 28, 28), 7.0), ("L1", (3, 32, 32), 768.0)],
 )
-def test_the_widest_allowed_eps_is_accepted(norm, eps, shape):
-    ThreatModel(norm, eps).check_input_shape(shape)
+def test_the_widest_eps_is_accepted_and_no_wider_one(norm, shape, widest):
+    assert widest_eps(norm, shape) == widest
+    ThreatModel(norm, widest).check_input_shape(shape)
+    with pytest.raises(InputError, match="8/255, not 8"):
+        ThreatModel(norm, math.nextafter(widest, math.inf)).check_input_shape(shape)

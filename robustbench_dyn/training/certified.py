@@ -8,8 +8,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from robustbench_dyn.certification.bounds.traced_network import trainable_network
 from robustbench_dyn.certification.network.graph import Network
-from robustbench_dyn.certification.network.tracing import trace_live
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.strict_yaml import Eps, StrictFile
 from robustbench_dyn.threat_models import Norm, ThreatModel
@@ -54,7 +54,7 @@ def trace_for_training(model: nn.Module, input_shape: tuple[int, ...]) -> Callab
     Raises InputError, naming the operation, where interval bounds do not support the model.
     """
     try:
-        return trace_live(model, input_shape)
+        return trainable_network(model, input_shape)
     except CertificateError as error:
         raise InputError(f"certified_training does not support the model: {error}") from error
 

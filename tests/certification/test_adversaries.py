@@ -8,9 +8,9 @@ from oracles.adversaries import ADVERSARIES
 from oracles.refutation import built, certificates, predictions, refuted
 
 from robustbench_dyn import evaluate
-from robustbench_dyn.certification import objectives as pairs
+from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.catalogue import certifier_names
-from robustbench_dyn.certification.network import recording
+from robustbench_dyn.certification.network import trace as tracing
 from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.lipschitz import bounds as lipschitz
@@ -98,31 +98,33 @@ def together(a, _b):
     return torch.zeros(len(a), dtype=torch.float64)
 
 
-# What is switched off, and an adversary with a certifier that is then believed.
+# What is switched off, and an adversary with a certifier that then believes it.
 GUARDS = {
-    "rounding": ({(rounding, "allowed_for"): nothing_allowed}, "swamping_biases", "lipschitz"),
+    "rounding": (
+        {(rounding, "rounding_allowance"): nothing_allowed}, "swamping_biases", "lipschitz",
+    ),
     "the worst case": (
-        {(pairs, "allowed_for"): measured_alone},
+        {(objectives, "rounding_allowance"): measured_alone},
         "swamping_in_a_corner", "linear_relaxation",
     ),
     "hooks": (
         {(lipschitz, "check_as_written"): nothing, (lipschitz, "check_as_written_alone"): nothing,
-         (rounding, "_apart"): together},
+         (rounding, "_distances"): together},
         "forward_hook", "lipschitz",
     ),
     "subclasses": (
-        {(lipschitz, "is_as_written"): lambda *_: True, (rounding, "_apart"): together},
+        {(lipschitz, "is_as_written"): lambda *_: True, (rounding, "_distances"): together},
         "overridden_call", "lipschitz",
     ),
-    "distances": ({(rounding, "_apart"): together}, "weight_of_the_grad_mode", "lipschitz"),
+    "distances": ({(rounding, "_distances"): together}, "weight_of_the_grad_mode", "lipschitz"),
     "what leaves torch": (
-        {(recording, "RefuseEscapes"): Unguarded,
-         (pairs, "believed"): lambda seen, _possible: 0 * seen},
+        {(tracing, "RefuseEscapes"): Unguarded,
+         (objectives, "explained_by_rounding"): lambda seen, _possible: 0 * seen},
         "constants_by_numpy", "interval",
     ),
     "shapes": (
-        {(recording, "check_operation"): nothing,
-         (pairs, "believed"): lambda seen, _possible: 0 * seen},
+        {(tracing, "refuse_data_dependence"): nothing,
+         (objectives, "explained_by_rounding"): lambda seen, _possible: 0 * seen},
         "shape_by_nonzero", "interval",
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Splitting by the signs of neurons: exact, and never more than what is true."""
+"""BranchAndBound by the signs of neurons: exact, and never more than what is true."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,14 @@ from torch import nn
 from robustbench_dyn import ThreatModel, load_model
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.bounds.intermediate import relaxed_bounds
+from robustbench_dyn.certification.bounds.intermediate import intermediate_bounds
 from robustbench_dyn.certification.branch_and_bound import search as splitting
-from robustbench_dyn.certification.branch_and_bound.leaf_lp import Leaf
-from robustbench_dyn.certification.branch_and_bound.search import Parts, Splitting
+from robustbench_dyn.certification.branch_and_bound.leaf_lp import LeafSolution
+from robustbench_dyn.certification.branch_and_bound.relaxation import Subdomains
+from robustbench_dyn.certification.branch_and_bound.search import BranchAndBound
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.certifiers.complete import Complete
-from robustbench_dyn.certification.objectives import pairs_to_prove
+from robustbench_dyn.certification.objectives import margin_objectives
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, project
@@ -39,8 +40,8 @@ def problem(seed, gain=1.0, slope=0.0):
 def split(model, x, threat_model):
     state = Complete().prepare(model, SHAPE)
     ball = Ball(x, threat_model)
-    bounds, _ = relaxed_bounds(state.relaxed, ball)
-    return Splitting(state.relaxed.exact, state.composition, bounds, ball)
+    bounds, _ = intermediate_bounds(state.relaxation, ball)
+    return BranchAndBound(state.relaxation.exact, state.composition, bounds, ball)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -67,8 +68,8 @@ def test_what_lies_below_the_minimum_is_proved_and_what_lies_above_is_refuted(
     seed, norm, eps, distance
 ):
     model, x, y = problem(seed)
-    pairs, network = pairs_to_prove(x, model(x), y), split(model, x, ThreatModel(norm, eps))
-    for objective, rival in zip(pairs.differences, pairs.rival.tolist(), strict=True):
+    pairs, network = margin_objectives(x, model(x), y), split(model, x, ThreatModel(norm, eps))
+    for objective, rival in zip(pairs.coefficients, pairs.competitor.tolist(), strict=True):
         exact = least_difference(model, x.flatten(), int(y), rival, norm, eps)
         assert network.prove_above(objective, exact - distance, seconds=60).proved
         above = network.prove_above(objective, exact + distance, seconds=60)
@@ -82,9 +83,9 @@ def test_what_lies_below_the_minimum_is_proved_and_what_lies_above_is_refuted(
 def test_the_minimum_of_leaky_networks_is_known_from_both_sides(seed, norm, eps):
     model, x, y = problem(seed, slope=0.2)
     threat_model = ThreatModel(norm, eps)
-    pairs, network = pairs_to_prove(x, model(x), y), split(model, x, threat_model)
-    assume(len(pairs.differences))
-    objective = pairs.differences[0]
+    pairs, network = margin_objectives(x, model(x), y), split(model, x, threat_model)
+    assume(len(pairs.coefficients))
+    objective = pairs.coefficients[0]
     low, high = -20.0, float(model(x)[0] @ objective)
     while high - low > 1e-3:
         middle = (low + high) / 2
@@ -110,7 +111,7 @@ def overshoot(seed, multipliers, norm="L2"):
     draw = torch.Generator().manual_seed(seed)
     moved = x + 0.4 * torch.randn(500, *SHAPE, generator=draw).double()
     points = project(moved, x.expand_as(moved), threat_model)
-    values = network.network.values(points)
+    values = network.network.outputs(points)
     arguments = torch.cat([
         values[network.network.nodes[k - 1].inputs[0]].flatten(1)
         for k in network.network.activations
@@ -122,7 +123,7 @@ def overshoot(seed, multipliers, norm="L2"):
         objective = torch.zeros(3, dtype=torch.float64)
         objective[y], objective[rival] = 1.0, -1.0
         slopes = torch.rand(shape, generator=draw).double()
-        parts = Parts(signs, slopes, multipliers(shape, draw).double())
+        parts = Subdomains(signs, slopes, multipliers(shape, draw).double())
         found = network.relaxation(parts, objective)
         bound = found.value - found.rounding
         above = max(above, float((bound - values[-1] @ objective).max()))
@@ -154,7 +155,7 @@ def test_without_splits_it_comes_to_no_end_and_with_them_it_does(monkeypatch):
             row[int(y)], row[rival] = 1.0, -1.0
             assert network.prove_above(row, 1e-4, seconds=60).proved
             with monkeypatch.context() as patched:
-                patched.setattr(Splitting, "_split", lambda _self, parts, _losses: parts)
+                patched.setattr(BranchAndBound, "_split", lambda _self, parts, _losses: parts)
                 alone += not network.prove_above(row, 1e-4, seconds=0.2).proved
     assert alone > 0
 
@@ -165,14 +166,16 @@ def test_a_leaf_is_bounded_by_its_minimum_and_an_empty_one_by_much_more(norm):
     for seed in range(20):
         model, x, y = problem(seed)
         network = split(model, x, ThreatModel(norm, 0.4))
-        objective = pairs_to_prove(x, model(x), y).differences[0]
+        objective = margin_objectives(x, model(x), y).coefficients[0]
         draw = torch.Generator().manual_seed(seed)
-        signs = (torch.rand(1, len(network.bends), generator=draw) < 0.5).double() * 2 - 1
-        signs = signs.where(network.bends, 0.0)
-        part = Parts(signs, torch.ones_like(signs), torch.zeros_like(signs))
-        least, where = network._exhaust(part, objective, np.inf)
-        normals, offsets, _ = network._affine(signs[0], objective)
-        held = (signs[0] * (normals @ where + offsets))[network.bends]
+        signs = (
+            torch.rand(1, len(network.neurons.unstable), generator=draw) < 0.5
+        ).double() * 2 - 1
+        signs = signs.where(network.neurons.unstable, 0.0)
+        part = Subdomains(signs, torch.ones_like(signs), torch.zeros_like(signs))
+        least, where = network._solve_fully_split(part, objective, np.inf)
+        normals, offsets, _ = network._affine_pieces(signs[0], objective)
+        held = (signs[0] * (normals @ where + offsets))[network.neurons.unstable]
         if float(held.min()) < -EXACT:
             empty += 1
             assert least > 10
@@ -193,13 +196,13 @@ def test_a_solver_of_leaves_that_lies_is_not_believed(norm, monkeypatch):
     def lying(slope, normals, offsets, ball):
         asked.append(len(offsets))
         lie = 1e3 * torch.rand(len(offsets), generator=draw).double()
-        return Leaf(lie, honest(slope, normals, offsets, ball).x)
+        return LeafSolution(lie, honest(slope, normals, offsets, ball).x)
 
     for seed in range(12):
         model, x, y = problem(seed)
         draw = torch.Generator().manual_seed(seed)
-        network, pairs = split(model, x, ThreatModel(norm, 0.4)), pairs_to_prove(x, model(x), y)
-        for objective, rival in zip(pairs.differences, pairs.rival.tolist(), strict=True):
+        network, pairs = split(model, x, ThreatModel(norm, 0.4)), margin_objectives(x, model(x), y)
+        for objective, rival in zip(pairs.coefficients, pairs.competitor.tolist(), strict=True):
             exact = least_difference(model, x.flatten(), int(y), rival, norm, 0.4)
             monkeypatch.setattr(splitting, "solve", lying)
             assert not network.prove_above(objective, exact + 1e-3, seconds=60).proved

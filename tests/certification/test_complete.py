@@ -143,7 +143,7 @@ def test_out_of_time_an_example_stays_undecided(digits):
 
 def test_a_candidate_that_fools_nobody_decides_nothing(digits, monkeypatch):
     def lying(state, x, pairs, *_):
-        return torch.full((len(pairs.rival),), -1.0, dtype=torch.float64), x[0].clone()
+        return torch.full((len(pairs.competitor),), -1.0, dtype=torch.float64), x[0].clone()
 
     monkeypatch.setattr(complete, "_search", lying)
     model, x, y = digits

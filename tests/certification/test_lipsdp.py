@@ -11,13 +11,17 @@ from torch import nn
 
 from robustbench_dyn.certification.activations import LeakyReLU, Sigmoid, Tanh
 from robustbench_dyn.certification.base import radii
+from robustbench_dyn.certification.bounds.traced_network import traced_network
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.certifiers.local_lipsdp import LocalLipSDP
-from robustbench_dyn.certification.network.tracing import trace
 from robustbench_dyn.certification.proofs import local_lipsdp
 from robustbench_dyn.certification.proofs.lipsdp import pairwise_lipsdp
-from robustbench_dyn.certification.sdp.increments import Sector, global_sectors, increments
-from robustbench_dyn.certification.sdp.solver import _is_positive, certified_bound, search
+from robustbench_dyn.certification.sdp.incremental_system import (
+    Sector,
+    global_sectors,
+    incremental_system,
+)
+from robustbench_dyn.certification.sdp.solver import _is_positive, certified_bound, optimise_dual
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import (
     Classifier,
@@ -44,7 +48,7 @@ def uniform(*shape, seed=0):
 
 
 def network_of(model, shape=SHAPE):
-    return trace(model, shape)[0]
+    return traced_network(model, shape).exact
 
 
 def lipsdp(model):
@@ -130,20 +134,20 @@ def test_a_norm_by_a_few_power_iterations_is_caught():
 def test_a_proof_holds_whatever_multipliers_are_found(seed, other, factor):
     model = tiny_network(seed, widths=WIDTHS)
     network = network_of(model)
-    known = increments(network, global_sectors(network))
+    known = incremental_system(network, global_sectors(network))
     difference = torch.tensor([1.0, -1.0, 0.0]).double()
-    found = search(known, difference[None])
+    found = optimise_dual(known, difference[None])
     exact = lipschitz_constant(model, 0, 1)
-    for multipliers in (uniform(5, seed=other) * factor, found.multipliers * factor):
+    for multipliers in (uniform(5, seed=other) * factor, found.dual_variables * factor):
         for square in (float(found.squares[0]) * factor, exact**2 * factor):
             assert certified_bound(known, difference, multipliers, square) >= exact * (1 - 1e-9)
 
 
 def test_a_promise_that_is_too_good_is_not_proved():
     network = network_of(tiny_network(1, widths=WIDTHS))
-    known = increments(network, global_sectors(network))
+    known = incremental_system(network, global_sectors(network))
     difference = torch.tensor([1.0, -1.0, 0.0]).double()
-    multipliers, squares = search(known, difference[None])
+    multipliers, squares = optimise_dual(known, difference[None])
     promised = float(squares[0])
     assert certified_bound(known, difference, multipliers, promised) < math.sqrt(promised) * 1.001
     assert certified_bound(known, difference, multipliers, promised * 0.95) == math.inf
@@ -159,7 +163,7 @@ def test_one_neuron_has_its_exact_constant_and_rounding_is_not_given_away():
     found = float(pairwise_lipsdp(network)[0, 1])
     assert exact <= found <= exact * 1.01
     # At the exact constant the matrix is singular: rounding alone would decide.
-    known = increments(network, global_sectors(network))
+    known = incremental_system(network, global_sectors(network))
     difference = torch.tensor([1.0, -1.0]).double()
     best = (difference @ known.logits)[3:].square()
     assert not _is_positive(known, difference, best, exact**2)
@@ -199,21 +203,21 @@ def test_increments_are_those_of_the_network_and_psi_lies_in_its_sector(name):
     model, shape = networks()[name], (4, 1, 1)
     x, eps = uniform(1, *shape, seed=1), 0.2
     with torch.no_grad():
-        network = trace(model, shape)[0]
-        relaxed = local_lipsdp.relax(model, shape)
+        network = traced_network(model, shape).exact
+        relaxed = local_lipsdp.relaxation_state(model, shape)
         ball = local_lipsdp.Ball(x, ThreatModel("L2", eps))
-        bounds, _ = local_lipsdp.relaxed_bounds(relaxed, ball)
+        bounds, _ = local_lipsdp.intermediate_bounds(relaxed, ball)
         centre = local_lipsdp.interval_bounds(
             relaxed, local_lipsdp.Ball(x, ThreatModel("L2", 1e-200))
         )
         local = local_lipsdp.local_sectors(network, centre, bounds, 0)
         for sectors in (global_sectors(network), local):
-            known = increments(network, sectors)
-            at_x = network.values(x)
+            known = incremental_system(network, sectors)
+            at_x = network.outputs(x)
             for seed in range(20):
                 direction = normal(*x.shape, seed=seed)
                 moved = (x + eps * (seed + 1) / 20 * direction / direction.norm()).clamp(0, 1)
-                change = [b - a for a, b in zip(at_x, network.values(moved), strict=True)]
+                change = [b - a for a, b in zip(at_x, network.outputs(moved), strict=True)]
                 psi = []
                 for k, sector in sectors.items():
                     dz = change[network.nodes[k - 1].inputs[0]].flatten()
@@ -238,15 +242,15 @@ def test_secants_lie_in_their_sectors(activation):
     ends = normal(500, 2, seed=3) * torch.logspace(-2, 1, 500).double()[:, None]
     lower, upper = ends.amin(dim=1), ends.amax(dim=1)
     z = lower + uniform(500, seed=4) * (upper - lower)
-    low, high = activation.secants(z - 1e-13, z + 1e-13, lower, upper)
+    low, high = activation.sector(z - 1e-13, z + 1e-13, lower, upper)
     for t in torch.linspace(0, 1, 101).double():
         w = lower + t * (upper - lower)
         secant = (activation(w) - activation(z)) / (w - z)
         wide = (w - z).abs() > 1e-3
         assert (secant >= low - 1e-12)[wide].all()
         assert (secant <= high + 1e-12)[wide].all()
-    assert (low >= activation.flattest).all()
-    assert (high <= activation.steepest).all()
+    assert (low >= activation.min_slope).all()
+    assert (high <= activation.max_slope).all()
     if isinstance(activation, LeakyReLU):
         same_side = (lower > 0) | (upper < 0)
         assert (low == high)[same_side].all()

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from robustbench_dyn.certification.base import radii
-from robustbench_dyn.certification.bounds.back_substitution import difference_bounds
+from robustbench_dyn.certification.bounds.back_substitution import objective_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import (
+    intermediate_bounds,
     interval_bounds,
-    relax,
-    relaxed_bounds,
+    relaxation_state,
 )
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.models.freezing import frozen_eval
@@ -91,15 +91,15 @@ def least_by_floats(row, centre_value, norm):
 
 def lower_bounds(model, x, norm):
     """Return the bound of F_0 - F_1 by intervals and by lines, in both precisions."""
-    relaxed = relax(model, SHAPE)
+    relaxed = relaxation_state(model, SHAPE)
     ball = Ball(x, ThreatModel(norm, EPS))
     rows, owner = torch.tensor([[1.0, -1.0]]).double(), torch.tensor([0])
     intervals = interval_bounds(relaxed, ball)
-    tight, lines = relaxed_bounds(relaxed, ball)
+    tight, lines = intermediate_bounds(relaxed, ball)
     with torch.no_grad():
-        yield difference_bounds(relaxed.exact, intervals, ball, rows, owner, lines={}).value
-        yield difference_bounds(relaxed.exact, tight, ball, rows, owner, lines=lines).value
-        yield difference_bounds(relaxed.fast, tight, ball, rows, owner, lines=lines).value
+        yield objective_bounds(relaxed.exact, intervals, ball, rows, owner, linear_bounds={}).value
+        yield objective_bounds(relaxed.exact, tight, ball, rows, owner, linear_bounds=lines).value
+        yield objective_bounds(relaxed.fast, tight, ball, rows, owner, linear_bounds=lines).value
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -15,11 +15,11 @@ from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.rounding.allowance import (
-    allowed_for,
-    believed,
+    explained_by_rounding,
     layer_rounding,
     margins_of,
-    point_of,
+    rounding_allowance,
+    surface_points,
 )
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.models.freezing import frozen_eval
@@ -38,17 +38,17 @@ def test_no_more_than_the_worst_case_is_taken_off_and_strictly_all_of_it():
     worst, seen = numbers(0.5, 0.01, 0.5, 2.0), numbers(0, 0, 0.02, 0)
     # Measured and no less than usual; the worst case; 16 times what was seen; never.
     expected = numbers(0.1, 0.01, 0.34, math.inf)
-    found = allowed_for(margins, worst, seen, usual, strict=False)
+    found = rounding_allowance(margins, worst, seen, usual, strict=False)
     torch.testing.assert_close(found, expected)
-    found = allowed_for(margins, worst, seen, usual, strict=True)
+    found = rounding_allowance(margins, worst, seen, usual, strict=True)
     torch.testing.assert_close(found, numbers(0.5, 0.01, 0.52, math.inf))
 
 
 def test_what_is_no_number_is_never_allowed_for():
     nan, one = numbers(math.nan), numbers(1.0)
     for margins, worst, seen in ((nan, one / 2, 0 * one), (one, nan, 0 * one), (one, one / 2, nan)):
-        assert allowed_for(margins, worst, seen, 0 * one, strict=False).isinf().all()
-    assert believed(numbers(0.2, 0.5, math.nan), numbers(0.3, 0.3, 0.3)).tolist() == [
+        assert rounding_allowance(margins, worst, seen, 0 * one, strict=False).isinf().all()
+    assert explained_by_rounding(numbers(0.2, 0.5, math.nan), numbers(0.3, 0.3, 0.3)).tolist() == [
         0.2, math.inf, math.inf,
     ]  # fmt: skip
 
@@ -57,11 +57,11 @@ def test_what_is_no_number_is_never_allowed_for():
 def test_the_point_that_is_looked_at_lies_in_the_ball_and_is_each_examples_own(norm):
     torch.manual_seed(0)
     x, radius = torch.rand(5, 1, 3, 3).double(), torch.linspace(0.05, 0.4, 5).double()
-    found = point_of(x, radius, norm)
+    found = surface_points(x, radius, norm)
     assert ((found >= 0) & (found <= 1)).all()
     assert (distance(found, x, norm) <= radius * (1 + 1e-9)).all()
     assert (distance(found, x, norm) > radius / 3).all()
-    assert torch.equal(point_of(x[3:], radius[3:], norm), found[3:])
+    assert torch.equal(surface_points(x[3:], radius[3:], norm), found[3:])
 
 
 def deep(n_layers):

@@ -19,10 +19,8 @@ from robustbench_dyn import (
     load_dataset,
     load_model,
 )
-from robustbench_dyn.attacks.base import Attack, searching
+from robustbench_dyn.attacks import FABMin
 from robustbench_dyn.certification.base import Proof
-from robustbench_dyn.certification.catalogue import Selection
-from robustbench_dyn.evaluation import plan as engine
 from robustbench_dyn.evaluation.distances import evaluate_distances
 from robustbench_dyn.reporting.curves import curve
 
@@ -84,7 +82,7 @@ def test_the_curve_certifies_what_a_run_at_the_same_eps_certifies(name, norm, ra
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.07, 0.2, 0.33, 0.5])
-def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkeypatch):
+def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius):
     tried = []
 
     def prove(_state, x, logits, _y, threat_model):
@@ -92,11 +90,8 @@ def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkey
         holds = threat_model.eps if threat_model.eps <= radius else 0.0
         return Proof(torch.full(logits.shape, holds, dtype=torch.float64))
 
-    selection = Selection([proving("ball", prove)], {}, [])
-    monkeypatch.setattr(engine, "select_certifiers", lambda spec, *_, **__: (
-        selection if spec == "auto" else Selection([], {}, [])))  # fmt: skip
-    grid = np.linspace(0, 0.43, 12).tolist()
-    found = evaluate_distances(halfspaces(), points(DISTANCES), "L2", radii=grid)
+    grid, ball = np.linspace(0, 0.43, 12).tolist(), proving("ball", prove).certifier
+    found = evaluate_distances(halfspaces(), points(DISTANCES), "L2", radii=grid, certifiers=[ball])
     for verdict, distance in zip(found.verdicts, DISTANCES, strict=True):
         provable = [eps for eps in grid if 0 < eps <= radius and eps < distance * 0.999]
         if provable:
@@ -109,8 +104,8 @@ def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkey
 
 
 def test_a_nearer_adversarial_example_of_a_certifier_counts_and_may_refute(monkeypatch):
-    def use(radius):
-        """Prove balls up to radius, and give the true nearest adversarial example beyond."""
+    def proving_up_to(radius):
+        """Return a certifier of balls up to radius, which knows the nearest adversarial example."""
 
         def prove(_state, x, logits, y, threat_model):
             holds = threat_model.eps if threat_model.eps <= radius else 0.0
@@ -120,25 +115,20 @@ def test_a_nearer_adversarial_example_of_a_certifier_counts_and_may_refute(monke
             proof = torch.full(logits.shape, holds, dtype=torch.float64)
             return Proof(proof, x if holds else other)
 
-        ball = proving("ball", prove)
-        monkeypatch.setattr(engine, "select_certifiers", lambda spec, *_, **__: Selection(
-            [ball] if spec == "auto" else [], {}, []))  # fmt: skip
+        return [proving("ball", prove).certifier]
 
     # The attack comes out at twice the distance of the nearest one.
-    far = Attack("fab-min", frozenset({"L2"}), "", "", 2, searching(lambda p: flipped(p.x, p.y)))
-    monkeypatch.setattr(
-        engine, "resolve_attacks", lambda spec, *_, **__: [] if spec == "none" else [far]
-    )
+    monkeypatch.setattr(FABMin, "perturb", lambda _self, problem: flipped(problem.x, problem.y))
     radii, data = [0.05, 0.15, 0.25, 0.35], points([0.1] * 3)
-    use(0.06)
-    found = evaluate_distances(halfspaces(), data, "L2", radii=radii)
+    options = {"radii": radii, "certifiers": proving_up_to(0.06)}
+    found = evaluate_distances(halfspaces(), data, "L2", **options)
     for verdict in found.verdicts:
         assert verdict.attack == "ball"
         assert verdict.adversarial_distance == pytest.approx(0.1 * 2**0.5, rel=0.01)
         assert verdict.certified_radius == 0.05
-    use(0.16)
+    options["certifiers"] = proving_up_to(0.16)
     with pytest.raises(SoundnessError, match="inside a certified ball"):
-        evaluate_distances(halfspaces(), data, "L2", radii=radii)
+        evaluate_distances(halfspaces(), data, "L2", **options)
 
 
 def flipped(x, y):

@@ -143,9 +143,7 @@ GRADIENT_FREE = ("square", "aa-square", "transfer", "hop-skip-jump", "rays", "sq
 
 
 def specs(*names):
-    return [
-        spec for name in names for spec in stages(name, gradient_free=name in GRADIENT_FREE)
-    ]
+    return [spec for name in names for spec in stages(name, gradient_free=name in GRADIENT_FREE)]
 
 
 def broken(example_id, attack):

@@ -6,11 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustbench_dyn.certification.base import radii
-from robustbench_dyn.certification.bounds.back_substitution import difference_bounds
+from robustbench_dyn.certification.bounds.back_substitution import objective_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.bounds.intermediate import interval_bounds, relax
+from robustbench_dyn.certification.bounds.intermediate import interval_bounds, relaxation_state
+from robustbench_dyn.certification.bounds.traced_network import trainable_network
 from robustbench_dyn.certification.certifiers.interval import Interval
-from robustbench_dyn.certification.network.tracing import trace_live
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import EulerStep, HamiltonianStep, UnitRowLinear
 from robustbench_dyn.models.freezing import frozen_eval
@@ -92,13 +92,15 @@ def images(n=6, seed=0):
 
 def certified_bounds(model, x, y, threat_model):
     """Return the certifier's upper bounds of F_j - F_y, (batch, classes)."""
-    relaxed, ball, n_classes = relax(model, tuple(x.shape[1:])), Ball(x, threat_model), 4
+    relaxed, ball, n_classes = relaxation_state(model, tuple(x.shape[1:])), Ball(x, threat_model), 4
     example = torch.arange(len(x)).repeat_interleave(n_classes)
     units = torch.eye(n_classes, dtype=torch.float64)
     differences = units[y[example]] - units.repeat(len(x), 1)
     with torch.no_grad():
         bounds = interval_bounds(relaxed, ball)
-        least = difference_bounds(relaxed.exact, bounds, ball, differences, example, lines={})
+        least = objective_bounds(
+            relaxed.exact, bounds, ball, differences, example, linear_bounds={}
+        )
     return -least.value.view(len(x), n_classes)
 
 
@@ -121,7 +123,7 @@ def test_the_bounds_of_training_lie_above_sampled_outputs(make, norm):
     model, (x, y) = make(), images()
     threat_model = ThreatModel(norm, EPS[norm])
     with torch.no_grad():
-        worst = worst_logits(trace_live(model, (1, 8, 8))(), x, y, threat_model)
+        worst = worst_logits(trainable_network(model, (1, 8, 8))(), x, y, threat_model)
     assert sampled_excess(model, x, y, threat_model, worst) <= 1e-9
     assert (worst.gather(1, y[:, None]) == 0).all()
 
@@ -134,7 +136,7 @@ def test_bounds_that_drop_the_radius_are_caught(monkeypatch):
     monkeypatch.setattr(live_intervals, "_between", of_a_point)
     model, (x, y) = strided(), images()
     threat_model = ThreatModel("Linf", EPS["Linf"])
-    worst = worst_logits(trace_live(model, (1, 8, 8))(), x, y, threat_model).detach()
+    worst = worst_logits(trainable_network(model, (1, 8, 8))(), x, y, threat_model).detach()
     assert sampled_excess(model, x, y, threat_model, worst) > 1e-3
     assert not torch.allclose(worst, certified_bounds(model, x, y, threat_model), rtol=1e-3)
 
@@ -145,7 +147,7 @@ def test_the_bounds_of_training_equal_those_of_the_certifier(make, norm):
     model, (x, y) = make(), images()
     threat_model = ThreatModel(norm, EPS[norm])
     with torch.no_grad():
-        ours = worst_logits(trace_live(model, (1, 8, 8))(), x, y, threat_model)
+        ours = worst_logits(trainable_network(model, (1, 8, 8))(), x, y, threat_model)
     theirs = certified_bounds(model, x, y, threat_model)
     # The certifier's is wider by its rounding alone.
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
@@ -158,7 +160,7 @@ def test_the_bounds_of_training_are_never_below_those_of_the_certifier(make, nor
     model, (x, y) = make(), images()
     threat_model = ThreatModel(norm, EPS[norm])
     with torch.no_grad():
-        ours = worst_logits(trace_live(model, (1, 8, 8))(), x, y, threat_model)
+        ours = worst_logits(trainable_network(model, (1, 8, 8))(), x, y, threat_model)
     theirs = certified_bounds(model, x, y, threat_model)
     assert (ours >= theirs - 1e-9).all()
     assert (ours <= theirs + 0.5 * theirs.abs().max()).all()
@@ -168,7 +170,7 @@ def test_the_bounds_of_training_are_never_below_those_of_the_certifier(make, nor
 @pytest.mark.parametrize("make", MODELS)
 def test_the_gradient_is_that_of_finite_differences(make, norm):
     model, (x, y) = make(), images(2)
-    network, threat_model = trace_live(model, (1, 8, 8)), ThreatModel(norm, EPS[norm])
+    network, threat_model = trainable_network(model, (1, 8, 8)), ThreatModel(norm, EPS[norm])
 
     def loss():
         return F.cross_entropy(worst_logits(network(), x, y, threat_model), y)
@@ -190,14 +192,14 @@ def test_the_gradient_is_that_of_finite_differences(make, norm):
 
 def test_a_followed_network_computes_what_the_model_does_after_each_step():
     model, (x, _) = rescaled(), images()
-    network = trace_live(model, (1, 8, 8))
+    network = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data += 0.1
     assert torch.allclose(network().values(x)[-1], model(x))
     # Kept weights would not be followed: nothing of what is frozen elsewhere may leak in.
     with frozen_eval(model):
         model(x)
-        stale = trace_live(model, (1, 8, 8))
+        stale = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data -= 0.1
     assert torch.allclose(stale().values(x)[-1], model(x))

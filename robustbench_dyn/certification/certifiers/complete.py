@@ -11,11 +11,11 @@ from robustbench_dyn.threat_models import ThreatModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustbench_dyn.certification.proofs.complete import Searchable
+    from robustbench_dyn.certification.proofs.complete import BranchAndBoundState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Complete(Certifier["Searchable"]):
+class Complete(Certifier["BranchAndBoundState"]):
     """Split the ball by the signs of neurons until each class is excluded or an input is found.
 
     seconds_per_example: after that long, an example stays undecided. max_neurons: of the largest
@@ -35,14 +35,19 @@ class Complete(Certifier["Searchable"]):
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-    ) -> Searchable:
+    ) -> BranchAndBoundState:
         """Raise CertificateError where a network has too many neurons, or others than ReLU."""
         from robustbench_dyn.certification.proofs import complete
 
         return complete.prepare(model, input_shape, max_neurons=self.max_neurons)
 
     def prove(
-        self, state: Searchable, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+        self,
+        state: BranchAndBoundState,
+        x: Tensor,
+        logits: Tensor,
+        y: Tensor,
+        threat_model: ThreatModel,
     ) -> Proof:
         """Exclude classes from one ball, or return adversarial examples as candidates."""
         from robustbench_dyn.certification.proofs import complete

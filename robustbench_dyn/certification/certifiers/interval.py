@@ -11,26 +11,31 @@ from robustbench_dyn.threat_models import ThreatModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustbench_dyn.certification.bounds.intermediate import Relaxed
+    from robustbench_dyn.certification.bounds.intermediate import RelaxationState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval(Certifier["Relaxed"]):
+class Interval(Certifier["RelaxationState"]):
     """Bound margins by interval arithmetic, with elision of the last layer (arXiv 1810.12715)."""
 
     name: ClassVar = "interval"
-    description: ClassVar = "interval bounds of every value over the ball and [0, 1]"
+    description: ClassVar = "interval bounds of every neuron over the ball and [0, 1]"
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-    ) -> Relaxed:
+    ) -> RelaxationState:
         """Raise CertificateError, naming the operation, where one has no handler."""
-        from robustbench_dyn.certification.bounds.intermediate import relax
+        from robustbench_dyn.certification.bounds.intermediate import relaxation_state
 
-        return relax(model, input_shape)
+        return relaxation_state(model, input_shape)
 
     def prove(
-        self, state: Relaxed, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+        self,
+        state: RelaxationState,
+        x: Tensor,
+        logits: Tensor,
+        y: Tensor,
+        threat_model: ThreatModel,
     ) -> Proof:
         """Exclude classes from one ball."""
         from robustbench_dyn.certification.proofs import interval

@@ -12,11 +12,11 @@ from robustbench_dyn.threat_models import ThreatModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustbench_dyn.certification.bounds.intermediate import Relaxed
+    from robustbench_dyn.certification.bounds.intermediate import RelaxationState
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearRelaxation(Certifier["Relaxed"]):
+class LinearRelaxation(Certifier["RelaxationState"]):
     """Bound margins by linear bounds of every activation, with optimised slopes (alpha-CROWN).
 
     n_iterations: steps of gradient ascent on the slopes; 0 keeps the first ones. budget: about how
@@ -24,7 +24,7 @@ class LinearRelaxation(Certifier["Relaxed"]):
     """
 
     name: ClassVar = "linear_relaxation"
-    description: ClassVar = "lines around every activation, with optimised slopes (alpha-CROWN)"
+    description: ClassVar = "linear bounds of every activation, with optimised slopes (alpha-CROWN)"
     phase: ClassVar = Phase.AFTER_FIRST_ATTACK
     measures_rounding: ClassVar = True
 
@@ -36,14 +36,19 @@ class LinearRelaxation(Certifier["Relaxed"]):
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-    ) -> Relaxed:
+    ) -> RelaxationState:
         """Raise CertificateError, naming the operation, where one has no handler."""
-        from robustbench_dyn.certification.bounds.intermediate import relax
+        from robustbench_dyn.certification.bounds.intermediate import relaxation_state
 
-        return relax(model, input_shape)._replace(strict=strict_rounding)
+        return relaxation_state(model, input_shape)._replace(strict=strict_rounding)
 
     def prove(
-        self, state: Relaxed, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+        self,
+        state: RelaxationState,
+        x: Tensor,
+        logits: Tensor,
+        y: Tensor,
+        threat_model: ThreatModel,
     ) -> Proof:
         """Exclude classes from one ball."""
         from robustbench_dyn.certification.proofs import linear_relaxation

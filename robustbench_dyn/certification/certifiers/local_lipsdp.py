@@ -11,11 +11,11 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustbench_dyn.certification.bounds.intermediate import Relaxed
+    from robustbench_dyn.certification.bounds.intermediate import RelaxationState
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalLipSDP(Certifier["Relaxed"]):
+class LocalLipSDP(Certifier["RelaxationState"]):
     """Compare each margin with a semidefinite L2 Lipschitz bound within the ball.
 
     max_units, max_inputs: the largest network that is treated. max_unstable: how many activations
@@ -39,7 +39,7 @@ class LocalLipSDP(Certifier["Relaxed"]):
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-    ) -> Relaxed:
+    ) -> RelaxationState:
         """Raise CertificateError where model is too large, or has activations without a sector."""
         from robustbench_dyn.certification.proofs import local_lipsdp
 
@@ -48,7 +48,12 @@ class LocalLipSDP(Certifier["Relaxed"]):
         )
 
     def prove(
-        self, state: Relaxed, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+        self,
+        state: RelaxationState,
+        x: Tensor,
+        logits: Tensor,
+        y: Tensor,
+        threat_model: ThreatModel,
     ) -> Proof:
         """Exclude classes from one ball."""
         from robustbench_dyn.certification.proofs import local_lipsdp

@@ -1,4 +1,4 @@
-"""The certificate of a global Lipschitz bound: a margin cannot vanish closer than margin / L."""
+"""The proof by a global Lipschitz bound: a margin cannot vanish closer than margin / L."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from robustbench_dyn.certification.rounding.allowance import (
 from robustbench_dyn.lipschitz.bounds import pairwise_lipschitz
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
-# Networks trained with cross-entropy have margins of 1 to 10: a steeper difference of logits
-# proves no radius that anybody asks for.
+# Networks trained with cross-entropy have margins of 1 to 10: with a larger Lipschitz constant of a
+# logit difference, the certified radii are of no use.
 LARGEST_NONVACUOUS_BOUND = 30.0
 
 
@@ -38,14 +38,14 @@ def class_radii(
     """Return margin / L in `norm`, rounded down, for each class j.
 
     bounds: (classes, classes) or (1, 1), L2 Lipschitz bounds of F_i - F_j. margins: (batch,
-    classes), F_y - F_j less what rounding may take off. y: (batch,). All j are needed, not the
+    classes), F_y - F_j minus the allowance for rounding. y: (batch,). All j are needed, not the
     runner-up alone (arXiv 1802.04034, Section 4). An Linf ball of radius r / sqrt(dimension) and
     an L1 ball of radius r lie in the L2 ball of radius r. Returns (batch, classes), float64: inf
     for j = y, 0 for margins of at most 0, and a row of 0 for margins that are not numbers.
     """
     labels, n_classes = y.cpu(), margins.shape[1]
     lipschitz = bounds.expand(n_classes, n_classes)[labels]
-    # A difference that cannot change (L = 0) never vanishes: its quotient is inf.
+    # A margin that cannot change (L = 0) never vanishes: its quotient is inf.
     radius = margins / lipschitz * (1.0 - 1e-12)
     if norm == "Linf":
         radius = radius / math.sqrt(dimension) * (1.0 - 1e-12)
@@ -71,22 +71,24 @@ def prove(
     """Return the radii of the global bound, for examples that are classified as y."""
     dimension, labels = math.prod(x.shape[1:]), y.cpu()
     margins = margins_of(logits, labels)
-    # In L2, and no further than the corner of [0, 1] that is furthest.
-    most = class_radii(state.bounds, margins, labels, norm="L2", dimension=dimension)
-    most = most.scatter(1, labels[:, None], 0.0)
+    # In L2, and no further than the farthest corner of [0, 1].
+    longest = class_radii(state.bounds, margins, labels, norm="L2", dimension=dimension)
+    longest = longest.scatter(1, labels[:, None], 0.0)
     corner = torch.maximum(x.detach(), 1 - x.detach()).double().flatten(1).norm(dim=1).cpu()
-    reach = torch.minimum(most.amax(dim=1), corner * (1 + 1e-9))
+    reach = torch.minimum(longest.amax(dim=1), corner * (1 + 1e-9))
     others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
     # Written so that NaN fails it.
     rows = ((margins > 0) | ~others).all(dim=1).nonzero().flatten()
     left = torch.zeros_like(margins)
     if len(rows):
-        here = rows.to(x.device)
-        allowed = state.rounding.allowed(x[here], logits[here], y[here], reach[rows])
-        left[rows] = margins[rows] - allowed
+        on_device = rows.to(x.device)
+        allowance = state.rounding.allowance(
+            x[on_device], logits[on_device], y[on_device], reach[rows]
+        )
+        left[rows] = margins[rows] - allowance
     norm = threat_model.norm
     radii = class_radii(state.bounds, left, labels, norm=norm, dimension=dimension)
-    # Of those alone that would be certified but for it.
+    # Only where the example would be certified without rounding.
     without = class_radii(state.bounds, margins, labels, norm=norm, dimension=dimension)
     would_be = without.amin(dim=1) >= threat_model.eps
     return Proof(radii, within_rounding=would_be & left.isneginf().any(dim=1))

@@ -1,4 +1,4 @@
-"""The global Lipschitz bound from the middle of an Linf ball within [0, 1]."""
+"""The proof by a global Lipschitz bound from the middle of an Linf ball within [0, 1]."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustbench_dyn.threat_models import ThreatModel
 def prove(
     state: LipschitzState, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
 ) -> Proof:
-    """Exclude each rival whose margin at the middle of the box is above L times its half diagonal.
+    """Exclude each class whose margin at the middle of the box is above L times its half diagonal.
 
     An Linf ball of radius eps within [0, 1] is a box. A pixel at 0 can only grow, so the box is
     nearer to its own middle than to x: a half diagonal of eps sqrt(d) / 2 where all pixels are 0
@@ -27,9 +27,9 @@ def prove(
     """
     ball = Ball(x, threat_model)
     middle = ((ball.lower + ball.upper) / 2).view_as(x).to(x.dtype)
-    # From the middle as it was rounded.
-    at = middle.double().flatten(1)
-    half = torch.maximum(ball.upper - at, at - ball.lower)
+    # From the rounded middle.
+    centre = middle.double().flatten(1)
+    half = torch.maximum(ball.upper - centre, centre - ball.lower)
     reach = half.norm(dim=1).cpu() * (1.0 + (half.shape[1] + 8) * 2.0**-52)
     n_classes, labels = logits.shape[1], y.cpu()
     at_middle = call_without_graph(state.rounding.model, middle)
@@ -40,10 +40,12 @@ def prove(
     rows = (excluded & others).any(dim=1).nonzero().flatten()
     within_rounding = torch.zeros(len(x), dtype=torch.bool)
     if len(rows):
-        here = rows.to(x.device)
-        allowed = state.rounding.allowed(middle[here], at_middle[here], y[here], reach[rows])
-        within_rounding[rows] = (allowed.isinf() & excluded[rows]).any(dim=1)
-        excluded[rows] = margins[rows] - allowed > needed[rows]
+        on_device = rows.to(x.device)
+        allowance = state.rounding.allowance(
+            middle[on_device], at_middle[on_device], y[on_device], reach[rows]
+        )
+        within_rounding[rows] = (allowance.isinf() & excluded[rows]).any(dim=1)
+        excluded[rows] = margins[rows] - allowance > needed[rows]
     radii = excluded.double() * threat_model.eps
     radii = radii.scatter(1, labels[:, None], math.inf)
     return Proof(radii, forward_passes=len(x), within_rounding=within_rounding)

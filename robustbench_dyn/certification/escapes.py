@@ -1,7 +1,7 @@
-"""What leaves the tensors while a network is followed: numbers, arrays, shapes made of values.
+"""Refuse networks that read the values of their input outside of torch.
 
-What is computed outside of tensors cannot be followed, so a network that reads one of its values
-there is refused, by name.
+A trace follows operations on tensors. Values that become numbers, arrays or shapes of Python leave
+it: what is computed of them there cannot be followed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,22 @@ from torch.utils._pytree import tree_flatten
 
 from robustbench_dyn.errors import CertificateError
 
-# What makes a number of one value, as item() does, is an operation of its own: check_operation.
-_READS = frozenset({
-    "__array__", "__deepcopy__", "__dlpack__", "__reduce_ex__", "_typed_storage", "data_ptr",
-    "numpy", "storage", "tolist", "untyped_storage",
-})  # fmt: skip
+# Functions that make a number of one value, as item() does, are operations of their own; see
+# refuse_data_dependence.
+_READS = frozenset(
+    {
+        "__array__",
+        "__deepcopy__",
+        "__dlpack__",
+        "__reduce_ex__",
+        "_typed_storage",
+        "data_ptr",
+        "numpy",
+        "storage",
+        "tolist",
+        "untyped_storage",
+    }
+)
 
 
 class RefuseEscapes(TorchFunctionMode):
@@ -45,14 +56,19 @@ class RefuseEscapes(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def name_of(function: Any) -> str:
-    """Name an operation of torch's dispatcher, with its library where that is not torch's own."""
+def operation_name(function: Any) -> str:
+    """Return the name of an operation of torch's dispatcher: "relu", or "library::name".
+
+    Operations of torch itself (aten, prims) are named without their library.
+    """
     name = str(function.overloadpacket.__name__)
     return name if function.namespace in ("aten", "prims") else f"{function.namespace}::{name}"
 
 
-def check_operation(function: Any, args: Any, kwargs: Any, depends: Callable[[Any], bool]) -> None:
-    """Raise CertificateError where an operation makes a number or a shape of followed values.
+def refuse_data_dependence(
+    function: Any, args: Any, kwargs: Any, depends: Callable[[Any], bool]
+) -> None:
+    """Raise CertificateError where an operation makes a number or a shape of traced values.
 
     function: of torch's dispatcher. depends: whether an argument depends on the input.
     """
@@ -61,7 +77,7 @@ def check_operation(function: Any, args: Any, kwargs: Any, depends: Callable[[An
     makes_shape = torch.Tag.dynamic_output_shape in tags
     if not makes_number and not makes_shape:
         return
-    name = name_of(function)
+    name = operation_name(function)
     # The shape of x[indices] depends on the indices alone.
     read = args[1:] if name.startswith(("index", "_unsafe_index")) else (args, kwargs)
     if not any(depends(leaf) for leaf in tree_flatten(read)[0]):
