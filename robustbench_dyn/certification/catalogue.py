@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
 from robustbench_dyn.errors import CertificateError, InputError
-from robustbench_dyn.plugins import Entry, Registry, parse_names
+from robustbench_dyn.plugins import Entry, Registry, from_plugins, parse_names, subclass_of
 from robustbench_dyn.threat_models import Norm
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ CERTIFIERS: Registry[type[AnyCertifier]] = Registry(
     "certifier",
     [Entry(name, f"{_PACKAGE}.{target}") for name, target in _BUILT_IN.items()],
     hint="auto, none, or ",
+    from_plugins=from_plugins("certifiers", subclass_of(Certifier)),
 )
 
 

@@ -4,12 +4,12 @@ from robustbench_dyn.plugins.card import Card, Kind, Weights
 from robustbench_dyn.plugins.discovery import (
     Plugin,
     find_plugins,
-    from_plugins,
     hash_code,
     import_plugin,
     load_plugins,
     read_plugin,
 )
+from robustbench_dyn.plugins.entries import from_plugins, subclass_of
 from robustbench_dyn.plugins.registry import (
     BUILT_IN,
     Entry,
@@ -35,5 +35,6 @@ __all__ = [
     "load_plugins",
     "parse_names",
     "read_plugin",
+    "subclass_of",
     "unknown",
 ]

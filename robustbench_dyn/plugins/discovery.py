@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from robustbench_dyn.errors import DynbenchError, InputError, RegistryError
+from robustbench_dyn.errors import DynbenchError, RegistryError
 from robustbench_dyn.plugins.card import Card, Kind
-from robustbench_dyn.plugins.registry import Entry
 from robustbench_dyn.resources import shipped
 from robustbench_dyn.strict_yaml import read_yaml
 
@@ -84,51 +82,6 @@ def import_plugin(plugin: Plugin) -> ModuleType:
     if isinstance(module, str):
         raise RegistryError(module)
     return module
-
-
-def from_plugins(kind: Kind, check: Callable[[str, Any], None]) -> Callable[[], Iterator[Entry]]:
-    """Return a function that yields an Entry for each thing of a kind in the plugins in use.
-
-    kind names an attribute of a plugin's module, in capitals: a tuple of things that have a name,
-    or a mapping from names to things. check(name, thing) raises InputError where a thing is of the
-    wrong type. A plugin that cannot be imported, or lacks what its card promises, is an Entry with
-    a problem.
-    """
-
-    def entries() -> Iterator[Entry]:
-        for plugin in find_plugins():
-            if plugin.provides(kind):
-                yield from entries_of(plugin, kind, check)
-
-    return entries
-
-
-def entries_of(plugin: Plugin, kind: Kind, check: Callable[[str, Any], None]) -> Iterator[Entry]:
-    """Yield an Entry for each thing of a kind in one plugin; see from_plugins."""
-    attribute = kind.upper()
-    try:
-        things = getattr(import_plugin(plugin), attribute, None)
-        if not isinstance(things, (tuple, list, Mapping)) or not things:
-            raise RegistryError(
-                f"its card.yaml promises {kind}, and its __init__.py does not define {attribute}, "
-                "a tuple of them"
-            )
-    except RegistryError as error:
-        yield Entry(plugin.name, None, origin=plugin.origin, problem=str(error))
-        return
-    for index, (name, thing) in enumerate(_named(things)):
-        problem = "" if name else "it has no name"
-        try:
-            check(name, thing)
-        except InputError as error:
-            problem = str(error)
-        yield Entry(
-            name=name or f"{plugin.name}.{attribute}[{index}]",
-            target=thing,
-            description=str(getattr(thing, "description", "")),
-            origin=plugin.origin,
-            problem=problem,
-        )
 
 
 def hash_code(folder: Path) -> str:
@@ -230,13 +183,3 @@ def _import_folder(folder: Path, name: str, code_sha256: str) -> ModuleType | st
         del sys.modules[module_name]
         return f"it cannot be imported: {type(error).__name__}: {error}"
     return module
-
-
-def _named(things: Iterable[Any] | Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the name of each thing, empty where it has none, and the thing."""
-    for name, thing in (
-        things.items()
-        if isinstance(things, Mapping)
-        else ((getattr(thing, "name", ""), thing) for thing in things)
-    ):
-        yield name if isinstance(name, str) else "", thing

@@ -155,16 +155,17 @@ def _is_setting(part: Field[Any]) -> bool:
     return part.init and part.metadata.get("setting", True)
 
 
-def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
+def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "", see: str = "") -> str:
     """Say that no thing of a kind has that name, which is the nearest, and which there are.
 
-    hint: what else can be given or done.
+    hint: what else can be given. see: the command that lists the names, where they are too many.
     """
     names = list(known)
     near = get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.4)
     near = near or get_close_matches(name, names, n=1, cutoff=0.4)
     suggestion = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} is called {name!r}; {suggestion}choose {hint}{', '.join(names)}"
+    choice = f"see: {see}" if see else f"choose {hint}{', '.join(names)}"
+    return f"no {kind} is called {name!r}; {suggestion}{choice}"
 
 
 def parse_names(text: str) -> list[tuple[str, dict[str, Any]]]:

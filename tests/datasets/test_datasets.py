@@ -160,7 +160,7 @@ def test_an_unknown_split_is_refused():
 
 
 @pytest.mark.parametrize("n_examples", [0, -1, 501, 1.0, True])
-def test_a_count_outside_the_split_is_refused_and_the_size_is_said(n_examples):
+def test_a_count_outside_the_split_is_refused_with_its_size(n_examples):
     with pytest.raises(InputError, match="500"):
         load_dataset("digits", n_examples=n_examples)
 
@@ -355,7 +355,7 @@ def test_the_training_split_is_found_in_each_layout(tmp_path, tiny_training_spli
     ]
 
 
-def test_the_training_split_is_found_through_the_environment_debian_and_the_cache(
+def test_the_training_split_is_found_in_each_folder(
     tmp_path, monkeypatch, unplugged, tiny_training_split
 ):
     def loads():
@@ -400,7 +400,7 @@ def test_a_damaged_training_archive_is_refused(tmp_path, tiny_training_split, da
         load_dataset("fashion_mnist", split="train", data_dir=tmp_path)
 
 
-def test_a_missing_training_split_names_all_three_ways_and_the_reason(tmp_path, unplugged):
+def test_a_missing_training_split_names_its_remedies(tmp_path, unplugged):
     with pytest.raises(DataUnavailableError) as caught:
         load_dataset("fashion_mnist", split="train", data_dir=tmp_path / "empty")
     message = str(caught.value)
@@ -582,7 +582,7 @@ def test_damaged_cifar10_is_refused(tiny_cifar10, file):
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_missing_set_names_the_ways_out_and_the_reason(name, tmp_path, real_torchvision):
+def test_a_missing_set_names_its_remedies(name, tmp_path, real_torchvision):
     with pytest.raises(DataUnavailableError) as caught:
         load_dataset(name, data_dir=tmp_path / "empty")
     for words in ("--data-dir", "DYNBENCH_DATA", "network", "the network is unplugged"):
@@ -641,7 +641,7 @@ def test_another_seed_is_another_toy_set(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["moons", "spirals"])
-def test_toy_classes_are_balanced_and_told_apart_by_their_nearest_neighbour(name):
+def test_toy_classes_are_balanced_and_separable(name):
     train, test = load_dataset(name, split="train"), load_dataset(name)
     assert torch.bincount(test.y).tolist() == [250, 250]
     nearest = torch.cdist(test.x.flatten(1), train.x.flatten(1)).argmin(dim=1)
