@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import Scale, halfspaces, points
+from oracles.attacks import attack_of
 from oracles.certifiers import proving
 from torch import nn
 
@@ -19,10 +20,8 @@ from robustbench_dyn import (
     evaluate_grid,
     load_model,
 )
-from robustbench_dyn.attacks.base import Attack, searching
-from robustbench_dyn.attacks.catalogue import attack_info
+from robustbench_dyn.attacks import PGD
 from robustbench_dyn.certification.base import Phase, Proof
-from robustbench_dyn.certification.catalogue import Selection
 from robustbench_dyn.certification.certifiers.lipschitz import Lipschitz
 from robustbench_dyn.cli.terminal import bracket_table
 from robustbench_dyn.datasets import Dataset
@@ -175,19 +174,11 @@ def test_at_least_five_certified_examples_are_audited_and_say_so():
     assert set(statuses(evaluation)) == {"certified"}
 
 
-@pytest.fixture
-def asked_late(monkeypatch):
-    """A function that has certifiers asked after the first attack; the first one finds nothing."""
-
-    def use(*provers):
-        late = [proving(name, prove, phase=Phase.AFTER_FIRST_ATTACK) for name, prove in provers]
-        selection = Selection(late, {}, [])
-        monkeypatch.setattr(engine, "select_certifiers", lambda *_, **__: selection)
-        idle = Attack("idle", frozenset({"L2"}), "", "", 2, searching(lambda p: p.x))
-        chain = [idle, attack_info("pgd")]
-        monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: chain)
-
-    return use
+def after_idle(*provers):
+    """Return options: certifiers that run after a first attack which finds nothing, then PGD."""
+    late = [proving(name, prove, phase=Phase.AFTER_FIRST_ATTACK) for name, prove in provers]
+    idle = attack_of(lambda problem: problem.x, name="idle")
+    return {"attacks": [idle, "pgd"], "certifiers": [one.certifier for one in late]}
 
 
 def proves_within(radius):
@@ -200,10 +191,10 @@ def proves_within(radius):
     return prove
 
 
-def test_dear_proofs_come_after_the_first_attack_and_are_audited_by_the_next(asked_late):
-    asked_late(("true", proves_within(0.39)))
+def test_dear_proofs_come_after_the_first_attack_and_are_audited_by_the_next():
+    options = after_idle(("true", proves_within(0.39)))
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.41)]
-    proved, left = evaluate_grid(halfspaces(), points([0.4] * 12), grid)
+    proved, left = evaluate_grid(halfspaces(), points([0.4] * 12), grid, **options)
     assert set(statuses(left)) == {"broken"}
     assert [cost.stage for cost in left.costs] == ["certify", "idle", "true", "pgd"]
     assert set(statuses(proved)) == {"certified"}
@@ -214,16 +205,16 @@ def test_dear_proofs_come_after_the_first_attack_and_are_audited_by_the_next(ask
     assert (proved.examples["reason"] == "audited: survived idle+pgd").sum() == 5
 
 
-def test_a_wrong_proof_after_the_first_attack_sets_off_the_alarm(asked_late):
-    asked_late(("wrong", proves_within(0.45)))
+def test_a_wrong_proof_after_the_first_attack_sets_off_the_alarm():
+    options = after_idle(("wrong", proves_within(0.45)))
     with pytest.raises(SoundnessError, match=r"certified within 0\.41"):
-        evaluate(halfspaces(), points([0.4] * 12), ThreatModel("L2", 0.41))
+        evaluate(halfspaces(), points([0.4] * 12), ThreatModel("L2", 0.41), **options)
 
 
-def test_what_survived_at_a_larger_eps_has_every_dear_proof_before_it(asked_late):
-    asked_late(("weak", proves_within(0.1)), ("strong", proves_within(0.3)))
+def test_what_survived_at_a_larger_eps_has_every_dear_proof_before_it():
+    options = after_idle(("weak", proves_within(0.1)), ("strong", proves_within(0.3)))
     grid = [ThreatModel("L2", eps) for eps in (0.2, 0.35)]
-    proved, left = evaluate_grid(halfspaces(), points([0.4] * 3), grid, audit_share=0)
+    proved, left = evaluate_grid(halfspaces(), points([0.4] * 3), grid, audit_share=0, **options)
     assert set(statuses(left)) == {"undecided"}
     assert set(proved.examples["certifier"]) == {"strong"}
     assert (proved.examples["backward_passes"] == 0).all()
@@ -412,15 +403,14 @@ def test_outputs_that_are_no_logits_are_refused(outputs, shape):
 
 
 def searcher(find):
-    """An attack made of a function of x."""
-    return Attack("rogue", frozenset({"L2", "Linf", "L1"}), "", "", 2, searching(find))
+    return attack_of(find, name="rogue")
 
 
 @pytest.mark.parametrize(
     "find", [lambda p: p.x, lambda p: p.x * torch.nan, lambda p: p.x + torch.inf]
 )
 def test_candidates_that_fool_nothing_leave_examples_undecided(find, monkeypatch):
-    evaluation = run_with(monkeypatch, searcher(find))
+    evaluation = run_with(searcher(find))
     assert set(statuses(evaluation)) == {"undecided"}
 
 
@@ -432,11 +422,11 @@ def test_far_candidates_are_projected_before_they_are_checked(monkeypatch):
         moved[:, :2] = rows[:, :2] + 1e9 * (rows[:, :2].flip(1) - rows[:, :2])
         return moved.view_as(problem.x)
 
-    evaluation = run_with(monkeypatch, searcher(swapped))
+    evaluation = run_with(searcher(swapped))
     assert statuses(evaluation) == ["broken"] * 3 + ["undecided"] * 3
     x, _ = points(DISTANCES)
     for verdict in evaluation.verdicts[:3]:
-        x_adv = torch.tensor(np.frombuffer(verdict.x_adv, np.float32)).view(1, 4, 4)
+        x_adv = torch.from_numpy(np.frombuffer(verdict.x_adv, np.float32).reshape(1, 4, 4).copy())
         moved = (x_adv.double() - x[verdict.example_id].double()).norm()
         assert verdict.adversarial_distance == pytest.approx(float(moved))
         assert moved <= L2.eps
@@ -449,18 +439,17 @@ def explode(_problem):
     raise RuntimeError("boom; survived nothing")
 
 
-def run_with(monkeypatch, *attacks, model=None, **options):
-    monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: list(attacks))
+def run_with(*attacks, model=None, **options):
     options = {"certifiers": []} | options
-    return evaluate(model or halfspaces(), points(DISTANCES), L2, **options)
+    return evaluate(model or halfspaces(), points(DISTANCES), L2, attacks=attacks, **options)
 
 
 def named(name, find):
-    return replace(searcher(find), name=name)
+    return attack_of(find, name=name)
 
 
 def test_an_attack_that_fails_costs_no_accuracy_and_is_told(monkeypatch):
-    found = run_with(monkeypatch, searcher(explode), attack_info("pgd"))
+    found = run_with(searcher(explode), "pgd")
     row = found.summary
     assert statuses(found) == ["broken"] * 3 + ["undecided"] * 3
     assert (row["clean_accuracy"], row["empirical_accuracy"]) == (1, 0.5)
@@ -470,7 +459,7 @@ def test_an_attack_that_fails_costs_no_accuracy_and_is_told(monkeypatch):
     reason = found.examples["reason"][5]
     assert reason == "survived pgd; rogue failed: RuntimeError: boom; survived nothing"
     # The control: without the failure the numbers are the same, and nothing is told.
-    whole = run_with(monkeypatch, attack_info("pgd")).summary
+    whole = run_with("pgd").summary
     assert whole["flags"] == ""
     for column in ("clean_accuracy", "empirical_accuracy", "gap", "ci_low", "ci_high"):
         assert whole[column] == row[column]
@@ -483,26 +472,26 @@ def test_an_attack_that_fails_on_some_examples_is_not_called_failed(monkeypatch)
         return problem.x
 
     chain = [named("moody", now_and_then), named("idle", lambda p: p.x)]
-    row = run_with(monkeypatch, *chain, batch_size=1).summary
+    row = run_with(*chain, batch_size=1).summary
     assert row["flags"] == "attack_failed:moody:1"
     assert row["attacks"] == "moody+idle"
 
 
 def test_where_every_attack_failed_the_row_says_that_nothing_was_attacked(monkeypatch):
-    found = run_with(monkeypatch, searcher(explode), named("other", explode))
+    found = run_with(searcher(explode), named("other", explode))
     assert set(statuses(found)) == {"undecided"}
     assert found.summary["clean_accuracy"] == found.summary["empirical_accuracy"] == 1
     assert found.summary["flags"] == "attack_failed:other:6 attack_failed:rogue:6 unattacked:6"
     assert found.summary["attacks"] == "rogue(failed)+other(failed)"
     assert found.examples["reason"].str.startswith("no attack ran to its end; rogue failed").all()
     # What is certified needs no attack.
-    found = run_with(monkeypatch, searcher(explode), certifiers="auto")
+    found = run_with(searcher(explode), certifiers="auto")
     assert found.summary["flags"] == "attack_failed:rogue:6 unattacked:3"
     assert statuses(found) == ["undecided"] * 3 + ["certified"] * 3
 
 
 def test_the_table_names_the_attacks_that_failed_on_all_examples(monkeypatch, capsys):
-    bracket_table([run_with(monkeypatch, searcher(explode), attack_info("pgd"))])
+    bracket_table([run_with(searcher(explode), "pgd")])
     printed = capsys.readouterr().out
     assert "attacked with pgd" in printed
     assert "rogue failed on all 6 examples it was run on: RuntimeError: boom" in printed
@@ -515,7 +504,7 @@ def test_the_text_of_an_error_steers_nothing(text, monkeypatch):
 
     calls = []
     chain = [named(k, lambda p, k=k: (calls.append(k), p.x)[1]) for k in ("b", "c")]
-    found = run_with(monkeypatch, named("a", raising), *chain)
+    found = run_with(named("a", raising), *chain)
     assert calls == ["b", "c"]
     trail = found.verdicts[0].trail
     assert [(step.stage, step.outcome.value) for step in trail] == [
@@ -535,12 +524,13 @@ def test_a_failure_is_tried_again_at_another_eps_and_not_at_the_same_one(monkeyp
         return problem.x
 
     options = {"store": tmp_path / "s.sqlite"}
-    run_with(monkeypatch, searcher(find), **options)
+    run_with(searcher(find), **options)
     fails[0] = False
-    run_with(monkeypatch, searcher(find), **options)
+    run_with(searcher(find), **options)
     assert calls == [L2.eps]
     data, smaller = points(DISTANCES), ThreatModel("L2", 0.1)
-    found = evaluate(halfspaces(), data, smaller, certifiers=[], **options)
+    options |= {"attacks": [searcher(find)], "certifiers": []}
+    found = evaluate(halfspaces(), data, smaller, **options)
     assert calls == [L2.eps, 0.1]
     assert found.summary["flags"] == ""
 
@@ -555,9 +545,10 @@ def raises(error):
     return prove
 
 
-def test_a_certifier_that_fails_is_told_and_the_run_goes_on(asked_late):
-    asked_late(("faulty", raises(ValueError("zip; next: pgd"))), ("true", proves_within(0.45)))
-    found = evaluate(halfspaces(), points([0.3, 0.4]), L2)
+def test_a_certifier_that_fails_is_told_and_the_run_goes_on():
+    faulty = raises(ValueError("zip; next: pgd"))
+    options = after_idle(("faulty", faulty), ("true", proves_within(0.45)))
+    found = evaluate(halfspaces(), points([0.3, 0.4]), L2, **options)
     assert statuses(found) == ["certified"] * 2
     assert found.summary["flags"] == "certifier_failed:faulty:2"
     assert set(found.examples["certifier"]) == {"true"}
@@ -570,15 +561,14 @@ def test_a_certifier_that_fails_is_told_and_the_run_goes_on(asked_late):
 
 def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypatch):
     faulty = proving("faulty", raises(ValueError("out of order")), phase=Phase.CLEAN)
-    selection = Selection([faulty], {}, [])
-    monkeypatch.setattr(engine, "select_certifiers", lambda *_, **__: selection)
+    options = {"attacks": "pgd", "certifiers": [faulty.certifier]}
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]
-    for found in evaluate_grid(halfspaces(), points(DISTANCES), grid, attacks="pgd"):
+    for found in evaluate_grid(halfspaces(), points(DISTANCES), grid, **options):
         assert found.summary["flags"] == "certifier_failed:faulty:6"
         assert found.summary["empirical_accuracy"] > 0
 
 
-def test_a_certifier_that_runs_out_of_memory_halves_the_batch_and_then_gives_up(asked_late):
+def test_a_certifier_that_runs_out_of_memory_halves_the_batch_and_then_gives_up():
     sizes = []
 
     def prove(_state, x, logits, _y, threat_model):
@@ -587,12 +577,12 @@ def test_a_certifier_that_runs_out_of_memory_halves_the_batch_and_then_gives_up(
             raise MemoryError
         return proves_within(0.45)(None, x, logits, None, threat_model)
 
-    asked_late(("large", prove))
+    options = after_idle(("large", prove))
     data, fits = points([0.3, 0.4] * 4), []
     for most, status in (2, "certified"), (0, "undecided"):
         fits.append(most)
         sizes.clear()
-        found = evaluate(halfspaces(), data, L2, batch_size=8)
+        found = evaluate(halfspaces(), data, L2, batch_size=8, **options)
         assert set(statuses(found)) == {status}
         assert sizes[:3] == [8, 4, 2]
     assert "certifier_failed:large:8" in found.summary["flags"]
@@ -685,8 +675,7 @@ def test_what_another_version_proved_or_found_is_not_taken_over(part, tmp_path, 
     if part == "Certifier":
         monkeypatch.setattr(Lipschitz, "version", Lipschitz.version + 1)
     elif part == "Attack":
-        newer = replace(attack_info("pgd"), version=attack_info("pgd").version + 1)
-        monkeypatch.setattr(engine, "resolve_attacks", lambda *_, **__: [newer])
+        monkeypatch.setattr(PGD, "version", PGD.version + 1)
     assert (evaluate(halfspaces(), points(DISTANCES), L2, **options).key == first.key) == (
         part == "package"
     )
