@@ -42,7 +42,7 @@ class Streams(NamedTuple):
         """Return the streams of some rows; rows: indices, which may repeat, or a mask."""
         return Streams(self.keys[rows])
 
-    def derive(self, salt: Tensor | int) -> Streams:
+    def substream(self, salt: Tensor | int) -> Streams:
         """Return streams of their own for another purpose, told apart by salt."""
         return Streams(_mix(self.keys ^ _mix(self.keys.new_ones(()) * salt)))
 

@@ -1,4 +1,4 @@
-"""The alarm: an adversarial example inside a certified ball is kept, and ends the run."""
+"""Counterexamples to certificates: adversarial examples inside certified balls end the run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from robustbench_dyn.threat_models import ThreatModel
 
 
 def record_counterexample(
-    store: Store, key: str, verdict: Verdict, threat_model: ThreatModel,
-    *, attack: str, reached: float, x: Tensor, x_adv: bytes,
-) -> None:  # fmt: skip
+    store: Store,
+    key: str,
+    verdict: Verdict,
+    threat_model: ThreatModel,
+    *,
+    attack: str,
+    reached: float,
+    x: Tensor,
+    x_adv: bytes,
+) -> None:
     """Keep a counterexample to a verdict's certificate; as a file, too, beside a store on disk.
 
     x: the example, *input_shape; x_adv: the bytes of what fools the model at distance `reached`.
@@ -26,10 +33,14 @@ def record_counterexample(
         file = folder / f"{key[:12]}-{threat_model.norm}-{verdict.example_id}.npz"
         original = x.cpu().numpy()
         np.savez(
-            file, x=original, label=verdict.label, eps=threat_model.eps,
+            file,
+            x=original,
+            label=verdict.label,
+            eps=threat_model.eps,
             x_adv=np.frombuffer(x_adv, dtype=original.dtype).reshape(original.shape),
-            certified_radius=verdict.certified_radius, distance=reached,
-        )  # fmt: skip
+            certified_radius=verdict.certified_radius,
+            distance=reached,
+        )
         path = str(file)
     violation = Violation(
         verdict.example_id, verdict.certified_radius, reached, attack, path, x_adv

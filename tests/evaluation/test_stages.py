@@ -163,8 +163,13 @@ def test_stages_are_ordered_by_phase():
     early = proving("early", None)
     stages = arrange(under_test(), [last, late, early, *lipschitz()], [PGD(), PGD()], "L2")
     assert [stage.name for stage in stages] == [
-        "certify", "early", "pgd", "late", "pgd", "last",
-    ]  # fmt: skip
+        "certify",
+        "early",
+        "pgd",
+        "late",
+        "pgd",
+        "last",
+    ]
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
