@@ -137,8 +137,8 @@ def test_a_run_says_where_rounding_forbids_a_proof_and_which_promise_it_makes(tm
     strict = evaluate(halfspaces(), points([0.3, 0.4]), L2, attacks="pgd", store=store,
                       strict_rounding=True)  # fmt: skip
     assert strict.key != honest.key
-    assert {r["rounding"] for r in store.records().values()} == {"measured", "strict"}
-    assert {r["precision"] for r in store.records().values()} == {"float32 without TF32"}
+    assert {r.spec.rounding for r in store.records().values()} == {"measured", "strict"}
+    assert {r.spec.precision for r in store.records().values()} == {"float32 without TF32"}
 
 
 def test_the_command_takes_the_worst_case_off(tmp_path):
