@@ -10,7 +10,7 @@ from oracles.records import record, stages
 from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.attacks.base import posed
+from robustbench_dyn.attacks.wrapping import posed
 from robustbench_dyn.evaluation import masking
 from robustbench_dyn.evaluation.masking import (
     beyond_chance,
