@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustbench_dyn.certification.base import Phase
 from robustbench_dyn.evaluation.candidates import Hit
-from robustbench_dyn.evaluation.stages import (
+from robustbench_dyn.evaluation.outcomes import (
     Batch,
     Broken,
     Classified,
