@@ -101,33 +101,47 @@ def together(a, _b):
 # What is switched off, and an adversary with a certifier that then believes it.
 GUARDS = {
     "rounding": (
-        {(rounding, "rounding_allowance"): nothing_allowed}, "swamping_biases", "lipschitz",
+        {(rounding, "rounding_allowance"): nothing_allowed},
+        "swamping_biases",
+        "lipschitz",
     ),
     "the worst case": (
         {(objectives, "rounding_allowance"): measured_alone},
-        "swamping_in_a_corner", "linear_relaxation",
+        "swamping_in_a_corner",
+        "linear_relaxation",
     ),
     "hooks": (
-        {(lipschitz, "check_as_written"): nothing, (lipschitz, "check_as_written_alone"): nothing,
-         (rounding, "_distances"): together},
-        "forward_hook", "lipschitz",
+        {
+            (lipschitz, "check_as_written"): nothing,
+            (lipschitz, "check_as_written_alone"): nothing,
+            (rounding, "_distances"): together,
+        },
+        "forward_hook",
+        "lipschitz",
     ),
     "subclasses": (
         {(lipschitz, "is_as_written"): lambda *_: True, (rounding, "_distances"): together},
-        "overridden_call", "lipschitz",
+        "overridden_call",
+        "lipschitz",
     ),
     "distances": ({(rounding, "_distances"): together}, "weight_of_the_grad_mode", "lipschitz"),
     "what leaves torch": (
-        {(tracing, "RefuseEscapes"): Unguarded,
-         (objectives, "explained_by_rounding"): lambda seen, _possible: 0 * seen},
-        "constants_by_numpy", "interval",
+        {
+            (tracing, "RefuseEscapes"): Unguarded,
+            (objectives, "explained_by_rounding"): lambda seen, _possible: 0 * seen,
+        },
+        "constants_by_numpy",
+        "interval",
     ),
     "shapes": (
-        {(tracing, "refuse_data_dependence"): nothing,
-         (objectives, "explained_by_rounding"): lambda seen, _possible: 0 * seen},
-        "shape_by_nonzero", "interval",
+        {
+            (tracing, "refuse_data_dependence"): nothing,
+            (objectives, "explained_by_rounding"): lambda seen, _possible: 0 * seen,
+        },
+        "shape_by_nonzero",
+        "interval",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("guard", GUARDS)

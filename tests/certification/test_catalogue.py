@@ -90,9 +90,14 @@ def test_certifiers_run_once_in_the_order_of_their_costs():
     several = ["linear_relaxation", "lipschitz", "interval", "interval"]
     assert names(several) == ["lipschitz", "interval", "linear_relaxation"]
     assert list(certifier_names()) == [
-        "lipschitz", "lipsdp", "lipschitz_in_box", "interval", "linear_relaxation",
-        "local_lipsdp", "complete",
-    ]  # fmt: skip
+        "lipschitz",
+        "lipsdp",
+        "lipschitz_in_box",
+        "interval",
+        "linear_relaxation",
+        "local_lipsdp",
+        "complete",
+    ]
     phases = [list(Phase).index(CERTIFIERS.get(name).phase) for name in certifier_names()]
     assert phases == sorted(phases)
 
@@ -156,8 +161,10 @@ def test_labels_name_the_norm_of_the_proof():
     assert certifier.deterministic
     assert certifier.description == certifier_names()[certifier.name]
     assert [prepared.label(norm) for norm in ("L2", "Linf", "L1")] == [
-        "lipschitz", "lipschitz-from-L2", "lipschitz-from-L2",
-    ]  # fmt: skip
+        "lipschitz",
+        "lipschitz-from-L2",
+        "lipschitz-from-L2",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -206,8 +213,12 @@ def test_certifiers_given_beside_auto_are_run_as_well():
 def test_plugins_certifiers_follow_the_built_in_ones_of_their_phase(plugin):
     spec = "complete,mine,linear_relaxation,interval,lipschitz"
     assert names(spec, steep()) == [
-        "lipschitz", "interval", "mine", "linear_relaxation", "complete",
-    ]  # fmt: skip
+        "lipschitz",
+        "interval",
+        "mine",
+        "linear_relaxation",
+        "complete",
+    ]
     assert certifier_names()["mine"] == "proves nothing"
 
 
@@ -228,9 +239,12 @@ def test_an_evaluation_takes_objects_and_shows_their_settings():
     model = steep()
     y = model(x).argmax(dim=1)
     found = evaluate(
-        model, (x, y), ThreatModel("Linf", 1e-4), attacks="none",
+        model,
+        (x, y),
+        ThreatModel("Linf", 1e-4),
+        attacks="none",
         certifiers=["interval", Complete(seconds_per_example=5)],
-    )  # fmt: skip
+    )
     assert found.summary["certifiers"] == "interval+complete(seconds_per_example=5)"
 
 

@@ -70,8 +70,13 @@ def test_the_bracket_of_digits_closes_in_every_norm(digits, norm, eps, attack):
     assert evaluation.summary["gap"] == 0
     decided = {cost.stage: cost.decided for cost in evaluation.costs}
     assert decided["complete"] > 0
-    attacked = evaluate(model, (x, y), ThreatModel(norm, eps), certifiers="none",
-                        attacks="fab-t" if norm == "L1" else "standard").examples  # fmt: skip
+    attacked = evaluate(
+        model,
+        (x, y),
+        ThreatModel(norm, eps),
+        certifiers="none",
+        attacks="fab-t" if norm == "L1" else "standard",
+    ).examples
     proved = evaluation.examples["status"] == "certified"
     assert not (proved & (attacked["status"] == "broken")).any()
 
@@ -160,5 +165,8 @@ def test_what_it_cannot_search_is_refused_with_the_reason():
         resolve_certifiers("complete", large, (1, 2, 2), "Linf")
     large[1].weight.data *= 100
     chosen = resolve_certifiers("auto", large, (1, 2, 2), "Linf")
-    assert [prepared.certifier.name for prepared in chosen] == ["lipschitz", "interval",
-                                                                "linear_relaxation"]  # fmt: skip
+    assert [prepared.certifier.name for prepared in chosen] == [
+        "lipschitz",
+        "interval",
+        "linear_relaxation",
+    ]

@@ -58,11 +58,9 @@ def lipsdp(model):
 def nearest(model, x, y):
     """Return the exact distance from each x[i] to another decision."""
     return [
-        min(
-            least_distance(model, point.flatten(), int(label), j) for j in range(3) if j != label
-        )
+        min(least_distance(model, point.flatten(), int(label), j) for j in range(3) if j != label)
         for point, label in zip(x, y, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def certifies(name, model, x, y, eps):
@@ -229,15 +227,20 @@ def test_increments_are_those_of_the_network_and_psi_lies_in_its_sector(name):
                 vector = torch.cat([change[0].flatten(), *psi])
                 torch.testing.assert_close(known.logits @ vector, change[-1].flatten())
                 widths = torch.cat([(s.high - s.low)[s.high > s.low] for s in sectors.values()])
-                dz = torch.cat([
-                    change[network.nodes[k - 1].inputs[0]].flatten()[s.high > s.low]
-                    for k, s in sectors.items()
-                ])  # fmt: skip
+                dz = torch.cat(
+                    [
+                        change[network.nodes[k - 1].inputs[0]].flatten()[s.high > s.low]
+                        for k, s in sectors.items()
+                    ]
+                )
                 torch.testing.assert_close(known.rows @ vector, widths * dz)
 
 
-@pytest.mark.parametrize("activation", [LeakyReLU(0.0), LeakyReLU(0.1), Tanh(), Sigmoid()],
-                         ids=lambda a: type(a).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "activation",
+    [LeakyReLU(0.0), LeakyReLU(0.1), Tanh(), Sigmoid()],
+    ids=lambda a: type(a).__name__,
+)
 def test_secants_lie_in_their_sectors(activation):
     ends = normal(500, 2, seed=3) * torch.logspace(-2, 1, 500).double()[:, None]
     lower, upper = ends.amin(dim=1), ends.amax(dim=1)
@@ -321,7 +324,7 @@ def test_mistakes_and_logits_that_are_not_finite_are_not_certified():
         assert (proof.class_radii.amin(dim=1) > 0).tolist() == [True, False, False, False]
         empty = LocalLipSDP().prove(
             state, x[:0], logits[:0], torch.zeros(0).long(), ThreatModel("L2", 0.1)
-        )  # fmt: skip
+        )
     assert empty.class_radii.shape == (0, 3)
 
 
@@ -336,8 +339,9 @@ def test_a_margin_within_rounding_is_not_certified():
 def test_each_example_is_certified_by_itself():
     model, x, y = problem(5, n=12)
     together = certifies("local_lipsdp", model, x, y, 0.2)
-    alone = [bool(certifies("local_lipsdp", model, x[k : k + 1], y[k : k + 1], 0.2))
-             for k in range(12)]  # fmt: skip
+    alone = [
+        bool(certifies("local_lipsdp", model, x[k : k + 1], y[k : k + 1], 0.2)) for k in range(12)
+    ]
     assert together.tolist() == alone
     assert 0 < together.sum() < 12
 
@@ -352,8 +356,13 @@ def names(spec, model, norm="L2"):
 def test_auto_asks_the_small_unconstrained_and_leaves_out_what_does_not_fit():
     steep = tiny_network(0, gain=30.0)
     assert names("auto", steep) == [
-        "lipschitz", "lipsdp", "interval", "linear_relaxation", "local_lipsdp", "complete"
-    ]  # fmt: skip
+        "lipschitz",
+        "lipsdp",
+        "interval",
+        "linear_relaxation",
+        "local_lipsdp",
+        "complete",
+    ]
     assert "local_lipsdp" not in names("auto", steep, "Linf")
     assert names("auto", tiny_network(0, gain=0.1)) == ["lipschitz"]
     wide = nn.Sequential(nn.Flatten(), nn.Linear(3, 3000), nn.ReLU(), nn.Linear(3000, 3))

@@ -49,8 +49,10 @@ def test_what_is_no_number_is_never_allowed_for():
     for margins, worst, seen in ((nan, one / 2, 0 * one), (one, nan, 0 * one), (one, one / 2, nan)):
         assert rounding_allowance(margins, worst, seen, 0 * one, strict=False).isinf().all()
     assert explained_by_rounding(numbers(0.2, 0.5, math.nan), numbers(0.3, 0.3, 0.3)).tolist() == [
-        0.2, math.inf, math.inf,
-    ]  # fmt: skip
+        0.2,
+        math.inf,
+        math.inf,
+    ]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -134,16 +136,27 @@ def test_a_run_says_where_rounding_forbids_a_proof_and_which_promise_it_makes(tm
     honest = evaluate(halfspaces(), points([0.3, 0.4]), L2, attacks="pgd", store=store)
     assert honest.summary["certified_accuracy"] == 1
     assert honest.summary["flags"] == ""
-    strict = evaluate(halfspaces(), points([0.3, 0.4]), L2, attacks="pgd", store=store,
-                      strict_rounding=True)  # fmt: skip
+    strict = evaluate(
+        halfspaces(), points([0.3, 0.4]), L2, attacks="pgd", store=store, strict_rounding=True
+    )
     assert strict.key != honest.key
     assert {r["rounding"] for r in store.records().values()} == {"measured", "strict"}
     assert {r["precision"] for r in store.records().values()} == {"float32 without TF32"}
 
 
 def test_the_command_takes_the_worst_case_off(tmp_path):
-    arguments = ["run", "--model", "lipflow", "--n-examples", "24", "--attacks", "none", "--eps",
-                 "1.0", "--json"]  # fmt: skip
+    arguments = [
+        "run",
+        "--model",
+        "lipflow",
+        "--n-examples",
+        "24",
+        "--attacks",
+        "none",
+        "--eps",
+        "1.0",
+        "--json",
+    ]
     shares = {}
     for name, more in (("measured", []), ("strict", ["--strict-rounding"])):
         result = dynbench(*arguments, *more, cwd=tmp_path)
