@@ -334,7 +334,7 @@ def certified(logits, y, bounds=None, norm="L2"):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ties_mistakes_and_logits_that_are_not_finite_have_no_radius(dtype, norm):
+def test_ties_mistakes_and_infinite_logits_have_no_radius(dtype, norm):
     nan, inf = math.nan, math.inf
     ties = [[2.0, 2.0, 0.0], [0.0, 0.0, 0.0], [1e30, 1e30, 0.0]]
     mistakes = [[-1.0, 2.0, 0.0]]

@@ -424,7 +424,7 @@ def test_a_margin_within_rounding_is_not_certified(certifier):
 
 
 @pytest.mark.parametrize("certifier", [Interval(), LinearRelaxation()])
-def test_mistakes_and_logits_that_are_not_finite_are_not_certified(certifier):
+def test_mistakes_and_infinite_logits_are_not_certified(certifier):
     x, y = torch.rand(4, 1, 2, 2), torch.zeros(4).long()
     model = Near(5.0)
     logits = torch.tensor([[5.0, 0.0], [0.0, 5.0], [math.nan, 0.0], [math.inf, 0.0]])

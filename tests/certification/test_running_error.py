@@ -169,7 +169,7 @@ def ratio(value, bound, inside):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_point_of_the_ball_errs_or_moves_more_than_the_bounds_say(name):
+def test_drift_and_error_bounds_hold_in_the_ball(name):
     error, drift = excess(name)
     assert error <= 1
     assert drift <= 1 + 1e-9
@@ -178,7 +178,7 @@ def test_no_point_of_the_ball_errs_or_moves_more_than_the_bounds_say(name):
 @pytest.mark.parametrize(
     ("name", "rule"), [("swamping", "add"), ("linear", "addmm"), ("half precision", "_to_copy")]
 )
-def test_a_rule_that_forgets_what_rounds_is_caught(name, rule, monkeypatch):
+def test_an_error_rule_without_rounding_is_caught(name, rule, monkeypatch):
     honest = error_rules.ERROR_RULES[rule]
 
     def forgetting(call):
@@ -189,7 +189,7 @@ def test_a_rule_that_forgets_what_rounds_is_caught(name, rule, monkeypatch):
     assert excess(name)[0] > 1
 
 
-def test_what_has_no_rule_has_no_bound_and_is_named():
+def test_operations_without_an_error_rule_are_named():
     x = torch.randn(2, 24)
     for function, name in (
         (lambda x: torch.linalg.solve(torch.eye(24) + x[:, :, None] * 0.01, x), "solve"),
@@ -206,7 +206,7 @@ def test_what_has_no_rule_has_no_bound_and_is_named():
         assert name in found.unbounded
 
 
-def test_examples_that_are_mixed_have_no_bound():
+def test_operations_that_mix_examples_have_no_bound():
     x = torch.randn(4, 24)
     mixing = (
         lambda x: x - x.mean(dim=0),
@@ -220,7 +220,7 @@ def test_examples_that_are_mixed_have_no_bound():
         assert found.error_bounds.error.isinf().all()
 
 
-def test_the_ball_counts_and_not_its_centre_alone():
+def test_error_bounds_hold_away_from_the_centre():
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=False).requires_grad_(False)
     x, z = torch.zeros(20, 24), F.normalize(torch.randn(20, 24), dim=1) * 0.99
@@ -242,7 +242,7 @@ def test_a_value_that_may_overflow_has_no_bound():
     assert found.error_bounds.error.isfinite().tolist() == [True, False, False]
 
 
-def test_one_value_of_a_batch_does_not_change_the_bounds_of_another():
+def test_error_bounds_do_not_depend_on_the_batch():
     torch.manual_seed(0)
     step = ConvGradientStep(4, 9).eval().requires_grad_(False)
     x, drift = torch.randn(5, *IMAGES), torch.linspace(0, 1, 5, dtype=torch.float64)
@@ -253,7 +253,7 @@ def test_one_value_of_a_batch_does_not_change_the_bounds_of_another():
         torch.testing.assert_close(alone.drift[0], together.drift[k], rtol=1e-5, atol=0)
 
 
-def test_what_does_not_run_in_float64_is_refused():
+def test_a_module_that_does_not_run_in_float64_is_refused():
     class Single(nn.Module):
         def forward(self, x):
             if x.dtype is not torch.float32:
