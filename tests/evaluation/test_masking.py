@@ -25,7 +25,7 @@ from robustbench_dyn.results.summary import gradient_free_gains
 from robustbench_dyn.results.verdicts import Sign, Verdict
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from masked_gradients import UNMASKED, MASKS, Masked
+from masked_gradients import MASKS, UNMASKED, Masked
 
 # Those behind which gradients still lead to adversarial examples.
 HARMLESS = {"none", "logits * 1e6", "logits * 1e-12", "tanh", "softmax", "sigmoid 60"}

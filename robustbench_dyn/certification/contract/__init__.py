@@ -1,4 +1,4 @@
-"""What every certifier and every handler of an operation has to keep, checked on small examples.
+"""The contracts of certifiers and of operation handlers, checked on small examples.
 
 The checks search for violations and prove nothing; each returns findings, and prints nothing.
 """
