@@ -1,9 +1,9 @@
-"""What the standard suite says of a network behind masks of its gradients, and how it flags them.
+"""Accuracy and flags of the standard suite on a network behind masks of its gradients.
 
     python benchmarks/masked_gradients.py [--n-examples 16] [--masks round jpeg]
 
 The reference is BPDA (Athalye, Carlini & Wagner, arXiv 1802.00420): Auto-PGD with the gradients of
-the network where the mask has none, judged by the masked network. Each mask must end at the
+the network where the mask has none, checked on the masked network. Each mask must end at the
 accuracy of the reference, or with a flag; without a mask, and on honest networks, no flag may be
 raised. Results: benchmarks/results/masked_gradients.csv. Ends with exit code 1 where one fails.
 """
