@@ -111,6 +111,15 @@ def test_names_that_cannot_be_given_are_refused(name):
         attack_of(lambda problem: problem.x, name=name)
 
 
+def test_settings_of_a_class_that_is_no_dataclass_are_refused():
+    class Forgotten(Search):
+        name = "forgotten"
+        n_rounds: int = 3
+
+    with pytest.raises(InputError, match="setting 'n_rounds' of attack Forgotten is no field"):
+        Forgotten()
+
+
 # Chunks
 
 
@@ -151,6 +160,13 @@ def test_class_radii_are_given_row_by_row():
     )
     assert [len(part) for part in seen] == [3, 1]
     assert torch.equal(torch.cat(seen), radii.scatter(1, y[:, None], torch.inf))
+
+
+def test_missing_candidates_are_refused():
+    x, y = images(Net(), n=4)
+    attack = attack_of(lambda problem: problem.x[:1])
+    with pytest.raises(ShapeError, match=r"'made-up' returned candidates of shape \(2, 1, 6, 6\)"):
+        run(attack, Net(), x, y, ThreatModel("L2", 0.5), batch_size=2)
 
 
 def test_mismatched_labels_and_batch_sizes_are_refused():

@@ -108,6 +108,30 @@ def test_batches_are_fuller_than_with_one_target_at_a_time():
     assert mean_sizes[0] > 1.5 * mean_sizes[1]
 
 
+COUNTS = [
+    (name, setting)
+    for name in ATTACKS
+    for setting in ATTACKS.get(name)().settings()
+    if setting.startswith("n_") and ATTACKS.get(name).library == "robustbench-dyn"
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), COUNTS)
+def test_each_count_of_the_settings_costs_passes(name, setting):
+    model = CountingModel(Rows())
+    model.surrogates = lambda: {"same": CountingModel(Rows(), model._count)}
+    x, y = examples(model)
+    norm = "Linf" if name == "rays" else "L2"
+    full = {count: 4 for called, count in COUNTS if called == name} | {"n_queries": 1000}
+    full = {count: n for count, n in full.items() if (name, count) in COUNTS}
+    n_passes = []
+    for settings in (full, full | {setting: full[setting] // 2}):
+        model.forward_passes = 0
+        candidates(name, norm, model, x, y, scale=0.01, settings=settings)
+        n_passes.append(model.forward_passes)
+    assert n_passes[1] < 0.9 * n_passes[0]
+
+
 @pytest.mark.parametrize("name", ["apgd-t", "fab-t"])
 def test_excluded_classes_are_no_targets(name):
     model = CountingModel(Rows())

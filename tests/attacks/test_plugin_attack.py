@@ -1,4 +1,4 @@
-"""An attack of one's own, in 30 lines: a class with settings and one method."""
+"""A user's attack: a class with settings and one method, in less than 30 lines."""
 
 from dataclasses import dataclass
 
