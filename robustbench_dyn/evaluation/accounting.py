@@ -1,4 +1,4 @@
-"""What examples and stages took: passes and seconds, charged to each example and stage."""
+"""Accounting: passes and seconds, charged to each example and stage."""
 
 from __future__ import annotations
 
