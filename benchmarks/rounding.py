@@ -87,13 +87,18 @@ def main() -> None:
                         certified(model, data, norm, eps, strict=strict) for strict in (False, True)
                     )
                     n = len(data.x)
-                    rows.append({
-                        "model": name, "dataset": options.dataset, "norm": norm,
-                        "eps": round(eps, 6), "n_examples": n,
-                        "without": 100 * float(exact.sum()) / n,
-                        "default": 100 * float(default.sum()) / n,
-                        "strict": 100 * float(strict.sum()) / n,
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "model": name,
+                            "dataset": options.dataset,
+                            "norm": norm,
+                            "eps": round(eps, 6),
+                            "n_examples": n,
+                            "without": 100 * float(exact.sum()) / n,
+                            "default": 100 * float(default.sum()) / n,
+                            "strict": 100 * float(strict.sum()) / n,
+                        }
+                    )
         key = ["model", "dataset", "norm", "eps"]
         table = joined(table, pd.DataFrame(rows), key)
         write("rounding", table.to_dict("records"))

@@ -65,9 +65,23 @@ OCTAVES, AN_OCTAVE = 13, 8
 EXHAUSTIVE_EXAMPLES, SECONDS_A_BALL = 20, 2.0
 PATH = measuring.RESULTS / "soundness.csv"
 ROW = ("model", "dataset", "norm", "certifier")
-COLUMNS = (*ROW, "attacks", "n_examples", "certified", "median_radius", "with_suite", "hits",
-           "nearest", "certify_seconds", "attack_seconds", "forward_passes", "backward_passes",
-           "problem", "key", "machine")  # fmt: skip
+COLUMNS = (
+    *ROW,
+    "attacks",
+    "n_examples",
+    "certified",
+    "median_radius",
+    "with_suite",
+    "hits",
+    "nearest",
+    "certify_seconds",
+    "attack_seconds",
+    "forward_passes",
+    "backward_passes",
+    "problem",
+    "key",
+    "machine",
+)
 
 
 class Find(NamedTuple):
@@ -136,9 +150,15 @@ def shells(certified: Tensor, smallest: float) -> Iterator[tuple[float, Tensor]]
 
 
 def nearest_finds(
-    model: nn.Module, x: Tensor, y: Tensor, certified: Tensor, norm: Norm, *,
-    attacks: str | Sequence[str], seed: int = 0,
-) -> dict[int, Find]:  # fmt: skip
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    certified: Tensor,
+    norm: Norm,
+    *,
+    attacks: str | Sequence[str],
+    seed: int = 0,
+) -> dict[int, Find]:
     """Attack each example inside its certified radius, and return what was found, by row.
 
     model: frozen, from inputs to logits. x: (n, *input_shape); y: (n,); certified: (n,), in `norm`,
@@ -158,9 +178,13 @@ def nearest_finds(
     finds = dict[int, Find]()
     for attack, eps, of_shell in runs:
         rows = torch.tensor(
-            [row for row in of_shell.tolist()
-             if row not in finds or finds[row].distance > certified[row]], dtype=torch.long
-        )  # fmt: skip
+            [
+                row
+                for row in of_shell.tolist()
+                if row not in finds or finds[row].distance > certified[row]
+            ],
+            dtype=torch.long,
+        )
         if not len(rows):
             continue
         threat_model = ThreatModel(norm, eps)
@@ -254,10 +278,14 @@ def examine(
         for hit in alarm.hits:
             file = f"soundness-{name}-{data.name}-{norm}-{certifier}-{int(data.ids[hit.row])}.npz"
             np.savez(
-                PATH.with_name(file.replace("/", "~")), x=data.x[hit.row].numpy(),
-                x_adv=hit.find.x_adv.numpy(), label=int(data.y[hit.row]),
-                certified_radius=hit.radius, distance=hit.find.distance, attack=hit.find.attack,
-            )  # fmt: skip
+                PATH.with_name(file.replace("/", "~")),
+                x=data.x[hit.row].numpy(),
+                x_adv=hit.find.x_adv.numpy(),
+                label=int(data.y[hit.row]),
+                certified_radius=hit.radius,
+                distance=hit.find.distance,
+                attack=hit.find.attack,
+            )
         nearest = alarm.nearest if math.isfinite(alarm.nearest) else ""
         rows[certifier] |= attacked | {"hits": len(alarm.hits), "nearest": nearest}
     return rows
@@ -308,16 +336,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for norm in options.norm or NORMS:
                 keys, places = dict[str, str](), dict[str, tuple[str, ...]]()
                 for certifier in options.certifier or certifier_names():
-                    asked = {"norm": norm, "certifier": certifier, "n_examples": len(data),
-                             "seed": options.seed, "attacks": ATTACKS[norm]}  # fmt: skip
+                    asked = {
+                        "norm": norm,
+                        "certifier": certifier,
+                        "n_examples": len(data),
+                        "seed": options.seed,
+                        "attacks": ATTACKS[norm],
+                    }
                     place = (name, data.name, norm, certifier)
                     key = key_of(architecture, weights, asked)
                     if place not in rows or rows[place]["key"] != key:
                         keys[certifier], places[certifier] = key, place
                 if not keys:
                     continue
-                about = {"attacks": f"{ATTACKS[norm]}+{MINIMUM_NORM}", "machine":
-                         measuring.machine()}  # fmt: skip
+                about = {
+                    "attacks": f"{ATTACKS[norm]}+{MINIMUM_NORM}",
+                    "machine": measuring.machine(),
+                }
                 found = examine(model, data, norm, list(keys), name, options.seed)
                 for certifier, place in places.items():
                     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")

@@ -273,9 +273,16 @@ def test_an_eps_that_is_no_positive_number_is_refused(norm, eps):
 
 @pytest.mark.parametrize(
     ("norm", "eps", "shape"),
-    [("Linf", 8, (3, 32, 32)), ("Linf", 1.01, (1,)), ("L2", 128, (3, 32, 32)), ("L2", 1e9, (784,)),
-     ("L2", 0.6, (4,)), ("L1", 1000, (3, 32, 32)), ("L1", 1.1, (4,))],
-)  # fmt: skip
+    [
+        ("Linf", 8, (3, 32, 32)),
+        ("Linf", 1.01, (1,)),
+        ("L2", 128, (3, 32, 32)),
+        ("L2", 1e9, (784,)),
+        ("L2", 0.6, (4,)),
+        ("L1", 1000, (3, 32, 32)),
+        ("L1", 1.1, (4,)),
+    ],
+)
 def test_an_eps_as_wide_as_the_input_range_is_refused(norm, eps, shape):
     with pytest.raises(InputError, match=f"{re.escape(f'eps={eps:g}')}.*8/255, not 8"):
         ThreatModel(norm, eps).check_input_shape(shape)

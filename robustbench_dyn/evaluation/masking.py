@@ -92,9 +92,14 @@ def find_signs(
         return []
     large = ThreatModel("Linf", LARGE_EPS)
     with posed(
-        model, x[:N_EXAMPLES], y[:N_EXAMPLES], large, seed=seed, n_classes=n_classes,
+        model,
+        x[:N_EXAMPLES],
+        y[:N_EXAMPLES],
+        large,
+        seed=seed,
+        n_classes=n_classes,
         batch_size=batch_size,
-    ) as problem:  # fmt: skip
+    ) as problem:
         gradient = margin_gradient(problem)
         if gradient is None:
             return [Sign("zero_gradients", 1.0)]

@@ -19,13 +19,8 @@ from robustbench_dyn.certification.catalogue import select_certifiers
 from robustbench_dyn.certification.network.operations import OPERATIONS
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.evaluation.stages import (
-    AttackStage,
-    CertifierStage,
-    ClassRadii,
-    CleanStage,
-    Stage,
-)
+from robustbench_dyn.evaluation.outcomes import Stage
+from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, ClassRadii, CleanStage
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.determinism import seeded

@@ -75,7 +75,18 @@ def read_plugin(folder: Path, origin: str) -> Plugin:
     """Read the card of the plugin in a folder, without importing its code."""
     path = folder / "card.yaml"
     changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _read_plugin(folder, origin, changed)
+    card = _read_card(folder, changed)
+    if isinstance(card, str):
+        return Plugin(folder.name, folder, origin, problem=card)
+    missing = [package for package in card.requires if not _installed(package)]
+    problem = ""
+    if missing:
+        # Found without importing the plugin, which a list of all names must not do.
+        problem = (
+            f"it needs {' and '.join(missing)}, which is not installed: "
+            f"pip install {' '.join(missing)}"
+        )
+    return Plugin(card.name, folder, origin, card, problem)
 
 
 def import_plugin(plugin: Plugin) -> ModuleType:
@@ -156,21 +167,13 @@ def _entry_folder(entry: EntryPoint) -> Path:
 
 
 @cache
-def _read_plugin(folder: Path, origin: str, changed: int) -> Plugin:
+def _read_card(folder: Path, changed: int) -> Card | str:
+    """Return a plugin's card, or what is wrong with it."""
     del changed  # it is here for the cache: a card that was edited is read again
     try:
-        card = read_yaml(folder / "card.yaml", Card)
+        return read_yaml(folder / "card.yaml", Card)
     except DynbenchError as error:
-        return Plugin(folder.name, folder, origin, problem=str(error))
-    missing = [package for package in card.requires if not _installed(package)]
-    problem = ""
-    if missing:
-        # Found without importing the plugin, which a list of all names must not do.
-        problem = (
-            f"it needs {' and '.join(missing)}, which is not installed: "
-            f"pip install {' '.join(missing)}"
-        )
-    return Plugin(card.name, folder, origin, card, problem)
+        return str(error)
 
 
 def _installed(package: str) -> bool:

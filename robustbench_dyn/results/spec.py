@@ -1,4 +1,4 @@
-"""What the verdicts of an evaluation depend on, typed; its hash is their key in the store."""
+"""The specification of an evaluation: all that its verdicts depend on; its hash is their key."""
 
 from __future__ import annotations
 
@@ -117,9 +117,15 @@ class EvaluationSpec:
 
 
 _OF_VOTES = (
-    "weights_sha256", "state_sha256", "code_sha256", "data_sha256", "seed", "precision", "device",
+    "weights_sha256",
+    "state_sha256",
+    "code_sha256",
+    "data_sha256",
+    "seed",
+    "precision",
+    "device",
     "torch_version",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +162,17 @@ class Record:
     def columns(self) -> dict[str, Any]:
         """Return what tables tell of the evaluation, by column."""
         spec = self.spec
-        names = ("model", "family", "dataset", "norm", "weights_sha256", "plugin_version", "seed",
-                 "device", "torch_version")  # fmt: skip
+        names = (
+            "model",
+            "family",
+            "dataset",
+            "norm",
+            "weights_sha256",
+            "plugin_version",
+            "seed",
+            "device",
+            "torch_version",
+        )
         return {
             **{name: getattr(spec, name) for name in names},
             "parameters": self.parameters,

@@ -138,7 +138,9 @@ def sweep(
             outcome.unsound[event.shard] = event.message
         if progress is not None:
             progress(event, len(shards))
-    outcome.rows = _rows(config, store, keys)
+    # In the order of the shards, and not in that of their ends.
+    done = {shard: keys[shard] for shard in shards if shard in keys}
+    outcome.rows = _rows(config, store, done)
     return outcome
 
 

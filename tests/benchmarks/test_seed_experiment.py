@@ -47,7 +47,8 @@ def few_images(monkeypatch):
 
     info = catalogue.dataset_info("cifar10")
     fake = replace(info, sizes={"train": 16, "test": 16}, load_raw=load_raw)
-    monkeypatch.setitem(catalogue._CATALOGUE, "cifar10", fake)
+    entry = replace(catalogue.DATASETS.entry("cifar10"), target=fake)
+    monkeypatch.setitem(catalogue.DATASETS._built_in, "cifar10", entry)
 
 
 @pytest.mark.parametrize("steps", run.STEPS)

@@ -257,7 +257,7 @@ def test_a_plugins_handler_keeps_the_contract(handled):
     assert "do not support the operation 'hardtanh'" in finding.detail
 
 
-def test_a_networks_with_a_plugins_operation_is_certified(handled):
+def test_a_network_with_a_plugins_operation_is_certified(handled):
     handled("hardtanh", hardtanh)
     model = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(3, 4), torch.nn.Hardtanh(), torch.nn.Linear(4, 3)
@@ -319,7 +319,7 @@ class ShiftedTanh(HardTanh):
 
 
 class WithoutKinks(HardTanh):
-    """Forgets where the function bends."""
+    """Leaves out where the function has kinks."""
 
     def critical_points(self, slope):
         return []

@@ -94,9 +94,10 @@ def test_auto_pgd_alone_catches_what_the_minimum_norm_attack_misses(monkeypatch)
     blind = replace(blind, name="blind", search=lambda _model, x, *_, **__: x.clone())
     resolve = soundness.resolve_attacks
     monkeypatch.setattr(
-        soundness, "resolve_attacks",
+        soundness,
+        "resolve_attacks",
         lambda names, *a, **k: [blind] if names == "fab-min" else resolve(names, *a, **k),
-    )  # fmt: skip
+    )
     _, loud = alarm(model, grown(certifier("lipschitz", model, "L2"), 1.5), x, y, "L2")
     assert [hit.find.attack for hit in loud.hits] == ["apgd-ce"] * 4
 
@@ -179,8 +180,9 @@ def job(tmp_path, monkeypatch):
 
     def run(*models, n_examples=8):
         named = [part for model in models for part in ("--model", model)]
-        soundness.main([*named, "--dataset", "digits", "--norm", "L2", "--n-examples",
-                        str(n_examples)])  # fmt: skip
+        soundness.main(
+            [*named, "--dataset", "digits", "--norm", "L2", "--n-examples", str(n_examples)]
+        )
         return pd.read_csv(soundness.PATH)
 
     return run
@@ -204,9 +206,7 @@ def test_the_job_writes_a_row_for_each_certifier_and_goes_on_where_it_stopped(jo
     before = soundness.PATH.read_bytes()
     calls = []
     examine = soundness.examine
-    monkeypatch.setattr(
-        soundness, "examine", lambda *a: (calls.append(a), examine(*a))[1]
-    )  # fmt: skip
+    monkeypatch.setattr(soundness, "examine", lambda *a: (calls.append(a), examine(*a))[1])
     job("honest")
     assert not calls
     assert soundness.PATH.read_bytes() == before
@@ -215,8 +215,10 @@ def test_the_job_writes_a_row_for_each_certifier_and_goes_on_where_it_stopped(jo
 
 
 def test_a_find_counts_against_each_certificate_whose_radius_it_lies_within():
-    finds = {0: soundness.Find("apgd-ce", 0.5, torch.zeros(1)),
-             2: soundness.Find("apgd-ce", 0.5, torch.zeros(1))}  # fmt: skip
+    finds = {
+        0: soundness.Find("apgd-ce", 0.5, torch.zeros(1)),
+        2: soundness.Find("apgd-ce", 0.5, torch.zeros(1)),
+    }
     shorter, longer = (torch.tensor([radius, 0.2, math.nan]) for radius in (0.4, 0.6))
     assert soundness.sound_alarm(shorter, finds) == ([], pytest.approx(0.5 / 0.4))
     (hit,), nearest = soundness.sound_alarm(longer, finds)

@@ -83,9 +83,14 @@ def test_verdicts_are_those_that_the_exact_distances_give(attacks):
 def test_the_call_shapes_of_robustbench_work():
     model = load_model(model_name="lipflow", dataset="fashion_mnist", threat_model="L2")
     clean, robust = benchmark(
-        model, n_examples=16, dataset="fashion_mnist", threat_model="L2", eps=1.0, batch_size=8,
+        model,
+        n_examples=16,
+        dataset="fashion_mnist",
+        threat_model="L2",
+        eps=1.0,
+        batch_size=8,
         attacks="pgd",
-    )  # fmt: skip
+    )
     assert 0 < robust < clean <= 1
     same = evaluate(model, "fashion_mnist", ThreatModel("L2", 1.0), n_examples=16, attacks="none")
     assert same.summary["clean_accuracy"] == clean
@@ -142,9 +147,12 @@ def test_a_constant_of_1_05_that_claims_1_sets_off_the_alarm(tmp_path):
 def test_the_same_layer_with_an_honest_claim_sets_off_nothing(tmp_path):
     store = Store(tmp_path / "s.sqlite")
     evaluation = evaluate(
-        halfspaces(factor=1.05), points([0.4] * 8), ThreatModel("L2", 0.408),
-        attacks="apgd-ce", store=store,
-    )  # fmt: skip
+        halfspaces(factor=1.05),
+        points([0.4] * 8),
+        ThreatModel("L2", 0.408),
+        attacks="apgd-ce",
+        store=store,
+    )
     assert set(statuses(evaluation)) == {"broken"}
     assert len(leaderboard(store)) == 1
 
@@ -328,12 +336,20 @@ X, Y = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1])
 
 @pytest.mark.parametrize(
     ("x", "y", "message"),
-    [(X * 255, Y, r"must lie in \[0, 1\]"), (X - 0.5, Y, r"must lie in \[0, 1\]"),
-     (X * torch.nan, Y, "must lie in"), ((X * 255).byte(), Y, "float inputs"),
-     (X, Y.float(), "integer labels"), (X, Y[:2], r"y as \(n,\)"), (X[:0], Y[:0], "at least 1"),
-     (X, Y + 5, "labels go up to 6"), (X, Y - 1, "labels must be 0 or more"),
-     (X.numpy(), Y.numpy(), "pair of tensors"), (X[:, :, :2], Y, "cannot classify inputs")],
-)  # fmt: skip
+    [
+        (X * 255, Y, r"must lie in \[0, 1\]"),
+        (X - 0.5, Y, r"must lie in \[0, 1\]"),
+        (X * torch.nan, Y, "must lie in"),
+        ((X * 255).byte(), Y, "float inputs"),
+        (X, Y.float(), "integer labels"),
+        (X, Y[:2], r"y as \(n,\)"),
+        (X[:0], Y[:0], "at least 1"),
+        (X, Y + 5, "labels go up to 6"),
+        (X, Y - 1, "labels must be 0 or more"),
+        (X.numpy(), Y.numpy(), "pair of tensors"),
+        (X[:, :, :2], Y, "cannot classify inputs"),
+    ],
+)
 def test_bad_inputs_get_one_clear_error(x, y, message):
     with pytest.raises(InputError, match=message):
         evaluate(halfspaces(), (x, y), L2, attacks="pgd")
@@ -344,14 +360,21 @@ DATASET = as_dataset((X, Y), None)
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"x": X * 255}, r"must lie in \[0, 1\]"), ({"x": X * torch.nan}, "must lie in"),
-     ({"x": (X * 255).byte()}, "float inputs"), ({"y": Y.float()}, "integer labels"),
-     ({"y": Y[:2]}, r"y as \(n,\)"), ({"y": Y - 1}, "labels must be 0 or more"),
-     ({"ids": torch.zeros(4).long()}, "different for all"), ({"ids": torch.arange(3)}, "one for"),
-     ({"ids": torch.arange(4) - 1}, "0 or more"), ({"ids": torch.rand(4)}, "integers"),
-     ({"class_names": ("a",)}, "labels go up to 1, but custom has 1 classes"),
-     ({"class_names": ("a", "b"), "y": Y + 5}, "labels go up to 6")],
-)  # fmt: skip
+    [
+        ({"x": X * 255}, r"must lie in \[0, 1\]"),
+        ({"x": X * torch.nan}, "must lie in"),
+        ({"x": (X * 255).byte()}, "float inputs"),
+        ({"y": Y.float()}, "integer labels"),
+        ({"y": Y[:2]}, r"y as \(n,\)"),
+        ({"y": Y - 1}, "labels must be 0 or more"),
+        ({"ids": torch.zeros(4).long()}, "different for all"),
+        ({"ids": torch.arange(3)}, "one for"),
+        ({"ids": torch.arange(4) - 1}, "0 or more"),
+        ({"ids": torch.rand(4)}, "integers"),
+        ({"class_names": ("a",)}, "labels go up to 1, but custom has 1 classes"),
+        ({"class_names": ("a", "b"), "y": Y + 5}, "labels go up to 6"),
+    ],
+)
 def test_a_dataset_goes_through_the_checks_that_tensors_do(change, message):
     evaluate(halfspaces(), DATASET, L2, attacks="none")
     with pytest.raises(InputError, match=message):
@@ -360,10 +383,12 @@ def test_a_dataset_goes_through_the_checks_that_tensors_do(change, message):
 
 def test_bad_options_get_one_clear_error():
     for options, message in (
-        ({"batch_size": 0}, "batch_size"), ({"audit_share": 2.0}, "audit_share"),
-        ({"n_examples": 9}, "between 1 and the 4"), ({"attacks": "sqare"}, "did you mean"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"audit_share": 2.0}, "audit_share"),
+        ({"n_examples": 9}, "between 1 and the 4"),
+        ({"attacks": "sqare"}, "did you mean"),
         ({"certifiers": "lipshitz"}, "did you mean"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError, match=message):
             evaluate(halfspaces(), (X, Y), L2, **options)
     with pytest.raises(InputError, match="8/255, not 8"):
@@ -391,9 +416,13 @@ def test_any_logits_of_two_dimensions_are_evaluated():
 
 @pytest.mark.parametrize(
     ("outputs", "shape"),
-    [(lambda x: x, r"\(4, 1, 4, 4\)"), (lambda x: (x.flatten(1),), "tuple"),
-     (lambda x: x.flatten(1)[:, 0], r"\(4,\)"), (lambda x: x.flatten(1)[:2], r"\(2, 16\)")],
-)  # fmt: skip
+    [
+        (lambda x: x, r"\(4, 1, 4, 4\)"),
+        (lambda x: (x.flatten(1),), "tuple"),
+        (lambda x: x.flatten(1)[:, 0], r"\(4,\)"),
+        (lambda x: x.flatten(1)[:2], r"\(2, 16\)"),
+    ],
+)
 def test_outputs_that_are_no_logits_are_refused(outputs, shape):
     with pytest.raises(InputError, match=f"must return logits .*it returned {shape}"):
         evaluate(Returning(outputs), (X, Y), L2, attacks="pgd")
@@ -508,8 +537,10 @@ def test_the_text_of_an_error_steers_nothing(text, monkeypatch):
     assert calls == ["b", "c"]
     trail = found.verdicts[0].trail
     assert [(step.stage, step.outcome.value) for step in trail] == [
-        ("a", "failed"), ("b", "survived"), ("c", "survived"),
-    ]  # fmt: skip
+        ("a", "failed"),
+        ("b", "survived"),
+        ("c", "survived"),
+    ]
     assert trail[0].message == f"RuntimeError: {text}"
     assert found.verdicts[0].next_stage == ""
 
@@ -554,8 +585,10 @@ def test_a_certifier_that_fails_is_told_and_the_run_goes_on():
     assert set(found.examples["certifier"]) == {"true"}
     trail = found.verdicts[0].trail
     assert [(step.stage, step.outcome.value) for step in trail[:3]] == [
-        ("idle", "survived"), ("faulty", "not applicable"), ("true", "certified"),
-    ]  # fmt: skip
+        ("idle", "survived"),
+        ("faulty", "not applicable"),
+        ("true", "certified"),
+    ]
     assert trail[1].message == "ValueError: zip; next: pgd"
 
 

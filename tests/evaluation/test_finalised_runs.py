@@ -21,9 +21,17 @@ def store():
 def survivors(ids):
     trail = (Step("a", Outcome.SURVIVED, EPS),)
     return [
-        Verdict(example_id=i, label=1, prediction=1, status=Status.UNDECIDED, eps=EPS,
-                reason="survived a", trail=trail) for i in ids
-    ]  # fmt: skip
+        Verdict(
+            example_id=i,
+            label=1,
+            prediction=1,
+            status=Status.UNDECIDED,
+            eps=EPS,
+            reason="survived a",
+            trail=trail,
+        )
+        for i in ids
+    ]
 
 
 def test_the_row_of_the_first_examples_is_kept(store):

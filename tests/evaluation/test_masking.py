@@ -10,7 +10,7 @@ from oracles.records import record, stages
 from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.attacks.base import posed
+from robustbench_dyn.attacks.wrapping import posed
 from robustbench_dyn.evaluation import masking
 from robustbench_dyn.evaluation.masking import (
     beyond_chance,
@@ -25,7 +25,7 @@ from robustbench_dyn.results.summary import gradient_free_gains
 from robustbench_dyn.results.verdicts import Sign, Verdict
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from masked_gradients import HONEST, MASKS, Masked
+from masked_gradients import MASKS, UNMASKED, Masked
 
 # Those behind which gradients still lead to adversarial examples.
 HARMLESS = {"none", "logits * 1e6", "logits * 1e-12", "tanh", "softmax", "sigmoid 60"}
@@ -66,7 +66,7 @@ def test_what_does_not_mask_shows_none(mask, feedforward, data):
     assert signs(Masked(feedforward, MASKS[mask]), data) == {}
 
 
-@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize("name", UNMASKED)
 def test_honest_networks_show_none(name, data):
     assert signs(load_model(name, dataset="fashion_mnist").eval(), data) == {}
 
@@ -95,9 +95,7 @@ def test_running_out_of_memory_is_no_sign(data):
 
 
 def test_without_examples_there_is_no_sign(feedforward, data):
-    nothing = find_signs(
-        feedforward, data.x[:0], data.y[:0], n_classes=10, batch_size=9, seed=0
-    )  # fmt: skip
+    nothing = find_signs(feedforward, data.x[:0], data.y[:0], n_classes=10, batch_size=9, seed=0)
     assert nothing == []
 
 
@@ -152,11 +150,17 @@ def broken(example_id, attack):
 
 @pytest.mark.parametrize(
     ("attacks", "expected"),
-    [(["apgd-ce", "square"], [Sign("square_beats_white_box", 2)]), (["square", "apgd-ce"], []),
-     (["square"], []), (["aa-apgd-ce", "aa-square"], []),
-     (["apgd-ce", "square", "hop-skip-jump"],
-      [Sign("square_beats_white_box", 2), Sign("hop_skip_jump_beats_white_box", 1)])],
-)  # fmt: skip
+    [
+        (["apgd-ce", "square"], [Sign("square_beats_white_box", 2)]),
+        (["square", "apgd-ce"], []),
+        (["square"], []),
+        (["aa-apgd-ce", "aa-square"], []),
+        (
+            ["apgd-ce", "square", "hop-skip-jump"],
+            [Sign("square_beats_white_box", 2), Sign("hop_skip_jump_beats_white_box", 1)],
+        ),
+    ],
+)
 def test_what_black_box_attacks_broke_after_the_white_box_is_counted(attacks, expected):
     verdicts = [
         broken(k, a) for k, a in enumerate(["apgd-ce", "square", "square", "hop-skip-jump"])
@@ -291,8 +295,10 @@ def test_the_sign_of_all_eps_is_looked_for_once():
     from robustbench_dyn import evaluate_grid  # noqa: PLC0415
 
     evaluations = evaluate_grid(
-        halfspaces(), points(DISTANCES), [ThreatModel("L2", eps) for eps in (0.12, 0.25)],
+        halfspaces(),
+        points(DISTANCES),
+        [ThreatModel("L2", eps) for eps in (0.12, 0.25)],
         certifiers=[],
-    )  # fmt: skip
+    )
     stages = [[cost.stage for cost in evaluation.costs] for evaluation in evaluations]
     assert sum(names.count("signs") for names in stages) == 1

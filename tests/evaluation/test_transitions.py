@@ -6,7 +6,7 @@ import pytest
 
 from robustbench_dyn.evaluation.audit import sample_for_audit
 from robustbench_dyn.evaluation.candidates import Hit
-from robustbench_dyn.evaluation.stages import Broken, Certified, Classified, Failed, Open, Result
+from robustbench_dyn.evaluation.outcomes import Broken, Certified, Classified, Failed, Open, Result
 from robustbench_dyn.evaluation.transitions import (
     Later,
     advance,
@@ -50,8 +50,17 @@ def after_clean_pass(*, prediction=1, radius=math.nan, trail=(), stages=STAGES, 
 
 
 def undecided(*trail, next_stage="", eps=EPS, **changes):
-    return Verdict(example_id=7, label=1, prediction=1, status=Status.UNDECIDED, eps=eps,
-                   reason="-", trail=trail, next_stage=next_stage, **changes)  # fmt: skip
+    return Verdict(
+        example_id=7,
+        label=1,
+        prediction=1,
+        status=Status.UNDECIDED,
+        eps=eps,
+        reason="-",
+        trail=trail,
+        next_stage=next_stage,
+        **changes,
+    )
 
 
 def proved(*trail, radius=0.6, eps=EPS, certifier="lipschitz", **changes):
@@ -220,9 +229,7 @@ def test_a_withdrawn_certificate_leaves_the_example_to_the_attacks():
     assert math.isnan(verdict.certified_radius)
     assert verdict.trail == (step("lipschitz", Outcome.WITHDRAWN, message="it draws at random"),)
     final = without_certificate(proved(), "it draws at random", ())
-    assert (
-        final.reason == "no attack was run; lipschitz withdrawn: it draws at random"
-    )  # fmt: skip
+    assert final.reason == "no attack was run; lipschitz withdrawn: it draws at random"
 
 
 def test_an_audited_example_keeps_the_attacks_it_survived():
@@ -279,8 +286,15 @@ def test_an_audit_sample_depends_on_seed_and_ids_alone():
 
 
 def numbered(example_id):
-    return Verdict(example_id=example_id, label=1, prediction=1, status=Status.CERTIFIED, eps=EPS,
-                   certified_radius=0.6, certifier="lipschitz")  # fmt: skip
+    return Verdict(
+        example_id=example_id,
+        label=1,
+        prediction=1,
+        status=Status.CERTIFIED,
+        eps=EPS,
+        certified_radius=0.6,
+        certifier="lipschitz",
+    )
 
 
 # From other eps
@@ -318,8 +332,9 @@ def test_certified_within_a_radius_is_certified_below_it():
 def test_the_largest_radius_of_all_eps_counts():
     known = [
         undecided(eps=0.9, certified_radius=0.2, certifier="lipschitz"),
-        proved(radius=0.8, eps=0.8, certifier="proof"), proved(radius=0.6),
-    ]  # fmt: skip
+        proved(radius=0.8, eps=0.8, certifier="proof"),
+        proved(radius=0.6),
+    ]
     for order in (known, known[::-1]):
         verdict = infer_from_other_eps(order, 0.7, STAGES)
         assert (verdict.certifier, verdict.certified_radius) == ("proof", 0.8)
@@ -371,12 +386,24 @@ def test_misclassified_at_one_eps_is_misclassified_at_all():
         (Status.CERTIFIED, "pgd", (), "next: pgd"),
         (Status.UNDECIDED, "", (), "no attack was run"),
         (Status.UNDECIDED, "", (step("pgd", FAILED),), "no attack ran to its end"),
-        (Status.UNDECIDED, "", (step("pgd", FAILED, message="E: x"),),
-         "no attack ran to its end; pgd failed: E: x"),
-        (Status.UNDECIDED, "", (step("search", OPEN, message="timed out"), step("pgd", SURVIVED)),
-         "survived pgd; search timed out"),
-        (Status.UNDECIDED, "", (step("pgd", SURVIVED, 0.75), step("square", SURVIVED)),
-         "survived square; survived pgd within eps 0.75"),
+        (
+            Status.UNDECIDED,
+            "",
+            (step("pgd", FAILED, message="E: x"),),
+            "no attack ran to its end; pgd failed: E: x",
+        ),
+        (
+            Status.UNDECIDED,
+            "",
+            (step("search", OPEN, message="timed out"), step("pgd", SURVIVED)),
+            "survived pgd; search timed out",
+        ),
+        (
+            Status.UNDECIDED,
+            "",
+            (step("pgd", SURVIVED, 0.75), step("square", SURVIVED)),
+            "survived square; survived pgd within eps 0.75",
+        ),
         (Status.CERTIFIED, "", (), ""),
         (Status.CERTIFIED, "", (step("pgd", SURVIVED),), "audited: survived pgd"),
         # What it survived before it was certified is no audit.
@@ -384,7 +411,7 @@ def test_misclassified_at_one_eps_is_misclassified_at_all():
         (Status.BROKEN, "", (step("pgd", SURVIVED),), ""),
         (Status.MISCLASSIFIED, "", (), ""),
     ],
-)  # fmt: skip
+)
 def test_the_reason_tells_the_trail(status, next_stage, trail, words):
     assert explain(status, next_stage, trail, EPS) == words
 

@@ -115,8 +115,9 @@ def test_one_gram_iteration_is_not_tight():
 def test_power_iteration_under_estimates_and_is_rejected():
     matrix = torch.diag(torch.tensor([3.0, 1.0, 0.5]).double())
     assert power_iteration(matrix, torch.tensor([0.0, 1.0, 1.0]).double(), 100) <= 1.0
-    assert under_estimates(power_iteration(matrix, torch.tensor([0.0, 1.0, 1.0]).double(), 100),
-                           matrix)  # fmt: skip
+    assert under_estimates(
+        power_iteration(matrix, torch.tensor([0.0, 1.0, 1.0]).double(), 100), matrix
+    )
     assert under_estimates(power_iteration(normal(64, 64), normal(64, seed=1), 5), normal(64, 64))
     assert not under_estimates(gram_iteration(matrix), matrix)
     assert under_estimates(math.nan, matrix)
@@ -351,7 +352,7 @@ def test_the_symbols_bound_does_not_depend_on_the_chunks(monkeypatch):
     kernel = normal(3, 2, 3, 3)
     whole = symbol_norm(kernel)
     for entries in (1, 100):
-        monkeypatch.setattr("robustbench_dyn.lipschitz.norms._LARGEST_CHUNK", entries)
+        monkeypatch.setattr("robustbench_dyn.lipschitz.norms._MAX_CHUNK", entries)
         assert symbol_norm(kernel) == pytest.approx(whole, rel=1e-12)
     # Nor does a frequency at which it is no number get lost among the others.
     kernel[1, 1, 0, 0] = math.nan
@@ -457,9 +458,12 @@ class DoubledOrthonormal(OrthonormalGradientStep):
 
 @pytest.mark.parametrize(
     ("step", "shape"),
-    [(DoubledDense(9, 5), (9,)), (DoubledConv(4, 3, kernel_size=1), (4, 3, 3)),
-     (DoubledOrthonormal(9, 5), (9,))],
-)  # fmt: skip
+    [
+        (DoubledDense(9, 5), (9,)),
+        (DoubledConv(4, 3, kernel_size=1), (4, 3, 3)),
+        (DoubledOrthonormal(9, 5), (9,)),
+    ],
+)
 def test_a_doubled_step_is_caught_by_its_bound_and_by_its_jacobian(step, shape):
     assert expansion_fault(step, shape) == "bound"
     assert expansion_fault(step, shape, bound=1.0 + 1e-4) == "jacobian"
@@ -534,8 +538,13 @@ def test_a_dead_term_adds_nothing(make):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_weights_that_are_not_finite_have_no_bound(bad):
-    for step in (DenseGradientStep(4, 3), ConvGradientStep(2, 3), orthonormal(0, 4, 3),
-                 nn.Linear(4, 3), nn.Conv2d(2, 3, 3)):  # fmt: skip
+    for step in (
+        DenseGradientStep(4, 3),
+        ConvGradientStep(2, 3),
+        orthonormal(0, 4, 3),
+        nn.Linear(4, 3),
+        nn.Conv2d(2, 3, 3),
+    ):
         assert math.isfinite(lipschitz_bound(step))
         step.weight.data.view(-1)[1] = bad
         assert not math.isfinite(lipschitz_bound(step)), type(step).__name__
@@ -583,8 +592,9 @@ def test_almost_orthogonal_layers_are_nonexpansive(seed, n_in, n_out, kernel_siz
 def test_almost_orthogonal_layers_are_their_formula():
     _, dense = almost_orthogonal()
     weight = dense.weight.detach().double().numpy()
-    scales = [1 / math.sqrt(sum(abs(weight[:, i] @ weight[:, j]) for j in range(3)))
-              for i in range(3)]  # fmt: skip
+    scales = [
+        1 / math.sqrt(sum(abs(weight[:, i] @ weight[:, j]) for j in range(3))) for i in range(3)
+    ]
     np.testing.assert_allclose(dense.value().detach().numpy(), weight * scales, rtol=1e-5)
     start, square = AlmostOrthogonalConv(3, 3), torch.eye(3)
     x = normal(2, 3, 5, 5).float()
@@ -821,10 +831,13 @@ def test_careless_freezing_is_caught():
 
 @pytest.mark.parametrize(
     ("module", "shape"),
-    [(randomised(DenseGradientStep(4, 6), 0), (5, 4)),
-     (randomised(ConvGradientStep(2, 3), 0), (5, 2, 4, 4)),
-     (orthonormal(), (5, 9)), (UnitRowLinear(4, 3), (5, 4))],
-)  # fmt: skip
+    [
+        (randomised(DenseGradientStep(4, 6), 0), (5, 4)),
+        (randomised(ConvGradientStep(2, 3), 0), (5, 2, 4, 4)),
+        (orthonormal(), (5, 9)),
+        (UnitRowLinear(4, 3), (5, 4)),
+    ],
+)
 def test_frozen_forward_is_the_forward_of_training(module, shape):
     x = normal(*shape).float()
     in_training = module(x)
@@ -923,9 +936,14 @@ def test_a_bound_that_leaves_out_a_part_is_rejected():
 
 @pytest.mark.parametrize(
     ("module", "shape"),
-    [(nn.Identity(), (2, 4, 4)), (nn.Flatten(), (2, 4, 4)), (nn.PixelUnshuffle(2), (2, 4, 4)),
-     (nn.PixelShuffle(2), (4, 2, 3)), (ZeroPadChannels(5), (2, 4, 4))],
-)  # fmt: skip
+    [
+        (nn.Identity(), (2, 4, 4)),
+        (nn.Flatten(), (2, 4, 4)),
+        (nn.PixelUnshuffle(2), (2, 4, 4)),
+        (nn.PixelShuffle(2), (4, 2, 3)),
+        (ZeroPadChannels(5), (2, 4, 4)),
+    ],
+)
 def test_isometries_keep_every_norm(module, shape):
     assert lipschitz_bound(module) == 1.0
     singular_values = np.linalg.svd(materialise(module, shape).numpy(), compute_uv=False)
@@ -952,9 +970,13 @@ def test_average_pooling_bound_is_exact(k, divisor):
 
 @pytest.mark.parametrize(
     "pool",
-    [nn.AvgPool2d(3, stride=1), nn.AvgPool2d(3, stride=2, padding=1),
-     nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d(2, padding=1, count_include_pad=False)],
-)  # fmt: skip
+    [
+        nn.AvgPool2d(3, stride=1),
+        nn.AvgPool2d(3, stride=2, padding=1),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.AvgPool2d(2, padding=1, count_include_pad=False),
+    ],
+)
 def test_average_pooling_where_one_over_k_is_no_bound_is_refused(pool):
     # What the bound of plain pooling would have claimed is too small for each of these.
     assert under_estimates(1 / pool.kernel_size, materialise(pool, (1, 5, 5)))
@@ -976,8 +998,9 @@ def test_maximum_pooling_without_overlap_is_nonexpansive_and_its_bound_is_exact(
 
 
 @pytest.mark.parametrize(
-    "options", [{"stride": 1}, {"stride": (3, 2)}, {"dilation": 2}],
-)  # fmt: skip
+    "options",
+    [{"stride": 1}, {"stride": (3, 2)}, {"dilation": 2}],
+)
 def test_maximum_pooling_whose_windows_overlap_expands_and_is_refused(options):
     pool = nn.MaxPool2d(3, **options)
     with pytest.raises(CertificateError, match="do not overlap"):
@@ -1089,8 +1112,10 @@ def test_a_periodic_convolution_that_is_not_finite_has_no_bounds():
     assert not lipschitz_bound(conv) < math.inf
 
 
-@pytest.mark.parametrize("options", [{"groups": 2}, {"dilation": 2}, {"padding_mode": "reflect"},
-                                     {"padding_mode": "circular"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{"groups": 2}, {"dilation": 2}, {"padding_mode": "reflect"}, {"padding_mode": "circular"}],
+)
 def test_convolutions_of_other_kinds_are_refused(options):
     with pytest.raises(CertificateError, match="Conv2d"):
         lipschitz_bound(nn.Conv2d(4, 4, 3, padding=1, **options))
@@ -1156,13 +1181,19 @@ def patched(module):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(nn.LPPool2d(2, 2), "LPPool2d"), (nn.BatchNorm2d(3), "BatchNorm2d"),
-     (nn.Softmax(dim=1), "Softmax"), (Residual(nn.ReLU()), "Residual"),
-     (DoubleLinear(3, 3), "DoubleLinear"), (DoubleDense(3, 3), "DoubleDense"),
-     (DoubleClassifier(nn.Identity(), nn.Linear(3, 2)), "DoubleClassifier"),
-     (patched(nn.Linear(3, 3)), "Linear"), (patched(ZeroPadChannels(3)), "ZeroPadChannels"),
-     (object(), "object")],
-)  # fmt: skip
+    [
+        (nn.LPPool2d(2, 2), "LPPool2d"),
+        (nn.BatchNorm2d(3), "BatchNorm2d"),
+        (nn.Softmax(dim=1), "Softmax"),
+        (Residual(nn.ReLU()), "Residual"),
+        (DoubleLinear(3, 3), "DoubleLinear"),
+        (DoubleDense(3, 3), "DoubleDense"),
+        (DoubleClassifier(nn.Identity(), nn.Linear(3, 2)), "DoubleClassifier"),
+        (patched(nn.Linear(3, 3)), "Linear"),
+        (patched(ZeroPadChannels(3)), "ZeroPadChannels"),
+        (object(), "object"),
+    ],
+)
 def test_an_unknown_module_is_named(module, name):
     with pytest.raises(CertificateError, match=f"no Lipschitz bound is known for {name}"):
         lipschitz_bound(module)
@@ -1290,15 +1321,18 @@ class NoHead(nn.Module):
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [(Classifier(nn.Softmax(dim=1), nn.Linear(3, 2)), "Softmax"),
-     (Classifier(nn.Identity(), nn.Sequential(nn.Linear(3, 2))), "Sequential"),
-     (Classifier(nn.Identity(), NoHead()), "NoHead"),
-     (Classifier(nn.Identity(), DoubleLinear(3, 2)), "DoubleLinear"),
-     (DoubleClassifier(nn.Identity(), nn.Linear(3, 2)), "DoubleClassifier"),
-     (nn.Sequential(nn.Softmax(dim=1), nn.Linear(3, 2)), "Softmax"),
-     (nn.Sequential(nn.Identity(), DoubleLinear(3, 2)), "DoubleLinear"),
-     (Residual(nn.Linear(3, 3), nn.Linear(3, 3)), "Residual"), (NoHead(), "NoHead")],
-)  # fmt: skip
+    [
+        (Classifier(nn.Softmax(dim=1), nn.Linear(3, 2)), "Softmax"),
+        (Classifier(nn.Identity(), nn.Sequential(nn.Linear(3, 2))), "Sequential"),
+        (Classifier(nn.Identity(), NoHead()), "NoHead"),
+        (Classifier(nn.Identity(), DoubleLinear(3, 2)), "DoubleLinear"),
+        (DoubleClassifier(nn.Identity(), nn.Linear(3, 2)), "DoubleClassifier"),
+        (nn.Sequential(nn.Softmax(dim=1), nn.Linear(3, 2)), "Softmax"),
+        (nn.Sequential(nn.Identity(), DoubleLinear(3, 2)), "DoubleLinear"),
+        (Residual(nn.Linear(3, 3), nn.Linear(3, 3)), "Residual"),
+        (NoHead(), "NoHead"),
+    ],
+)
 def test_a_classifier_with_an_unknown_part_has_no_pairwise_bounds(model, name):
     with pytest.raises(CertificateError, match=name):
         pairwise_lipschitz(model)

@@ -66,12 +66,17 @@ class Drifting(Honest):
 
 
 CASES = [
-    (Noisy, "random_outputs"), (NoisyByNumpy, "random_outputs"),
-    (NoisyByPython, "random_outputs"), (Dropping, "random_outputs"), (BySize, "batch_coupled"),
-    (ByFewness, "batch_coupled"), (ByNeighbours, "batch_coupled"),
-    (ByPlace, "batch_coupled"), (ByLargest, "batch_coupled"),
+    (Noisy, "random_outputs"),
+    (NoisyByNumpy, "random_outputs"),
+    (NoisyByPython, "random_outputs"),
+    (Dropping, "random_outputs"),
+    (BySize, "batch_coupled"),
+    (ByFewness, "batch_coupled"),
+    (ByNeighbours, "batch_coupled"),
+    (ByPlace, "batch_coupled"),
+    (ByLargest, "batch_coupled"),
     (ByGradMode, "depends_on_grad_mode"),
-]  # fmt: skip
+]
 
 
 def certified(evaluation):

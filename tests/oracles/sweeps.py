@@ -10,16 +10,25 @@ from robustbench_dyn.sweeps.shards import try_shard
 from robustbench_dyn.sweeps.sweep import Sweep
 
 SMALL = {
-    "models": ["linear"], "datasets": ["digits"], "n_examples": 24, "seeds": [0],
+    "models": ["linear"],
+    "datasets": ["digits"],
+    "n_examples": 24,
+    "seeds": [0],
     "threat_models": [{"norm": "L2", "eps": [0.3, 0.6]}, {"norm": "Linf", "eps": ["8/255"]}],
-    "attacks": "pgd,apgd-ce", "batch_size": 6, "examples_per_shard": 12,
-}  # fmt: skip
+    "attacks": "pgd,apgd-ce",
+    "batch_size": 6,
+    "examples_per_shard": 12,
+}
 
 SMOOTHED = {"name": "linear", "smoothing": {"sigma": 0.25, "n0": 20, "n": 100}}
 WITH_SMOOTHED = {
-    "models": [SMOOTHED, "linear"], "threat_models": [{"norm": "L2", "eps": [0.1, 0.3]}],
-    "n_examples": 16, "examples_per_shard": 8, "attacks": "pgd", "batch_size": 50,
-}  # fmt: skip
+    "models": [SMOOTHED, "linear"],
+    "threat_models": [{"norm": "L2", "eps": [0.1, 0.3]}],
+    "n_examples": 16,
+    "examples_per_shard": 8,
+    "attacks": "pgd",
+    "batch_size": 50,
+}
 
 
 def content(**changes):

@@ -173,7 +173,7 @@ def test_without_orthogonium_the_error_says_what_to_install(monkeypatch):
             raise importlib.metadata.PackageNotFoundError(package)
         return installed(package)
 
-    monkeypatch.setattr("robustbench_dyn.models.loading.version", version)
+    monkeypatch.setattr("robustbench_dyn.plugins.discovery.version", version)
     registry = discover()
     with pytest.raises(RegistryError, match="pip install orthogonium") as caught:
         registry.get("orthogonal_cnn")

@@ -134,8 +134,10 @@ HONEST = [
     (MassPreserving(), lambda: TransportStep(4)),
     (SimplexPreserving(), lambda: TransportStep(4)),
     (NormPreserving("1"), lambda: Sphere(SphereStep(64, 5))),
-    (NormPreserving("1"), lambda: Sphere(Flow(SphereField(64, 5), method="implicit_midpoint",
-                                              duration=0.2))),
+    (
+        NormPreserving("1"),
+        lambda: Sphere(Flow(SphereField(64, 5), method="implicit_midpoint", duration=0.2)),
+    ),
     (NormPreserving("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="rk4"))),
     (Convergent("1", order=1), lambda: Sphere(Flow(SphereField(64, 5)))),
     (Convergent("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="rk4_38"))),
@@ -146,7 +148,7 @@ HONEST = [
     (Lipschitz(), lambda: HamiltonianStep(4, 6)),
     (BatchIndependent(), lambda: HamiltonianStep(4, 6)),
     (Deterministic(), lambda: HamiltonianStep(4, 6)),
-]  # fmt: skip
+]
 
 LIARS = [
     (Symplectic(), lambda: Flow(_vector_field(), n_steps=2)),

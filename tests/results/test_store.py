@@ -25,9 +25,15 @@ from robustbench_dyn.results.verdicts import Outcome, Status, Step, Verdict
 
 
 def verdict(example_id, **changes):
-    values = {"example_id": example_id, "label": 1, "prediction": 1, "eps": 0.5,
-              "status": Status.CERTIFIED, "certified_radius": 0.7,
-              "certifier": "lipschitz"}  # fmt: skip
+    values = {
+        "example_id": example_id,
+        "label": 1,
+        "prediction": 1,
+        "eps": 0.5,
+        "status": Status.CERTIFIED,
+        "certified_radius": 0.7,
+        "certifier": "lipschitz",
+    }
     return Verdict(**(values | changes))
 
 
@@ -35,9 +41,14 @@ def test_what_is_written_is_read_back(tmp_path):
     store = Store(tmp_path / "s.sqlite")
     store.add_evaluation("k", record())
     broken = verdict(
-        1, status=Status.BROKEN, certified_radius=float("nan"), certifier="",
-        adversarial_distance=0.25, attack="pgd", x_adv=b"\0\1",
-    )  # fmt: skip
+        1,
+        status=Status.BROKEN,
+        certified_radius=float("nan"),
+        certifier="",
+        adversarial_distance=0.25,
+        attack="pgd",
+        x_adv=b"\0\1",
+    )
     store.add_verdicts("k", [verdict(0), broken])
     store.close()
     first, second = Store(tmp_path / "s.sqlite").verdicts("k", 0.5)
@@ -47,8 +58,10 @@ def test_what_is_written_is_read_back(tmp_path):
 
 
 def test_the_state_of_an_example_is_read_back_as_data():
-    store, trail = Store(), (Step("a", Outcome.FAILED, 0.5, "E: x; next: b"),
-                             Step("b", Outcome.SURVIVED, 0.75))  # fmt: skip
+    store, trail = (
+        Store(),
+        (Step("a", Outcome.FAILED, 0.5, "E: x; next: b"), Step("b", Outcome.SURVIVED, 0.75)),
+    )
     store.add_evaluation("k", record())
     waiting = verdict(0, status=Status.UNDECIDED, reason="-", next_stage="c", trail=trail)
     store.add_verdicts("k", [waiting])
@@ -214,15 +227,31 @@ def test_many_may_open_a_new_store_at_once(tmp_path):
 
 # As version 0.1 wrote it, of a network and of a smoothed classifier.
 FLAT = {
-    "model": "m", "family": "flow", "dataset": "digits", "norm": "L2", "seed": 3, "batch_size": 50,
-    "attacks": ["pgd", "square"], "attacks_on_signs": ["rays"], "certifiers": ["lipschitz"],
-    "parameters": 7, "lipschitz_bound": 1.5, "not_applicable": {"complete": "too large"},
-    "stage_versions": {"pgd": 2}, "cascade_version": 8,
-}  # fmt: skip
+    "model": "m",
+    "family": "flow",
+    "dataset": "digits",
+    "norm": "L2",
+    "seed": 3,
+    "batch_size": 50,
+    "attacks": ["pgd", "square"],
+    "attacks_on_signs": ["rays"],
+    "certifiers": ["lipschitz"],
+    "parameters": 7,
+    "lipschitz_bound": 1.5,
+    "not_applicable": {"complete": "too large"},
+    "stage_versions": {"pgd": 2},
+    "cascade_version": 8,
+}
 SMOOTHED = FLAT | {
-    "model": "m~0.1", "sigma": 0.1, "n0": 10, "n": 100, "alpha": 0.01, "smoothing_version": 2,
-    "certifiers": ["smoothing(n=100 alpha=0.01)"], "votes_key": "v",
-}  # fmt: skip
+    "model": "m~0.1",
+    "sigma": 0.1,
+    "n0": 10,
+    "n": 100,
+    "alpha": 0.01,
+    "smoothing_version": 2,
+    "certifiers": ["smoothing(n=100 alpha=0.01)"],
+    "votes_key": "v",
+}
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
@@ -332,8 +361,9 @@ def test_votes_only_grow_and_those_of_a_merged_store_count_where_they_are_more(t
     other.close()
     merge(store, tmp_path / "other.sqlite")
     assert store.votes("v") == {
-        (0, "select"): Votes(4, (4, 0), 0.5), (1, "estimate"): Votes(5, (5, 0), 0.5),
-    }  # fmt: skip
+        (0, "select"): Votes(4, (4, 0), 0.5),
+        (1, "estimate"): Votes(5, (5, 0), 0.5),
+    }
     assert store.votes("w") == {}
 
 

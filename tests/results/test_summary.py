@@ -154,11 +154,12 @@ def test_signs_are_flags_and_bring_their_attacks():
 def test_clean_accuracy_counts_predictions_alone():
     failed = ("a", Outcome.FAILED)
     found = row(
-        verdict(0, failed), verdict(1, failed, status=Status.ERROR),
+        verdict(0, failed),
+        verdict(1, failed, status=Status.ERROR),
         verdict(2, failed, status=Status.BROKEN, attack="b", adversarial_distance=0.1),
         verdict(3, status=Status.MISCLASSIFIED, prediction=0),
         verdict(4, status=Status.ERROR, prediction=-1, reason="not finite"),
-    )  # fmt: skip
+    )
     assert found["clean_accuracy"] == 3 / 5
 
 

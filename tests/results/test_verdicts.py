@@ -97,10 +97,14 @@ def test_a_class_that_compares_the_other_way_round_lets_nan_through_and_is_caugh
 
 @pytest.mark.parametrize(
     ("status", "change"),
-    [(Status.BROKEN, {"adversarial_distance": 0.5}), (Status.CERTIFIED, {"certified_radius": 0.5}),
-     (Status.CERTIFIED, {"certified_radius": INF}), (Status.ERROR, {"prediction": 3}),
-     (Status.ERROR, {"prediction": 4})],
-)  # fmt: skip
+    [
+        (Status.BROKEN, {"adversarial_distance": 0.5}),
+        (Status.CERTIFIED, {"certified_radius": 0.5}),
+        (Status.CERTIFIED, {"certified_radius": INF}),
+        (Status.ERROR, {"prediction": 3}),
+        (Status.ERROR, {"prediction": 4}),
+    ],
+)
 def test_the_edge_of_a_rule_is_inside(status, change):
     assert record(status, **change).status is status
 

@@ -24,7 +24,6 @@ from robustbench_dyn import (
     ThreatModel,
     evaluate_smoothed,
 )
-from robustbench_dyn.attacks.native.eot import eot_pgd
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.random_streams import Streams
 from robustbench_dyn.reporting.export import write_certificates
@@ -33,6 +32,7 @@ from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import ABSTAINED, Verdict
 from robustbench_dyn.smoothing import CertifiedExample
 from robustbench_dyn.smoothing import votes as noisy
+from robustbench_dyn.smoothing.eot import eot_pgd
 
 SMOOTHING = Smoothing(0.1, n0=20, n=200)
 L2 = [ThreatModel("L2", 0.15)]
@@ -116,8 +116,10 @@ def test_the_ascent_comes_out_behind_the_exact_boundary_and_no_sooner(norm, fact
                 lambda point, step, k=k: classifier.log_probabilities(
                     point, streams.select(torch.tensor([k])), 16 * step
                 ),
-                x[k : k + 1], y[k : k + 1], ThreatModel(norm, share * factor * distance),
-            )  # fmt: skip
+                x[k : k + 1],
+                y[k : k + 1],
+                ThreatModel(norm, share * factor * distance),
+            )
             found.append(bool(halfspaces()(x_adv).argmax(dim=1) != y[k]))
         return found
 
@@ -178,8 +180,11 @@ def test_smaller_eps_follow_from_larger_ones_without_votes():
     empirical = [e.summary["empirical_accuracy"] for e in evaluations]
     assert certified == pytest.approx([4 / 6, 4 / 6, 0])
     assert empirical == pytest.approx([5 / 6, 4 / 6, 4 / 6])
-    assert all(v.reason == "audited: survived eot-pgd within eps 0.25"
-               for v in evaluations[1].verdicts if v.status is Status.CERTIFIED)  # fmt: skip
+    assert all(
+        v.reason == "audited: survived eot-pgd within eps 0.25"
+        for v in evaluations[1].verdicts
+        if v.status is Status.CERTIFIED
+    )
     # All votes are charged to the largest eps, which came first.
     assert evaluations[2].costs[0].forward_passes == 6 * 220
     assert [cost.stage for e in evaluations[:2] for cost in e.costs] == ["eot-pgd"] * 2
@@ -267,8 +272,9 @@ def test_rows_name_the_smoothed_classifier_and_stand_beside_all_others():
     table = leaderboard(store)
     assert set(table["model"]) == {"half~0.1", "half~0.2"}
     assert set(table["certifiers"]) == {
-        "smoothing(n=200 alpha=0.001)", "smoothing(n=200 alpha=0.01)",
-    }  # fmt: skip
+        "smoothing(n=200 alpha=0.001)",
+        "smoothing(n=200 alpha=0.01)",
+    }
     assert set(table["attacks"]) == {"eot-pgd"}
 
 
@@ -363,9 +369,11 @@ def run_to_kill(model, store):
 def test_a_process_that_is_killed_in_the_middle_of_an_example_goes_on_there(tmp_path):
     path = tmp_path / "killed.sqlite"
     killed = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", KILLED, str(path)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for _ in range(20):
         killed.stdout.readline()
     killed.send_signal(signal.SIGKILL)
@@ -423,9 +431,10 @@ def test_the_first_examples_of_a_run_are_those_of_a_longer_one():
 def test_certificates_are_written_in_the_columns_of_the_field_rounded_down(tmp_path):
     radius = 0.30000999999999999
     found = [
-        CertifiedExample(3, 1, 1, radius, 61.5), CertifiedExample(4, 1, 0, 0.1 + 0.2, 0.25),
+        CertifiedExample(3, 1, 1, radius, 61.5),
+        CertifiedExample(4, 1, 0, 0.1 + 0.2, 0.25),
         CertifiedExample(5, 1, ABSTAINED, 0.0, 0.0),
-    ]  # fmt: skip
+    ]
     write_certificates(found, tmp_path / "c.tsv")
     table = pd.read_csv(tmp_path / "c.tsv", sep="\t", dtype=str)
     assert list(table) == ["idx", "label", "predict", "radius", "correct", "time"]
@@ -440,8 +449,21 @@ def test_certificates_are_written_in_the_columns_of_the_field_rounded_down(tmp_p
         write_certificates(found, tmp_path / "c.csv")
 
 
-SMOOTH = ["smooth", "--model", "nearest", "--dataset", "digits", "--sigma", "0.25", "--n0", "20",
-          "--n", "100", "--n-examples", "12"]  # fmt: skip
+SMOOTH = [
+    "smooth",
+    "--model",
+    "nearest",
+    "--dataset",
+    "digits",
+    "--sigma",
+    "0.25",
+    "--n0",
+    "20",
+    "--n",
+    "100",
+    "--n-examples",
+    "12",
+]
 
 
 @pytest.fixture

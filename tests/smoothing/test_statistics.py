@@ -49,15 +49,16 @@ def failures(distance, *, n0=20, n=100, reuse=False):
     x = (distance * torch.tensor([0.6, -0.8])).expand(RUNS, 2)
     seeds = Streams(torch.arange(RUNS))
     smoothing = Smoothing(SIGMA, n0=n0, n=n, alpha=ALPHA)
-    selection = classifier.votes(x, seeds.derive(1), range(n0)).tolist()
-    counts = classifier.votes(x, seeds.derive(2), range(n)).tolist()
+    selection = classifier.votes(x, seeds.substream(1), range(n0)).tolist()
+    counts = classifier.votes(x, seeds.substream(2), range(n)).tolist()
     if reuse:
         selection = counts
     found = [certify(*votes, smoothing) for votes in zip(selection, counts, strict=True)]
     wrong = [
-        c for c in found
+        c
+        for c in found
         if c.prediction != ABSTAINED and not (c.prediction == 1 and c.radius <= distance)
-    ]  # fmt: skip
+    ]
     return len(wrong)
 
 

@@ -66,10 +66,16 @@ def test_a_shard_that_kills_its_workers_harms_no_other(plugins, tmp_path, monkey
     monkeypatch.setattr(local, "_PATIENCE", 2)
     folder = write_plugin(tmp_path / "doomed", DOOMED)
     outcome = sweep(
-        content(models=["doomed", "linear"], examples_per_shard=None, attacks="pgd",
-                threat_models=[{"norm": "L2", "eps": [1.5]}]),
-        tmp_path / "s.sqlite", workers=2, plugins=(plugins, folder),
-    )  # fmt: skip
+        content(
+            models=["doomed", "linear"],
+            examples_per_shard=None,
+            attacks="pgd",
+            threat_models=[{"norm": "L2", "eps": [1.5]}],
+        ),
+        tmp_path / "s.sqlite",
+        workers=2,
+        plugins=(plugins, folder),
+    )
     ((shard, reason),) = outcome.failed.items()
     assert shard.model == "doomed"
     assert "2 workers in a row" in reason
@@ -80,13 +86,18 @@ def test_a_shard_that_kills_its_workers_harms_no_other(plugins, tmp_path, monkey
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(plugins, tmp_path):
     # One attack that takes long: a worker that went on would end it.
-    patient = SMALL | {"attacks": "square", "batch_size": 2, "threat_models": [
-        {"norm": "L2", "eps": [0.6]}]}  # fmt: skip
+    patient = SMALL | {
+        "attacks": "square",
+        "batch_size": 2,
+        "threat_models": [{"norm": "L2", "eps": [0.6]}],
+    }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(patient))
     driver = subprocess.Popen(
         [*COMMAND, "sweep.yaml", "--plugins", str(plugins), "--workers", "1"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     path, deadline = tmp_path / "dynbench.sqlite", time.monotonic() + 120
     while not (path.exists() and pending(path)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -111,11 +122,26 @@ def pending(path):
 def test_ray_gives_the_same_bytes_though_its_workers_die(undisturbed, mortal, tmp_path):
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(SMALL))
     result = subprocess.run(
-        [*COMMAND, "sweep.yaml", "--engine", "ray", "--workers", "2", "--store", "s.sqlite",
-         "--plugins", str(mortal), "--json"],
-        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300,
+        [
+            *COMMAND,
+            "sweep.yaml",
+            "--engine",
+            "ray",
+            "--workers",
+            "2",
+            "--store",
+            "s.sqlite",
+            "--plugins",
+            str(mortal),
+            "--json",
+        ],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-    )  # fmt: skip
+    )
     assert result.returncode == 0, result.stderr
     assert not list(mortal.glob("life-*"))
     assert dump(tmp_path / "s.sqlite") == dump(undisturbed[0])

@@ -62,8 +62,10 @@ def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
     models = ["linear", {"name": "other", "n_examples": 7}]
     outcome = sweep(
         content(models=models, attacks="none"),
-        tmp_path / "s.sqlite", workers=1, plugins=(plugins, tmp_path / "more"),
-    )  # fmt: skip
+        tmp_path / "s.sqlite",
+        workers=1,
+        plugins=(plugins, tmp_path / "more"),
+    )
     sizes = {(row["model"], row["n_examples"]) for row in outcome.rows}
     assert sizes == {("linear", 24), ("other", 7)}
 
@@ -131,13 +133,18 @@ def test_a_smoothed_classifier_has_rows_beside_its_network(smoothed, plugins):
     assert len(outcome.rows) == len(board) == 4
     model = load_model("linear", dataset="digits", plugins=(plugins,))
     alone = evaluate_smoothed(
-        model, load_dataset("digits", n_examples=16),
-        [ThreatModel("L2", 0.1), ThreatModel("L2", 0.3)], Smoothing(0.25, n0=20, n=100),
+        model,
+        load_dataset("digits", n_examples=16),
+        [ThreatModel("L2", 0.1), ThreatModel("L2", 0.3)],
+        Smoothing(0.25, n0=20, n=100),
         batch_size=50,
-    )  # fmt: skip
+    )
     for evaluation in alone.evaluations:
-        (row,) = (r for r in outcome.rows if r["model"] == "linear~0.25"
-                  and r["eps"] == evaluation.threat_model.eps)  # fmt: skip
+        (row,) = (
+            r
+            for r in outcome.rows
+            if r["model"] == "linear~0.25" and r["eps"] == evaluation.threat_model.eps
+        )
         for column in ("clean_accuracy", "certified_accuracy", "empirical_accuracy"):
             assert row[column] == evaluation.summary[column]
     assert 0 < rows["certified_accuracy"].min() < rows["certified_accuracy"].max()
@@ -152,8 +159,19 @@ def test_a_smoothed_classifier_takes_part_in_l2_alone(plugins, tmp_path):
 
 
 def test_without_attacks_a_smoothed_classifier_is_certified_only(plugins, tmp_path):
-    shard = Shard("linear", "digits", "L2", (0.1,), 0, 0, 8, attacks="none", batch_size=50,
-                  plugins=(plugins,), smoothing=Smoothing(0.25, n0=20, n=100))  # fmt: skip
+    shard = Shard(
+        "linear",
+        "digits",
+        "L2",
+        (0.1,),
+        0,
+        0,
+        8,
+        attacks="none",
+        batch_size=50,
+        plugins=(plugins,),
+        smoothing=Smoothing(0.25, n0=20, n=100),
+    )
     path = tmp_path / "s.sqlite"
     key = run_shard(shard, path)
     store = Store(path)
@@ -179,13 +197,20 @@ def test_the_command_ends_with_the_code_of_the_worst_shard(
 ):
     write_plugin(tmp_path / "plugins" / "raising", RAISING)
     write_plugin(tmp_path / "plugins" / "louder", UNSOUND, factor=3)
-    small = SMALL | {"models": models, "attacks": "pgd", "examples_per_shard": 24,
-                     "batch_size": 24, "threat_models": [{"norm": "L2", "eps": [1.5]}]}  # fmt: skip
+    small = SMALL | {
+        "models": models,
+        "attacks": "pgd",
+        "examples_per_shard": 24,
+        "batch_size": 24,
+        "threat_models": [{"norm": "L2", "eps": [1.5]}],
+    }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(small))
     result = dynbench_here(
         ["sweep", "sweep.yaml", "--plugins", plugins, "--plugins", tmp_path / "plugins"],
-        tmp_path, monkeypatch, capsys,
-    )  # fmt: skip
+        tmp_path,
+        monkeypatch,
+        capsys,
+    )
     assert result.returncode == code, result.stderr
     for word in words:
         assert word in result.stderr

@@ -55,17 +55,24 @@ def seeded(*layers):
 
 def strided():
     return seeded(
-        nn.Conv2d(1, 3, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(3, 4, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(16, 4),
-    )  # fmt: skip
+        nn.Conv2d(1, 3, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(3, 4, 4, stride=2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
 
 
 def residual():
     field = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
     return seeded(
-        nn.PixelUnshuffle(2), EulerStep(field, step_size=0.5), nn.ReLU(), nn.Flatten(),
+        nn.PixelUnshuffle(2),
+        EulerStep(field, step_size=0.5),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(64, 4),
-    )  # fmt: skip
+    )
 
 
 def hamiltonian():
@@ -195,14 +202,14 @@ def test_a_followed_network_computes_what_the_model_does_after_each_step():
     network = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data += 0.1
-    assert torch.allclose(network().values(x)[-1], model(x))
+    assert torch.allclose(network().outputs(x)[-1], model(x))
     # Kept weights would not be followed: nothing of what is frozen elsewhere may leak in.
     with frozen_eval(model):
         model(x)
         stale = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data -= 0.1
-    assert torch.allclose(stale().values(x)[-1], model(x))
+    assert torch.allclose(stale().outputs(x)[-1], model(x))
 
 
 def test_radius_and_share_grow_from_nothing_to_what_the_recipe_says():
@@ -272,10 +279,15 @@ def test_certified_training_certifies_digits_that_plain_training_does_not(archit
 @pytest.mark.parametrize("name", ["euler_resnet", "hamiltonian"])
 def test_certified_training_certifies_more_of_the_moons_by_flows(name, tmp_path):
     content = {
-        "model": name, "dataset": "moons", "options": {"channels": 16, "depth": 2},
+        "model": name,
+        "dataset": "moons",
+        "options": {"channels": 16, "depth": 2},
         "certified_training": {"norm": "L2", "eps": 0.06, "ramp_epochs": 5},
-        "optimizer": "adam", "learning_rate": 0.03, "epochs": 10, "batch_size": 50,
-    }  # fmt: skip
+        "optimizer": "adam",
+        "learning_rate": 0.03,
+        "epochs": 10,
+        "batch_size": 50,
+    }
     plain = {key: value for key, value in content.items() if key != "certified_training"}
     accuracies = []
     for k, one in enumerate((content, plain)):

@@ -91,9 +91,19 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
 def test_a_training_that_was_killed_goes_on(tmp_path):
     (tmp_path / "digits.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 60"))
     command = [
-        sys.executable, "-c", "from robustbench_dyn.cli import main; main()", "train", "--model",
-        "lipflow", "--dataset", "digits", "--recipe", "digits.yaml", "--out", "w.safetensors",
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        "from robustbench_dyn.cli import main; main()",
+        "train",
+        "--model",
+        "lipflow",
+        "--dataset",
+        "digits",
+        "--recipe",
+        "digits.yaml",
+        "--out",
+        "w.safetensors",
+    ]
     killed = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -225,11 +235,18 @@ def test_a_hinge_is_its_formula_and_vanishes_beyond_its_margin():
 def published(architecture, **changes):
     """Return a recipe like the published one, for the digits."""
     content = {
-        "model": architecture.name, "dataset": "digits", "epochs": 3, "batch_size": 128,
+        "model": architecture.name,
+        "dataset": "digits",
+        "epochs": 3,
+        "batch_size": 128,
         "options": {"channels": 8, "terms": 8, "depth": 1, "dense_depth": 1},
-        "loss": {"kind": "hinge", "margin": 0.3}, "optimizer": "sgd", "momentum": 0.9,
-        "learning_rate": 0.05, "decay": {"every": 1, "factor": 4}, "augmentation": {"crop": 1},
-    }  # fmt: skip
+        "loss": {"kind": "hinge", "margin": 0.3},
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "learning_rate": 0.05,
+        "decay": {"every": 1, "factor": 4},
+        "augmentation": {"crop": 1},
+    }
     return recipes.Recipe.model_validate(content | changes)
 
 
@@ -253,9 +270,12 @@ def test_training_by_sgd_in_steps_on_a_hinge_learns_and_resumes(architecture, tm
 def test_the_learning_rate_falls_in_steps_and_without_decay_in_one_cycle():
     def rates(decay):
         optimizer = make_optimizer(
-            "sgd", [torch.nn.Parameter(torch.zeros(1))], learning_rate=0.8, weight_decay=0.0,
+            "sgd",
+            [torch.nn.Parameter(torch.zeros(1))],
+            learning_rate=0.8,
+            weight_decay=0.0,
             momentum=0.9,
-        )  # fmt: skip
+        )
         schedule = make_schedule(
             optimizer, decay, learning_rate=0.8, warmup=0.2, epochs=5, steps_per_epoch=2
         )
@@ -279,10 +299,13 @@ def test_a_pull_to_orthogonality_keeps_periodic_convolutions_near_it(tmp_path):
     defects = {}
     for weight in (0.0, 1.0):
         recipe = published(
-            architecture, orthogonality=weight, loss={"kind": "hinge", "margin": 2.0}, epochs=2,
+            architecture,
+            orthogonality=weight,
+            loss={"kind": "hinge", "margin": 2.0},
+            epochs=2,
             learning_rate=0.2,
             options={"steps": "naive", "channels": 4, "n_blocks": 1, "free_scales": False},
-        )  # fmt: skip
+        )
         model = training.train(recipe, architecture, tmp_path / f"{weight}.safetensors").model
         defects[weight] = float(orthogonality_penalty(model).detach())
     assert defects[1.0] < defects[0.0] / 2
@@ -305,8 +328,12 @@ def test_a_crop_moves_each_example_its_own_way_and_a_shift_all_alike():
         windows = F.pad(x[:1], (2,) * 4)
         found = []
         for one in moved:
-            places = [(i, j) for i in range(5) for j in range(5)
-                      if torch.equal(windows[0, :, i : i + 8, j : j + 8], one)]  # fmt: skip
+            places = [
+                (i, j)
+                for i in range(5)
+                for j in range(5)
+                if torch.equal(windows[0, :, i : i + 8, j : j + 8], one)
+            ]
             assert len(places) == 1, "what came out is no crop of the padded picture"
             found += places
         return set(found)

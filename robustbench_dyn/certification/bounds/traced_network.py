@@ -60,7 +60,7 @@ def traced_network(
 def trainable_network(model: nn.Module, input_shape: tuple[int, ...]) -> Callable[[], Network]:
     """Return a function that gives model, in its own dtype, with its current weights.
 
-    What is computed with the network can be differentiated in the model's parameters, for training.
+    The network's outputs can be differentiated in the model's parameters, for training.
     The model is taken as it is in eval mode. Raises CertificateError as `traced_network` does.
     """
     dtype = parameter_dtype(model)
