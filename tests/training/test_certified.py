@@ -195,14 +195,14 @@ def test_a_followed_network_computes_what_the_model_does_after_each_step():
     network = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data += 0.1
-    assert torch.allclose(network().values(x)[-1], model(x))
+    assert torch.allclose(network().outputs(x)[-1], model(x))
     # Kept weights would not be followed: nothing of what is frozen elsewhere may leak in.
     with frozen_eval(model):
         model(x)
         stale = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data -= 0.1
-    assert torch.allclose(stale().values(x)[-1], model(x))
+    assert torch.allclose(stale().outputs(x)[-1], model(x))
 
 
 def test_radius_and_share_grow_from_nothing_to_what_the_recipe_says():
