@@ -20,7 +20,7 @@ from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.contract.findings import Findings
 from robustbench_dyn.certification.network.graph import Affine, Pointwise
 from robustbench_dyn.certification.network.lowering import Handlers
-from robustbench_dyn.certification.network.trace import trace
+from robustbench_dyn.certification.network.tracer import trace
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.plugins.contract import Finding
 from robustbench_dyn.threat_models import NORMS, ThreatModel, project
