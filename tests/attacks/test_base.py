@@ -12,6 +12,7 @@ from torch import nn
 
 from robustbench_dyn.attacks import Attack, resolve_attacks
 from robustbench_dyn.errors import InputError, ShapeError
+from robustbench_dyn.models.counting import CountingModel
 from robustbench_dyn.threat_models import ThreatModel
 
 # One for each call of a library, with small budgets, and one native attack.
@@ -313,6 +314,19 @@ def test_networks_that_differentiate_in_their_forward_are_fooled(name, norm):
 @pytest.mark.parametrize("kind", [Bare, Permuting])
 def test_awkward_models_are_fooled(kind, name, norm):
     assert share_fooled(kind(), name, norm) >= 0.5
+
+
+def test_a_pass_that_fails_without_a_graph_draws_no_random_numbers():
+    class Random(GradientFlow):
+        def forward(self, x):
+            return super().forward(x + 0.1 * torch.randn_like(x))
+
+    model = CountingModel(Random())
+    x, y = images(Net(), n=4)
+    first, second = (
+        run("apgd-t", model, x, y, ThreatModel("Linf", 0.05), seed=2) for _ in range(2)
+    )
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode, torch.enable_grad])
