@@ -1,13 +1,12 @@
 """The soundness alarm: silent where certificates are true, and loud where they are not."""
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import soundness
 import torch
 from oracles import halfspaces, points
 from oracles.certifiers import amended
@@ -21,9 +20,6 @@ from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.plugins import load_plugins
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import soundness
 
 DISTANCES = (0.05, 0.11, 0.2, 0.31)
 # The plane x_i = x_j is at L2 distance d, and at these in the other norms.

@@ -1,10 +1,8 @@
 """Signs of masked gradients: each mask shows one, and honest networks show none."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from masked_gradients import HONEST, MASKS, Masked
 from oracles import halfspaces, points
 from oracles.records import record, stages
 from torch import nn
@@ -23,9 +21,6 @@ from robustbench_dyn.results.exchange import copy_part, merge
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.summary import gradient_free_gains
 from robustbench_dyn.results.verdicts import Sign, Verdict
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from masked_gradients import HONEST, MASKS, Masked
 
 # Those behind which gradients still lead to adversarial examples.
 HARMLESS = {"none", "logits * 1e6", "logits * 1e-12", "tanh", "softmax", "sigmoid 60"}

@@ -14,6 +14,7 @@ import torch
 from oracles import halfspaces, points
 from oracles.command import dynbench_here, refused
 from oracles.digits_plugin import write_plugin
+from oracles.killed_votes import N_DRAWS, evaluate_two
 from scipy.stats import binomtest
 from torch import nn
 
@@ -321,7 +322,7 @@ def final(store):
     )
 
 
-def test_a_run_that_is_stopped_anywhere_ends_as_an_undisturbed_one_and_repeats_one_batch_at_most():
+def test_a_run_stopped_anywhere_goes_on_and_repeats_one_batch_at_most():
     def run(model, store):
         smoothing = Smoothing(0.1, n0=20, n=70)
         evaluated((0.12, 0.3), model=model, store=store, smoothing=smoothing, batch_size=20)
@@ -346,30 +347,10 @@ def test_a_run_that_is_stopped_anywhere_ends_as_an_undisturbed_one_and_repeats_o
     assert max(extra.values()) <= look + 20 * 16 + 20 + 70
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from oracles import halfspaces
-sys.path.insert(0, "smoothing")
-from test_smoothing import run_to_kill
-model = halfspaces()
-def slow(module, inputs):
-    time.sleep(0.02)
-    print(len(inputs[0]), flush=True)
-model.register_forward_pre_hook(slow)
-run_to_kill(model, Path(sys.argv[1]))
-"""
-
-
-def run_to_kill(model, store):
-    smoothing = Smoothing(0.1, n0=20, n=1000)
-    evaluated((0.12, 0.3), model=model, store=store, smoothing=smoothing, batch_size=20)
-
-
-def test_a_process_that_is_killed_in_the_middle_of_an_example_goes_on_there(tmp_path):
+def test_a_killed_process_goes_on_in_the_middle_of_an_example(tmp_path):
     path = tmp_path / "killed.sqlite"
     killed = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)],
+        [sys.executable, "-m", "oracles.killed_votes", str(path)],
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         text=True,
@@ -381,9 +362,9 @@ def test_a_process_that_is_killed_in_the_middle_of_an_example_goes_on_there(tmp_
     killed.stdout.close()
     store, undisturbed = Store(path), Store()
     ((draws,),) = rows(store, "SELECT draws FROM votes WHERE stage = 'estimate'")
-    assert 0 < draws < 1000
-    run_to_kill(halfspaces(), store)
-    run_to_kill(halfspaces(), undisturbed)
+    assert 0 < draws < N_DRAWS
+    evaluate_two(halfspaces(), store)
+    evaluate_two(halfspaces(), undisturbed)
     assert final(store) == final(undisturbed)
     store.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.command import dynbench_here
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -88,24 +89,16 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
     assert not out.with_suffix(".checkpoint").exists()
 
 
-def test_a_training_that_was_killed_goes_on(tmp_path):
-    (tmp_path / "digits.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 60"))
-    command = [
-        sys.executable,
-        "-c",
-        "from robustbench_dyn.cli import main; main()",
-        "train",
-        "--model",
-        "lipflow",
-        "--dataset",
-        "digits",
-        "--recipe",
-        "digits.yaml",
-        "--out",
-        "w.safetensors",
-    ]
+@pytest.mark.slow
+def test_a_killed_training_goes_on(tmp_path, monkeypatch, capsys):
+    (tmp_path / "digits.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 30"))
+    options = ["train", "--model", "lipflow", "--dataset", "digits"]
+    options += ["--recipe", "digits.yaml", "--out", "w.safetensors"]
     killed = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", "from robustbench_dyn.cli import main; main()", *options],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     checkpoint = tmp_path / "w.checkpoint"
     deadline = time.monotonic() + 120
@@ -115,7 +108,7 @@ def test_a_training_that_was_killed_goes_on(tmp_path):
     killed.wait()
     assert checkpoint.is_file()
     assert not (tmp_path / "w.safetensors").exists(), "it ended before it was killed"
-    resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    resumed = dynbench_here(options, tmp_path, monkeypatch, capsys)
     assert resumed.returncode == 0, resumed.stderr
     assert "sha256" in resumed.stdout
     assert (tmp_path / "w.safetensors").is_file()
