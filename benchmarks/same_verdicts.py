@@ -74,8 +74,8 @@ class Case(NamedTuple):
 
 
 # Together they have every certifier find a radius, and every attack of the default suites but the
-# transfer break something or be tried; of euler_resnet/pgd nothing is provable. Every status occurs but
-# `error`.
+# transfer break something or be tried; of euler_resnet/pgd nothing is provable. Every status occurs
+# but `error`.
 FEW_DRAWS = Smoothing(0.25, n0=50, n=1000)
 CASES = (
     Case("lipflow", "L2", (0.25, 1.0)),

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import extending
 import measuring
 import pandas as pd
 
@@ -286,6 +287,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "masked_gradients": masked_gradients,
     "rounding": rounding,
     "adversaries": adversaries,
+    **extending.TABLES,
 }
 
 

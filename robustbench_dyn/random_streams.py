@@ -1,4 +1,4 @@
-"""A random stream for each example: what one example draws never depends on the others."""
+"""Counter-based random numbers with a stream for each example, independent of the others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 # The constants of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
-# Draws of one counter are told apart by the low bits.
-_LANES = 2**32
+# Counters are so far apart that the entries of one draw have states of their own in between.
+_COUNTER_STRIDE = 2**32
 
 
 class Streams(NamedTuple):
-    """One stream a row; a draw is a function of the row's key and a counter, and of nothing else.
+    """One random stream a row; a draw is a function of the row's key and a counter alone.
 
-    keys: (rows,) int64. A counter is an integer, or (rows,) of them; draws of two counters are
+    keys: (rows,) int64. counter: an integer, or (rows,) of them. Draws of two counters are
     independent, and the same counter gives the same draw again.
     """
 
@@ -29,7 +29,7 @@ class Streams(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, seed: int) -> Streams:
-        """Key each row by its content: x (rows, ...), y (rows,)."""
+        """Make the key of each row from its content, x (rows, ...) and y (rows,), and the seed."""
         contents = zip(x.detach().cpu().contiguous(), y.tolist(), strict=True)
         digests = [
             hashlib.sha256(f"{seed} {label} ".encode() + row.numpy().tobytes()).digest()
@@ -42,9 +42,9 @@ class Streams(NamedTuple):
         """Return the streams of some rows; rows: indices, which may repeat, or a mask."""
         return Streams(self.keys[rows])
 
-    def substream(self, salt: Tensor | int) -> Streams:
-        """Return streams of their own for another purpose, told apart by salt."""
-        return Streams(_mix(self.keys ^ _mix(self.keys.new_ones(()) * salt)))
+    def substream(self, stream_id: Tensor | int) -> Streams:
+        """Return independent streams for another purpose; stream_id: an integer or (rows,)."""
+        return Streams(_mix(self.keys ^ _mix(self.keys.new_ones(()) * stream_id)))
 
     def uniform(self, counter: Tensor | int, *shape: int) -> Tensor:
         """Draw from [0, 1): (rows, *shape) float32."""
@@ -60,22 +60,22 @@ class Streams(NamedTuple):
         return (self._bits(counter).bitwise_and(2**31 - 1) * high).div(2**31, rounding_mode="floor")
 
     def normal(self, counter: Tensor | int, *shape: int) -> Tensor:
-        """Draw standard normals, by Box and Muller: (rows, *shape) float32."""
+        """Draw standard normals by the Box-Muller transform: (rows, *shape) float32."""
         pair = self.uniform(counter, 2, *shape)
         # 1 - u lies in (0, 1].
         radius = (-2 * (1 - pair[:, 0]).log()).sqrt()
         return radius * (2 * math.pi * pair[:, 1]).cos()
 
     def _bits(self, counter: Tensor | int, *shape: int) -> Tensor:
-        lanes = torch.arange(math.prod(shape), device=self.keys.device).reshape(1, *shape)
-        start = (self.keys.new_ones(()) * counter * _LANES).expand(len(self.keys))
+        offsets = torch.arange(math.prod(shape), device=self.keys.device).reshape(1, *shape)
+        start = (self.keys.new_ones(()) * counter * _COUNTER_STRIDE).expand(len(self.keys))
         ends = (len(self.keys), *[1] * len(shape))
-        state = self.keys.reshape(ends) + (start.reshape(ends) + lanes) * _GOLDEN
+        state = self.keys.reshape(ends) + (start.reshape(ends) + offsets) * _GOLDEN
         return _mix(state).reshape(len(self.keys), *shape)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """Return SplitMix64's finalizer of z; the product of int64 tensors wraps, as it must."""
+    """Return SplitMix64's finalizer of z; int64 products wrap modulo 2^64, as it requires."""
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         z = (z ^ _shift_right(z, shift)) * multiplier
     return z ^ _shift_right(z, 31)

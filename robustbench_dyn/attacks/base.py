@@ -26,14 +26,17 @@ class Attack(ABC):
 
     A subclass is a frozen dataclass, whose fields are its settings, and defines `perturb`. Facts
     about the class are class variables:
-    name, norms, library, description: what it is called, which norms it supports, whose code it
-    runs, and one line for tables. min_classes: the fewest classes for which its loss is defined.
-    gradient_free: it uses no gradient of the model. per_class: it searches towards each class, and
-    profits from class_radii. needs_surrogates: it does nothing to a model that names no surrogates.
-    batches_itself: perturb is given all examples at once, and keeps to batch_size itself.
-    version: raised when its candidates change, so that no old verdict is taken for a new one.
 
-    only_on_signs: a suite runs it only where there are signs of masked gradients.
+    - name: letters, digits, '-', '_' and '.'. norms: those that it supports.
+    - library: the package whose code it runs. description: one line for tables.
+    - min_classes: the fewest classes for which its loss is defined.
+    - gradient_free: it uses no gradient of the model.
+    - per_class: it searches towards single classes, and profits from class_radii.
+    - needs_surrogates: it does nothing to a model that names no surrogates.
+    - batches_itself: perturb is given all examples at once, and keeps to batch_size itself.
+    - version: raised when its candidates change, so that no old verdict is taken for a new one.
+
+    only_on_signs is no setting: a suite runs such an attack only on signs of masked gradients.
     Raises InputError for a setting of another type than its default, a number that is not finite,
     and a count, n_..., below 1.
     """
@@ -52,7 +55,7 @@ class Attack(ABC):
     only_on_signs: bool = field(default=False, metadata={"setting": False})
 
     def __post_init__(self) -> None:
-        _check_name(type(self))
+        _check_class(type(self))
         for part in fields(self):
             _check_setting(part.name, getattr(self, part.name), part.default)
 
@@ -66,10 +69,10 @@ class Attack(ABC):
 
     @abstractmethod
     def perturb(self, problem: AttackProblem) -> Tensor:
-        """Return candidates, (n, C, H, W), and any point, x for instance, where it found none.
+        """Return a candidate for each example, (n, C, H, W); where none was found, x for instance.
 
-        Outputs are logits in float32; gradients of parameters are off. Which candidates are
-        adversarial is checked elsewhere.
+        problem.model gives logits in float32; its parameters have no gradients. The evaluation
+        checks which candidates are adversarial.
         """
 
     @final
@@ -91,7 +94,8 @@ class Attack(ABC):
         is known. The same arguments give the same candidates. The model runs in eval mode; its
         modes, requires_grad flags and gradients, and the caller's random streams, are put back.
         What the model or the library raises is passed on.
-        Raises ShapeError where x and y differ in length, InputError where batch_size is below 1.
+        Raises ShapeError where x and y differ in length, or x and the candidates; InputError where
+        batch_size is below 1.
         """
         import torch
 
@@ -116,20 +120,37 @@ class Attack(ABC):
             class_radii=class_radii,
         ) as problem:
             everything = torch.arange(len(x), device=x.device)
-            candidates = [
-                self.perturb(problem.rows(chunk)).detach().to(x.device, x.dtype)
-                for chunk in torch.split(everything, len(x) if self.batches_itself else batch_size)
-            ]
-        return torch.cat(candidates).reshape(x.shape)
+            at_once = len(x) if self.batches_itself else batch_size
+            candidates = torch.cat(
+                [
+                    self.perturb(problem.rows(chunk)).detach().to(x.device, x.dtype)
+                    for chunk in torch.split(everything, at_once)
+                ]
+            )
+        if candidates.numel() != x.numel():
+            raise ShapeError(
+                f"attack {self.name!r} returned candidates of shape {tuple(candidates.shape)} for "
+                f"x of shape {tuple(x.shape)}; return one for each example"
+            )
+        return candidates.reshape(x.shape)
 
 
-def _check_name(kind: type[Attack]) -> None:
+def _check_class(kind: type[Attack]) -> None:
+    """Raise InputError where a class has no usable name, or a setting that is no field."""
     name = getattr(kind, "name", "")
     if not re.fullmatch(r"[a-zA-Z][\w.-]*", name):
         raise InputError(
             f"attack {kind.__name__} is called {name!r}; give it a class variable `name` of "
             "letters, digits, '-', '_' and '.'"
         )
+    known = {part.name for part in fields(kind)}
+    for setting, annotation in vars(kind).get("__annotations__", {}).items():
+        # Verdicts would not depend on it.
+        if setting not in known and "ClassVar" not in str(annotation):
+            raise InputError(
+                f"setting {setting!r} of attack {kind.__name__} is no field; put "
+                "@dataclass(frozen=True, kw_only=True) before the class"
+            )
 
 
 # By the type of a setting's default: the types that a value may have, and what to call them.

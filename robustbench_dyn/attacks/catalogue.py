@@ -57,7 +57,7 @@ def resolve_attacks(
         raise InputError(f"n_classes={n_classes} leaves nothing to mistake; a classifier needs 2")
     choice = list(spec) if isinstance(spec, Iterable) and not isinstance(spec, str) else [spec]
     if not choice:
-        raise InputError("the list of attacks is empty; to run no attack, say 'none'")
+        raise InputError("the list of attacks is empty; to run no attack, give 'none'")
     if len(choice) == 1 and isinstance(choice[0], str) and choice[0].strip() in SUITES:
         suite = SUITES.get(choice[0].strip())
         return suite.attacks(norm, n_classes, bool(has_surrogates))
@@ -76,7 +76,7 @@ def _attacks_of(item: str | Attack) -> list[Attack]:
         )
     if item.name in ATTACKS:
         entry = ATTACKS.entry(item.name)
-        # Verdicts are kept by the name: another class could be given those of ours.
+        # Verdicts are stored by name: another class would be given those of the built-in attack.
         if entry.origin == BUILT_IN and type(item) is not entry.target:
             raise InputError(
                 f"{type(item).__name__} is called {item.name!r}, as a built-in attack is; give the "

@@ -102,7 +102,7 @@ def rules(norm: Norm, n_classes: int = 3) -> list[Rule[Subject]]:
         Rule(
             "projected candidates are finite and inside the ball",
             _in_ball,
-            broken(returns_nan=lambda x_adv, *_: x_adv * float("nan")),
+            broken(returns_NaN=lambda x_adv, *_: x_adv * float("nan")),
         ),
         Rule(
             f"adversarial examples are found at {_SLACK} times their distance",
@@ -110,6 +110,7 @@ def rules(norm: Norm, n_classes: int = 3) -> list[Rule[Subject]]:
             broken(
                 does_nothing=lambda _x_adv, _model, x: x.clone(),
                 goes_away_from_the_boundary=lambda x_adv, _model, x: 2 * x - x_adv,
+                goes_anywhere=_step_at_random,
             ),
         ),
         Rule(
@@ -149,6 +150,10 @@ class _Damaged:
     ) -> Tensor:
         """Return damaged candidates."""
         return self.damage(step_across(model, x, y, threat_model), model, x)
+
+
+def _step_at_random(_x_adv: Tensor, _model: nn.Module, x: Tensor) -> Tensor:
+    return x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
 
 def _draw(x_adv: Tensor, _model: nn.Module, _x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 _SHAPE = (1, 4, 4)
+# Of so many directions for each example, enough lead away from the boundaries.
+_DRAWS = 32
 # The norm of a gradient that is dual to the norm of a step: steps of size eps ascend eps times it.
 _DUAL: dict[Norm, float] = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}
 
@@ -43,16 +45,17 @@ def examples_at_distance(
     """Return n examples at the distance `reach` from their nearest boundary, and their labels.
 
     x: (n, 1, 4, 4) float32; y: (n,). The distance is min_j (w_y - w_j) . (x - 1/2) / |w_y - w_j|
-    in the dual norm, which is linear along rays from the middle of the box; the box is not reached
-    for distances of a few hundredths in Linf, and those of the other norms accordingly.
+    in the dual norm, which is linear along rays from the middle of the box. All examples have
+    entries in [1/4, 3/4], so that [0, 1] is in the way of no step of less than 1/4 in Linf.
     """
     generator = torch.Generator().manual_seed(1)
-    direction = torch.randn(n, *_SHAPE, generator=generator, dtype=torch.float64)
+    direction = torch.randn(_DRAWS * n, *_SHAPE, generator=generator, dtype=torch.float64)
     weight = model.weight.detach().double()
     y = (direction[:, None] * weight).flatten(2).sum(dim=2).argmax(dim=1)
     distances = _distances(weight, direction, y, norm).amin(dim=1)
-    x = 0.5 + (reach / distances).reshape(-1, 1, 1, 1) * direction
-    return x.float(), y
+    offset = (reach / distances).reshape(-1, 1, 1, 1) * direction
+    inside = (offset.flatten(1).abs().amax(dim=1) <= 0.25).nonzero()[:n, 0]
+    return (0.5 + offset[inside]).float(), y[inside]
 
 
 def step_across(model: Halfspaces, x: Tensor, y: Tensor, threat_model: ThreatModel) -> Tensor:

@@ -1,4 +1,4 @@
-"""Suites of attacks: the standard one, and AutoAttack's versions as its authors have them."""
+"""Suites of attacks: the standard one, and AutoAttack's versions by its authors' package."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _defined(attacks: list[Attack], n_classes: int) -> list[Attack]:
 
 
 def _on_signs(norm: Norm) -> list[Attack]:
-    """Return the attacks on the examples that are left where gradients seem to be masked."""
+    """Return the attacks on undecided examples where there are signs of masked gradients."""
     attacks: list[Attack] = [
         RayS(only_on_signs=True),
         HopSkipJump(only_on_signs=True),

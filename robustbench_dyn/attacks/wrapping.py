@@ -84,7 +84,7 @@ def wrap(model: nn.Module, x: Tensor, n_classes: int) -> nn.Module:
             self.anchor = nn.Parameter(torch.zeros(1, device=x.device), requires_grad=False)
 
         def forward(self, images: Tensor) -> Tensor:
-            if len(images) == 0:  # Square asks for none once no margin is positive
+            if len(images) == 0:  # Square passes none once no margin is positive
                 return images.new_zeros(0, n_classes)
             inputs = images.to(x.dtype).reshape(len(images), *x.shape[1:])
             with torch.set_grad_enabled(torch.is_grad_enabled() and inputs.requires_grad):

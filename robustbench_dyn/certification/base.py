@@ -1,4 +1,4 @@
-"""What a certifier is: it excludes classes within a radius, or within one ball."""
+"""The base class of certifiers, which exclude classes within a radius or within one ball."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Setting = bool | int | float | str
 
 
 class Proof(NamedTuple):
-    """What a certifier proved of a batch.
+    """The result of a certifier for a batch.
 
     class_radii: (batch, classes) float64, in the threat model's norm and rounded down. Nearer than
     entry j, class j does not reach the label's logit; inf for the label itself, 0 where nothing is

@@ -36,7 +36,7 @@ CERTIFIERS: Registry[type[AnyCertifier]] = Registry(
 
 
 class NamedCertifiers(NamedTuple):
-    """What a user asked for: whether `auto` chooses, and the certifiers given besides."""
+    """The choice of a user: whether `auto` chooses, and the certifiers given besides."""
 
     auto: bool
     certifiers: tuple[AnyCertifier, ...]

@@ -1,7 +1,7 @@
 """Refuse networks that read the values of their input outside of torch.
 
 A trace follows operations on tensors. Values that become numbers, arrays or shapes of Python leave
-it: what is computed of them there cannot be followed.
+it: computations on them cannot be followed.
 """
 
 from __future__ import annotations

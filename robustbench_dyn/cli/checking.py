@@ -176,7 +176,9 @@ def _findings(subject: Subject, data_dir: Path | None) -> Iterator[tuple[str, Fi
     """Yield the findings of a contract, each with the norm or other part that it is about."""
     checks: dict[str, Callable[[], Iterator[tuple[str, Finding]]]] = {
         "attack": lambda: _of_attack(subject.thing),
+        "certifier": lambda: _of_certifier(subject.thing),
         "data set": lambda: _of_dataset(subject.thing, data_dir),
+        "operation": lambda: _of_operation(subject.name, subject.thing),
     }
     yield from checks[subject.kind]()
 
@@ -187,6 +189,23 @@ def _of_attack(kind: Any) -> Iterator[tuple[str, Finding]]:
     for norm in sorted(kind.norms):
         for finding in check_attack(kind(), norm):
             yield norm, finding
+
+
+def _of_certifier(kind: Any) -> Iterator[tuple[str, Finding]]:
+    from robustbench_dyn.certification.contract import certifier_controls, check_certifier
+    from robustbench_dyn.plugins.contract import with_controls
+
+    for finding in with_controls(check_certifier(kind()), certifier_controls()):
+        yield "", finding
+
+
+def _of_operation(name: str, handler: Any) -> Iterator[tuple[str, Finding]]:
+    from robustbench_dyn.certification.contract import check_operation, operation_controls
+    from robustbench_dyn.plugins.contract import with_controls
+
+    example = getattr(handler, "example", None)
+    for finding in with_controls(check_operation(name, example), operation_controls()):
+        yield "", finding
 
 
 def _of_dataset(info: Any, data_dir: Path | None) -> Iterator[tuple[str, Finding]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def rules() -> list[Rule[Subject]]:
             _has_type,
             broken(
                 gives_float64=lambda raw: raw._replace(x=raw.x.astype(np.float64)),
-                gives_nan=lambda raw: raw._replace(x=raw.x * np.float32(np.nan)),
+                gives_NaN=lambda raw: raw._replace(x=raw.x * np.float32(np.nan)),
             ),
         ),
         Rule(
@@ -98,7 +99,11 @@ def rules() -> list[Rule[Subject]]:
                 gives_floats=lambda raw: raw._replace(y=raw.y * 1.0),  # type: ignore[arg-type]
             ),
         ),
-        Rule("a split is the same at each load", _repeats, broken(shuffles=_shuffle)),
+        Rule(
+            "a split is the same at each load",
+            _repeats,
+            broken(shuffles=partial(_shuffle, count())),
+        ),
         Rule(
             "the test split is not in the training split",
             _is_disjoint,
@@ -115,8 +120,8 @@ def _same_examples() -> DatasetInfo:
     return replace(MOONS, load_raw=lambda _split, folder: MOONS.load_raw("test", folder))
 
 
-def _shuffle(raw: RawSplit) -> RawSplit:
-    order = np.random.default_rng().permutation(len(raw.y))
+def _shuffle(seeds: Iterator[int], raw: RawSplit) -> RawSplit:
+    order = np.random.default_rng(next(seeds)).permutation(len(raw.y))
     return raw._replace(x=raw.x[order], y=raw.y[order])
 
 

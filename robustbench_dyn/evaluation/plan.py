@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,19 +16,16 @@ from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.catalogue import SUITES, resolve_attacks
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
 from robustbench_dyn.certification.catalogue import select_certifiers
+from robustbench_dyn.certification.network.operations import OPERATIONS
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.evaluation.stages import (
-    AttackStage,
-    CertifierStage,
-    ClassRadii,
-    CleanStage,
-    Stage,
-)
+from robustbench_dyn.evaluation.outcomes import Stage
+from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, ClassRadii, CleanStage
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.determinism import seeded
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.plugins import BUILT_IN, code_of
 from robustbench_dyn.results.flags import RANDOM
 from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.threat_models import Norm
@@ -38,8 +33,6 @@ from robustbench_dyn.version import __version__
 
 Attacks = str | Attack | Sequence[str | Attack]
 Certifiers = str | Certifier[Any] | Sequence[str | Certifier[Any]]
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 class Plan(Protocol):
@@ -193,7 +186,7 @@ def stage_spec(
         version=stage.version,
         settings=stage.settings(),
         library=_library(getattr(stage, "library", "")),
-        code_sha256=code_of(type(stage)),
+        code_sha256=_code(stage),
         gradient_free=getattr(stage, "gradient_free", False),
         only_on_signs=getattr(stage, "only_on_signs", False),
     )
@@ -218,15 +211,20 @@ def _library(name: str) -> str:
         return name
 
 
-def code_of(kind: type) -> str:
-    """Return the SHA-256 of the file that defines a stage; that of ours have versions."""
-    if kind.__module__.partition(".")[0] == _PACKAGE:
-        return ""
-    try:
-        code = Path(inspect.getfile(kind)).read_bytes()
-    except (OSError, TypeError):  # made in a notebook or a shell
-        return ""
-    return hashlib.sha256(code).hexdigest()
+def _code(stage: Attack | Certifier[Any]) -> str:
+    """Return the hash of the code that a stage takes from plugins; empty where it takes none."""
+    code = code_of(type(stage))
+    if not isinstance(stage, Certifier):
+        return code
+    handlers = (
+        entry.target
+        for entry in OPERATIONS.entries().values()
+        if entry.origin != BUILT_IN and not entry.problem
+    )
+    operations = sorted({code_of(handler) for handler in handlers})
+    return (
+        hashlib.sha256(" ".join([code, *operations]).encode()).hexdigest() if operations else code
+    )
 
 
 def _bound(model: nn.Module) -> float | None:

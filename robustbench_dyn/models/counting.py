@@ -14,8 +14,9 @@ from robustbench_dyn.models.forward import call, call_with_graph
 def surrogates_of(model: nn.Module) -> dict[str, nn.Module]:
     """Return the networks on which transfer attacks on model are crafted, by name.
 
-    They are what its method `surrogates()` returns, if it has one: modules of the same inputs and
-    classes, the same ones at each call. Raises InputError where it returns anything else.
+    A model names them by a method `surrogates()`, which returns modules of the same inputs and
+    classes, the same ones at each call. Without that method there are none.
+    Raises InputError where it returns anything else than a dict of names to modules.
     """
     named = getattr(model, "surrogates", None)
     found = named() if callable(named) else {}

@@ -3,6 +3,7 @@
 from robustbench_dyn.plugins.card import Card, Kind, Weights
 from robustbench_dyn.plugins.discovery import (
     Plugin,
+    code_of,
     find_plugins,
     hash_code,
     import_plugin,
@@ -28,6 +29,7 @@ __all__ = [
     "Plugin",
     "Registry",
     "Weights",
+    "code_of",
     "find_plugins",
     "from_plugins",
     "hash_code",

@@ -30,6 +30,14 @@ class Finding(NamedTuple):
     caught: tuple[str, ...] = ()
 
 
+class Control(NamedTuple):
+    """A check of a counterpart that breaks a rule on purpose, and what the counterpart does."""
+
+    rule: str
+    fault: str
+    check: Callable[[], Iterable[Finding]]
+
+
 @dataclass(frozen=True)
 class Rule(Generic[T]):
     """A rule, its test, and counterparts that break it on purpose, with what each does wrong."""
@@ -55,6 +63,30 @@ def check_contract(subject: T, rules: Iterable[Rule[T]]) -> Iterator[Finding]:
                 break
             caught.append(fault)
         yield Finding(rule.name, outcome.holds, outcome.detail, tuple(caught))
+
+
+def with_controls(findings: Iterable[Finding], controls: Iterable[Control]) -> Iterator[Finding]:
+    """Yield findings, each with the faults that the check of its rule caught in counterparts.
+
+    A rule does not count as kept where its check passes a broken counterpart, or has none to pass.
+    """
+    of_rule = dict[str, list[Control]]()
+    for control in controls:
+        of_rule.setdefault(control.rule, []).append(control)
+    for finding in findings:
+        caught = list[str]()
+        for control in of_rule.get(finding.rule, ()):
+            found = {counterpart.rule: counterpart for counterpart in control.check()}
+            if found[finding.rule].holds is False:
+                caught.append(control.fault)
+        missed = [c.fault for c in of_rule.get(finding.rule, ()) if c.fault not in caught]
+        if missed or not caught:
+            wrong = (
+                f"the test is wrong: it passes one that {', '.join(missed) or 'breaks the rule'}"
+            )
+            yield Finding(finding.rule, False, wrong)
+        else:
+            yield finding._replace(caught=tuple(caught))
 
 
 def _try(test: Callable[[T], Outcome], subject: T) -> Outcome:

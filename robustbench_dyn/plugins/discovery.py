@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from robustbench_dyn.errors import DynbenchError, RegistryError
 from robustbench_dyn.plugins.card import Card, Kind
@@ -19,6 +21,8 @@ from robustbench_dyn.strict_yaml import read_yaml
 
 # The second one is of packages that bring architectures alone.
 ENTRY_POINT_GROUPS = ("robustbench_dyn", "robustbench_dyn.architectures")
+
+_MODULE_PREFIX = "_dynbench_plugin_"
 
 _registered: list[Path] = []
 
@@ -104,6 +108,23 @@ def hash_code(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def code_of(thing: Callable[..., Any]) -> str:
+    """Return the SHA-256 of the code that defines a class or function of a plugin.
+
+    That is all Python files of its folder; outside of plugins, the file that defines it. Empty for
+    this package, whose parts have versions, and for what no file defines.
+    """
+    root = thing.__module__.partition(".")[0]
+    if root == __name__.partition(".")[0]:
+        return ""
+    if root.startswith(_MODULE_PREFIX):
+        return hash_code(Path(sys.modules[root].__path__[0]))
+    try:
+        return hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # defined in a notebook or a shell
+        return ""
+
+
 def _existing(root: Path) -> Path:
     if not root.is_dir():
         raise RegistryError(f"the plugin folder {root} does not exist; give a folder")
@@ -168,7 +189,7 @@ def _import_folder(folder: Path, name: str, code_sha256: str) -> ModuleType | st
     """Return the module of a folder, or the reason why it cannot be imported."""
     # A name of its own in sys.modules: a plugin must not shadow an installed package.
     place = hashlib.sha256(f"{folder} {code_sha256}".encode()).hexdigest()[:16]
-    module_name = f"_dynbench_plugin_{name}_{place}"
+    module_name = f"{_MODULE_PREFIX}{name}_{place}"
     path = folder / "__init__.py"
     if not path.is_file():
         return "it has no __init__.py"

@@ -20,8 +20,9 @@ class StageSpec:
 
     label: its name in tables. version: of its search or proof. settings: the values of its fields.
     library: the name and version of the library that it runs, if it is another's. code_sha256: of
-    its source file, if it comes from outside of this package. gradient_free: an attack that uses no
-    gradient of the model. only_on_signs: an attack that is run on signs of masked gradients alone.
+    its code, if that comes from outside of this package, and of a plugin's operations.
+    gradient_free: an attack that uses no gradient of the model. only_on_signs: an attack that is
+    run on signs of masked gradients alone.
     """
 
     name: str

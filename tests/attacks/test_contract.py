@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from robustbench_dyn.attacks import contract
-from robustbench_dyn.attacks.catalogue import attack_info
+from robustbench_dyn.attacks import ATTACKS, contract
 from robustbench_dyn.attacks.halfspaces import Halfspaces, examples_at_distance, step_across
 from robustbench_dyn.threat_models import NORMS, ThreatModel, distance
 
@@ -18,6 +17,8 @@ def test_distances_to_halfspaces_are_exact(norm):
     model = Halfspaces(4)
     x, y = examples_at_distance(model, 6, norm, 0.03)
     model.eval()
+    assert len(x) == 6
+    assert (x - 0.5).abs().max() <= 0.25
     assert torch.equal(model(x).argmax(dim=1), y)
     for eps, crossed in ((0.0299, 0), (0.0301, 6)):
         moved = step_across(model, x, y, ThreatModel(norm, eps))
@@ -36,13 +37,15 @@ def test_distances_to_halfspaces_are_exact(norm):
     [("fab-t", "L1"), ("apgd-t", "L2"), ("square", "Linf"), ("fgsm", "Linf"), ("deepfool", "L2")],
 )
 def test_built_in_attacks_keep_the_contract(name, norm):
-    findings = list(contract.check_attack(attack_info(name), norm))
+    findings = list(contract.check_attack(ATTACKS.create(name), norm))
     assert [finding.rule for finding in findings if finding.holds is False] == []
     assert len(findings) == 8
 
 
 def test_attacks_of_libraries_may_look_at_their_batch():
-    (finding,) = (f for f in contract.check_attack(attack_info("fgsm"), "Linf") if f.holds is None)
+    (finding,) = (
+        f for f in contract.check_attack(ATTACKS.create("fgsm"), "Linf") if f.holds is None
+    )
     assert finding.rule == "each example has the same candidate alone as among others"
     assert finding.detail == "torchattacks draws for a batch as a whole"
 
@@ -67,5 +70,5 @@ def test_the_undamaged_attack_keeps_the_contract(norm):
 
 def test_a_control_that_is_not_caught_fails_the_check(monkeypatch):
     monkeypatch.setattr(contract, "_LEAST_FOUND", 0)
-    (finding,) = (f for f in contract.check_attack(attack_info("pgd"), "L2") if f.holds is False)
+    (finding,) = (f for f in contract.check_attack(ATTACKS.create("pgd"), "L2") if f.holds is False)
     assert finding.detail == "the test is wrong: it passes one that does nothing"

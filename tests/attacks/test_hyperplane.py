@@ -30,9 +30,14 @@ def optimum(x, w, value, norm):
     box = list(zip(-x, 1 - x, strict=True))
     if norm == "L2":
         found = minimize(
-            lambda t: t @ t, 0 * x, jac=lambda t: 2 * t, bounds=box, method="SLSQP", tol=1e-14,
+            lambda t: t @ t,
+            0 * x,
+            jac=lambda t: 2 * t,
+            bounds=box,
+            method="SLSQP",
+            tol=1e-14,
             constraints={"type": "eq", "fun": lambda t: value + w @ t, "jac": lambda t: w},
-        )  # fmt: skip
+        )
         return found.fun**0.5 if found.success and abs(value + w @ found.x) < 1e-9 else None
     # Bound t by s (one for all in Linf, one each in L1) and minimise the sum of s.
     m = 1 if norm == "Linf" else d
@@ -41,9 +46,13 @@ def optimum(x, w, value, norm):
     upper = [[*row, *-s] for row, s in zip(eye, spread, strict=True)]
     lower = [[*-row, *-s] for row, s in zip(eye, spread, strict=True)]
     solved = linprog(
-        [0.0] * d + [1.0] * m, A_ub=upper + lower, b_ub=[0.0] * 2 * d, A_eq=[[*w, *[0.0] * m]],
-        b_eq=[-value], bounds=box + [(0, None)] * m,
-    )  # fmt: skip
+        [0.0] * d + [1.0] * m,
+        A_ub=upper + lower,
+        b_ub=[0.0] * 2 * d,
+        A_eq=[[*w, *[0.0] * m]],
+        b_eq=[-value],
+        bounds=box + [(0, None)] * m,
+    )
     return solved.fun if solved.success else None
 
 

@@ -1,76 +1,44 @@
-"""Our own attacks: what one example gets depends on nothing but itself, and no pass is wasted."""
+"""Native attacks: an example's candidates do not depend on the others, and no pass is wasted."""
 
-import numpy as np
 import pytest
 import torch
 from oracles.networks import Rows, examples
-from scipy import stats
 from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, evaluate
-from robustbench_dyn.attacks.catalogue import attack_info
+from robustbench_dyn.attacks import ATTACKS
 from robustbench_dyn.attacks.native import apgd, square
 from robustbench_dyn.attacks.native.directions import unit_l2
-from robustbench_dyn.attacks.native.eot import eot_pgd
-from robustbench_dyn.evaluation import stages
-from robustbench_dyn.flows import Classifier
+from robustbench_dyn.evaluation.stages import ClassRadii
+from robustbench_dyn.lipschitz.bounds import Classifier
 from robustbench_dyn.models.counting import CountingModel
-from robustbench_dyn.random_streams import Streams
 from robustbench_dyn.threat_models import NORMS, distance
 
-OWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square", "hop-skip-jump", "rays")
-PAIRS = [(name, norm) for name in OWN for norm in NORMS if norm in attack_info(name).norms]
+NATIVE = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "fab-min", "square", "hop-skip-jump", "rays")
+PAIRS = [(name, norm) for name in NATIVE for norm in NORMS if norm in ATTACKS.get(name).norms]
+# Smaller budgets, where the default ones would only take longer.
+SHORT = {
+    "fab-min": {"n_iterations": 15},
+    "hop-skip-jump": {"n_queries": 3000},
+    "rays": {"n_queries": 2000},
+    "square": {"n_queries": 1000},
+}
 RADII = {"L2": 0.35, "Linf": 0.06, "L1": 1.5}
 
 
-def candidates(name, norm, model, x, y, *, scale=1.0, batch_size=8, **options):
+def candidates(name, norm, model, x, y, *, scale=1.0, batch_size=8, settings=None, **options):
+    settings = SHORT.get(name, {}) if settings is None else settings
     threat_model = ThreatModel(norm, RADII[norm] * scale)
-    return attack_info(name).search(
+    return ATTACKS.create(name, settings).search(
         model, x, y, threat_model, seed=3, batch_size=batch_size, n_classes=5, **options
     )
-
-
-# Streams
-
-
-def test_draws_follow_their_distributions():
-    streams = Streams(torch.arange(50))
-    assert stats.kstest(streams.uniform(0, 400).flatten().numpy(), "uniform").pvalue > 1e-3
-    assert stats.kstest(streams.normal(1, 400).flatten().numpy(), "norm").pvalue > 1e-3
-    signs = streams.signs(2, 400).flatten()
-    assert set(signs.tolist()) == {-1.0, 1.0}
-    assert stats.binomtest(int((signs > 0).sum()), len(signs)).pvalue > 1e-3
-    whole = torch.cat([streams.integers(k, 7) for k in range(400)])
-    assert stats.chisquare(torch.bincount(whole, minlength=7).numpy()).pvalue > 1e-3
-
-
-def test_the_test_of_distributions_can_fail():
-    draws = Streams(torch.arange(50)).uniform(0, 400).flatten().numpy()
-    assert stats.kstest(draws**1.1, "uniform").pvalue < 1e-3
-
-
-def test_draws_are_independent_between_rows_counters_and_salts():
-    streams = Streams(torch.arange(2))
-    first = streams.uniform(0, 20_000)
-    for other in (first.flip(0), streams.uniform(1, 20_000), streams.substream(1).uniform(0, 20_000)):
-        correlation = np.corrcoef(first.flatten().numpy(), other.flatten().numpy())[0, 1]
-        assert abs(correlation) < 4 / 40_000**0.5
-
-
-def test_a_draw_depends_on_its_own_row_alone():
-    x, y = torch.rand(4, 1, 3, 3), torch.arange(4)
-    together = Streams.of(x, y, 7).normal(5, 2, 3)
-    alone = torch.cat([Streams.of(x[k : k + 1], y[k : k + 1], 7).normal(5, 2, 3) for k in range(4)])
-    assert torch.equal(together, alone)
-    assert not torch.equal(together, Streams.of(x, y, 8).normal(5, 2, 3))
-    assert not torch.equal(together, Streams.of(x, y.flip(0), 7).normal(5, 2, 3))
 
 
 # Independence of the batch
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_what_is_found_does_not_depend_on_the_batch(name, norm):
+def test_candidates_do_not_depend_on_the_batch(name, norm):
     model = Rows()
     x, y = examples(model)
     together = candidates(name, norm, model, x, y)
@@ -82,19 +50,22 @@ def test_what_is_found_does_not_depend_on_the_batch(name, norm):
     assert not torch.equal(together, x)
 
 
-def test_the_official_attack_depends_on_the_batch():
+def test_pyautoattacks_square_depends_on_the_batch():
     model = Rows()
     x, y = examples(model)
-    together = candidates("aa-square", "L2", model, x, y)
-    alone = [candidates("aa-square", "L2", model, x[k : k + 1], y[k : k + 1]) for k in range(6)]
+    short = {"settings": {"n_queries": 100}}
+    together = candidates("aa-square", "L2", model, x, y, **short)
+    alone = [
+        candidates("aa-square", "L2", model, x[k : k + 1], y[k : k + 1], **short) for k in range(6)
+    ]
     assert not torch.equal(together, torch.cat(alone))
 
 
 @pytest.mark.parametrize("norm", ["L2", "Linf"])
-def test_square_asks_ahead_and_finds_what_asking_one_by_one_finds(norm, monkeypatch):
+def test_square_ahead_in_batches_equals_one_query_at_a_time(norm, monkeypatch):
     model = Rows()
     x, y = examples(model)
-    # So near that not everything falls: every query is made.
+    # So near that some examples stay robust: every query is made.
     ahead = candidates("square", norm, model, x, y, scale=0.5)
     monkeypatch.setattr(square, "_FULL", 1)
     one_by_one = candidates("square", norm, model, x, y, scale=0.5)
@@ -113,13 +84,12 @@ def test_decided_examples_leave_at_once(name, norm):
     for scale, cheap in ((6.0, True), (0.02, False)):
         model.forward_passes = 0
         candidates(name, norm, model, x, y, scale=scale)
-        # One pass of the wrapper; then the first few looks decide, or none does. HopSkipJump looks
-        # at many starts first.
+        # The first few passes decide, or none does. HopSkipJump ranks many starts first.
         few = {"hop-skip-jump": 600, "rays": 100}.get(name, 25)
         assert (model.forward_passes < few * len(x)) == cheap
 
 
-def test_batches_are_fuller_than_one_target_at_a_time_makes_them():
+def test_batches_are_fuller_than_with_one_target_at_a_time():
     sizes = []
 
     class Recording(Rows):
@@ -138,13 +108,37 @@ def test_batches_are_fuller_than_one_target_at_a_time_makes_them():
     assert mean_sizes[0] > 1.5 * mean_sizes[1]
 
 
+COUNTS = [
+    (name, setting)
+    for name in ATTACKS
+    for setting in ATTACKS.get(name)().settings()
+    if setting.startswith("n_") and ATTACKS.get(name).library == "robustbench-dyn"
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), COUNTS)
+def test_each_count_of_the_settings_costs_passes(name, setting):
+    model = CountingModel(Rows())
+    model.surrogates = lambda: {"same": CountingModel(Rows(), model._count)}
+    x, y = examples(model)
+    norm = "Linf" if name == "rays" else "L2"
+    full = {count: 4 for called, count in COUNTS if called == name} | {"n_queries": 1000}
+    full = {count: n for count, n in full.items() if (name, count) in COUNTS}
+    n_passes = []
+    for settings in (full, full | {setting: full[setting] // 2}):
+        model.forward_passes = 0
+        candidates(name, norm, model, x, y, scale=0.01, settings=settings)
+        n_passes.append(model.forward_passes)
+    assert n_passes[1] < 0.9 * n_passes[0]
+
+
 @pytest.mark.parametrize("name", ["apgd-t", "fab-t"])
-def test_excluded_rivals_are_not_tried(name):
+def test_excluded_classes_are_no_targets(name):
     model = CountingModel(Rows())
     x, y = examples(model)
-    everybody = candidates(name, "L2", model, x, y, scale=3)
+    adversarial = candidates(name, "L2", model, x, y, scale=3)
     with torch.no_grad():
-        winners = model(everybody).argmax(dim=1)
+        winners = model(adversarial).argmax(dim=1)
     assert (winners != y).all()
     radii = torch.zeros(6, 5).double().scatter(1, winners[:, None], torch.inf)
     model.forward_passes = 0
@@ -153,8 +147,8 @@ def test_excluded_rivals_are_not_tried(name):
     model.forward_passes = 0
     candidates(name, "L2", model, x, y, scale=0.01, class_radii=radii)
     assert 0.7 < model.forward_passes / cost < 0.8
-    nobody = torch.full((6, 5), torch.inf)
-    assert torch.equal(candidates(name, "L2", model, x, y, scale=3, class_radii=nobody), x)
+    none = torch.full((6, 5), torch.inf)
+    assert torch.equal(candidates(name, "L2", model, x, y, scale=3, class_radii=none), x)
 
 
 # Strength
@@ -194,7 +188,7 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize(("name", "norm"), [p for p in PAIRS if p[0] not in ("apgd-ce", "square")])
-def test_tiny_gradients_lead_as_far_as_large_ones(name, norm):
+def test_tiny_gradients_give_full_steps(name, norm):
     x, y = examples(Rows())
     n_found = []
     # Cross-entropy cannot tell such logits apart in float32, whatever the step.
@@ -215,16 +209,6 @@ def test_directions_have_length_one_whatever_the_size(size):
     assert (unit[2] == 0).all()
 
 
-def test_the_ascent_in_expectation_takes_full_steps_along_tiny_gradients():
-    x, y = torch.full((1, 3), 0.5), torch.tensor([0])
-
-    def scores(x_adv, _step):
-        return torch.stack([-1e-30 * x_adv.sum(dim=1), 1e-30 * x_adv.sum(dim=1)], dim=1)
-
-    x_adv = eot_pgd(scores, x, y, ThreatModel("L2", 0.1))
-    assert float(distance(x_adv, x, "L2")) > 0.09
-
-
 def test_checkpoints_are_those_of_the_paper():
     assert sorted(apgd._checkpoints(100))[:8] == [22, 41, 57, 70, 80, 87, 93, 99]
 
@@ -238,18 +222,18 @@ class Quantised(nn.Module):
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_square_keeps_ties_that_the_prediction_loses(norm):
+def test_square_keeps_ties_that_the_label_loses(norm):
     x = torch.full((2, 1, 6, 6), 0.51)
     y = torch.ones(2, dtype=torch.int64)
-    found = candidates("square", norm, Quantised(), x, y)
+    found = candidates("square", norm, Quantised(), x, y, settings={})
     assert (Quantised()(found).argmax(dim=1) == 0).all()
-    # Of a tie that the label wins nothing is found.
+    # A tie that the label wins is no adversarial example.
     x, y = torch.full((2, 1, 6, 6), 0.1), torch.zeros(2, dtype=torch.int64)
     assert torch.equal(candidates("square", norm, Quantised(), x, y), x)
 
 
 class Labels(Rows):
-    """Tells its prediction alone."""
+    """Its logits are its prediction, one-hot."""
 
     def forward(self, x):
         return nn.functional.one_hot(super().forward(x).argmax(dim=1), 5).double()
@@ -259,7 +243,7 @@ ON_PREDICTIONS = [("hop-skip-jump", norm) for norm in NORMS] + [("rays", "Linf")
 
 
 @pytest.mark.parametrize(("name", "norm"), ON_PREDICTIONS)
-def test_predictions_alone_suffice_where_no_score_is_told(name, norm):
+def test_predictions_alone_suffice(name, norm):
     x, y = examples(Rows())
     found = candidates(name, norm, Labels(), x, y)
     assert torch.equal(found, candidates(name, norm, Rows(), x, y))
@@ -269,39 +253,42 @@ def test_predictions_alone_suffice_where_no_score_is_told(name, norm):
     assert n_found >= int((Rows()(white_box).argmax(dim=1) != y).sum()) - 1 > 0
 
 
-def test_scores_that_tell_nothing_hide_from_square():
-    """The negative control: what predictions give away, scores without slopes do not."""
+def test_one_hot_scores_hide_adversarial_examples_from_square():
+    """The negative control: where predictions suffice, scores without slopes do not."""
     x, y = examples(Rows())
-    told, hidden = (
+    visible, hidden = (
         int((Rows()(candidates("square", "L2", model, x, y)).argmax(dim=1) != y).sum())
         for model in (Rows(), Labels())
     )
-    assert hidden < told
+    assert hidden < visible
 
 
 @pytest.mark.parametrize(
-    ("name", "norm", "n_queries"), [("hop-skip-jump", "L2", 25_000), ("rays", "Linf", 10_000)]
+    ("name", "norm", "n_queries"), [("hop-skip-jump", "L2", 5000), ("rays", "Linf", 5000)]
 )
 def test_the_budget_of_queries_is_kept(name, norm, n_queries):
     model = CountingModel(Rows())
     x, y = examples(model)
-    found = candidates(name, norm, model, x[:1], y[:1], scale=0.01)
+    found = candidates(
+        name, norm, model, x[:1], y[:1], scale=0.01, settings={"n_queries": n_queries}
+    )
     assert torch.equal(found, x[:1])
-    # Flips that are shown ahead, and the wrapper's pass.
+    # Flips that are tried ahead, and the pass of `wrap`.
     slack = 1.3 * n_queries if name == "rays" else 7
     assert 0.8 * n_queries < model.forward_passes <= n_queries + slack
 
 
-def test_square_long_gives_nothing_up():
+def test_square_long_gives_up_on_no_example():
     model = CountingModel(Rows())
     x, y = examples(model)
-    for name, n_queries in (("square", 5000), ("square-long", 20_000)):
+    n_queries = 1500
+    for name in ("square", "square-long"):
         model.forward_passes = 0
-        candidates(name, "L2", model, x, y, scale=0.01)
+        candidates(name, "L2", model, x, y, scale=0.01, settings={"n_queries": n_queries})
         assert (model.forward_passes >= n_queries * len(x)) == (name == "square-long")
 
 
-def test_fab_min_leaves_out_rivals_that_are_farther_than_its_find():
+def test_fab_min_leaves_out_classes_that_are_farther_away():
     model = CountingModel(Rows())
     x, y = examples(model)
     found = candidates("fab-min", "L2", model, x, y)
@@ -317,7 +304,7 @@ def test_fab_min_leaves_out_rivals_that_are_farther_than_its_find():
     assert model.forward_passes < 0.6 * cost
 
 
-def test_what_certificates_rule_out_changes_no_verdict(monkeypatch):
+def test_targets_that_certificates_exclude_change_no_verdict(monkeypatch):
     generator = torch.Generator().manual_seed(3)
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU()), nn.Linear(12, 6))
     for parameter in model.parameters():
@@ -327,7 +314,7 @@ def test_what_certificates_rule_out_changes_no_verdict(monkeypatch):
         y = model(x).argmax(dim=1)
     options = {"attacks": "apgd-t,fab-t", "audit_share": 0.0, "certifiers": "lipschitz"}
     pruned = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
-    monkeypatch.setattr(stages.ClassRadii, "of", lambda *_: None)
+    monkeypatch.setattr(ClassRadii, "of", lambda *_: None)
     whole = evaluate(model, (x, y), ThreatModel("L2", 0.1), **options)
     assert pruned.examples["status"].equals(whole.examples["status"])
     assert set(pruned.examples["status"]) >= {Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED}

@@ -1,6 +1,4 @@
-"""The transfer attack: what masked gradients hide falls through a surrogate, and only so."""
-
-from functools import partial
+"""The transfer attack: surrogates reveal adversarial examples that masked gradients hide."""
 
 import pytest
 import torch
@@ -9,8 +7,7 @@ from oracles.networks import Rows, examples
 from torch import nn
 
 from robustbench_dyn import InputError, ThreatModel, evaluate
-from robustbench_dyn.attacks.base import Problem
-from robustbench_dyn.attacks.catalogue import attack_info, resolve_attacks
+from robustbench_dyn.attacks import AttackProblem, Transfer, resolve_attacks
 from robustbench_dyn.attacks.native import transfer
 from robustbench_dyn.models.counting import CountingModel, surrogates_of
 from robustbench_dyn.threat_models import distance
@@ -18,7 +15,6 @@ from robustbench_dyn.threat_models import distance
 # None so small that a random start in 16 dimensions crosses the boundary.
 DISTANCES = (0.18, 0.2, 0.22, 0.3, 0.35, 0.4)
 L2 = ThreatModel("L2", 0.25)
-TRANSFER = attack_info("transfer")
 
 
 class Masked(nn.Module):
@@ -59,7 +55,7 @@ def broken_by(evaluation):
 # What is known exactly
 
 
-def test_transfer_breaks_what_masked_gradients_hide_and_nothing_else():
+def test_transfer_breaks_what_masked_gradients_hide():
     evaluation = attacked(masked(smooth=halfspaces()), "apgd-ce,transfer")
     assert broken_by(evaluation) == ["transfer"] * 3 + [""] * 3
     assert (evaluation.examples["adversarial_distance"][:3] <= L2.eps).all()
@@ -71,7 +67,7 @@ def test_the_white_box_attack_alone_finds_nothing_behind_the_mask():
     assert broken_by(attacked(halfspaces(), "apgd-ce")) == ["apgd-ce"] * 3 + [""] * 3
 
 
-def test_a_surrogate_without_gradients_of_its_own_helps_nothing():
+def test_a_surrogate_that_masks_its_gradients_is_no_help():
     evaluation = attacked(masked(masked=masked()), "transfer")
     assert broken_by(evaluation) == [""] * 6
 
@@ -80,7 +76,7 @@ def test_points_that_fool_a_surrogate_alone_do_not_end_the_search():
     data = points(DISTANCES)
     only = attacked(masked(misleading=misleading()), "transfer", data)
     assert broken_by(only) == [""] * 6
-    # The misleading one is fooled at once, and is no help; the next one is.
+    # The misleading surrogate is fooled at once, which is no help; the next one is.
     both = masked(misleading=misleading(), smooth=halfspaces())
     assert broken_by(attacked(both, "transfer", data)) == ["transfer"] * 3 + [""] * 3
 
@@ -96,26 +92,30 @@ def test_the_points_that_lower_the_margin_most_are_kept():
     torch.testing.assert_close(margins, left, rtol=0, atol=2e-3)
 
 
-def search(model, x, y, threat_model, *, n_classes=5, batch_size=8):
-    return TRANSFER.search(
+def search(model, x, y, threat_model, *, n_classes=5, batch_size=8, **settings):
+    return Transfer(**settings).search(
         model, x, y, threat_model, seed=3, batch_size=batch_size, n_classes=n_classes
     )
 
 
 @pytest.mark.parametrize("n_classes", [3, 5])
 @pytest.mark.parametrize(("norm", "eps"), [("L2", 0.14), ("L2", 0.35), ("Linf", 0.03)])
-def test_what_is_found_does_not_depend_on_the_batch(norm, eps, n_classes, monkeypatch):
-    for name in ("apgd", "apgd_targeted"):
-        shorter = partial(getattr(transfer, name), n_iterations=12)
-        monkeypatch.setattr(transfer, name, shorter)
+def test_candidates_do_not_depend_on_the_batch(norm, eps, n_classes):
     smooth = Rows(n_classes)
     model = Masked(smooth, {"first": smooth, "second": Masked(Rows(n_classes))}, levels=64)
     x, y = examples(model, n=10)
     threat_model = ThreatModel(norm, eps)
 
     def found(rows, batch_size=64):
-        return search(model, x[rows], y[rows], threat_model, n_classes=n_classes,
-                      batch_size=batch_size)  # fmt: skip
+        return search(
+            model,
+            x[rows],
+            y[rows],
+            threat_model,
+            n_classes=n_classes,
+            batch_size=batch_size,
+            n_iterations=12,
+        )
 
     together = found(torch.arange(10))
     assert torch.equal(together, torch.cat([found([k]) for k in range(10)]))
@@ -125,24 +125,24 @@ def test_what_is_found_does_not_depend_on_the_batch(norm, eps, n_classes, monkey
     assert not torch.equal(together, x)
 
 
-def test_of_equal_margins_the_earliest_try_is_kept_in_whatever_order_they_come():
+def test_of_equal_margins_the_lowest_trial_is_kept_in_any_order():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     nn.init.zeros_(model[1].weight)
     x, y = torch.zeros(1, 1, 2, 2), torch.tensor([0])
     model[1].bias.data = torch.tensor([1.0, 0.0])
-    known = torch.zeros(1, 2)
-    tries = {attempt: torch.full((1, 1, 2, 2), 0.1 * attempt) for attempt in (2, 1, 3)}
+    radii = torch.zeros(1, 2)
+    points = {trial: torch.full((1, 1, 2, 2), 0.1 * trial) for trial in (2, 1, 3)}
 
     def best(*groups):
-        witness = transfer._Witness(Problem(model, x, y, L2, 0, 2, 8, known))
-        for attempts in groups:
-            shown = torch.cat([tries[attempt] for attempt in attempts])
-            example = torch.zeros(len(attempts), dtype=torch.int64)
-            assert not witness(example, torch.tensor(attempts), shown, shown).any()
-        return witness.best
+        kept = transfer._BestPoints(AttackProblem(model, x, y, L2, 0, 2, 8, radii))
+        for trials in groups:
+            tried = torch.cat([points[trial] for trial in trials])
+            example = torch.zeros(len(trials), dtype=torch.int64)
+            assert not kept(example, torch.tensor(trials), tried, tried).any()
+        return kept.x
 
     for groups in ([[2, 1, 3]], [[1], [2], [3]], [[3], [2, 1]], [[2], [3], [1]]):
-        assert torch.equal(best(*groups), tries[1])
+        assert torch.equal(best(*groups), points[1])
 
 
 # The suite, and the row
@@ -151,32 +151,33 @@ def test_of_equal_margins_the_earliest_try_is_kept_in_whatever_order_they_come()
 def test_the_standard_suite_ends_with_transfer_where_there_are_surrogates():
     with_surrogates = attacked(masked(smooth=halfspaces()), "standard").summary
     # Rounded inputs are a mask, which calls for more.
-    on_signs = "+hop-skip-jump+square-long"
-    assert with_surrogates["attacks"] == "apgd-ce+fab-t+square+transfer" + on_signs
-    assert attacked(halfspaces(), "standard").summary["attacks"] == "apgd-ce+fab-t+square"
+    attacks, on_signs = "apgd-ce+fab-t+square", "+hop-skip-jump+square-long"
+    assert with_surrogates["attacks"] == f"{attacks}+transfer{on_signs}"
+    assert attacked(halfspaces(), "standard").summary["attacks"] == attacks
     without = attacked(masked(), "standard").summary
-    assert without["attacks"] == "apgd-ce+fab-t+square" + on_signs
-    named = [attack.name for attack in resolve_attacks("autoattack", "L2", 10, has_surrogates=True)]
-    assert "transfer" not in named
+    assert without["attacks"] == attacks + on_signs
 
 
 def test_transfer_by_name_needs_surrogates():
     with pytest.raises(InputError, match=r"'transfer' needs surrogates.*names none"):
         attacked(halfspaces(), "apgd-ce,transfer")
-    with pytest.raises(InputError, match="knows L2, Linf, not L1"):
+    with pytest.raises(InputError, match="supports L2, Linf, not L1"):
         resolve_attacks("transfer", "L1", 10)
 
 
 @pytest.mark.parametrize(
     ("attacks", "flags"),
-    [("apgd-ce,transfer", "transfer_beats_white_box:3"), ("transfer", ""),
-     ("transfer,apgd-ce", "")],
-)  # fmt: skip
+    [
+        ("apgd-ce,transfer", "transfer_beats_white_box:3"),
+        ("transfer", ""),
+        ("transfer,apgd-ce", ""),
+    ],
+)
 def test_the_row_says_where_transfer_beats_the_white_box(attacks, flags):
     assert attacked(masked(smooth=halfspaces()), attacks).summary["flags"] == flags
 
 
-def test_no_flag_where_the_white_box_breaks_all_that_transfer_could():
+def test_no_flag_where_the_white_box_breaks_as_much():
     class Open(Masked):
         def forward(self, x):
             return self.smooth(x)
@@ -188,11 +189,13 @@ def test_no_flag_where_the_white_box_breaks_all_that_transfer_could():
 
 
 def test_other_surrogates_make_another_evaluation():
-    keys = [
-        attacked(model, "apgd-ce").key
-        for model in (masked(), masked(smooth=halfspaces()), masked(other=misleading()),
-                      masked(smooth=halfspaces()))
-    ]  # fmt: skip
+    models = (
+        masked(),
+        masked(smooth=halfspaces()),
+        masked(other=misleading()),
+        masked(smooth=halfspaces()),
+    )
+    keys = [attacked(model, "apgd-ce").key for model in models]
     assert len(set(keys)) == 3
     assert keys[1] == keys[3]
 
@@ -226,7 +229,7 @@ def test_passes_on_surrogates_count():
     search(counted, x, y, L2, n_classes=2)
     assert counted.forward_passes == sum(seen.values())
     assert min(seen.values()) > 100
-    # One pass is the wrapper's look at whether the surrogate needs a graph; the model has none.
+    # One pass finds out whether the surrogate needs a graph; the model has no gradient.
     assert 0 < counted.backward_passes <= seen[surrogate]
 
 

@@ -14,8 +14,15 @@ from robustbench_dyn.certification.activations import (
     Tanh,
 )
 
-ACTIVATIONS = [LeakyReLU(0.0), LeakyReLU(0.1), LeakyReLU(1.0), Tanh(), Sigmoid(),
-               Softplus(1.0, 20.0), Softplus(3.0, 20.0)]  # fmt: skip
+ACTIVATIONS = [
+    LeakyReLU(0.0),
+    LeakyReLU(0.1),
+    LeakyReLU(1.0),
+    Tanh(),
+    Sigmoid(),
+    Softplus(1.0, 20.0),
+    Softplus(3.0, 20.0),
+]
 
 
 def violation(lines, activation, lower, upper):

@@ -26,7 +26,7 @@ from robustbench_dyn.threat_models import NORMS, ThreatModel, distance
 
 def violated(findings):
     """Return the rules that are violated."""
-    return [finding.rule for finding in findings if not finding.passed]
+    return [finding.rule for finding in findings if not finding.holds]
 
 
 # Exact distances
@@ -199,7 +199,7 @@ class Listed(Interval):
 )
 def test_a_certifier_that_breaks_a_rule_is_caught(certifier, rule):
     findings = {finding.rule: finding for finding in check_certifier(certifier)}
-    assert not findings[rule].passed
+    assert not findings[rule].holds
     assert findings[rule].detail
 
 
@@ -253,11 +253,11 @@ def test_a_plugins_handler_keeps_the_contract(handled):
     # Without it the operation is refused.
     handled("unknown", hardtanh)
     (finding, *_) = check_operation("hardtanh")
-    assert not finding.passed
+    assert not finding.holds
     assert "do not support the operation 'hardtanh'" in finding.detail
 
 
-def test_a_networks_with_a_plugins_operation_is_certified(handled):
+def test_a_network_with_a_plugins_operation_is_certified(handled):
     handled("hardtanh", hardtanh)
     model = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(3, 4), torch.nn.Hardtanh(), torch.nn.Linear(4, 3)
@@ -319,7 +319,7 @@ class ShiftedTanh(HardTanh):
 
 
 class WithoutKinks(HardTanh):
-    """Forgets where the function bends."""
+    """Leaves out where the function has kinks."""
 
     def critical_points(self, slope):
         return []
@@ -390,5 +390,5 @@ def test_a_wrong_affine_node_is_caught(parts, rule, handled):
 
 def test_a_function_without_the_operation_is_told():
     (finding, *_) = check_operation("tanh", lambda z: z.relu())
-    assert not finding.passed
+    assert not finding.holds
     assert "does not use 'tanh'" in finding.detail

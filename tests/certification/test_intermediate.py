@@ -24,9 +24,13 @@ def cancelling_network():
     All neurons of its first layer are active and far from 0; those of the second are close to it.
     """
     model = nn.Sequential(
-        nn.Flatten(), nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(INPUTS, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.ReLU(),
         nn.Linear(HIDDEN, 2),
-    )  # fmt: skip
+    )
     model[1].weight.data = normal(HIDDEN, INPUTS, seed=1).float()
     model[1].bias.data.fill_(1000.0)
     model[3].weight.data = normal(HIDDEN, HIDDEN, seed=2).float()

@@ -83,7 +83,7 @@ def least_in_box(row, constant, x, eps):
 
 
 def least_by_floats(row, centre_value, norm):
-    """The same least value as somebody computes it who does not think of rounding."""
+    """Return the same minimum, computed in floating point without regard to rounding."""
     values = torch.tensor([float(r) for r in row], dtype=torch.float64)
     order = {"Linf": 1, "L2": 2, "L1": torch.inf}[norm]
     return float(centre_value) - EPS * float(values.norm(p=order))
@@ -152,7 +152,7 @@ def test_lipschitz_radii_are_never_above_the_exact_distance(dtype):
     assert plain > 20
 
 
-def test_in_the_box_the_last_eps_that_is_certified_is_right():
+def test_the_largest_eps_that_is_certified_in_the_box_is_sound():
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).double().eval()

@@ -63,22 +63,45 @@ MODULES = {
     "overlapping pools": (lambda: nn.AvgPool2d(3, stride=1, padding=1), IMAGES),
     "adaptive pool": (lambda: nn.AdaptiveAvgPool2d(3), IMAGES),
     "max pool": (lambda: nn.MaxPool2d(3, stride=2, padding=1), IMAGES),
-    "activations": (lambda: nn.Sequential(nn.Tanh(), nn.SiLU(), nn.GELU(), nn.Softplus(),
-                                          nn.ELU(), nn.Sigmoid(), nn.LeakyReLU(2.0)), VECTORS),
+    "activations": (
+        lambda: nn.Sequential(
+            nn.Tanh(),
+            nn.SiLU(),
+            nn.GELU(),
+            nn.Softplus(),
+            nn.ELU(),
+            nn.Sigmoid(),
+            nn.LeakyReLU(2.0),
+        ),
+        VECTORS,
+    ),
     "softmax": (lambda: Function(lambda x: (5 * x).softmax(dim=1)), VECTORS),
     "log softmax": (lambda: Function(lambda x: (5 * x).log_softmax(dim=1)), VECTORS),
-    "moves": (lambda: Function(lambda x: torch.cat(
-        [x.flip(1).roll(2, dims=3), x.permute(0, 1, 3, 2)[:, :, 1:, :].repeat(1, 1, 2, 1)[:, :, :6],
-         F.pad(x, (1, -1, 2, -2))], dim=1)), IMAGES),
+    "moves": (
+        lambda: Function(
+            lambda x: torch.cat(
+                [
+                    x.flip(1).roll(2, dims=3),
+                    x.permute(0, 1, 3, 2)[:, :, 1:, :].repeat(1, 1, 2, 1)[:, :, :6],
+                    F.pad(x, (1, -1, 2, -2)),
+                ],
+                dim=1,
+            )
+        ),
+        IMAGES,
+    ),
     "sums": (lambda: Function(lambda x: x.sum(dim=(2, 3)) - 3 * x.mean(dim=(2, 3))), IMAGES),
     "centred": (lambda: Function(lambda x: x - x.mean(dim=(1, 2, 3), keepdim=True)), IMAGES),
     "normalised": (lambda: Function(lambda x: x / (2 + x.norm(dim=1, keepdim=True))), VECTORS),
     "products": (lambda: Function(lambda x: x * x - x.exp() / (30 + x)), VECTORS),
     "roots": (
-        lambda: Function(lambda x: (x + 4).sqrt() + (x + 5).rsqrt() + (x + 6).log()), VECTORS
+        lambda: Function(lambda x: (x + 4).sqrt() + (x + 5).rsqrt() + (x + 6).log()),
+        VECTORS,
     ),
-    "attention": (lambda: Function(
-        lambda x: torch.bmm(x.view(-1, 4, 6), x.view(-1, 6, 4)).flatten(1)), VECTORS),
+    "attention": (
+        lambda: Function(lambda x: torch.bmm(x.view(-1, 4, 6), x.view(-1, 6, 4)).flatten(1)),
+        VECTORS,
+    ),
     "in place": (lambda: Function(sorted_in_place), IMAGES),
     "cast to half": (lambda: Function(lambda x: x.half().float()), VECTORS),
     "half precision": (lambda: Function(lambda x: (x.half() * 2).float()), VECTORS),
@@ -90,14 +113,17 @@ MODULES = {
     "naive step": (lambda: NaiveStep(4), IMAGES),
     "hamiltonian": (lambda: HamiltonianStep(4, 6, symmetric=True), IMAGES),
     "periodic": (lambda: PeriodicConv(4, 4), IMAGES),
-    "euler": (lambda: EulerStep(nn.Sequential(nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 24))),
-              VECTORS),
+    "euler": (
+        lambda: EulerStep(nn.Sequential(nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 24))),
+        VECTORS,
+    ),
     "swamping": (lambda: Function(lambda x: (x + 2.0**20) - 2.0**20), VECTORS),
     "denormal matrices": (
-        lambda: nn.Sequential(*map(diagonal, (1e-20, 1e-24, 1e20, 1e22))), VECTORS
+        lambda: nn.Sequential(*map(diagonal, (1e-20, 1e-24, 1e20, 1e22))),
+        VECTORS,
     ),
     "denormal": (lambda: Function(lambda x: x * 1e-30 * 1e-12 * 1e22 * 1e20), VECTORS),
-}  # fmt: skip
+}
 
 
 def diagonal(scale):
@@ -143,15 +169,16 @@ def ratio(value, bound, inside):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_point_of_the_ball_errs_or_moves_more_than_the_bounds_say(name):
+def test_drift_and_error_bounds_hold_in_the_ball(name):
     error, drift = excess(name)
     assert error <= 1
     assert drift <= 1 + 1e-9
 
 
-@pytest.mark.parametrize(("name", "rule"), [("swamping", "add"), ("linear", "addmm"),
-                                            ("half precision", "_to_copy")])  # fmt: skip
-def test_a_rule_that_forgets_what_rounds_is_caught(name, rule, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "rule"), [("swamping", "add"), ("linear", "addmm"), ("half precision", "_to_copy")]
+)
+def test_an_error_rule_without_rounding_is_caught(name, rule, monkeypatch):
     honest = error_rules.ERROR_RULES[rule]
 
     def forgetting(call):
@@ -162,35 +189,38 @@ def test_a_rule_that_forgets_what_rounds_is_caught(name, rule, monkeypatch):
     assert excess(name)[0] > 1
 
 
-def test_what_has_no_rule_has_no_bound_and_is_named():
+def test_operations_without_an_error_rule_are_named():
     x = torch.randn(2, 24)
     for function, name in (
         (lambda x: torch.linalg.solve(torch.eye(24) + x[:, :, None] * 0.01, x), "solve"),
-        (lambda x: x.round(), "round"), (lambda x: x.cumsum(1), "cumsum"),
+        (lambda x: x.round(), "round"),
+        (lambda x: x.cumsum(1), "cumsum"),
         (lambda x: x.to(torch.uint8).float(), "_to_copy"),
         (lambda x: torch.from_numpy(x.numpy() * 2), "numpy"),
         (lambda x: x * float(x.max()), "depends on the values"),
         (lambda x: x[x > 0].sum() + x, "shape"),
         (lambda x: torch.arange(3.0).repeat(2, 1), "traced back"),
-    ):  # fmt: skip
+    ):
         found = analyse(Function(function), x, x.double(), torch.ones(2).double())
         assert found.error_bounds.error.isinf().all(), name
         assert name in found.unbounded
 
 
-def test_examples_that_are_mixed_have_no_bound():
+def test_operations_that_mix_examples_have_no_bound():
     x = torch.randn(4, 24)
     mixing = (
-        lambda x: x - x.mean(dim=0), lambda x: x.sum(1)[None] - x.sum(1)[:, None],
-        lambda x: x[:, :4] - x.sum(1), lambda x: x.flip(0),
+        lambda x: x - x.mean(dim=0),
+        lambda x: x.sum(1)[None] - x.sum(1)[:, None],
+        lambda x: x[:, :4] - x.sum(1),
+        lambda x: x.flip(0),
         lambda x: x.t() @ x @ torch.ones(24, 2),
-    )  # fmt: skip
+    )
     for function in mixing:
         found = analyse(Function(function), x, x.double(), torch.ones(4).double())
         assert found.error_bounds.error.isinf().all()
 
 
-def test_the_ball_counts_and_not_its_centre_alone():
+def test_error_bounds_hold_away_from_the_centre():
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=False).requires_grad_(False)
     x, z = torch.zeros(20, 24), F.normalize(torch.randn(20, 24), dim=1) * 0.99
@@ -212,7 +242,7 @@ def test_a_value_that_may_overflow_has_no_bound():
     assert found.error_bounds.error.isfinite().tolist() == [True, False, False]
 
 
-def test_one_value_of_a_batch_does_not_change_the_bounds_of_another():
+def test_error_bounds_do_not_depend_on_the_batch():
     torch.manual_seed(0)
     step = ConvGradientStep(4, 9).eval().requires_grad_(False)
     x, drift = torch.randn(5, *IMAGES), torch.linspace(0, 1, 5, dtype=torch.float64)
@@ -223,7 +253,7 @@ def test_one_value_of_a_batch_does_not_change_the_bounds_of_another():
         torch.testing.assert_close(alone.drift[0], together.drift[k], rtol=1e-5, atol=0)
 
 
-def test_what_does_not_run_in_float64_is_refused():
+def test_a_module_that_does_not_run_in_float64_is_refused():
     class Single(nn.Module):
         def forward(self, x):
             if x.dtype is not torch.float32:

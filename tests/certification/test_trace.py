@@ -49,7 +49,7 @@ def test_a_network_of_half_precision_is_refused():
         relaxation_state(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).bfloat16(), (1, 2, 2))
 
 
-def test_a_float32_network_is_searched_in_float32_and_proved_in_float64():
+def test_float32_networks_are_proved_in_float64():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     exact, fast = traced_network(model, (1, 2, 2))
     assert exact.dtype is torch.float64

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from masked_gradients import HONEST, MASKS, Masked
+from masked_gradients import MASKS, UNMASKED, Masked
 from oracles import halfspaces, points
 from oracles.records import record, stages
 from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.attacks.base import posed
+from robustbench_dyn.attacks.wrapping import posed
 from robustbench_dyn.evaluation import masking
 from robustbench_dyn.evaluation.masking import (
     beyond_chance,
@@ -61,7 +61,7 @@ def test_what_does_not_mask_shows_none(mask, feedforward, data):
     assert signs(Masked(feedforward, MASKS[mask]), data) == {}
 
 
-@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize("name", UNMASKED)
 def test_honest_networks_show_none(name, data):
     assert signs(load_model(name, dataset="fashion_mnist").eval(), data) == {}
 

@@ -11,18 +11,9 @@ from robustbench_dyn import Status, ThreatModel, evaluate
 from robustbench_dyn.attacks import PGD
 from robustbench_dyn.certification.base import Phase, Proof
 from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.evaluation.outcomes import Batch, Broken, Certified, Failed, Open
 from robustbench_dyn.evaluation.plan import arrange
-from robustbench_dyn.evaluation.stages import (
-    AttackStage,
-    Batch,
-    Broken,
-    Certified,
-    CertifierStage,
-    ClassRadii,
-    CleanStage,
-    Failed,
-    Open,
-)
+from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, ClassRadii, CleanStage
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.verdicts import Outcome
 

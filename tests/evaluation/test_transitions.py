@@ -6,7 +6,7 @@ import pytest
 
 from robustbench_dyn.evaluation.audit import sample_for_audit
 from robustbench_dyn.evaluation.candidates import Hit
-from robustbench_dyn.evaluation.stages import Broken, Certified, Classified, Failed, Open, Result
+from robustbench_dyn.evaluation.outcomes import Broken, Certified, Classified, Failed, Open, Result
 from robustbench_dyn.evaluation.transitions import (
     Later,
     advance,

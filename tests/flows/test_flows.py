@@ -352,7 +352,7 @@ def test_the_symbols_bound_does_not_depend_on_the_chunks(monkeypatch):
     kernel = normal(3, 2, 3, 3)
     whole = symbol_norm(kernel)
     for entries in (1, 100):
-        monkeypatch.setattr("robustbench_dyn.lipschitz.norms._LARGEST_CHUNK", entries)
+        monkeypatch.setattr("robustbench_dyn.lipschitz.norms._MAX_CHUNK", entries)
         assert symbol_norm(kernel) == pytest.approx(whole, rel=1e-12)
     # Nor does a frequency at which it is no number get lost among the others.
     kernel[1, 1, 0, 0] = math.nan

@@ -25,7 +25,6 @@ from robustbench_dyn import (
     ThreatModel,
     evaluate_smoothed,
 )
-from robustbench_dyn.attacks.native.eot import eot_pgd
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.random_streams import Streams
 from robustbench_dyn.reporting.export import write_certificates
@@ -34,6 +33,7 @@ from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import ABSTAINED, Verdict
 from robustbench_dyn.smoothing import CertifiedExample
 from robustbench_dyn.smoothing import votes as noisy
+from robustbench_dyn.smoothing.eot import eot_pgd
 
 SMOOTHING = Smoothing(0.1, n0=20, n=200)
 L2 = [ThreatModel("L2", 0.15)]

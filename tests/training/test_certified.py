@@ -202,14 +202,14 @@ def test_a_traced_network_follows_the_weights():
     network = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data += 0.1
-    assert torch.allclose(network().values(x)[-1], model(x))
+    assert torch.allclose(network().outputs(x)[-1], model(x))
     # Kept weights would not be followed: nothing of what is frozen elsewhere may leak in.
     with frozen_eval(model):
         model(x)
         stale = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data -= 0.1
-    assert torch.allclose(stale().values(x)[-1], model(x))
+    assert torch.allclose(stale().outputs(x)[-1], model(x))
 
 
 def test_radius_and_share_grow_to_what_the_recipe_says():

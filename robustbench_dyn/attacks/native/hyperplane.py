@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from robustbench_dyn.threat_models import Norm
 
+_TINY = 1e-30
+
 
 def project_onto_hyperplane(x: Tensor, w: Tensor, value: Tensor, norm: Norm) -> Tensor:
     """Return z in [0, 1]^d with value + w.(z - x) = 0 that is nearest to x in the norm.
@@ -23,19 +25,19 @@ def project_onto_hyperplane(x: Tensor, w: Tensor, value: Tensor, norm: Norm) -> 
     largest = w.abs().amax(dim=1)
     largest = largest.where(largest > 0, 1)
     w, value = w / largest[:, None], (value / largest).nan_to_num()
-    # Every coordinate moves in the one direction that helps, by t in [0, room], and gains t |w|.
+    # Each coordinate moves so that |value| falls, by t in [0, room], and gains t |w|.
     direction = -w.sign() * value.sign()[:, None]
     room = torch.where(direction > 0, 1 - x, x)
     gain, needed = w.abs(), value.abs()[:, None]
     if norm == "L1":
-        # The steepest coordinates go as far as they can, one after the other.
+        # The coordinates move one after the other to their ends, the steepest first.
         ordered, order = gain.sort(dim=1, descending=True)
         worth = ordered * room.gather(1, order)
         left = needed - (worth.cumsum(dim=1) - worth)
         steps = (left / ordered.clamp_min(_TINY)).clamp_min(0)
         moved = torch.zeros_like(x).scatter(1, order, steps)
     else:
-        # t = min(room, lambda * speed): all coordinates go on until they meet their ends.
+        # t = min(room, lambda * speed): each coordinate moves until it meets the box.
         speed = gain if norm == "L2" else (gain > 0).to(gain.dtype)
         ends, order = (room / speed.clamp_min(_TINY)).sort(dim=1)
         spent = (gain * room).gather(1, order).cumsum(dim=1)
@@ -47,6 +49,3 @@ def project_onto_hyperplane(x: Tensor, w: Tensor, value: Tensor, norm: Norm) -> 
         factor = (needed - before) / going.gather(1, first).clamp_min(_TINY)
         moved = factor.clamp(0, torch.finfo(factor.dtype).max) * speed
     return x + direction * torch.minimum(moved, room)
-
-
-_TINY = 1e-30

@@ -166,8 +166,8 @@ def _dot(coefficients: Tensor, values: Tensor, in_float64: bool) -> Tensor:
 def _abs_product(coefficients: Tensor, magnitude: Tensor, owners: Tensor | None) -> Tensor:
     """Return at least <|coefficients[k]|, magnitude[owners[k]]>, (rows,), float64.
 
-    magnitude: at least 0. What is bounded is rounding itself: the dtype of the coefficients is fine
-    enough, if its own rounding is counted. What overflows counts as infinite.
+    magnitude: at least 0. The product bounds rounding itself: the dtype of the coefficients is fine
+    enough, if its own rounding is counted. A sum that overflows counts as infinite.
     """
     kind = torch.finfo(coefficients.dtype)
     magnitude = (magnitude + kind.tiny).to(coefficients)

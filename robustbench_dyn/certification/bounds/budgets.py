@@ -1,4 +1,4 @@
-"""What a relaxation may cost where a certifier's settings say nothing else; imports no torch."""
+"""The default budgets of relaxations, in a module that imports no torch."""
 
 # Steps of gradient ascent on the slopes of an example's objectives.
 N_ITERATIONS = 20

@@ -21,6 +21,7 @@ from robustbench_dyn.certification.bounds.budgets import BUDGET
 from robustbench_dyn.certification.bounds.intervals import Bounds, propagate
 from robustbench_dyn.certification.bounds.traced_network import traced_network
 from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
+from robustbench_dyn.certification.network.lowering import Handlers
 
 # Affine prefixes are composed where the matrix holds at most this many numbers.
 MAX_PREFIX_ENTRIES = 8_000_000
@@ -58,9 +59,14 @@ class RelaxationState(NamedTuple):
     strict: bool = True
 
 
-def relaxation_state(model: nn.Module, input_shape: tuple[int, ...]) -> RelaxationState:
-    """Trace model; raises CertificateError, naming the operation, where one has no handler."""
-    exact, fast = traced_network(model, input_shape)
+def relaxation_state(
+    model: nn.Module, input_shape: tuple[int, ...], handlers: Handlers | None = None
+) -> RelaxationState:
+    """Trace model; raises CertificateError, naming the operation, where one has no handler.
+
+    handlers: in place of those of OPERATIONS.
+    """
+    exact, fast = traced_network(model, input_shape, handlers)
     d = math.prod(input_shape)
     affine = [k for k in exact.preactivations if exact.is_affine(k)]
     small = [k for k in affine if math.prod(exact.shape(k)) * d <= MAX_PREFIX_ENTRIES]

@@ -33,8 +33,12 @@ class TracedNetwork(NamedTuple):
     fast: Network
 
 
-def traced_network(model: nn.Module, input_shape: tuple[int, ...]) -> TracedNetwork:
+def traced_network(
+    model: nn.Module, input_shape: tuple[int, ...], handlers: Handlers | None = None
+) -> TracedNetwork:
     """Return model as a network.
+
+    handlers: in place of those of OPERATIONS.
 
     The fast one is of float32 where the model is, and where float32 on this device is not rounded
     further. Raises CertificateError, naming the operation, where one has no handler, and where the
@@ -42,20 +46,21 @@ def traced_network(model: nn.Module, input_shape: tuple[int, ...]) -> TracedNetw
     """
     dtype = parameter_dtype(model)
     traced = trace(model, input_shape, dtype)
-    exact = to_network(traced, torch.float64)
+    exact = to_network(traced, torch.float64, handlers)
     _check_against(model, traced, exact)
     full_float32 = (
         dtype is torch.float32
         and traced.device.type == "cpu"
         and torch.get_float32_matmul_precision() == "highest"
     )
-    return TracedNetwork(exact, to_network(traced, torch.float32) if full_float32 else exact)
+    fast = to_network(traced, torch.float32, handlers) if full_float32 else exact
+    return TracedNetwork(exact, fast)
 
 
 def trainable_network(model: nn.Module, input_shape: tuple[int, ...]) -> Callable[[], Network]:
     """Return a function that gives model, in its own dtype, with its current weights.
 
-    What is computed with the network can be differentiated in the model's parameters, for training.
+    The network's outputs can be differentiated in the model's parameters, for training.
     The model is taken as it is in eval mode. Raises CertificateError as `traced_network` does.
     """
     dtype = parameter_dtype(model)

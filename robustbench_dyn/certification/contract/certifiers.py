@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from robustbench_dyn.certification.base import Certifier, PreparedCertifier, Proof, radii
 from robustbench_dyn.certification.contract.exact_distance import exact_distances, tiny_network
-from robustbench_dyn.certification.contract.findings import Finding, Findings
+from robustbench_dyn.certification.contract.findings import Findings
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.plugins.contract import Finding
 from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, widest_eps
 
 _SHAPE = (1, 1, 3)
@@ -23,29 +24,29 @@ _SHARES, _BATCH_SHARE = (0.01, 0.5, 0.9, 1.1, 1.6), 0.5
 # The linear programs of the exact distances end within this of them.
 _TOLERANCE = 1e-6
 
-_SETTINGS = "settings are fields of a frozen dataclass"
-_PREPARES = "a model that cannot be treated is refused with CertificateError"
-_SHAPES = "class_radii are (batch, classes), float64, and candidates have the shape of x"
-_NUMBERS = "class_radii are numbers of at least 0"
-_LABEL = "the label's own entry is inf"
-_SOUND = "no class is excluded beyond its exact distance"
-_NOTHING = "ties, mistakes and logits that are not finite are not certified"
-_BATCH = "an example's radii do not depend on the batch"
-_REPEATS = "the same call gives the same radii"
-_UNCHANGED = "model and inputs are left unchanged"
-_USEFUL = "something is proved of a small network"
+SETTINGS = "settings are fields of a frozen dataclass"
+PREPARES = "a model that cannot be treated is refused with CertificateError"
+SHAPES = "class_radii are (batch, classes), float64, and candidates have the shape of x"
+NUMBERS = "class_radii are numbers of at least 0"
+LABEL = "the label's own entry is inf"
+SOUND = "no class is excluded beyond its exact distance"
+NOTHING = "ties, mistakes and logits that are not finite are not certified"
+BATCH = "an example's radii do not depend on the batch"
+REPEATS = "the same call gives the same radii"
+UNCHANGED = "model and inputs are left unchanged"
+USEFUL = "something is proved of a small network"
 _RULES = (
-    _SETTINGS,
-    _PREPARES,
-    _SHAPES,
-    _NUMBERS,
-    _LABEL,
-    _SOUND,
-    _NOTHING,
-    _BATCH,
-    _REPEATS,
-    _UNCHANGED,
-    _USEFUL,
+    SETTINGS,
+    PREPARES,
+    SHAPES,
+    NUMBERS,
+    LABEL,
+    SOUND,
+    NOTHING,
+    BATCH,
+    REPEATS,
+    UNCHANGED,
+    USEFUL,
 )
 
 
@@ -78,20 +79,20 @@ def check_certifier(certifier: Certifier[Any], *, seed: int = 0) -> list[Finding
         if prepared is not None:
             for norm in norms:
                 _check_nothing_is_certified(prepared, model, x, y, norm, findings)
-    findings.expect(_USEFUL, proved, "no class of any example was excluded, nor any model accepted")
+    findings.expect(USEFUL, proved, "no class of any example was excluded, nor any model accepted")
     return findings.list()
 
 
 def _check_settings(certifier: Certifier[Any], findings: Findings) -> None:
     settings = certifier.settings()
     simple = all(isinstance(value, (bool, int, float, str)) for value in settings.values())
-    findings.expect(_SETTINGS, simple, f"{settings} are not numbers, words, true or false")
+    findings.expect(SETTINGS, simple, f"{settings} are not numbers, words, true or false")
     try:
         same = type(certifier)(**settings) == certifier and hash(certifier) is not None
     except TypeError as error:
-        findings.expect(_SETTINGS, False, f"{type(certifier).__name__}: {error}")
+        findings.expect(SETTINGS, False, f"{type(certifier).__name__}: {error}")
     else:
-        findings.expect(_SETTINGS, same, "made anew of its settings, it is another one")
+        findings.expect(SETTINGS, same, "made anew of its settings, it is another one")
 
 
 def _cases(seed: int, norms: list[Norm]) -> Iterator[_Case]:
@@ -147,7 +148,7 @@ def _prepare(
         return None
     # Anything else is a violation, which is named.
     except Exception as error:
-        findings.expect(_PREPARES, False, f"{type(error).__name__}: {error}")
+        findings.expect(PREPARES, False, f"{type(error).__name__}: {error}")
         return None
     finally:
         _expect_unchanged(model, before, findings)
@@ -158,7 +159,7 @@ def _expect_unchanged(model: nn.Module, before: dict[str, Tensor], findings: Fin
         torch.equal(tensor.nan_to_num(), before[name].nan_to_num())
         for name, tensor in model.state_dict().items()
     )
-    findings.expect(_UNCHANGED, same, "a parameter has another value than before")
+    findings.expect(UNCHANGED, same, "a parameter has another value than before")
 
 
 def _check_case(prepared: PreparedCertifier, case: _Case, norm: Norm, findings: Findings) -> bool:
@@ -177,20 +178,18 @@ def _check_case(prepared: PreparedCertifier, case: _Case, norm: Norm, findings: 
         found, rows = proof.class_radii, torch.arange(len(x))
         correct = nearest > 0
         labels = found[rows, y].isposinf()
-        findings.expect(_LABEL, bool(labels[correct].all()), f"{found[rows, y].tolist()}: {where}")
+        findings.expect(LABEL, bool(labels[correct].all()), f"{found[rows, y].tolist()}: {where}")
         others = found.scatter(1, y[:, None], 0.0)
         excess = (others - exact).where(correct[:, None], 0.0)
         i, j = divmod(int(excess.argmax()), found.shape[1])
         findings.expect(
-            _SOUND,
+            SOUND,
             not (excess > _TOLERANCE).any(),
             f"class {j} is at {float(exact[i, j]):.6g} from x, and is excluded within "
             f"{float(others[i, j]):.6g}: {where}",
         )
         certified = radii(proof) > 0
-        findings.expect(
-            _NOTHING, not certified[~correct].any(), f"a misclassified example: {where}"
-        )
+        findings.expect(NOTHING, not certified[~correct].any(), f"a misclassified example: {where}")
         if share in (1.0, _BATCH_SHARE):
             _check_batch(prepared, case, proof, threat_model, findings, where)
         proved |= bool((others[correct] > 0).any())
@@ -208,14 +207,14 @@ def _check_batch(
     """Compare with the same call, and with each example alone."""
     again = _prove(prepared, case.model, case.x, case.y, threat_model, findings)
     same = again is not None and torch.equal(again.class_radii, proof.class_radii)
-    findings.expect(_REPEATS, same or not prepared.certifier.deterministic, where)
+    findings.expect(REPEATS, same or not prepared.certifier.deterministic, where)
     for k in range(len(case.x)):
         one = slice(k, k + 1)
         alone = _prove(prepared, case.model, case.x[one], case.y[one], threat_model, findings)
         same = alone is not None and torch.allclose(
             alone.class_radii, proof.class_radii[one], rtol=1e-6, atol=0.0
         )
-        findings.expect(_BATCH, same, f"example {k} alone and among {len(case.x)}: {where}")
+        findings.expect(BATCH, same, f"example {k} alone and among {len(case.x)}: {where}")
 
 
 def _check_nothing_is_certified(
@@ -229,7 +228,7 @@ def _check_nothing_is_certified(
     proof = _prove(prepared, model, x, y, ThreatModel(norm, 0.01), findings)
     if proof is not None:
         logits = model(x)[0].tolist()
-        findings.expect(_NOTHING, not (radii(proof) > 0).any(), f"logits {logits}, {norm}")
+        findings.expect(NOTHING, not (radii(proof) > 0).any(), f"logits {logits}, {norm}")
 
 
 def _check_format(
@@ -238,12 +237,12 @@ def _check_format(
     """Check shapes and numbers; say whether the proof can be read."""
     found, shape = proof.class_radii, tuple(model(x).shape)
     fits = tuple(found.shape) == shape and found.dtype is torch.float64
-    findings.expect(_SHAPES, fits, f"{tuple(found.shape)} of {found.dtype}: {where}")
+    findings.expect(SHAPES, fits, f"{tuple(found.shape)} of {found.dtype}: {where}")
     candidates = proof.candidates
     fits_x = candidates is None or candidates.shape == x.shape
-    findings.expect(_SHAPES, fits_x, f"candidates of another shape than x: {where}")
+    findings.expect(SHAPES, fits_x, f"candidates of another shape than x: {where}")
     numbers = bool((found >= 0).all())
-    findings.expect(_NUMBERS, numbers, f"{found.tolist()}: {where}")
+    findings.expect(NUMBERS, numbers, f"{found.tolist()}: {where}")
     return fits and numbers
 
 
@@ -263,8 +262,8 @@ def _prove(
             proof = prepared.prove(inputs, model(x), y.clone(), threat_model)
         # An error proves nothing, and is named.
         except Exception as error:
-            findings.expect(_PREPARES, False, f"prove: {type(error).__name__}: {error}")
+            findings.expect(PREPARES, False, f"prove: {type(error).__name__}: {error}")
             return None
-    findings.expect(_UNCHANGED, torch.equal(inputs, x), "x has other values than before")
+    findings.expect(UNCHANGED, torch.equal(inputs, x), "x has other values than before")
     _expect_unchanged(model, weights, findings)
     return proof

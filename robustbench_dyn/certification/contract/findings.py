@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Finding(NamedTuple):
-    """A rule, whether it is kept, and a counterexample or what else was seen, for printing."""
-
-    rule: str
-    passed: bool
-    detail: str = ""
+from robustbench_dyn.plugins.contract import Finding
 
 
 class Findings:

@@ -17,10 +17,12 @@ from robustbench_dyn.certification.bounds.intermediate import (
     relaxation_state,
 )
 from robustbench_dyn.certification.bounds.intervals import Bounds
-from robustbench_dyn.certification.contract.findings import Finding, Findings
+from robustbench_dyn.certification.contract.findings import Findings
 from robustbench_dyn.certification.network.graph import Affine, Pointwise
+from robustbench_dyn.certification.network.lowering import Handlers
 from robustbench_dyn.certification.network.trace import trace
 from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.plugins.contract import Finding
 from robustbench_dyn.threat_models import NORMS, ThreatModel, project
 
 _CENTRES, _POINTS = 4, 48
@@ -29,15 +31,15 @@ _EPS = (0.03, 0.3, 1.0)
 # More than the rounding of the samples in float64.
 _TOLERANCE = 1e-9
 
-_TRACED = "a network that uses the operation can be traced"
-_VALUES = "the node computes what the operation computes"
-_ADJOINT = "adjoint is the transpose of linear"
-_ABSOLUTE = "abs_linear bounds the absolute values of linear"
-_SLOPES = "an activation is increasing, with slopes between min_slope and max_slope"
-_INTERVALS = "interval bounds contain samples"
-_LINES = "linear bounds contain samples"
-_RELAXED = "bounds by back-substitution lie below samples"
-_ROUNDING = "the error bound contains the rounding of float32"
+TRACED = "a network that uses the operation can be traced"
+VALUES = "the node computes what the operation computes"
+ADJOINT = "adjoint is the transpose of linear"
+ABSOLUTE = "abs_linear bounds the absolute values of linear"
+SLOPES = "an activation is increasing, with slopes between min_slope and max_slope"
+INTERVALS = "interval bounds contain samples"
+LINES = "linear bounds contain samples"
+RELAXED = "bounds by back-substitution lie below samples"
+ROUNDING = "the error bound contains the rounding of float32"
 
 
 class _Network(nn.Module):
@@ -75,31 +77,32 @@ def check_operation(
     *,
     input_shape: tuple[int, ...] = (2, 4, 4),
     seed: int = 0,
+    handlers: Handlers | None = None,
 ) -> list[Finding]:
     """Return whether the handler of an operation keeps each rule of its contract, on samples.
 
     name: as in OPERATIONS. function: a use of the operation, from (batch, *input_shape) to
     (batch, ...), in float32 and in float64; by default the operation itself, with no further
-    arguments.
+    arguments. handlers: in place of those of OPERATIONS.
     """
     findings = Findings(
-        _TRACED, _VALUES, _ADJOINT, _ABSOLUTE, _SLOPES, _INTERVALS, _LINES, _RELAXED, _ROUNDING
+        TRACED, VALUES, ADJOINT, ABSOLUTE, SLOPES, INTERVALS, LINES, RELAXED, ROUNDING
     )
     try:
         function = function or _operation(name)
         model = _Network(function, input_shape, seed).requires_grad_(False)
         traced = trace(model, input_shape, torch.float64)
         used = any(operation.name == name for operation in traced.operations)
-        findings.expect(_TRACED, used, f"the function does not use {name!r}")
-        state = relaxation_state(model, input_shape)
-        plain = relaxation_state(_Plain(function), input_shape)
+        findings.expect(TRACED, used, f"the function does not use {name!r}")
+        state = relaxation_state(model, input_shape, handlers)
+        plain = relaxation_state(_Plain(function), input_shape, handlers)
     except CertificateError as error:
-        rule = _VALUES if "does not compute" in str(error) else _TRACED
+        rule = VALUES if "does not compute" in str(error) else TRACED
         findings.expect(rule, False, str(error))
         return findings.list()
     # Any error of the operation or of its handler.
     except Exception as error:
-        findings.expect(_TRACED, False, f"{type(error).__name__}: {error}")
+        findings.expect(TRACED, False, f"{type(error).__name__}: {error}")
         return findings.list()
     with torch.no_grad():
         for x, ball, points in _samples(input_shape, seed):
@@ -141,7 +144,7 @@ def _check_bounds(
         outputs = state.exact.outputs(z)
         slack = _TOLERANCE * (1 + float(outputs[-1].abs().max()))
         error = float((outputs[-1] - model(z)).abs().max())
-        findings.expect(_VALUES, error <= slack, f"logits differ by {error:.3g}: {where}")
+        findings.expect(VALUES, error <= slack, f"logits differ by {error:.3g}: {where}")
         for bounds in (intervals, tightened):
             _expect_inside(outputs, bounds, findings, where)
         for k, (lower, upper) in linear_bounds.items():
@@ -150,7 +153,7 @@ def _check_bounds(
             below = (lower.slope * argument + lower.offset - value).max()
             above = (value - upper.slope * argument - upper.offset).max()
             excess = float(torch.maximum(below, above))
-            findings.expect(_LINES, excess <= _TOLERANCE, f"exceeded by {excess:.3g}: {where}")
+            findings.expect(LINES, excess <= _TOLERANCE, f"exceeded by {excess:.3g}: {where}")
     n = state.exact.n_classes
     rows = torch.cat([torch.eye(n), -torch.eye(n)]).double().repeat(_CENTRES, 1)
     owners = torch.arange(_CENTRES).repeat_interleave(2 * n)
@@ -159,14 +162,14 @@ def _check_bounds(
     for bounds, lines in ((intervals, {}), (tightened, linear_bounds)):
         found = objective_bounds(state.exact, bounds, ball, rows, owners, linear_bounds=lines)
         excess = float((found.value - sampled).max())
-        findings.expect(_RELAXED, excess <= _TOLERANCE, f"exceeded by {excess:.3g}: {where}")
+        findings.expect(RELAXED, excess <= _TOLERANCE, f"exceeded by {excess:.3g}: {where}")
 
 
 def _expect_inside(outputs: list[Tensor], bounds: Bounds, findings: Findings, where: str) -> None:
     for k, value in enumerate(outputs):
         outside = torch.maximum(bounds.lower[k] - value, value - bounds.upper[k])
         excess = float(outside.max())
-        findings.expect(_INTERVALS, excess <= _TOLERANCE, f"exceeded by {excess:.3g}: {where}")
+        findings.expect(INTERVALS, excess <= _TOLERANCE, f"exceeded by {excess:.3g}: {where}")
 
 
 def _check_nodes(state: RelaxationState, x: Tensor, points: Tensor, findings: Findings) -> None:
@@ -185,14 +188,14 @@ def _check_nodes(state: RelaxationState, x: Tensor, points: Tensor, findings: Fi
         forth = (row * value).flatten(1).sum(dim=1)
         transposed = sum((a * z).flatten(1).sum(dim=1) for a, z in zip(back, inputs, strict=True))
         error = float((forth - transposed).abs().max() / (1 + forth.abs().max()))
-        findings.expect(_ADJOINT, error <= _TOLERANCE, f"products differ by {error:.3g}")
+        findings.expect(ADJOINT, error <= _TOLERANCE, f"products differ by {error:.3g}")
         _check_magnitude(node, inputs, value, findings)
 
 
 def _check_magnitude(node: Affine, inputs: list[Tensor], value: Tensor, findings: Findings) -> None:
     absolute = node.abs_linear(*(z.abs() for z in inputs))
     excess = float((value.abs() - absolute).max())
-    findings.expect(_ABSOLUTE, excess <= _TOLERANCE, f"exceeded by {excess:.3g}")
+    findings.expect(ABSOLUTE, excess <= _TOLERANCE, f"exceeded by {excess:.3g}")
 
 
 def _check_slopes(node: Pointwise, z: Tensor, w: Tensor, findings: Findings) -> None:
@@ -203,10 +206,10 @@ def _check_slopes(node: Pointwise, z: Tensor, w: Tensor, findings: Findings) -> 
         return
     low, high = float(secant.min()), float(secant.max())
     kept = low >= activation.min_slope - 1e-6 and high <= activation.max_slope + 1e-6
-    findings.expect(_SLOPES, kept and low >= -1e-6, f"secants have slopes {low:.4g} to {high:.4g}")
+    findings.expect(SLOPES, kept and low >= -1e-6, f"secants have slopes {low:.4g} to {high:.4g}")
     sector = activation.sector(z, z, torch.minimum(z, w), torch.maximum(z, w))
     inside = (secant >= sector[0][apart] - 1e-6) & (secant <= sector[1][apart] + 1e-6)
-    findings.expect(_SLOPES, bool(inside.all()), "a secant is outside of its sector")
+    findings.expect(SLOPES, bool(inside.all()), "a secant is outside of its sector")
 
 
 def _check_rounding(
@@ -218,4 +221,4 @@ def _check_rounding(
     errors = interval_bounds(state, Ball(x, ThreatModel("Linf", 1e-200))).errors[-1]
     error = (state.model(x).double() - state.exact.outputs(x.double())[-1]).abs()
     excess = float((error - errors).max())
-    findings.expect(_ROUNDING, excess <= 0, f"an output errs by {excess:.3g} more")
+    findings.expect(ROUNDING, excess <= 0, f"an output errs by {excess:.3g} more")

@@ -125,7 +125,7 @@ def _with_leaves(trace: Trace, change: Callable[[Any], Any]) -> Trace:
 def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Trace:
     """Run model in eval mode on two inputs of `dtype` and return the operations on them.
 
-    What depends on the parameters alone is computed, as the model does it, and becomes a constant.
+    Values that depend on the parameters alone are computed by the model, and become constants.
     Raises CertificateError where the model cannot run so, or decides by its values.
     """
     with frozen_eval(model):

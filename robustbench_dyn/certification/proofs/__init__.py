@@ -1,1 +1,1 @@
-"""The computation behind each certifier: what is prepared of a model, and what is proved."""
+"""The computation behind each certifier: the preparation of a model, and the proof."""

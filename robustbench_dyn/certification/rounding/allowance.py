@@ -1,4 +1,4 @@
-"""What the network's own rounding may change of a margin, and what is subtracted for it.
+"""The allowance that is subtracted from margins for the network's own rounding.
 
 Certificates speak of the network as it is computed, and the proofs of exact arithmetic. Two bounds
 of the difference are at hand:
@@ -51,11 +51,11 @@ def usual_rounding(logits: Tensor) -> Tensor:
 def rounding_allowance(
     margins: Tensor, worst_case: Tensor, observed: Tensor, usual: Tensor, *, strict: bool
 ) -> Tensor:
-    """Return what is subtracted from margins for rounding; inf where nothing is to be proved.
+    """Return the allowance of margins for rounding; inf where nothing is to be proved.
 
     margins: as computed at the example; worst_case: bounds of the rounding; observed: the largest
     difference between these margins and exact ones; usual: of usual_rounding; all of one shape.
-    What was observed at the example is added, since the margin there is a computed one, too.
+    The observed difference is added, since the margin at the example is a computed one, too.
     """
     measured = torch.maximum(FACTOR * observed, usual)
     allowance = observed + (worst_case if strict else torch.minimum(worst_case, measured))
@@ -116,7 +116,7 @@ class LayerRounding(NamedTuple):
     strict: bool
 
     def allowance(self, x: Tensor, logits: Tensor, y: Tensor, reach: Tensor) -> Tensor:
-        """Return what is subtracted from each margin at x and anywhere within reach of it.
+        """Return the allowance of each margin at x and anywhere within reach of it.
 
         logits: (batch, classes), as the network computed them at x. reach: (batch,), in L2. Returns
         (batch, classes), float64, on the CPU: 0 for the label itself, inf where nothing is proved.

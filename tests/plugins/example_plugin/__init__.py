@@ -1,4 +1,4 @@
-"""A plugin that brings something of every kind; its modules are those that docs/extending.md shows."""
+"""A plugin that brings something of every kind; docs/extending.md shows its modules."""
 
 from .architecture import build
 from .attack import ATTACKS

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from robustbench_dyn.attacks.base import Attack
+from robustbench_dyn import Attack
 from robustbench_dyn.attacks.problem import AttackProblem
 from robustbench_dyn.threat_models import project
 

@@ -1,17 +1,14 @@
-"""Certifier "example": within eps, no logit difference falls by more than its bound times eps."""
+"""Certifier "example": within eps, no margin falls by more than its Lipschitz bound times eps."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification.base import Certifier, Proof
-from robustbench_dyn.certification.proofs.lipschitz import LipschitzState
-from robustbench_dyn.certification.rounding.allowance import layer_rounding, margins_of
-from robustbench_dyn.lipschitz.bounds import pairwise_lipschitz
-from robustbench_dyn.threat_models import ThreatModel
+from robustbench_dyn import Certifier, Proof, ThreatModel
+from robustbench_dyn.certification.proofs.lipschitz import LipschitzState, prepare
+from robustbench_dyn.certification.rounding.allowance import margins_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +23,18 @@ class Example(Certifier[LipschitzState]):
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
     ) -> LipschitzState:
         """Raise CertificateError where a part of the model has no known bound."""
-        return LipschitzState(pairwise_lipschitz(model), layer_rounding(model, strict=True))
+        return prepare(model, strict_rounding=True)
 
     def prove(
         self, state: LipschitzState, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
     ) -> Proof:
         """Return radii of eps for excluded classes, 0 for others, inf for the label."""
-        reach, labels = torch.full((len(x),), threat_model.eps).double(), y.cpu()
+        eps = torch.full((len(x),), threat_model.eps, dtype=torch.float64)
         # The proof must hold for the network as it rounds.
-        margins = margins_of(logits, y) - state.rounding.allowance(x, logits, y, reach)
-        bounds = state.bounds.expand(margins.shape[1], -1)[labels]
-        radii = torch.where(margins > bounds * threat_model.eps * (1 + 1e-9), threat_model.eps, 0.0)
-        return Proof(radii.double().scatter(1, labels[:, None], math.inf))
+        margins = margins_of(logits, y) - state.rounding.allowance(x, logits, y, eps)
+        bounds = state.bounds.expand(margins.shape[1], -1)[y.cpu()]
+        radii = (margins > bounds * threat_model.eps * (1 + 1e-9)) * eps[:, None]
+        return Proof(radii.scatter(1, y.cpu()[:, None], torch.inf))
 
 
 CERTIFIERS = (Example,)

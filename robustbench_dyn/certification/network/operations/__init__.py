@@ -27,9 +27,16 @@ from robustbench_dyn.certification.network.operations import (
     movement,
 )
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
-from robustbench_dyn.plugins import Entry, Registry
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.plugins import Entry, Registry, from_plugins
 
 __all__ = ["OPERATIONS", "Handler", "OperationContext"]
+
+
+def _check_type(_name: str, handler: object) -> None:
+    if not callable(handler):
+        raise InputError(f"it is a {type(handler).__name__}, and must be a function")
+
 
 OPERATIONS: Registry[Handler] = Registry(
     "operation",
@@ -38,4 +45,5 @@ OPERATIONS: Registry[Handler] = Registry(
         for module in (activations, linear, arithmetic, movement)
         for name, handler in module.OPERATIONS.items()
     ],
+    from_plugins=from_plugins("operations", _check_type),
 )

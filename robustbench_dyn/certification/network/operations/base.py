@@ -1,4 +1,4 @@
-"""What a handler of an operation is given and returns, with the nodes that most of them make."""
+"""The context of an operation handler, with the nodes that most handlers make."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class OperationContext:
         """Return the operation itself as an affine map that has no negative weights.
 
         n_summands: how many numbers it adds for one entry; 0 where it only moves them. The
-        transpose is what automatic differentiation makes of it.
+        transpose follows by automatic differentiation.
         """
         operation = self.operation
         shapes = [self.shapes[index] for index in operation.inputs]

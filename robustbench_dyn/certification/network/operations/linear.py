@@ -25,7 +25,7 @@ def _convolution(context: OperationContext) -> Node:
     )
     back_padding = [0] * len(size)
     if not transposed:
-        # What a transposed convolution cannot tell from its own input: the rest of the division.
+        # The output size of a transposed convolution is ambiguous by the remainder of the division.
         extents = zip(
             size,
             padding,

@@ -1,4 +1,4 @@
-"""What an error rule is given and returns: tracked values, their drift and their error.
+"""The input and output of error rules: tracked values, their drift and their error.
 
 A sum of n products errs by at most n u times the sum of their absolute values, in any order of
 summation and with or without fused multiply-adds, u the unit roundoff of the dtype (Jeannerod &
