@@ -772,7 +772,7 @@ def test_progress_counts_up_to_all_examples():
 # Against AutoAttack
 
 
-def test_the_cascade_agrees_with_plain_autoattack(monkeypatch):
+def test_the_pipeline_agrees_with_plain_autoattack(monkeypatch):
     from pyautoattack import AutoAttack  # noqa: PLC0415
 
     monkeypatch.setattr("pyautoattack.checks.check_dynamic", lambda *_, **__: None)
