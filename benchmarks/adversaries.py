@@ -1,4 +1,4 @@
-"""What every certifier and a whole evaluation say of each hostile module of the tests' collection.
+"""All certifiers, and a whole evaluation, on each adversarial module of tests/oracles.
 
     python benchmarks/adversaries.py
 
@@ -26,7 +26,7 @@ from oracles.refutation import built, certificates, predictions, refuted
 
 
 def certified(adversary: Adversary) -> tuple[Counter[str], int, list[str]]:
-    """Return how many certificates each certifier gives, how many are refuted, and refusals."""
+    """Return the certificates of each certifier, how many were refuted, and the refusals."""
     counts, n_refuted, reasons = Counter[str](), 0, dict[str, None]()
     for norm in NORMS:
         for name in certifier_names():
@@ -38,7 +38,7 @@ def certified(adversary: Adversary) -> tuple[Counter[str], int, list[str]]:
                         counts[name] += 1
                         n_refuted += refuted(model, x[k], y[k], norm, radius) is not None
                 except CertificateError as error:
-                    # Those that are for networks with neurons refuse most of these by their size.
+                    # Semidefinite bounds refuse most of these modules because of their size.
                     if not str(error).startswith("semidefinite bounds are for"):
                         reasons[str(error)] = None
                 except DynbenchError:
@@ -47,7 +47,7 @@ def certified(adversary: Adversary) -> tuple[Counter[str], int, list[str]]:
 
 
 def flags(adversary: Adversary) -> str:
-    """Return the flags of an evaluation, or why there is none."""
+    """Return the flags of an evaluation, or the reason why the model was refused."""
     model, x = built(adversary)
     y = predictions(model, x)
     try:
@@ -62,14 +62,20 @@ def main() -> None:
     warnings.simplefilter("ignore")
     rows = []
     for adversary in ADVERSARIES:
-        # What is no function of its input is told by an evaluation, not by a certifier.
+        # Only an evaluation tests whether a model is a function of its input; certifiers do not.
         is_function = adversary.family != "changing"
         counts, n_refuted, reasons = certified(adversary) if is_function else (Counter(), 0, [])
-        rows.append({
-            "family": adversary.family, "adversary": adversary.name, "trick": adversary.trick,
-            "certificates": " ".join(f"{name}:{n}" for name, n in counts.items()),
-            "refuted": n_refuted, "refusals": " | ".join(reasons), "flags": flags(adversary),
-        })  # fmt: skip
+        rows.append(
+            {
+                "family": adversary.family,
+                "adversary": adversary.name,
+                "trick": adversary.trick,
+                "certificates": " ".join(f"{name}:{n}" for name, n in counts.items()),
+                "refuted": n_refuted,
+                "refusals": " | ".join(reasons),
+                "flags": flags(adversary),
+            }
+        )
     write("adversaries", rows)
     sys.exit(any(row["refuted"] for row in rows))
 

@@ -1,16 +1,17 @@
-"""Gradient and sphere-preserving flows in turn approximate a map that neither approximates alone.
+"""Alternating gradient and sphere-preserving flows approximate a map that neither can alone.
 
     python benchmarks/approximation.py [--seeds 3] [--iterations 300]
 
 Presnov's decomposition splits a continuous field into a gradient and a field tangent to spheres,
-f = grad U + X_S; flows of the two kinds in turn are dense among the continuous maps on compact sets
-(Celledoni et al., arXiv 2210.02373, section 3). The theorem allows any potential; here the steps
-are those of the plugin gradient_sphere, whose gradient steps are nonexpansive. One smooth map of
-the square [-1, 1]^2 into the plane is fitted by 1 to 8 pairs of steps at a fixed width, and,
-as negative controls, by as many gradient steps alone and sphere steps alone. What these cannot
-reach is known: a map that keeps norms is at least abs(|f(x)| - |x|) off at x, and a nonexpansive
-one half of |f(x) - f(y)| - |x - y| off at x or at y. Errors on a fine grid, L2 mean and largest;
-best and median of the seeds. Results: benchmarks/results/approximation.csv and .png.
+f = grad U + X_S; alternating flows of the two kinds are dense in the continuous maps on compact
+sets (Celledoni et al., arXiv 2210.02373, section 3). The theorem allows any potential; here the
+steps are those of the plugin gradient_sphere, whose gradient steps are nonexpansive. The benchmark
+fits one smooth map of the square [-1, 1]^2 into the plane with 1 to 8 pairs of steps at a fixed
+width, and, as negative controls, with as many gradient steps alone and sphere steps alone. The
+controls have known lower bounds: the error of a norm-preserving map is at least
+abs(|f(x)| - |x|) at x, that of a nonexpansive map at least half of |f(x) - f(y)| - |x - y| at x or
+y. Errors on a fine grid, root mean square and maximum; best and median over seeds. Results:
+benchmarks/results/approximation.csv and .png.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ STYLES = {
 
 
 def target(x: Tensor) -> Tensor:
-    """Return f(x), (n, 2), for x (n, 2): stretches, shears and bends."""
+    """Return f(x), (n, 2), for x (n, 2): a map that stretches, shears and bends."""
     a, b = x.unbind(dim=1)
     return torch.stack([1.3 * a + 0.5 * torch.sin(2.5 * b), b * torch.cos(a) - 0.4 * a**2], dim=1)
 
 
 def flow(kind: str, depth: int) -> nn.Module:
-    """Return `depth` pairs of steps, both of one kind for a control."""
+    """Return `depth` pairs of steps; for a control, both steps are of one kind."""
     layers = list[nn.Module]()
     for _ in range(depth):
         first, second = DenseGradientStep(2, TERMS), SphereStep(2, RANK)
@@ -60,8 +61,8 @@ def flow(kind: str, depth: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def fitted(kind: str, depth: int, seed: int, iterations: int) -> nn.Module:
-    """Fit a flow to the target in the least squares sense, at points drawn once."""
+def fit(kind: str, depth: int, seed: int, iterations: int) -> nn.Module:
+    """Fit a flow to the target by least squares, at fixed random points."""
     torch.manual_seed(seed)
     model = flow(kind, depth)
     x = 2 * torch.rand(N_TRAIN, 2, generator=torch.Generator().manual_seed(0)) - 1
@@ -83,13 +84,13 @@ def grid() -> Tensor:
 
 @torch.no_grad()
 def errors(model: nn.Module) -> tuple[float, float]:
-    """Return the root of the mean square of the error, and the largest error, on the grid."""
-    off = (model(grid()) - target(grid())).norm(dim=1)
-    return float(off.square().mean().sqrt()), float(off.max())
+    """Return the root mean square error and the maximal error on the grid."""
+    error = (model(grid()) - target(grid())).norm(dim=1)
+    return float(error.square().mean().sqrt()), float(error.max())
 
 
-def floors() -> dict[str, tuple[float, float]]:
-    """Return what the controls cannot go below on the grid: mean (0 where unknown), and largest."""
+def lower_bounds() -> dict[str, tuple[float, float]]:
+    """Return lower bounds of the controls' errors on the grid: (root mean square or 0, maximum)."""
     x = grid()
     radial = (target(x).norm(dim=1) - x.norm(dim=1)).abs()
     stretched = torch.cdist(target(x), target(x)) - torch.cdist(x, x)
@@ -100,34 +101,40 @@ def floors() -> dict[str, tuple[float, float]]:
 
 
 def check(rows: list[dict[str, Any]]) -> None:
-    """Raise RuntimeError where a control went below what it can reach."""
-    for row, (mean, largest) in ((r, floors().get(r["flow"], (0.0, 0.0))) for r in rows):
-        # float32 steps keep norms and distances up to their rounding.
+    """Raise RuntimeError where the error of a control lies below its lower bound."""
+    for row, (mean, largest) in ((r, lower_bounds().get(r["flow"], (0.0, 0.0))) for r in rows):
+        # The slack covers the rounding errors of float32.
         if row["l2_best"] < mean - 1e-4 or row["max_best"] < largest - 1e-4:
-            raise RuntimeError(f"{row} lies below its floor {(mean, largest)}")
+            raise RuntimeError(f"{row} lies below its lower bound {(mean, largest)}")
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw the errors against the depth: the medians, and the span down to the best."""
-    table, figure = pd.DataFrame(rows), Figure(figsize=(9, 3.8), layout="constrained")
+def draw(results: list[dict[str, Any]]) -> None:
+    """Draw the errors over the depth: the medians, and the range down to the best."""
+    table, figure = pd.DataFrame(results), Figure(figsize=(9, 3.8), layout="constrained")
     panels = zip(figure.subplots(1, 2), ("l2", "max"), ("L2 mean", "largest"), strict=True)
     for k, (axes, column, title) in enumerate(panels):
         for kind, style in STYLES.items():
-            mine = table[table["flow"] == kind]
+            rows = table[table["flow"] == kind]
             depth, median, best = (
-                mine[c].to_numpy() for c in ("pairs", f"{column}_median", f"{column}_best")
+                rows[c].to_numpy() for c in ("pairs", f"{column}_median", f"{column}_best")
             )
-            axes.plot(depth, median, label=f"{kind}{'' if ' ' in kind else ' steps alone'}",
-                      markersize=5, **style)  # fmt: skip
+            axes.plot(
+                depth,
+                median,
+                label=f"{kind}{'' if ' ' in kind else ' steps alone'}",
+                markersize=5,
+                **style,
+            )
             axes.fill_between(depth, best, median, color=style["color"], alpha=0.2, linewidth=0)
-            floor = floors().get(kind, (0.0, 0.0))[k]
-            if floor:
-                axes.axhline(floor, color=style["color"], linestyle=style["linestyle"],
-                             linewidth=0.8)  # fmt: skip
+            bound = lower_bounds().get(kind, (0.0, 0.0))[k]
+            if bound:
+                axes.axhline(
+                    bound, color=style["color"], linestyle=style["linestyle"], linewidth=0.8
+                )
         axes.set(xscale="log", xlabel="pairs of steps", ylabel=f"{title} error")
         axes.set_xticks(DEPTHS, labels=DEPTHS)
         axes.minorticks_off()
-        axes.set_title("thin lines: what steps of one kind cannot go below", fontsize=9)
+        axes.set_title("thin lines: lower bounds for steps of one kind", fontsize=9)
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=8)
@@ -138,17 +145,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=300)
-    given, rows = parser.parse_args(), list[dict[str, Any]]()
+    options, rows = parser.parse_args(), list[dict[str, Any]]()
     for kind, depth in itertools.product(STYLES, DEPTHS):
         started = time.process_time()
-        found = [errors(fitted(kind, depth, seed, given.iterations)) for seed in range(given.seeds)]
-        l2, largest = zip(*found, strict=True)
+        all_errors = [
+            errors(fit(kind, depth, seed, options.iterations)) for seed in range(options.seeds)
+        ]
+        l2, largest = zip(*all_errors, strict=True)
         rows.append(
-            {"flow": kind, "pairs": depth, "seeds": given.seeds,
-             "l2_best": min(l2), "l2_median": statistics.median(l2), "max_best": min(largest),
-             "max_median": statistics.median(largest),
-             "cpu_seconds": round(time.process_time() - started, 2)}
-        )  # fmt: skip
+            {
+                "flow": kind,
+                "pairs": depth,
+                "seeds": options.seeds,
+                "l2_best": min(l2),
+                "l2_median": statistics.median(l2),
+                "max_best": min(largest),
+                "max_median": statistics.median(largest),
+                "cpu_seconds": round(time.process_time() - started, 2),
+            }
+        )
         print(rows[-1], flush=True)
     measuring.write("approximation", rows)
     check(rows)

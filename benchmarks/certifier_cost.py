@@ -1,11 +1,11 @@
-"""What each certifier costs an example, on networks of the zoo.
+"""The cost of each certifier per example, on networks of the zoo.
 
     python benchmarks/certifier_cost.py [--n-examples 20] [--model feedforward]
 
-Each certifier is asked alone, about all examples that the network gets right; in the cascade it is
-asked only about those that the cheaper ones and the attacks leave open. Seconds are those of the
-processor, of all threads together, which a busy machine changes little; beside them stands how many
-forward passes of the frozen network, in batches as large, take as long.
+Each certifier runs alone, on every correctly classified example; in an evaluation it runs only on
+the examples that cheaper certifiers and attacks leave undecided. Seconds are processor time of all
+threads, which depends little on other processes; the column beside them gives the number of forward
+passes of the frozen network, in batches of the same size, that take as long.
 Results: benchmarks/results/certifier_cost.csv; `python benchmarks/tables.py` puts them in the docs.
 """
 
@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn import Smoothing, ThreatModel, evaluate_smoothed, load_dataset, load_model
-from robustbench_dyn.certification.base import Prepared, radii
+from robustbench_dyn.certification.base import PreparedCertifier, radii
 from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.freezing import frozen_eval
 
-# Each data set with the networks, and with eps at which some examples are certified.
+# Networks and data sets, and threat models at which some examples are certified.
 FASHION = (ThreatModel("L2", 0.25), ThreatModel("Linf", 2 / 255))
 MOONS = (ThreatModel("L2", 0.1), ThreatModel("Linf", 0.1))
 NETWORKS: dict[tuple[str, str], tuple[ThreatModel, ...]] = {
@@ -44,8 +44,8 @@ SMOOTHING = Smoothing(0.25)
 
 
 @torch.no_grad()
-def seconds_a_forward(model: nn.Module, x: Tensor) -> float:
-    """Return the processor seconds of a forward pass of one example, in a batch of all."""
+def seconds_per_forward(model: nn.Module, x: Tensor) -> float:
+    """Return the processor seconds of a forward pass per example, in one batch."""
     taken = []
     for _ in range(5):
         started = time.process_time()
@@ -54,10 +54,10 @@ def seconds_a_forward(model: nn.Module, x: Tensor) -> float:
     return min(taken) / len(x)
 
 
-def ask(
-    model: nn.Module, prepared: Prepared, x: Tensor, y: Tensor, threat_model: ThreatModel
+def run_certifier(
+    model: nn.Module, prepared: PreparedCertifier, x: Tensor, y: Tensor, threat_model: ThreatModel
 ) -> dict[str, Any]:
-    """Ask a certifier about examples that the model gets right; count what it decides."""
+    """Run a certifier on correctly classified examples; count the examples that it decides."""
     with torch.no_grad():
         logits = model(x)
     started = time.process_time()
@@ -72,13 +72,16 @@ def ask(
 
 def rows_of(name: str, data: Dataset, threat_models: tuple[ThreatModel, ...]) -> Iterator[Any]:
     model = load_model(name, dataset=data.name)
-    about = {"model": name, "dataset": data.name, "parameters": sum(p.numel() for p in
-             model.parameters())}  # fmt: skip
+    about = {
+        "model": name,
+        "dataset": data.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
     with frozen_eval(model):
         with torch.no_grad():
-            right = model(data.x).argmax(dim=1) == data.y
-        x, y = data.x[right], data.y[right]
-        forward = seconds_a_forward(model, x)
+            correct = model(data.x).argmax(dim=1) == data.y
+        x, y = data.x[correct], data.y[correct]
+        forward = seconds_per_forward(model, x)
         for threat_model in threat_models:
             norm = threat_model.norm
             about |= {"norm": norm, "eps": threat_model.eps, "n_examples": len(x)}
@@ -89,7 +92,7 @@ def rows_of(name: str, data: Dataset, threat_models: tuple[ThreatModel, ...]) ->
                 except (CertificateError, InputError):
                     continue
                 once = time.process_time() - started
-                row = ask(model, prepared, x, y, threat_model)
+                row = run_certifier(model, prepared, x, y, threat_model)
                 yield (
                     about
                     | {"certifier": certifier, "seconds_once": once}
@@ -100,13 +103,19 @@ def rows_of(name: str, data: Dataset, threat_models: tuple[ThreatModel, ...]) ->
         started = time.process_time()
         smoothed = evaluate_smoothed(model, (x, y), [l2], SMOOTHING, attacked=False)
         seconds = (time.process_time() - started) / len(x)
-        certified = sum(c.label == c.prediction and c.radius >= l2.eps
-                        for c in smoothed.certificates)  # fmt: skip
+        certified = sum(
+            c.label == c.prediction and c.radius >= l2.eps for c in smoothed.certificates
+        )
         yield about | {
-            "norm": "L2", "eps": l2.eps, "certifier": f"smoothing, sigma {SMOOTHING.sigma:g}",
-            "seconds_once": 0.0, "certified": certified, "broken": 0, "seconds": seconds,
+            "norm": "L2",
+            "eps": l2.eps,
+            "certifier": f"smoothing, sigma {SMOOTHING.sigma:g}",
+            "seconds_once": 0.0,
+            "certified": certified,
+            "broken": 0,
+            "seconds": seconds,
             "forward_passes": SMOOTHING.n0 + SMOOTHING.n,
-        }  # fmt: skip
+        }
 
 
 def main() -> None:
@@ -120,8 +129,9 @@ def main() -> None:
     for (name, dataset), threat_models in NETWORKS.items():
         if options.model and name not in options.model:
             continue
-        for row in rows_of(name, load_dataset(dataset, n_examples=options.n_examples),
-                           threat_models):  # fmt: skip
+        for row in rows_of(
+            name, load_dataset(dataset, n_examples=options.n_examples), threat_models
+        ):
             rows.append(row)
             print(row, flush=True)
     measuring.write("certifier_cost", rows)

@@ -1,10 +1,10 @@
-"""Whether the zoo keeps what it claims: `dynbench check` at every set of trained weights.
+"""Test the claims of the zoo: `dynbench check` for every set of trained weights.
 
     python benchmarks/claims.py [--dataset fashion_mnist] [--model lipflow]
 
-A row for each claim and kind of points: the largest defect of all parts that make the claim, beside
-its tolerance. For a Lipschitz claim the steepest slope that a search found over the certified bound
-is 1 plus the defect. Rows of models that are not asked for are kept.
+One row per claim and kind of points: the largest defect over the parts with this claim, and its
+tolerance. For a Lipschitz claim, 1 plus the defect is the largest slope that a search found divided
+by the certified bound. The file keeps the rows of other models.
 Results: benchmarks/results/claims.csv. Ends with exit code 1 where a claim is broken.
 """
 
@@ -25,7 +25,7 @@ PATH = measuring.RESULTS / "claims.csv"
 
 
 def worst(findings: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each claim and kind of points, that which misses its tolerance most."""
+    """Return the finding with the largest defect over tolerance, per claim and kind of points."""
     over = (findings["defect"] - findings["tolerance"]).fillna(float("inf"))
     order = over.sort_values(ascending=False, kind="stable").index
     parts = findings.groupby(["claim", "points"])["part"].transform("nunique")
@@ -43,16 +43,24 @@ def main() -> None:
     table = pd.read_csv(PATH) if PATH.is_file() else pd.DataFrame()
     for architecture, weights in weights_of_the_zoo(options.model, (options.dataset,)):
         name = full_name(architecture.name, weights.variant)
-        found: list[dict[str, Any]] = [
-            {"model": name, "dataset": weights.dataset, "claim": finding.claim,
-             "part": finding.part, "points": finding.points, "defect": finding.defect,
-             "tolerance": finding.tolerance, "holds": finding.holds, "note": finding.note,
-             "weights_sha256": weights.sha256}
+        findings: list[dict[str, Any]] = [
+            {
+                "model": name,
+                "dataset": weights.dataset,
+                "claim": finding.claim,
+                "part": finding.part,
+                "points": finding.points,
+                "defect": finding.defect,
+                "tolerance": finding.tolerance,
+                "holds": finding.holds,
+                "note": finding.note,
+                "weights_sha256": weights.sha256,
+            }
             for finding in check_architecture(
                 architecture, dataset=weights.dataset, variant=weights.variant
             )
-        ]  # fmt: skip
-        rows = worst(pd.DataFrame(found)).assign(machine=measuring.machine())
+        ]
+        rows = worst(pd.DataFrame(findings)).assign(machine=measuring.machine())
         table = measuring.joined(table, rows, ("model", "dataset"))
         table = table.sort_values(["dataset", "model"], kind="stable")
         table.to_csv(PATH, index=False, lineterminator="\n")

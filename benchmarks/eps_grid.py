@@ -1,10 +1,10 @@
-"""What a grid of eps costs: six together against each alone, on the same model and examples.
+"""The cost of a grid of eps: six radii together, and each alone, on the same model and examples.
 
     python benchmarks/eps_grid.py [--n-examples 200] [--model lipflow]
 
-An example that is undecided somewhere has to survive the whole suite once, at the largest such eps.
-So no grid costs less than its undecided examples over those of its dearest eps; that floor stands
-beside the ratios. Results: benchmarks/results/eps_grid_MODEL.csv.
+An example that is undecided at some eps must survive the whole suite once, at the largest such eps.
+The ratio of the undecided examples of the grid to those of its costliest eps is thus a lower bound
+for the ratio of the costs; both are reported. Results: benchmarks/results/eps_grid_MODEL.csv.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ def main() -> None:
         rows = []
         for radii in [(eps,) for eps in GRID] + [GRID]:
             started = time.perf_counter()
-            found = evaluate_grid(model, data, [ThreatModel("L2", eps) for eps in radii])
+            evaluations = evaluate_grid(model, data, [ThreatModel("L2", eps) for eps in radii])
             rows.append(
                 {
                     "model": name,
                     "n_examples": len(data),
                     "eps": " ".join(map(str, radii)),
-                    "undecided": len(set.union(*map(undecided, found))),
-                    "forward_passes": sum(e.summary["forward_passes"] for e in found),
+                    "undecided": len(set.union(*map(undecided, evaluations))),
+                    "forward_passes": sum(e.summary["forward_passes"] for e in evaluations),
                     "seconds": time.perf_counter() - started,
                 }
             )
             print(rows[-1], flush=True)
         for what in ("undecided", "forward_passes", "seconds"):
-            dearest = max(row[what] for row in rows[:-1])
+            costliest = max(row[what] for row in rows[:-1])
             for row in rows:
-                row[f"{what}_over_dearest"] = row[what] / dearest
+                row[f"{what}_over_costliest"] = row[what] / costliest
         measuring.write(f"eps_grid_{name}", rows)
 
 

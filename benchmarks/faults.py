@@ -1,4 +1,4 @@
-"""Kill workers at random during a sweep; its verdicts must equal those of an undisturbed one.
+"""Kill random workers during a sweep; the verdicts must equal those of an undisturbed sweep.
 
     python benchmarks/faults.py [--engine local] [--kills 50] [--seed 0]
 
@@ -24,39 +24,48 @@ import measuring
 from robustbench_dyn.sweeps.engines import Event
 from robustbench_dyn.sweeps.sweep import Sweep, sweep
 
-CONTENT = Sweep.model_validate({
-    "models": ["lipflow", "euler_resnet"], "datasets": ["fashion_mnist"], "seeds": [0],
-    "threat_models": [{"norm": "L2", "eps": [0.25, 0.5]}], "n_examples": 200,
-    "attacks": "apgd-ce", "batch_size": 10, "examples_per_shard": 50,
-})  # fmt: skip
-# The name that each engine gives its workers' processes.
+CONFIG = Sweep.model_validate(
+    {
+        "models": ["lipflow", "euler_resnet"],
+        "datasets": ["fashion_mnist"],
+        "seeds": [0],
+        "threat_models": [{"norm": "L2", "eps": [0.25, 0.5]}],
+        "n_examples": 200,
+        "attacks": "apgd-ce",
+        "batch_size": 10,
+        "examples_per_shard": 50,
+    }
+)
+# Names of the worker processes of each engine.
 NAMES = {"local": "multiprocessing.spawn", "ray": "ray::_run_remotely"}
 
 
 class Killer(threading.Thread):
-    """Sends SIGKILL to a random worker, again and again, until it has done so often enough."""
+    """A thread that sends SIGKILL to random workers until it has killed enough of them."""
 
     def __init__(self, name: str, kills: int, seed: int) -> None:
         super().__init__(daemon=True)
-        self.name_of_workers, self.left, self.random = name, kills, random.Random(seed)
+        self.process_name, self.kills, self.random = name, kills, random.Random(seed)
         self.killed = 0
 
     def run(self) -> None:
-        while self.killed < self.left:
+        while self.killed < self.kills:
             time.sleep(self.random.uniform(1.0, 4.0))
-            found = subprocess.run(
-                ["pgrep", "-f", self.name_of_workers], capture_output=True, text=True, check=False
+            listed = subprocess.run(
+                ["pgrep", "-f", self.process_name], capture_output=True, text=True, check=False
             )
-            workers = found.stdout.split()
+            workers = listed.stdout.split()
             if workers:
                 subprocess.run(["kill", "-9", self.random.choice(workers)], check=False)
                 self.killed += 1
 
 
 def verdicts(path: Path) -> list[tuple[Any, ...]]:
-    """Return every verdict but for times and passes, which a repeated chunk takes again."""
-    columns = ("key, eps, example_id, label, prediction, status, certified_radius, certifier, "
-               "adversarial_distance, attack, reason, x_adv")  # fmt: skip
+    """Return all verdicts without seconds and passes, which a repeated batch counts again."""
+    columns = (
+        "key, eps, example_id, label, prediction, status, certified_radius, certifier, "
+        "adversarial_distance, attack, reason, x_adv"
+    )
     with closing(sqlite3.connect(path)) as connection:
         query = f"SELECT {columns} FROM verdicts ORDER BY key, eps, example_id"
         return connection.execute(query).fetchall()
@@ -78,21 +87,27 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         quiet, disturbed = Path(folder) / "quiet.sqlite", Path(folder) / "disturbed.sqlite"
-        sweep(CONTENT, quiet, engine=options.engine, workers=2)
+        sweep(CONFIG, quiet, engine=options.engine, workers=2)
         killer = Killer(NAMES[options.engine], options.kills, options.seed)
         killer.start()
         rounds, expected = 0, verdicts(quiet)
         started = time.perf_counter()
         same = True
-        # One sweep may end before the last kill: then another store is begun.
+        # A sweep may end before the last kill; then another one starts with a new store.
         while rounds == 0 or killer.is_alive():
             disturbed.unlink(missing_ok=True)
-            outcome = sweep(CONTENT, disturbed, engine=options.engine, workers=2, progress=watch)
+            outcome = sweep(CONFIG, disturbed, engine=options.engine, workers=2, progress=watch)
             same = same and verdicts(disturbed) == expected and not outcome.failed
             rounds += 1
-        row = {"engine": options.engine, "kills": killer.killed, "deaths_seen": len(deaths),
-               "sweeps": rounds, "verdicts": len(expected), "equal": same,
-               "seconds": time.perf_counter() - started}  # fmt: skip
+        row = {
+            "engine": options.engine,
+            "kills": killer.killed,
+            "deaths_seen": len(deaths),
+            "sweeps": rounds,
+            "verdicts": len(expected),
+            "equal": same,
+            "seconds": time.perf_counter() - started,
+        }
     measuring.write(f"faults_{options.engine}", [row])
     if not same:
         sys.exit(1)

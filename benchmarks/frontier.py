@@ -1,10 +1,10 @@
-"""Clean against certified accuracy, for every set of weights that carries an L2 certificate.
+"""Clean and certified accuracy of every set of weights with an L2 certificate.
 
     python benchmarks/frontier.py [--n-examples 10000]
 
-All test images of Fashion-MNIST, the Lipschitz certificate alone, no attack. Each set of weights is
-a point of its architecture's frontier: a larger margin in training buys certified accuracy with
-clean accuracy.
+All test images of Fashion-MNIST, with the Lipschitz certifier and no attack. Each set of weights is
+a point on the frontier of its architecture: a larger margin in training trades clean for certified
+accuracy.
 Results: benchmarks/results/frontier.csv, frontier.png.
 """
 
@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.models.architectures import full_name
-from robustbench_dyn.models.loading import discover
+from robustbench_dyn.plugins import find_plugins
 
 mpl.use("agg")
 GRID = (0.25, 0.5, 1.0, 1.58)
@@ -28,27 +28,37 @@ MARKERS = "osD^vP*X"
 
 
 def points(n_examples: int) -> list[dict[str, Any]]:
-    data, rows, registry = load_dataset("fashion_mnist", n_examples=n_examples), [], discover()
-    for listing in registry.listings.values():
-        for weights in listing.card.weights if listing.card else ():
+    data, rows = load_dataset("fashion_mnist", n_examples=n_examples), []
+    for plugin in find_plugins():
+        for weights in plugin.card.weights if plugin.card else ():
             if weights.dataset != data.name or weights.norm != "L2":
                 continue
-            name = full_name(listing.name, weights.variant)
-            found = evaluate_grid(
-                load_model(name), data, [ThreatModel("L2", eps) for eps in GRID], attacks="none",
+            name = full_name(plugin.name, weights.variant)
+            evaluations = evaluate_grid(
+                load_model(name),
+                data,
+                [ThreatModel("L2", eps) for eps in GRID],
+                attacks="none",
                 certifiers="lipschitz",
-            )  # fmt: skip
-            first = found[0].summary
+            )
+            first = evaluations[0].summary
             if not first["certified_accuracy"]:
                 continue
             certified = {
-                f"certified_{e.threat_model.eps:g}": e.summary["certified_accuracy"] for e in found
+                f"certified_{e.threat_model.eps:g}": e.summary["certified_accuracy"]
+                for e in evaluations
             }
             rows.append(
-                {"architecture": listing.name, "model": name, "n_examples": len(data),
-                 "parameters": first["parameters"], "training_seconds": weights.training_seconds,
-                 "clean_accuracy": first["clean_accuracy"], **certified}
-            )  # fmt: skip
+                {
+                    "architecture": plugin.name,
+                    "model": name,
+                    "n_examples": len(data),
+                    "parameters": first["parameters"],
+                    "training_seconds": weights.training_seconds,
+                    "clean_accuracy": first["clean_accuracy"],
+                    **certified,
+                }
+            )
             print(rows[-1], flush=True)
     return rows
 
@@ -57,10 +67,16 @@ def draw(table: pd.DataFrame) -> None:
     figure, axes = plt.subplots(1, len(GRID), figsize=(13, 3.6), layout="constrained")
     for axis, eps in zip(axes, GRID, strict=True):
         for marker, (name, rows) in zip(MARKERS, table.groupby("architecture"), strict=False):
-            along = rows.sort_values("clean_accuracy")
+            ordered = rows.sort_values("clean_accuracy")
             grey = "black" if "flow" in str(name) else "0.55"
-            axis.plot(100 * along["clean_accuracy"], 100 * along[f"certified_{eps:g}"],
-                      marker=marker, color=grey, linestyle=":", label=str(name))  # fmt: skip
+            axis.plot(
+                100 * ordered["clean_accuracy"],
+                100 * ordered[f"certified_{eps:g}"],
+                marker=marker,
+                color=grey,
+                linestyle=":",
+                label=str(name),
+            )
         axis.set(title=f"eps {eps:g}", xlabel="clean %")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("certified %")

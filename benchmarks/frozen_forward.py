@@ -1,8 +1,8 @@
-"""The frozen forward of lipflow against a plain residual network of the same multiply-adds.
+"""The frozen forward pass of lipflow, compared with a residual network of equal multiply-adds.
 
     python benchmarks/frozen_forward.py [--rounds 30]
 
-The plain network has the same layers, x + B relu(A x) with matrices of its own in place of each
+The residual network has a layer x + B relu(A x), with independent matrices, in place of each
 gradient step. The passes alternate within one run; ratios are medians. Results:
 benchmarks/results/frozen_forward.csv.
 """
@@ -34,7 +34,7 @@ class Residual(nn.Module):
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """Replace each gradient step of a model by a residual block of the same shapes."""
+    """Replace each gradient step of a model by a residual block of the same shape."""
     for name, child in model.named_children():
         if isinstance(child, ConvGradientStep):
             terms, channels, size, _ = child.weight.shape
@@ -70,27 +70,32 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     models = {
         "plain": plain(load_model("lipflow")),
-        "frozen_eval": load_model("lipflow"),
+        "frozen": load_model("lipflow"),
         "not frozen": load_model("lipflow"),
     }
     rows = []
-    with frozen_eval(models["plain"]), frozen_eval(models["frozen_eval"]):
+    with frozen_eval(models["plain"]), frozen_eval(models["frozen"]):
         for size in (8, 40, 256):
             x = load_dataset("fashion_mnist", n_examples=size).x
             for backward in (False, True):
                 taken: dict[str, list[float]] = {name: [] for name in models}
                 for k in range(rounds + 2):
                     for name, model in models.items():
-                        spent = seconds(model, x, backward=backward)
+                        elapsed = seconds(model, x, backward=backward)
                         if k >= 2:
-                            taken[name].append(spent)
+                            taken[name].append(elapsed)
                 rows += [
-                    {"network": name, "batch": size, "backward": backward,
-                     "milliseconds": 1e3 * statistics.median(taken[name]),
-                     "over_plain": statistics.median(
-                         a / b for a, b in zip(taken[name], taken["plain"], strict=True))}
+                    {
+                        "network": name,
+                        "batch": size,
+                        "backward": backward,
+                        "milliseconds": 1e3 * statistics.median(taken[name]),
+                        "over_plain": statistics.median(
+                            a / b for a, b in zip(taken[name], taken["plain"], strict=True)
+                        ),
+                    }
                     for name in models
-                ]  # fmt: skip
+                ]
     measuring.write("frozen_forward", rows)
 
 

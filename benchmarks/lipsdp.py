@@ -1,8 +1,10 @@
-"""What semidefinite Lipschitz bounds prove in L2 that norms and linear relaxations do not.
+"""Semidefinite Lipschitz bounds in L2, compared with norm bounds and linear relaxations.
 
-python benchmarks/lipsdp.py: plugins on the two moons, and a dense network of two hidden layers for
-the digits, trained within seconds. Each certifier is asked of all examples; `bound` is the mean
-Lipschitz bound of the logit differences, where there is one for all of space.
+    python benchmarks/lipsdp.py
+
+Plugins on the two moons, and dense networks with two hidden layers on the digits, trained within
+seconds. Each certifier runs on all examples; `bound` is the mean Lipschitz bound of the logit
+differences, where the bound is global. Results: benchmarks/results/lipsdp.csv.
 """
 
 from __future__ import annotations
@@ -27,13 +29,17 @@ _MODELS = ("feedforward", "euler_resnet", "naive_lipschitz", "gradient_flow")
 
 
 def dense_digits(width: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """Return a network of two hidden layers and the test digits."""
+    """Return a trained network with two hidden layers, and the test digits."""
     train, test = load_dataset("digits", split="train"), load_dataset("digits")
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
         nn.Linear(width, 10),
-    )  # fmt: skip
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     for _ in range(600):
         rows = torch.randint(0, len(train.x), (128,))
@@ -52,7 +58,7 @@ def mean_bound(bounds: Tensor) -> float:
 def measure(
     name: str, model: nn.Module, x: Tensor, y: Tensor, grid: tuple[float, ...]
 ) -> list[dict[str, Any]]:
-    """Return a row a certifier and eps."""
+    """Return one row per certifier and eps."""
     rows = []
     with frozen_eval(model), torch.no_grad():
         logits = model(x)
@@ -70,11 +76,18 @@ def measure(
                 certified = float((radii(proof) >= eps).float().mean())
                 bound = mean_bound(ready.state) if isinstance(ready.state, Tensor) else None
                 rows.append(
-                    {"network": name, "certifier": certifier, "eps": eps, "n_examples": len(x),
-                     "clean": float((logits.argmax(dim=1) == y).float().mean()),
-                     "certified": certified, "bound": bound, "prepare_seconds": round(prepared, 3),
-                     "seconds_an_example": round(seconds, 5)}
-                )  # fmt: skip
+                    {
+                        "network": name,
+                        "certifier": certifier,
+                        "eps": eps,
+                        "n_examples": len(x),
+                        "clean": float((logits.argmax(dim=1) == y).float().mean()),
+                        "certified": certified,
+                        "bound": bound,
+                        "prepare_seconds": round(prepared, 3),
+                        "seconds_an_example": round(seconds, 5),
+                    }
+                )
                 print(rows[-1], flush=True)
     return rows
 

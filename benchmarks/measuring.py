@@ -1,4 +1,4 @@
-"""What the benchmarks share: a CSV of results that names the machine they were made on."""
+"""Timing of commands and CSV files of results, for all benchmarks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> str:
-    """Name the processor, the threads in use, and the versions that decide speed."""
+    """Describe the processor, the threads in use and the version of torch."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -29,7 +29,7 @@ def machine() -> str:
 
 
 def seconds_of(command: Sequence[str], **options: Any) -> float:
-    """Run `dynbench` as a process of its own, and say how long it took; options: of subprocess."""
+    """Run `dynbench` as a process and return its wall-clock seconds; options: of subprocess.run."""
     dynbench = Path(sys.executable).with_name("dynbench")
     started = time.perf_counter()
     subprocess.run([dynbench, *command], check=True, capture_output=True, **options)
@@ -37,11 +37,11 @@ def seconds_of(command: Sequence[str], **options: Any) -> float:
 
 
 def joined(table: pd.DataFrame, rows: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
-    """Return a table with rows in the place of those that have a key of theirs."""
+    """Return the table with `rows` in place of its rows with the same keys."""
     if table.empty:
         return rows
-    anew = pd.MultiIndex.from_frame(rows[list(key)])
-    kept = table[~pd.MultiIndex.from_frame(table[list(key)]).isin(anew)]
+    new = pd.MultiIndex.from_frame(rows[list(key)])
+    kept = table[~pd.MultiIndex.from_frame(table[list(key)]).isin(new)]
     return pd.concat([kept, rows], ignore_index=True) if len(kept) else rows
 
 

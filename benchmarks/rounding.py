@@ -18,7 +18,7 @@ from soundness import weights_of_the_zoo
 from torch import Tensor, nn
 
 from robustbench_dyn import ThreatModel, load_dataset, load_model
-from robustbench_dyn.certification import objectives as pairs
+from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.rounding import allowance as rounding
@@ -56,8 +56,8 @@ def nothing_taken_off() -> Iterator[None]:
         return torch.zeros_like(margins)
 
     with (
-        patch.object(rounding, "allowed_for", nothing),
-        patch.object(pairs, "allowed_for", nothing),
+        patch.object(rounding, "rounding_allowance", nothing),
+        patch.object(objectives, "rounding_allowance", nothing),
     ):
         yield
 
@@ -87,13 +87,18 @@ def main() -> None:
                         certified(model, data, norm, eps, strict=strict) for strict in (False, True)
                     )
                     n = len(data.x)
-                    rows.append({
-                        "model": name, "dataset": options.dataset, "norm": norm,
-                        "eps": round(eps, 6), "n_examples": n,
-                        "without": 100 * float(exact.sum()) / n,
-                        "default": 100 * float(default.sum()) / n,
-                        "strict": 100 * float(strict.sum()) / n,
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "model": name,
+                            "dataset": options.dataset,
+                            "norm": norm,
+                            "eps": round(eps, 6),
+                            "n_examples": n,
+                            "without": 100 * float(exact.sum()) / n,
+                            "default": 100 * float(default.sum()) / n,
+                            "strict": 100 * float(strict.sum()) / n,
+                        }
+                    )
         key = ["model", "dataset", "norm", "eps"]
         table = joined(table, pd.DataFrame(rows), key)
         write("rounding", table.to_dict("records"))

@@ -1,9 +1,9 @@
-"""How cost grows, what a second worker brings, and what a thousand shards would take.
+"""How cost grows, the speedup of a second worker, and a simulation of a thousand shards.
 
-    python benchmarks/scaling.py growth     seconds and passes against examples, eps, size, depth
-    python benchmarks/scaling.py workers    Ray and local workers, and a simulated plan
+    python benchmarks/scaling.py growth     seconds and passes over examples, eps, size, depth
+    python benchmarks/scaling.py workers    Ray and local workers, and a simulated cluster
 
-`workers` wants a machine that does nothing else. Results: benchmarks/results/scaling_*.csv, .png.
+`workers` needs an idle machine. Results: benchmarks/results/scaling_*.csv, .png.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import nn
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.models.loading import discover
-from robustbench_dyn.sweeps.engines import get_engine, ray_cluster
+from robustbench_dyn.sweeps.engines import ENGINES, ray_cluster
 from robustbench_dyn.sweeps.shards import Shard
 from robustbench_dyn.training.loop import train
 from robustbench_dyn.training.recipes import Recipe
@@ -53,34 +53,49 @@ def growth() -> None:
             rows.append(_cost("parameters", n_parameters, small, digits, (0.3,)))
         for depth in (2, 4, 8, 16):
             small = _trained(Path(folder), channels=8, dense_depth=depth)
-            # Six convolutional steps stand before the dense ones.
+            # Six convolutional steps precede the dense ones.
             rows.append(_cost("depth", 6 + depth, small, digits, (0.3,)))
     measuring.write("scaling_growth", rows)
     _plot_growth(pd.DataFrame(rows))
 
 
 def _trained(folder: Path, *, channels: int, dense_depth: int) -> nn.Module:
-    recipe = Recipe.model_validate({
-        "model": "lipflow", "dataset": "digits", "norm": "L2", "epochs": 30, "batch_size": 64,
-        "options": {"channels": channels, "terms": 8 * channels, "depth": 3,
-                    "dense_depth": dense_depth},
-        "loss": {"offset": 0.5, "temperature": 0.1}, "learning_rate": 1e-2,
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "model": "lipflow",
+            "dataset": "digits",
+            "norm": "L2",
+            "epochs": 30,
+            "batch_size": 64,
+            "options": {
+                "channels": channels,
+                "terms": 8 * channels,
+                "depth": 3,
+                "dense_depth": dense_depth,
+            },
+            "loss": {"offset": 0.5, "temperature": 0.1},
+            "learning_rate": 1e-2,
+        }
+    )
     out = folder / f"{channels}-{dense_depth}.safetensors"
-    return train(recipe, discover().load("lipflow"), out).model
+    return train(recipe, discover().get("lipflow"), out).model
 
 
 def _cost(
     what: str, value: int, model: nn.Module, data: Dataset, radii: Sequence[float] = (0.5,)
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    found = evaluate_grid(model, data, [ThreatModel("L2", eps) for eps in radii])
+    evaluations = evaluate_grid(model, data, [ThreatModel("L2", eps) for eps in radii])
     seconds = time.perf_counter() - started
-    passes = sum(e.summary["forward_passes"] + e.summary["backward_passes"] for e in found)
+    passes = sum(e.summary["forward_passes"] + e.summary["backward_passes"] for e in evaluations)
     row = {
-        "grows": what, "value": value, "clean_accuracy": found[0].summary["clean_accuracy"],
-        "passes": passes, "seconds": seconds, "microseconds_a_pass": 1e6 * seconds / passes,
-    }  # fmt: skip
+        "grows": what,
+        "value": value,
+        "clean_accuracy": evaluations[0].summary["clean_accuracy"],
+        "passes": passes,
+        "seconds": seconds,
+        "microseconds_a_pass": 1e6 * seconds / passes,
+    }
     print(row, flush=True)
     return row
 
@@ -108,14 +123,21 @@ def workers() -> None:
     ray.init(num_cpus=2, logging_level="ERROR", log_to_driver=False)
     rows = []
     shards = [_shard(k, "standard") for k in range(8)]
-    # Once for nothing: workers are there, and torch is in the disk's cache.
+    # Warm-up: starts the workers, and loads torch into the disk cache.
     _timed("ray", shards[:2], 2)
     for engine in ("ray", "local"):
         alone = _timed(engine, shards, 1)
         together = _timed(engine, shards, 2)
         for n, seconds in ((1, alone), (2, together)):
-            rows.append({"engine": engine, "workers": n, "shards": len(shards),
-                         "seconds": seconds, "times_faster": alone / seconds})  # fmt: skip
+            rows.append(
+                {
+                    "engine": engine,
+                    "workers": n,
+                    "shards": len(shards),
+                    "seconds": seconds,
+                    "times_faster": alone / seconds,
+                }
+            )
             print(rows[-1], flush=True)
     measuring.write("scaling_workers", rows)
     one = _timed("ray", [_shard(0, "none", examples=1000)], 1)
@@ -131,21 +153,30 @@ def workers() -> None:
 
 def _shard(k: int, attacks: str, *, examples: int = EXAMPLES_PER_SHARD) -> Shard:
     start = k * examples
-    return Shard("lipflow", "fashion_mnist", "L2", (0.5,), 0, start, start + examples, attacks)
+    return Shard(
+        model="lipflow",
+        dataset="fashion_mnist",
+        norm="L2",
+        eps=(0.5,),
+        seed=0,
+        start=start,
+        stop=start + examples,
+        attacks=attacks,
+    )
 
 
 def _timed(engine: str, shards: Sequence[Shard], workers: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        states = [event.state for event in get_engine(engine)(shards, Path(folder) / "s", workers)]
+        states = [event.state for event in ENGINES.get(engine)(shards, Path(folder) / "s", workers)]
         assert states.count("done") == len(shards), states
         return time.perf_counter() - started
 
 
 @contextmanager
 def _clocked() -> Iterator[list[float]]:
-    """Collect the seconds that the process which hands out the shards spends on its store."""
-    spent, plain = list[float](), {n: getattr(ray_cluster, n) for n in ("_known", "_merge")}
+    """Collect the seconds that the scheduling process spends on its store."""
+    spent, plain = list[float](), {n: getattr(ray_cluster, n) for n in ("_cached", "_merge")}
 
     def clocked(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -164,11 +195,11 @@ def _clocked() -> Iterator[list[float]]:
 
 
 def _plan(workers: int, work: float, overhead: float, driver: float) -> dict[str, Any]:
-    """Simulate PLANNED_SHARDS shards: one process hands out and merges, workers do the rest.
+    """Simulate PLANNED_SHARDS shards: one process schedules and merges, workers do the rest.
 
-    work: mean seconds of a shard's examples; single shards vary as a gamma variable with half of
-    the mean for standard deviation. overhead: seconds a shard besides; driver: those of them that
-    the handing out process spends, one shard at a time.
+    work: mean seconds for the examples of a shard; gamma-distributed, with a standard deviation of
+    half the mean. overhead: further seconds per shard; driver: the part of the overhead that the
+    scheduling process spends, one shard at a time.
     """
     draw = random.Random(0)
     free_at, driver_free = [0.0] * workers, 0.0
@@ -179,18 +210,29 @@ def _plan(workers: int, work: float, overhead: float, driver: float) -> dict[str
     total = max(free_at)
     alone = PLANNED_SHARDS * (work + overhead)
     return {
-        "shards": PLANNED_SHARDS, "examples_per_shard": EXAMPLES_PER_SHARD, "workers": workers,
-        "seconds_a_shard": work, "overhead_a_shard": overhead, "of_it_in_the_driver": driver,
-        "hours": total / 3600, "times_faster": alone / total, "efficiency": alone / total / workers,
-    }  # fmt: skip
+        "shards": PLANNED_SHARDS,
+        "examples_per_shard": EXAMPLES_PER_SHARD,
+        "workers": workers,
+        "seconds_a_shard": work,
+        "overhead_a_shard": overhead,
+        "of_it_in_the_driver": driver,
+        "hours": total / 3600,
+        "times_faster": alone / total,
+        "efficiency": alone / total / workers,
+    }
 
 
 def _plot_plan(table: pd.DataFrame) -> None:
     figure, axis = plt.subplots(figsize=(4.5, 3.6), layout="constrained")
     axis.plot(table["workers"], table["times_faster"], "k-o", label="simulated")
     axis.plot(table["workers"], table["workers"], "k:", label="ideal")
-    axis.set(xscale="log", yscale="log", xlabel="workers", ylabel="times faster than one",
-             title=f"{PLANNED_SHARDS:,} shards of {EXAMPLES_PER_SHARD} examples")  # fmt: skip
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="workers",
+        ylabel="times faster than one",
+        title=f"{PLANNED_SHARDS:,} shards of {EXAMPLES_PER_SHARD} examples",
+    )
     axis.legend()
     figure.savefig(measuring.RESULTS / "scaling_plan.png", dpi=110)
 

@@ -1,4 +1,4 @@
-"""How long a user waits for the first line: whole processes, the median of several.
+"""The start-up time of the command: whole processes, median of several runs.
 
     python benchmarks/start.py [--runs 7]
 
@@ -22,10 +22,15 @@ def main() -> None:
     rows = []
     for command in COMMANDS:
         taken = [measuring.seconds_of(command) for _ in range(runs + 1)]
-        # The first one reads the files from the disk.
-        rows.append({"command": "dynbench " + " ".join(command), "runs": runs,
-                     "median_seconds": statistics.median(taken[1:]),
-                     "max_seconds": max(taken[1:])})  # fmt: skip
+        # The first run reads the files from disk, and does not count.
+        rows.append(
+            {
+                "command": "dynbench " + " ".join(command),
+                "runs": runs,
+                "median_seconds": statistics.median(taken[1:]),
+                "max_seconds": max(taken[1:]),
+            }
+        )
     measuring.write("start", rows)
 
 

@@ -1,4 +1,4 @@
-"""A million verdicts: written in bulk, read back, made into a leaderboard, exported.
+"""A store with a million verdicts: bulk writes, reads, leaderboard, export.
 
     python benchmarks/store_scale.py [--verdicts 1000000]
 
@@ -21,21 +21,39 @@ from robustbench_dyn.results.store import Run, Store
 from robustbench_dyn.results.summary import summary_row
 from robustbench_dyn.results.verdicts import Status, Verdict
 
-# One evaluation has this many examples at each of these eps.
+# The size of one evaluation: examples, and radii.
 EXAMPLES, EPS = 10_000, (0.25, 0.5, 1.0, 1.5, 2.0)
 RECORD = {
-    "family": "lipschitz_flow", "dataset": "fashion_mnist", "norm": "L2", "seed": 0,
-    "certifiers": ["lipschitz"], "attacks": ["apgd-ce"], "parameters": 0, "lipschitz_bound": 1.0,
-    "flags": [], "weights_sha256": "", "plugin_version": "1", "device": "cpu", "torch_version": "",
-}  # fmt: skip
+    "family": "lipschitz_flow",
+    "dataset": "fashion_mnist",
+    "norm": "L2",
+    "seed": 0,
+    "certifiers": ["lipschitz"],
+    "attacks": ["apgd-ce"],
+    "parameters": 0,
+    "lipschitz_bound": 1.0,
+    "flags": [],
+    "weights_sha256": "",
+    "plugin_version": "1",
+    "device": "cpu",
+    "torch_version": "",
+}
 
 
 def verdicts(eps: float) -> list[Verdict]:
     return [
-        Verdict(example_id=i, label=i % 10, prediction=i % 10, eps=eps, status=Status.CERTIFIED,
-                certified_radius=eps + 0.1, certifier="lipschitz", forward_passes=1)
+        Verdict(
+            example_id=i,
+            label=i % 10,
+            prediction=i % 10,
+            eps=eps,
+            status=Status.CERTIFIED,
+            certified_radius=eps + 0.1,
+            certifier="lipschitz",
+            forward_passes=1,
+        )
         for i in range(EXAMPLES)
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
@@ -52,15 +70,15 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "s.sqlite")
-        at_each_eps = {eps: verdicts(eps) for eps in EPS}
+        by_eps = {eps: verdicts(eps) for eps in EPS}
         keys = [f"{k:064x}" for k in range(total // (EXAMPLES * len(EPS)))]
 
         def write() -> None:
             for key in keys:
                 store.add_evaluation(key, RECORD | {"model": key[-4:]})
-                for eps, some in at_each_eps.items():
-                    store.add_verdicts(key, some)
-                    row = summary_row(some, RECORD | {"model": key[-4:]}, eps=eps, evaluated_at="")
+                for eps, batch in by_eps.items():
+                    store.add_verdicts(key, batch)
+                    row = summary_row(batch, RECORD | {"model": key[-4:]}, eps=eps, evaluated_at="")
                     store.add_run(Run(key, eps, EXAMPLES, row))
 
         measure("write, 10,000 a transaction, with summaries", write)

@@ -1,126 +1,165 @@
-"""Write the tables of docs/ that are made of results.
+"""Write the tables in docs/ from the results of the benchmarks and the leaderboards.
 
     python benchmarks/tables.py
 
-A page marks the place of a table by <!-- table NAME --> and <!-- end of NAME -->; what stands
-between them is replaced. No figure there is typed by hand.
+A page marks a table by <!-- table NAME --> and <!-- end of NAME -->; this script replaces the text
+in between. No number there is typed by hand.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import extending
 import measuring
 import pandas as pd
 
-from robustbench_dyn.certification.certifiers.lipschitz import LARGEST_NONVACUOUS_BOUND
+from robustbench_dyn.certification.proofs.lipschitz import LARGEST_NONVACUOUS_BOUND
 
 DOCS = Path(__file__).parents[1] / "docs"
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
 DATASET = "fashion_mnist"
-CLAIMED_FOR_ALL = ("deterministic", "batch-independent", "lipschitz")
+CLAIMS_OF_ALL = ("deterministic", "batch-independent", "lipschitz")
 
 
 def soundness() -> str:
-    """Return how many certificates were attacked, by data set, norm and certifier."""
+    """Return the number of attacked certificates by data set, norm and certifier."""
     rows = pd.read_csv(measuring.RESULTS / "soundness.csv")
     rows = rows[rows["certified"] > 0]
     shown = []
-    for place, those in rows.groupby(["dataset", "norm", "certifier"], sort=True):
-        images = map(str, sorted(set(those["n_examples"].astype(int))))
+    for place, group in rows.groupby(["dataset", "norm", "certifier"], sort=True):
+        images = map(str, sorted(set(group["n_examples"].astype(int))))
         shown.append(
-            (*map(str, place), len(those), " or ".join(images), f"{those['certified'].sum():.0f}",
-             f"{those['hits'].sum():.0f}", f"{those['nearest'].min():.3f}")
-        )  # fmt: skip
-    heading = ("data", "norm", "certifier", "networks", "images", "certificates", "hits",
-               "nearest find, in radii")  # fmt: skip
-    return markdown(heading, shown)
+            (
+                *map(str, place),
+                len(group),
+                " or ".join(images),
+                f"{group['certified'].sum():.0f}",
+                f"{group['hits'].sum():.0f}",
+                f"{group['nearest'].min():.3f}",
+            )
+        )
+    heading = "data|norm|certifier|networks|images|certificates|hits|nearest example, in radii"
+    return markdown(heading.split("|"), shown)
 
 
 def certifier_cost() -> str:
-    """Return what each certifier cost an example."""
+    """Return the cost of each certifier per example."""
     rows = pd.read_csv(measuring.RESULTS / "certifier_cost.csv")
     shown = []
     for row in rows.to_dict("records"):
         decided = f"{row['certified']} + {row['broken']}" if row["broken"] else row["certified"]
         shown.append(
-            (row["model"], row["dataset"], f"{row['parameters']:,}", row["norm"],
-             f"{row['eps']:.2g}", row["certifier"], f"{decided} of {row['n_examples']}",
-             f"{row['seconds']:.2g}", f"{row['forward_passes']:,.0f}", f"{row['seconds_once']:.2g}")
-        )  # fmt: skip
-    heading = ("network", "data", "parameters", "norm", "eps", "certifier", "decided",
-               "seconds an example", "forward passes", "seconds once")  # fmt: skip
+            (
+                row["model"],
+                row["dataset"],
+                f"{row['parameters']:,}",
+                row["norm"],
+                f"{row['eps']:.2g}",
+                row["certifier"],
+                f"{decided} of {row['n_examples']}",
+                f"{row['seconds']:.2g}",
+                f"{row['forward_passes']:,.0f}",
+                f"{row['seconds_once']:.2g}",
+            )
+        )
+    heading = (
+        "network|data|parameters|norm|eps|certifier|decided|seconds per example|forward passes|"
+        "seconds once"
+    )
     machine = rows["machine"].iloc[0]
-    return markdown(heading, shown) + f"\n\nMeasured on: {machine}."
+    return markdown(heading.split("|"), shown) + f"\n\nMeasured on: {machine}."
 
 
 def frontier() -> str:
-    """Return clean and certified accuracy of every set of weights with an L2 certificate."""
+    """Return clean and certified accuracy of all weights with an L2 certificate."""
     rows = pd.read_csv(measuring.RESULTS / "frontier.csv")
     radii = [column for column in rows if str(column).startswith("certified_")]
     shown = []
     for row in rows.sort_values("certified_0.5", ascending=False).to_dict("records"):
         seconds = row["training_seconds"]
         shown.append(
-            (row["model"], f"{row['parameters']:,}", f"{seconds:.0f}" if seconds > 0 else "",
-             percent(row["clean_accuracy"]), *(percent(row[column]) for column in radii))
-        )  # fmt: skip
-    heading = ("weights", "parameters", "training, s", "clean",
-               *(f"at {str(column).removeprefix('certified_')}" for column in radii))  # fmt: skip
-    return markdown(heading, shown)
+            (
+                row["model"],
+                f"{row['parameters']:,}",
+                f"{seconds:.0f}" if seconds > 0 else "",
+                percent(row["clean_accuracy"]),
+                *(percent(row[column]) for column in radii),
+            )
+        )
+    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
+    return markdown(("weights", "parameters", "training, s", "clean", *eps), shown)
 
 
 def training_cost() -> str:
-    """Return what a training step costs, beside lipflow's."""
+    """Return the cost of a training step, also relative to lipflow."""
     rows = pd.read_csv(measuring.RESULTS / "training_cost.csv")
     shown: list[tuple[object, ...]] = [
-        (row["model"], f"{row['parameters']:,}", f"{1000 * row['seconds_a_step']:.0f}",
-         f"{row['times_lipflow']:.2f}", row["epochs"], f"{row['training_seconds']:.0f}")
+        (
+            row["model"],
+            f"{row['parameters']:,}",
+            f"{1000 * row['seconds_a_step']:.0f}",
+            f"{row['times_lipflow']:.2f}",
+            row["epochs"],
+            f"{row['training_seconds']:.0f}",
+        )
         for row in rows.to_dict("records")
-    ]  # fmt: skip
-    heading = ("model", "parameters", "a step, ms", "times lipflow's", "epochs", "in all, s")
+    ]
+    heading = ("model", "parameters", "ms per step", "relative to lipflow", "epochs", "total, s")
     return markdown(heading, shown) + f"\n\nMeasured on: {rows['machine'].iloc[0]}."
 
 
 def seed_experiment() -> str:
-    """Return what each network of the published comparison reaches at eps 0.5, by its margin."""
+    """Return the accuracies of the published comparison at eps 0.5, by network and margin."""
     rows = pd.read_csv(measuring.RESULTS / f"seed_experiment_{DATASET}.csv")
     clean = rows[rows["eps"] == 0].set_index(["steps", "margin"])["certified"]
     shown: list[tuple[object, ...]] = [
-        (row["steps"], f"{row['margin']:g}", f"{row['lipschitz_bound']:.3g}",
-         percent(clean[row["steps"], row["margin"]]), percent(row["weak_pgd"]),
-         percent(row["autoattack"]), percent(row["certified"]))
+        (
+            row["steps"],
+            f"{row['margin']:g}",
+            f"{row['lipschitz_bound']:.3g}",
+            percent(clean[row["steps"], row["margin"]]),
+            percent(row["weak_pgd"]),
+            percent(row["autoattack"]),
+            percent(row["certified"]),
+        )
         for row in rows[rows["eps"] == 0.5].to_dict("records")
-    ]  # fmt: skip
-    heading = ("steps", "margin", "Lipschitz bound", "clean", "published PGD", "AutoAttack",
-               "certified")  # fmt: skip
-    return markdown(heading, shown)
+    ]
+    heading = "steps|margin|Lipschitz bound|clean|published PGD|AutoAttack|certified"
+    return markdown(heading.split("|"), shown)
 
 
 def claims() -> str:
-    """Return what each network claims and keeps, and how nearly its Lipschitz bound is reached."""
+    """Return the claims of each network that hold, and the tightness of its Lipschitz bound."""
     rows = pd.read_csv(measuring.RESULTS / "claims.csv", keep_default_na=False)
     rows = rows[(rows["dataset"] == DATASET) & (rows["claim"] != "card")]
     shown: list[tuple[object, ...]] = []
-    for name, those in rows.groupby("model", sort=True):
-        slopes = those[those["claim"] == "lipschitz"]
+    for name, group in rows.groupby("model", sort=True):
+        slopes = group[group["claim"] == "lipschitz"]
         ratio = 1 + slopes["defect"].max()
         bound = re.search(r"of at most (\S+):", str(slopes["note"].iloc[0]))
-        kept = those.groupby("claim", sort=False)["holds"].all()
-        names = [claim if holds else f"**not {claim}**" for claim, holds in kept.items()
-                 if claim not in CLAIMED_FOR_ALL or not holds]  # fmt: skip
+        holds_all = group.groupby("claim", sort=False)["holds"].all()
+        names = [
+            claim if holds else f"**not {claim}**"
+            for claim, holds in holds_all.items()
+            if claim not in CLAIMS_OF_ALL or not holds
+        ]
         shown.append(
-            (name, ", ".join(sorted(map(str, names))), bound[1] if bound else "",
-             f"{ratio:.3f}" if ratio >= 0.001 else "< 0.001")
-        )  # fmt: skip
-    heading = ("weights", "claims that hold", "Lipschitz bound", "steepest over bound")
+            (
+                name,
+                ", ".join(sorted(map(str, names))),
+                bound[1] if bound else "",
+                f"{ratio:.3f}" if ratio >= 0.001 else "< 0.001",
+            )
+        )
+    heading = ("weights", "claims that hold", "Lipschitz bound", "largest slope over bound")
     return markdown(heading, shown)
 
 
 def brackets(threat: str) -> pd.DataFrame:
-    """Return each model's best certificate and worst attack in one table, the best model first."""
+    """Return the best certified and the lowest empirical accuracy of each model, best first."""
     table = pd.read_csv(LEADERBOARDS / f"{DATASET}-{threat}.csv")
     return table.groupby("model", sort=False).agg(
         family=("family", "first"),
@@ -132,76 +171,106 @@ def brackets(threat: str) -> pd.DataFrame:
 
 
 def zoo() -> str:
-    """Return what each model of the published tables reaches in L2 and Linf."""
+    """Return certified and empirical accuracy of each published model in L2 and Linf."""
     threats = ("L2-0.5", "Linf-2_255", "Linf-8_255")
     tables = [brackets(threat) for threat in threats]
     models = pd.concat(tables)
     models = models[~models.index.duplicated()]
     shown = [
-        (name, row["family"], percent(row["clean"]),
-         *(f"{percent(table.loc[name, 'certified'])} / {percent(table.loc[name, 'empirical'])}"
-           if name in table.index else "" for table in tables))
+        (
+            name,
+            row["family"],
+            percent(row["clean"]),
+            *(
+                f"{percent(table.loc[name, 'certified'])} / {percent(table.loc[name, 'empirical'])}"
+                if name in table.index
+                else ""
+                for table in tables
+            ),
+        )
         for name, row in models.iterrows()
-    ]  # fmt: skip
+    ]
     heading = ("model", "family", "clean", *(threat.replace("_", "/") for threat in threats))
     return markdown(heading, shown)
 
 
 def gaps() -> str:
-    """Return how far apart certified and empirical accuracy are, in the mean over the models."""
+    """Return the gap between certified and empirical accuracy, averaged over models."""
     shown: list[tuple[object, ...]] = []
     for threat in ("L2-0.25", "L2-0.5", "L2-1", "Linf-2_255", "Linf-8_255", "Linf-0.1"):
         bracket = brackets(threat)
         gap = bracket["empirical"] - bracket["certified"]
         constrained = gap[bracket["bound"] <= LARGEST_NONVACUOUS_BOUND]
         shown.append(
-            (threat.replace("-", " ").replace("_", "/"), len(gap), percent(gap.mean()),
-             len(constrained), percent(constrained.mean()), percent(constrained.median()),
-             percent(constrained.max()), constrained.idxmax())
-        )  # fmt: skip
-    heading = ("threat", "models", "mean gap", "of these constrained", "their mean gap",
-               "their median gap", "widest", "of")  # fmt: skip
-    return markdown(heading, shown)
+            (
+                threat.replace("-", " ").replace("_", "/"),
+                len(gap),
+                percent(gap.mean()),
+                len(constrained),
+                percent(constrained.mean()),
+                percent(constrained.median()),
+                percent(constrained.max()),
+                constrained.idxmax(),
+            )
+        )
+    heading = (
+        "threat model|models|mean gap|with a non-vacuous bound|their mean gap|their median gap|"
+        "largest|of"
+    )
+    return markdown(heading.split("|"), shown)
 
 
 def masked_gradients() -> str:
-    """Return what the standard suite says of each masked network, beside BPDA."""
+    """Return the results of the standard suite on each masked network, and those of BPDA."""
     rows = pd.read_csv(measuring.RESULTS / "masked_gradients.csv", keep_default_na=False)
     shown: list[tuple[object, ...]] = [
-        (row["mask"], percent(row["clean"]), percent(row["empirical"]),
-         percent(float(row["bpda"])) if row["bpda"] != "" else "", row["found_by"], row["flags"])
+        (
+            row["mask"],
+            percent(row["clean"]),
+            percent(row["empirical"]),
+            percent(float(row["bpda"])) if row["bpda"] != "" else "",
+            row["found_by"],
+            row["flags"],
+        )
         for row in rows.to_dict("records")
-    ]  # fmt: skip
+    ]
     return markdown(("mask", "clean", "empirical", "BPDA", "found by", "flags"), shown)
 
 
 def rounding() -> str:
-    """Return certified accuracy without, with, and with strict allowance for rounding."""
+    """Return certified accuracy without, with the default, and with the strict allowance."""
     rows = pd.read_csv(measuring.RESULTS / "rounding.csv")
     shown: list[tuple[object, ...]] = []
-    for model, those in rows.groupby("model", sort=True):
-        if not those["without"].any():
+    for model, group in rows.groupby("model", sort=True):
+        if not group["without"].any():
             continue
         cells = [
             " / ".join(f"{row[name]:.1f}" for name in ("without", "default", "strict"))
-            for row in those.sort_values(["norm", "eps"]).to_dict("records")
+            for row in group.sort_values(["norm", "eps"]).to_dict("records")
         ]
-        shown.append((model, those["n_examples"].iloc[0], *cells))
-    places = rows.drop_duplicates(["norm", "eps"]).sort_values(["norm", "eps"])
-    heading = [f"{row['norm']} {row['eps']:.3g}" for row in places.to_dict("records")]
+        shown.append((model, group["n_examples"].iloc[0], *cells))
+    grid = rows.drop_duplicates(["norm", "eps"]).sort_values(["norm", "eps"])
+    heading = [f"{row['norm']} {row['eps']:.3g}" for row in grid.to_dict("records")]
     return markdown(("network", "images", *heading), shown)
 
 
 def adversaries() -> str:
-    """Return what was said of each hostile module."""
+    """Return the certificates, flags and refusals of each adversarial module."""
     rows = pd.read_csv(measuring.RESULTS / "adversaries.csv", keep_default_na=False)
     shown: list[tuple[object, ...]] = []
     for row in rows.to_dict("records"):
         refusals = [text.split(";")[0] for text in row["refusals"].split(" | ") if text]
-        said = [row["certificates"], row["flags"], *refusals[:2]]
+        results = [row["certificates"], row["flags"], *refusals[:2]]
         trick = row["trick"].replace("|", "\\|")
-        shown.append((row["family"], f"`{row['adversary']}`", trick, row["refuted"],
-                      "; ".join(part for part in said if part).replace("|", "\\|")))  # fmt: skip
+        shown.append(
+            (
+                row["family"],
+                f"`{row['adversary']}`",
+                trick,
+                row["refuted"],
+                "; ".join(part for part in results if part).replace("|", "\\|"),
+            )
+        )
     heading = ("family", "module", "what it does", "refuted", "certificates, flags, refusals")
     return markdown(heading, shown)
 
@@ -218,6 +287,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "masked_gradients": masked_gradients,
     "rounding": rounding,
     "adversaries": adversaries,
+    **extending.TABLES,
 }
 
 
@@ -225,13 +295,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def markdown(heading: tuple[object, ...], rows: list[tuple[object, ...]]) -> str:
-    lines = [heading, tuple("---" for _ in heading), *rows]
+def markdown(heading: Sequence[object], rows: list[tuple[object, ...]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def fill(page: str) -> str:
-    """Return a page with its tables made anew; raises KeyError for one that nobody makes."""
+    """Return a page with all its tables rewritten; raises KeyError for an unknown table."""
 
     def table(match: re.Match[str]) -> str:
         name = match["name"]

@@ -1,11 +1,11 @@
-"""What a step of training costs: the certified architectures in turn, each as its recipe says.
+"""The cost of a training step of each 1-Lipschitz architecture, with its recipe.
 
     python benchmarks/training_cost.py [--rounds 5] [--steps 10]
 
-One thread, since that is what their recorded training times were measured with. In each round every
-architecture trains for so many steps, so that whatever else the machine does falls on all alike;
-the ratio to lipflow is the median over rounds. Seconds are those that training counts itself, of
-the processor. Needs the training split of Fashion-MNIST.
+One thread, as for the recorded training times. In each round every architecture trains for a number
+of steps, so that other load on the machine affects all of them alike; the ratio to lipflow is the
+median over rounds. Seconds are processor time, as counted by the training loop. Needs the training
+split of Fashion-MNIST.
 Results: benchmarks/results/training_cost.csv.
 """
 
@@ -29,14 +29,16 @@ DATASET = "fashion_mnist"
 
 
 def step_seconds(recipe: Recipe, steps: int) -> tuple[float, int]:
-    """Return the processor seconds of a step, without the first one, and the parameters."""
+    """Return the processor seconds per step, without the first step, and the parameter count."""
     reports = list[EpochReport]()
     with tempfile.TemporaryDirectory() as folder:
         trained = train(
-            recipe.model_copy(update={"epochs": 1}), discover().load(recipe.model),
-            Path(folder) / "weights.safetensors", n_examples=(steps + 1) * recipe.batch_size,
+            recipe.model_copy(update={"epochs": 1}),
+            discover().get(recipe.model),
+            Path(folder) / "weights.safetensors",
+            n_examples=(steps + 1) * recipe.batch_size,
             progress=reports.append,
-        )  # fmt: skip
+        )
     seconds = (reports[-1].seconds - reports[0].seconds) / steps
     return seconds, sum(parameter.numel() for parameter in trained.model.parameters())
 
@@ -48,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     n_examples = len(load_dataset(DATASET, split="train").x)
-    recipes = {name: read_recipe(find_recipe(discover().load(name), DATASET)) for name in MODELS}
+    recipes = {name: read_recipe(find_recipe(discover().get(name), DATASET)) for name in MODELS}
     taken: dict[str, list[float]] = {name: [] for name in MODELS}
     parameters = dict[str, int]()
     for _ in range(options.rounds):
@@ -61,10 +63,16 @@ def main() -> None:
         seconds = statistics.median(taken[name])
         ratios = (a / b for a, b in zip(taken[name], taken[MODELS[0]], strict=True))
         rows.append(
-            {"model": name, "parameters": parameters[name], "epochs": recipe.epochs,
-             "steps": steps, "seconds_a_step": seconds,
-             "times_lipflow": statistics.median(ratios), "training_seconds": seconds * steps}
-        )  # fmt: skip
+            {
+                "model": name,
+                "parameters": parameters[name],
+                "epochs": recipe.epochs,
+                "steps": steps,
+                "seconds_a_step": seconds,
+                "times_lipflow": statistics.median(ratios),
+                "training_seconds": seconds * steps,
+            }
+        )
     measuring.write("training_cost", rows)
 
 

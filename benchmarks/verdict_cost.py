@@ -1,12 +1,12 @@
-"""What a verdict costs: the cascade against plain AutoAttack, on the same model and examples.
+"""The cost of a verdict: the whole pipeline and plain AutoAttack on the same model and examples.
 
     python benchmarks/verdict_cost.py [--n-examples 1000] [--model lipflow] [--repeats 3]
 
-AutoAttack is its authors' release, standard version, given the frozen network at the batch size at
-which it is fastest; the first examples are attacked without freezing, too. Ratios are AutoAttack's
-cost over ours, measured in one run: the cascades go between AutoAttack's parts (with --repeats 3
-also before and after them, and the median counts), so that a machine that changes its speed does so
-for all.
+AutoAttack is the authors' release, standard version, on the frozen network and at its fastest batch
+size; it also attacks the first examples without freezing. Ratios are AutoAttack's cost divided by
+that of the pipeline. Both are measured in one run, the pipeline between the parts of AutoAttack
+(with --repeats 3 also before and after them; the median counts), so that a change in the speed of
+the machine affects both.
 Results: benchmarks/results/verdict_cost_MODEL.csv.
 """
 
@@ -40,47 +40,56 @@ def plain(model: nn.Module, data: Dataset, batch_size: int, *, freeze: bool) -> 
         x_adv, _ = attack.run_standard_evaluation(data.x, data.y, batch_size=batch_size)
         robust = int((logits(model, x_adv).argmax(dim=1) == data.y).sum())
     return {
-        "examples": len(data), "robust_accuracy": robust / len(data),
-        "forward_passes": counting.forward_passes, "seconds": time.perf_counter() - started,
-    }  # fmt: skip
+        "examples": len(data),
+        "robust_accuracy": robust / len(data),
+        "forward_passes": counting.forward_passes,
+        "seconds": time.perf_counter() - started,
+    }
 
 
-def cascade(model: nn.Module, data: Dataset, attacks: str, certifiers: str) -> dict[str, Any]:
-    """Run the cascade."""
+def pipeline(model: nn.Module, data: Dataset, attacks: str, certifiers: str) -> dict[str, Any]:
+    """Run the whole pipeline."""
     started = time.perf_counter()
     row = evaluate(
         model, data, ThreatModel("L2", EPS), attacks=attacks, certifiers=certifiers
     ).summary
     return {
-        "examples": len(data), "robust_accuracy": row["empirical_accuracy"],
-        "forward_passes": row["forward_passes"], "seconds": time.perf_counter() - started,
-    }  # fmt: skip
+        "examples": len(data),
+        "robust_accuracy": row["empirical_accuracy"],
+        "forward_passes": row["forward_passes"],
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def interleaved(
     model: nn.Module, data: Dataset, batch_size: int, repeats: int
 ) -> dict[str, dict[str, Any]]:
-    """Run AutoAttack in parts, and both cascades between them; say what each took."""
+    """Run AutoAttack in parts, and both pipelines in between; return the cost of each."""
     parts = [data.rows(k, k + PART) for k in range(0, len(data), PART)]
     runs: dict[str, list[dict[str, Any]]] = {"standard": [], "autoattack": []}
-    pieces = list[dict[str, Any]]()
+    costs = list[dict[str, Any]]()
     for k in range(len(parts) + 1):
         half_way = k == len(parts) // 2
         if half_way or (repeats == 3 and k in (0, len(parts))):
             for attacks, taken in runs.items():
-                taken.append(cascade(model, data, attacks, "auto"))
-                print(f"  cascade, {attacks}: {taken[-1]}", flush=True)
+                taken.append(pipeline(model, data, attacks, "auto"))
+                print(f"  pipeline, {attacks}: {taken[-1]}", flush=True)
         if k < len(parts):
-            pieces.append(plain(model, parts[k], batch_size, freeze=True))
-            print(f"  AutoAttack: {pieces[-1]}", flush=True)
-    whole = {what: sum(piece[what] for piece in pieces)
-             for what in ("examples", "forward_passes", "seconds")}  # fmt: skip
-    right = sum(piece["robust_accuracy"] * piece["examples"] for piece in pieces)
-    ours, theirs = (sorted(r, key=lambda run: run["seconds"])[len(r) // 2] for r in runs.values())
+            costs.append(plain(model, parts[k], batch_size, freeze=True))
+            print(f"  AutoAttack: {costs[-1]}", flush=True)
+    whole = {
+        what: sum(cost[what] for cost in costs)
+        for what in ("examples", "forward_passes", "seconds")
+    }
+    robust = sum(cost["robust_accuracy"] * cost["examples"] for cost in costs)
+    native, official = (
+        sorted(r, key=lambda run: run["seconds"])[len(r) // 2] for r in runs.values()
+    )
     return {
-        "cascade, our attacks": ours, "cascade, official attacks": theirs,
-        "AutoAttack": {**whole, "robust_accuracy": right / len(data)},
-    }  # fmt: skip
+        "pipeline, native attacks": native,
+        "pipeline, official attacks": official,
+        "AutoAttack": {**whole, "robust_accuracy": robust / len(data)},
+    }
 
 
 @torch.no_grad()
@@ -93,8 +102,15 @@ def fastest_batch(model: nn.Module, data: Dataset) -> int:
     taken = {}
     for size in (50, 100, 250):
         with frozen_eval(model):
-            attack = AutoAttack(model, norm="L2", eps=EPS, version="custom", seed=0, device="cpu",
-                                attacks=["apgd-ce"])  # fmt: skip
+            attack = AutoAttack(
+                model,
+                norm="L2",
+                eps=EPS,
+                version="custom",
+                seed=0,
+                device="cpu",
+                attacks=["apgd-ce"],
+            )
             started = time.perf_counter()
             part = data.rows(0, 250)
             attack.run_standard_evaluation(part.x, part.y, batch_size=size)
@@ -113,7 +129,7 @@ def main() -> None:
         model = load_model(name)
         batch_size = fastest_batch(model, data)
         print(f"{name}: AutoAttack in batches of {batch_size}", flush=True)
-        # Freezing is off for a part of the examples: its factor is the same for all.
+        # A part of the examples suffices to measure the effect of freezing.
         few = data.rows(0, min(100, len(data)))
         measured = interleaved(model, data, batch_size, options.repeats)
         measured["AutoAttack, not frozen"] = plain(model, few, batch_size, freeze=False)
@@ -121,10 +137,17 @@ def main() -> None:
         for what, row in measured.items():
             share = row["examples"] / against["examples"]
             rows.append(
-                {"model": name, "eps": EPS, "what": what, **row,
-                 "times_fewer_forwards": share * against["forward_passes"] / row["forward_passes"],
-                 "times_faster": share * against["seconds"] / row["seconds"]}
-            )  # fmt: skip
+                {
+                    "model": name,
+                    "eps": EPS,
+                    "what": what,
+                    **row,
+                    "times_fewer_forwards": share
+                    * against["forward_passes"]
+                    / row["forward_passes"],
+                    "times_faster": share * against["seconds"] / row["seconds"],
+                }
+            )
         measuring.write(f"verdict_cost_{name}", rows)
 
 

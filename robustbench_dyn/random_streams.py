@@ -42,7 +42,7 @@ class Streams(NamedTuple):
         """Return the streams of some rows; rows: indices, which may repeat, or a mask."""
         return Streams(self.keys[rows])
 
-    def derive(self, stream_id: Tensor | int) -> Streams:
+    def substream(self, stream_id: Tensor | int) -> Streams:
         """Return independent streams for another purpose; stream_id: an integer or (rows,)."""
         return Streams(_mix(self.keys ^ _mix(self.keys.new_ones(()) * stream_id)))
 

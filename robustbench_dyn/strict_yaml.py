@@ -1,4 +1,4 @@
-"""YAML files that a person writes: read strictly, and refused in one line."""
+"""YAML files that a person writes, read strictly: an error is one line."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Variant = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_.-]*)?$")]
 
 
-# Of what a file holds, as much as an error message shows.
+# Error messages truncate offending values to this many characters.
 _LONGEST_SHOWN = 80
 
 
-# YAML takes 8/255 for a text.
+# YAML reads 8/255 as a string.
 Eps = Annotated[
     float, BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps), Field(gt=0)
 ]
@@ -67,6 +67,9 @@ def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
             yield f"unknown key {place!r} (the keys are: {known})"
         elif problem["type"] == "missing":
             yield f"the key {place!r} is missing"
+        elif problem["type"] == "value_error" and not place:
+            # A rule about several keys; its message names them.
+            yield _one_line(str(problem["ctx"]["error"]))
         else:
             given = repr(problem["input"])
             shown = given if len(given) <= _LONGEST_SHOWN else given[:_LONGEST_SHOWN] + "..."

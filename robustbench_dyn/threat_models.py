@@ -1,4 +1,4 @@
-"""What an attacker may do: a norm, a radius, and the input range [0, 1]."""
+"""Threat models: a norm, a radius, and the input range [0, 1]."""
 
 from __future__ import annotations
 

@@ -1,9 +1,24 @@
-"""What every test shares: a torchvision that can be imported."""
+"""Settings of every test: one thread a process, a process a core, an importable torchvision."""
 
 import importlib
+import os
 import sys
 
+# Before torch is imported: processes that share the cores are slowed down by each other's threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+from robustbench_dyn.plugins import discovery
+
+# A busy machine is no fault of an example that takes long to draw.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+# More workers than this gain little, and each holds torch in memory.
+MOST_WORKERS = 8
 
 try:
     importlib.import_module("torchvision")
@@ -15,3 +30,20 @@ except RuntimeError:
     OPERATORS = torch.library.Library("torchvision", "DEF")
     OPERATORS.define("nms(Tensor boxes) -> Tensor")
     OPERATORS.define("qnms(Tensor boxes) -> Tensor")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return one worker a core; none for single cases, which the workers' start would delay."""
+    if any("::" in argument for argument in config.args):
+        return 0
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system says what this process may use
+        cores = os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+@pytest.fixture(autouse=True)
+def own_plugins(monkeypatch):
+    """Let each test load plugins that no later test sees."""
+    monkeypatch.setattr(discovery, "_registered", [*discovery._registered])

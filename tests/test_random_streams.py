@@ -26,7 +26,8 @@ def test_the_test_of_distributions_can_fail():
 def test_draws_of_other_rows_counters_and_ids_are_independent():
     streams = Streams(torch.arange(2))
     first = streams.uniform(0, 20_000)
-    for other in (first.flip(0), streams.uniform(1, 20_000), streams.derive(1).uniform(0, 20_000)):
+    other_purpose = streams.substream(1).uniform(0, 20_000)
+    for other in (first.flip(0), streams.uniform(1, 20_000), other_purpose):
         correlation = np.corrcoef(first.flatten().numpy(), other.flatten().numpy())[0, 1]
         assert abs(correlation) < 4 / 40_000**0.5
 

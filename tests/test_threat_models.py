@@ -10,7 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from robustbench_dyn.errors import InputError, ShapeError
-from robustbench_dyn.threat_models import NORMS, ThreatModel, check_norm, distance, project
+from robustbench_dyn.threat_models import (
+    NORMS,
+    ThreatModel,
+    check_norm,
+    distance,
+    project,
+    widest_eps,
+)
 
 few = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 10_000)
@@ -44,7 +51,7 @@ def membership_fault(projection, x_adv, x, threat_model):
 @given(seeds, norms, dtypes, exponents, st.floats(-3, 3))
 @example(0, "Linf", torch.float32, 0.0, 3.0)
 @example(0, "L2", torch.float32, -8.0, 0.0)
-def test_projection_is_exactly_inside_the_ball_and_the_input_range(
+def test_projections_lie_inside_the_ball_and_the_input_range(
     seed, norm, dtype, exponent, width
 ):
     x_adv, x = points(seed, dtype, scale=10**width)
@@ -183,7 +190,7 @@ def test_projection_of_a_point_does_not_depend_on_its_neighbours(seed, norm, exp
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_projection_leaves_its_arguments_alone_and_takes_empty_batches(norm):
+def test_projection_changes_no_argument_and_takes_empty_batches(norm):
     x_adv, x = points(0)
     kept = x_adv.clone(), x.clone()
     result = project(x_adv, x, ThreatModel(norm, 0.1))
@@ -230,7 +237,7 @@ def test_distance_in_float32_or_in_another_norm_is_rejected(norm, dtype):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_distance_is_nan_for_the_examples_that_are_not_finite_and_only_for_them(norm, bad):
+def test_distance_is_nan_for_exactly_the_examples_not_finite(norm, bad):
     x_adv, x = points(0)
     x_adv[2, 1, 1] = bad
     finite = distance(x_adv, x, norm).isfinite()
@@ -266,9 +273,16 @@ def test_an_eps_that_is_no_positive_number_is_refused(norm, eps):
 
 @pytest.mark.parametrize(
     ("norm", "eps", "shape"),
-    [("Linf", 8, (3, 32, 32)), ("Linf", 1.01, (1,)), ("L2", 128, (3, 32, 32)), ("L2", 1e9, (784,)),
-     ("L2", 0.6, (4,)), ("L1", 1000, (3, 32, 32)), ("L1", 1.1, (4,))],
-)  # fmt: skip
+    [
+        ("Linf", 8, (3, 32, 32)),
+        ("Linf", 1.01, (1,)),
+        ("L2", 128, (3, 32, 32)),
+        ("L2", 1e9, (784,)),
+        ("L2", 0.6, (4,)),
+        ("L1", 1000, (3, 32, 32)),
+        ("L1", 1.1, (4,)),
+    ],
+)
 def test_an_eps_as_wide_as_the_input_range_is_refused(norm, eps, shape):
     with pytest.raises(InputError, match=f"{re.escape(f'eps={eps:g}')}.*8/255, not 8"):
         ThreatModel(norm, eps).check_input_shape(shape)
@@ -278,13 +292,18 @@ def test_an_eps_as_wide_as_the_input_range_is_refused(norm, eps, shape):
 @given(eps=st.floats(1e-300, 1.0))
 @few
 def test_an_ordinary_eps_is_accepted(norm, eps):
-    ThreatModel(norm, eps).check_input_shape((3, 32, 32))
-    check_norm(norm)
+    threat_model = ThreatModel(norm, eps)
+    threat_model.check_input_shape((3, 32, 32))
+    assert (threat_model.norm, threat_model.eps) == (norm, eps)
+    assert eps <= widest_eps(norm, (3, 32, 32))
 
 
 @pytest.mark.parametrize(
-    ("norm", "eps", "shape"),
-    [("Linf", 1.0, (1,)), ("L2", 0.5, (4,)), ("L2", 1.58, (1, 28, 28)), ("L1", 12, (3, 32, 32))],
+    ("norm", "shape", "widest"),
+    [("Linf", (1,), 1.0), ("L2", (4,), 0.5), ("L2", (1, 28, 28), 7.0), ("L1", (3, 32, 32), 768.0)],
 )
-def test_the_widest_allowed_eps_is_accepted(norm, eps, shape):
-    ThreatModel(norm, eps).check_input_shape(shape)
+def test_the_widest_eps_is_accepted_and_no_wider_one(norm, shape, widest):
+    assert widest_eps(norm, shape) == widest
+    ThreatModel(norm, widest).check_input_shape(shape)
+    with pytest.raises(InputError, match="8/255, not 8"):
+        ThreatModel(norm, math.nextafter(widest, math.inf)).check_input_shape(shape)

@@ -1,17 +1,17 @@
-"""The published comparison of five residual networks, measured by attacks that try and by proofs.
+"""A published comparison of five residual networks, repeated with AutoAttack and certificates.
 
     python benchmarks/seed_experiment/run.py --dataset fashion_mnist [--steps naive] [--margin 0.5]
 
-Trains what is not trained yet (into benchmarks/seed_experiment/trained/; a run that was stopped
-goes on), then gives each network, at each eps in L2: the accuracy under the published attack (ten
-steps of 0.025 eps, which together move an image by no more than a quarter of eps), that under
-AutoAttack, and the certified one, whose bound goes from the pixels to the logits. CIFAR-10 is set
-up as published: lifts with free scales and a head with free rows, which are in the bound. For
-Fashion-MNIST the networks are smaller, and lifts and head are bound, so that a margin is a
-distance; each is trained at several margins, and the figure shows that of the best accuracy under
-AutoAttack at eps 0.5, as the published table does by its attack.
-Results: benchmarks/results/seed_experiment_DATASET.csv, a network's rows as soon as they are known
-beside those of other networks and margins that are there; and .png.
+Trains the missing networks (into benchmarks/seed_experiment/trained/; resumes a stopped training),
+then measures for each network and each eps in L2: the accuracy under the published attack (ten
+steps of 0.025 eps, which together move an image by at most a quarter of eps), the accuracy under
+AutoAttack, and the certified accuracy, whose Lipschitz bound covers all layers from pixels to
+logits. CIFAR-10 is set up as published: lifts with free scales and a head with free rows. For
+Fashion-MNIST the networks are smaller, and lifts and heads have norm one, so that a margin is a
+distance; each network is trained with several margins, and the figure shows the margin with the
+best accuracy under AutoAttack at eps 0.5, as the published table does for its attack.
+Results: benchmarks/results/seed_experiment_DATASET.csv and .png; the rows of a network replace its
+earlier ones, and the file keeps those of other networks and margins.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ from robustbench_dyn.training.recipes import Recipe, read_recipe
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-import measuring  # noqa: E402  (a script finds its neighbours, not those of the folder above)
+import measuring  # noqa: E402  (a module of the parent folder)
 
 STEPS = ("unconstrained", "naive", "nonexpansive", "flexible", "prescribed")
 RADII = (36 / 255, 0.3, 0.5, 1.0)
-# As published, and what AutoAttack does in a quarter of an hour.
+# CIFAR-10: as published. Fashion-MNIST: a quarter of an hour of AutoAttack.
 N_EXAMPLES = {"cifar10": 1024, "fashion_mnist": 200}
-# CIFAR-10: those published as the best, which the recipes name.
+# CIFAR-10: the recipes have the margins that were published as the best.
 MARGINS = {"cifar10": None, "fashion_mnist": (0.25, 0.5, 1.0)}
 BEST_AT = 0.5
 WEAK_STEPS, WEAK_STEP = 10, 0.025
 
 
 def architecture() -> Architecture:
-    return discover((HERE,)).load("published_resnet")
+    return discover((HERE,)).get("published_resnet")
 
 
 def recipe_for(dataset: str, steps: str, margin: float | None = None) -> Recipe:
-    """Return the recipe of a network, with another margin than its own where one is given."""
+    """Return the recipe of a network, with the given margin if there is one."""
     recipe = read_recipe(HERE / "published_resnet" / "recipes" / f"{dataset}-{steps}.yaml")
     if margin is None:
         return recipe
@@ -68,44 +68,47 @@ def recipe_for(dataset: str, steps: str, margin: float | None = None) -> Recipe:
 
 
 def trained(recipe: Recipe, folder: Path, **options: Any) -> tuple[nn.Module, float]:
-    """Return the network of a recipe and the seconds of its training, which happens if need be.
+    """Return the network of a recipe and the seconds of its training; trains it if needed.
 
-    The weights lie in `folder` under the names of data set and steps and the margin, beside the
-    recipe they were made by; another recipe trains anew. options: those of train.
+    `folder` holds the weights, named by data set, steps and margin, with the recipe that they were
+    trained by; a changed recipe trains again. options: of train.
     """
     plugin = architecture()
     name = f"{recipe.dataset}_{recipe.options['steps']}_{recipe.loss.margin:g}"
     out, record = folder / f"{name}.safetensors", folder / f"{name}.json"
-    known = json.loads(record.read_text()) if record.is_file() and out.is_file() else {}
-    if known.get("recipe") == recipe.model_dump_json():
+    cached = json.loads(record.read_text()) if record.is_file() and out.is_file() else {}
+    if cached.get("recipe") == recipe.model_dump_json():
         info = dataset_info(recipe.dataset)
         model = build_model(
             plugin, input_shape=info.input_shape, n_classes=info.n_classes, options=recipe.options
         )
         model.load_state_dict(load_file(out))
-        return model, known["seconds"]
-    done = train(recipe, plugin, out, progress=_progress(name), **options)
-    record.write_text(json.dumps({"recipe": recipe.model_dump_json(), "seconds": done.seconds}))
-    return done.model, done.seconds
+        return model, cached["seconds"]
+    result = train(recipe, plugin, out, progress=_progress(name), **options)
+    record.write_text(json.dumps({"recipe": recipe.model_dump_json(), "seconds": result.seconds}))
+    return result.model, result.seconds
 
 
 def _progress(name: str) -> Any:
     def show(report: EpochReport) -> None:
         if report.step * report.epochs % report.steps == 0:
-            print(f"{name}: epoch {report.epoch + 1} of {report.epochs}, loss {report.loss:.4f}, "
-                  f"{report.seconds:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"{name}: epoch {report.epoch + 1} of {report.epochs}, loss {report.loss:.4f}, "
+                f"{report.seconds:.0f} s",
+                flush=True,
+            )
 
     return show
 
 
 def weak_pgd(model: nn.Module, x: Tensor, y: Tensor, threat_model: ThreatModel) -> Tensor:
-    """Return candidates of the published attack: PGD from x on cross-entropy, in L2."""
-    x_adv, length = x, WEAK_STEP * threat_model.eps
+    """Return the candidates of the published attack: PGD on cross-entropy in L2, starting at x."""
+    x_adv, step_size = x, WEAK_STEP * threat_model.eps
     for _ in range(WEAK_STEPS):
         x_adv = x_adv.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y), x_adv)
         size = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-        x_adv = project(x_adv.detach() + length * gradient / size, x, threat_model)
+        x_adv = project(x_adv.detach() + step_size * gradient / size, x, threat_model)
     return x_adv
 
 
@@ -115,64 +118,77 @@ def weak_accuracy(model: nn.Module, data: Dataset, threat_model: ThreatModel) ->
         for start in range(0, len(data), 128):
             part = data.rows(start, start + 128)
             x, y = part.x.to(device), part.y.to(device)
-            found = weak_pgd(model, x, y, threat_model)
-            robust += int((~check_candidates(model, found, x, y, threat_model).fooled).sum())
+            candidates = weak_pgd(model, x, y, threat_model)
+            robust += int((~check_candidates(model, candidates, x, y, threat_model).fooled).sum())
     return robust / len(data)
 
 
 def measure(
-    model: nn.Module, recipe: Recipe, data: Dataset, *, seconds: float, store: Path | None,
+    model: nn.Module,
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    seconds: float,
+    store: Path | None,
     attacks: str | Sequence[str] = "standard",
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return a row an eps, that of eps 0 first, which is the clean accuracy three times."""
+) -> list[dict[str, Any]]:
+    """Return one row per eps; the first one, eps 0, holds the clean accuracy three times."""
     threat_models = [ThreatModel("L2", eps) for eps in RADII]
     steps = str(recipe.options["steps"])
     name = f"{data.name}_{steps}_{recipe.loss.margin:g}"
-    found = evaluate_grid(model, data, threat_models, attacks=attacks, store=store, name=name)
+    evaluations = evaluate_grid(model, data, threat_models, attacks=attacks, store=store, name=name)
     about = {
-        "steps": steps, "margin": recipe.loss.margin, "n_examples": len(data),
-        "parameters": found[0].summary["parameters"],
-        "lipschitz_bound": found[0].summary["lipschitz_bound"], "training_seconds": seconds,
+        "steps": steps,
+        "margin": recipe.loss.margin,
+        "n_examples": len(data),
+        "parameters": evaluations[0].summary["parameters"],
+        "lipschitz_bound": evaluations[0].summary["lipschitz_bound"],
+        "training_seconds": seconds,
         "machine": measuring.machine(),
-    }  # fmt: skip
-    clean = found[0].summary["clean_accuracy"]
+    }
+    clean = evaluations[0].summary["clean_accuracy"]
     rows = [about | {"eps": 0.0, "weak_pgd": clean, "autoattack": clean, "certified": clean}]
-    for threat_model, evaluation in zip(threat_models, found, strict=True):
+    for threat_model, evaluation in zip(threat_models, evaluations, strict=True):
         row = {
-            "eps": threat_model.eps, "weak_pgd": weak_accuracy(model, data, threat_model),
+            "eps": threat_model.eps,
+            "weak_pgd": weak_accuracy(model, data, threat_model),
             "autoattack": evaluation.summary["empirical_accuracy"],
             "certified": evaluation.summary["certified_accuracy"],
-        }  # fmt: skip
+        }
         rows.append(about | row)
         print(f"{name}: {row}", flush=True)
     return rows
 
 
 def joined(table: pd.DataFrame, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return a table with the rows of a network and margin in the place of those it had."""
-    both = measuring.joined(table, pd.DataFrame(rows), ("steps", "margin"))
-    order = both["steps"].map(STEPS.index)
-    both = both.assign(order=order).sort_values(["order", "margin", "eps"], kind="stable")
-    return both.drop(columns="order").reset_index(drop=True)
+    """Return the table with `rows` in place of those of the same network and margin."""
+    merged = measuring.joined(table, pd.DataFrame(rows), ("steps", "margin"))
+    order = merged["steps"].map(STEPS.index)
+    merged = merged.assign(order=order).sort_values(["order", "margin", "eps"], kind="stable")
+    return merged.drop(columns="order").reset_index(drop=True)
 
 
 def at_best_margins(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of each network's margin that withstands AutoAttack best at BEST_AT."""
-    at = table[table["eps"] == BEST_AT].sort_values(
+    """Return the rows of each network at its margin with the best AutoAttack accuracy."""
+    ranked = table[table["eps"] == BEST_AT].sort_values(
         ["autoattack", "certified"], ascending=False, kind="stable"
     )
-    best = at.drop_duplicates("steps")[["steps", "margin"]]
+    best = ranked.drop_duplicates("steps")[["steps", "margin"]]
     return table.merge(best, on=["steps", "margin"])
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw a panel a network: the accuracies over eps, what is between proof and attack hatched."""
+    """Draw one panel per network: the accuracies over eps, with the gap hatched."""
     mpl.use("agg")
     kinds = list(dict.fromkeys(table["steps"]))
     figure, axes = plt.subplots(
-        1, len(kinds), figsize=(2.9 * len(kinds), 3.6), sharey=True, layout="constrained",
+        1,
+        len(kinds),
+        figsize=(2.9 * len(kinds), 3.6),
+        sharey=True,
+        layout="constrained",
         squeeze=False,
-    )  # fmt: skip
+    )
     for axis, kind in zip(axes[0], kinds, strict=True):
         rows = table[table["steps"] == kind]
         eps, weak, strong, proved = (
@@ -182,8 +198,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axis.plot(eps, weak, "k:s", fillstyle="none", label="published PGD")
         axis.plot(eps, strong, "k--o", fillstyle="none", label="AutoAttack")
         axis.plot(eps, proved, "k-o", label="certified")
-        axis.fill_between(eps, proved, strong, facecolor="none", edgecolor="0.6", hatch="///",
-                          linewidth=0)  # fmt: skip
+        axis.fill_between(
+            eps, proved, strong, facecolor="none", edgecolor="0.6", hatch="///", linewidth=0
+        )
         margin, bound = rows["margin"].iloc[0], rows["lipschitz_bound"].iloc[0]
         axis.set_title(f"{kind}\nmargin {margin:g}, Lipschitz bound {bound:.3g}", fontsize=9)
         axis.set(xlabel="eps, L2", xlim=(-0.03, 1.03 * max(RADII)), ylim=(-3, 100))

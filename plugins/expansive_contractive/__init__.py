@@ -1,4 +1,4 @@
-"""Expansive and contractive steps in turn; each pair, and so the whole, is nonexpansive."""
+"""Alternating expansive and contractive steps; each pair, and thus the network, is nonexpansive."""
 
 from collections.abc import Iterator
 
@@ -19,10 +19,10 @@ def build(
     expansive: float = 0.141,
     activation: str = "leaky_relu_0.5",
 ) -> nn.Module:
-    """Build scales of `depth` pairs; flexible: both steps are learned under the constraint.
+    """Build two scales of `depth` pairs of steps; points have one scale.
 
-    The lower the activation's lowest slope, the longer may a contractive step be, and the shorter
-    must an expansive one be.
+    flexible: both step sizes are learned under the constraint. An activation with a lower minimal
+    slope allows longer contractive steps and requires shorter expansive ones.
     """
 
     def pairs(width: int, _kernel_size: int) -> list[nn.Module]:
@@ -42,5 +42,5 @@ def build(
 
 
 def properties(_model: nn.Module) -> Iterator[Property]:
-    """Claim that all that stands before the head is nonexpansive."""
+    """Claim that the features, all layers before the head, are nonexpansive."""
     yield Nonexpansive("features")

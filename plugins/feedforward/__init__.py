@@ -1,4 +1,4 @@
-"""Affine maps and activations in turn: the classical network, and no dynamical system."""
+"""The classical feedforward network: alternating affine maps and activations, no ODE."""
 
 from functools import partial
 
@@ -18,16 +18,16 @@ def build(
 ) -> nn.Module:
     """Build convolutions with ReLU and one hidden dense layer.
 
-    Two scales of `depth` convolutions that keep the shape; or, strided, `depth` of 4 x 4 that halve
-    height and width, the first to `channels` channels and each other one to twice as many: the few
-    layers that interval bounds can follow.
+    Two scales of `depth` convolutions that keep the shape. strided: `depth` 4 x 4 convolutions that
+    halve height and width instead, the first to `channels` channels and each later one to twice as
+    many; few layers keep interval bounds tight.
     """
     if strided:
-        trunk, features = _strided(input_shape, channels, depth)
+        layers, features = _strided(input_shape, channels, depth)
     else:
-        trunk, features = two_scales(input_shape, channels, partial(_same_size, depth))
+        layers, features = two_scales(input_shape, channels, partial(_same_size, depth))
     dense = [nn.Linear(features, hidden), nn.ReLU()]
-    return Classifier(nn.Sequential(*trunk, *dense), nn.Linear(hidden, n_classes))
+    return Classifier(nn.Sequential(*layers, *dense), nn.Linear(hidden, n_classes))
 
 
 def _same_size(depth: int, width: int, kernel_size: int) -> list[nn.Module]:
@@ -41,12 +41,12 @@ def _same_size(depth: int, width: int, kernel_size: int) -> list[nn.Module]:
 def _strided(
     input_shape: tuple[int, int, int], channels: int, depth: int
 ) -> tuple[list[nn.Module], int]:
-    width, height, across = input_shape
+    channels_in, height, width = input_shape
     layers: list[nn.Module] = []
     for k in range(depth):
-        if height < 2 or across < 2:
+        if height < 2 or width < 2:
             raise ValueError(f"inputs {input_shape} cannot be halved {depth} times; lower depth")
-        wider = channels * 2**k
-        layers += [nn.Conv2d(width, wider, 4, stride=2, padding=1), nn.ReLU()]
-        width, height, across = wider, height // 2, across // 2
-    return [*layers, nn.Flatten()], width * height * across
+        channels_out = channels * 2**k
+        layers += [nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1), nn.ReLU()]
+        channels_in, height, width = channels_out, height // 2, width // 2
+    return [*layers, nn.Flatten()], channels_in * height * width

@@ -1,4 +1,4 @@
-"""x' = -grad V(x): the energy V decreases along the steps, and V need not be convex."""
+"""Gradient flows x' = -grad V(x): the energy V, convex or not, decreases along the steps."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,10 @@ def build(
     convex: bool = True,
     unit_rows: bool = False,
 ) -> nn.Module:
-    """Build scales of `depth` potentials, down each of which go `n_steps` steps.
+    """Build two scales of `depth` potentials with `n_steps` gradient steps each.
 
-    convex: potentials sum_i relu(.)^2 / 2 (convex), or sum_i -cos (not).
-    unit_rows: the head's rows have norm one, so that a margin is a distance; else they are free.
+    convex: potentials sum_i relu(.)^2 / 2, which are convex, or else sum_i -cos(.), which are not.
+    unit_rows: the rows of the head have norm one, so that a margin is a distance.
     """
     activation = "relu" if convex else "sin"
 
@@ -39,7 +39,7 @@ def build(
 
 
 def properties(model: nn.Module) -> Iterator[Property]:
-    """Claim that each potential decreases, and that convex ones make nonexpansive steps."""
+    """Claim that each potential decreases, and that steps of convex ones are nonexpansive."""
     for name, module in model.named_modules():
         if isinstance(module, ConvGradientStep):
             yield EnergyDecreasing(name)

@@ -1,4 +1,4 @@
-"""Gradient flows and sphere-preserving flows in turn: dense among the continuous maps."""
+"""Alternating gradient flows and sphere-preserving flows: dense in the continuous maps."""
 
 from collections.abc import Iterator
 
@@ -39,29 +39,30 @@ def build(
 
 
 class Alternating(nn.Sequential):
-    """Layers in a row, of inputs no longer than largest_norm, which the bound of S(x) x needs."""
+    """A sequence of layers for inputs of norm at most largest_norm, which its bound needs."""
 
     def __init__(self, layers: list[nn.Module], largest_norm: float) -> None:
         super().__init__(*layers)
         self.largest_norm = largest_norm
 
     def lipschitz_bound(self) -> float:
-        """Return the product of the layers' bounds on the states that they can meet.
+        """Return the product of the bounds of the layers on their reachable states.
 
-        A gradient step is L-Lipschitz and moves the origin by a known length; the other layers
-        keep norms.
+        A gradient step is L-Lipschitz and moves the origin by a known distance; the other layers
+        preserve norms.
         """
-        bound, reach = 1.0, self.largest_norm
+        bound, max_norm = 1.0, self.largest_norm
         for layer in self:
             if isinstance(layer, SphereStep):
-                bound *= layer.bound_within(reach)
+                bound *= layer.bound_within(max_norm)
                 continue
-            own = lipschitz_bound(layer)
-            bound *= own
+            layer_bound = lipschitz_bound(layer)
+            bound *= layer_bound
             if isinstance(layer, DenseGradientStep):
                 origin = layer.weight.new_zeros(1, layer.weight.shape[1])
-                # Far above what float32 misses.
-                reach = (own * reach + float(layer(origin).detach().norm())) * (1 + 1e-4)
+                shift = float(layer(origin).detach().norm())
+                # 1e-4 is far above the rounding errors of float32.
+                max_norm = (layer_bound * max_norm + shift) * (1 + 1e-4)
         return bound
 
 

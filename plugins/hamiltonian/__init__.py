@@ -1,4 +1,4 @@
-"""q' = grad K(p), p' = -grad V(q): symplectic steps, between a lift by zeros and a linear head."""
+"""Hamiltonian flows q' = grad K(p), p' = -grad V(q), in symplectic steps."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ def build(
     step_size: float = 0.5,
     symmetric: bool = True,
 ) -> nn.Module:
-    """Build scales of `depth` steps, of symplectic Euler or, symmetric, of Stoermer-Verlet."""
+    """Build two scales of `depth` steps: Stoermer-Verlet if symmetric, else symplectic Euler."""
 
     def steps(width: int, kernel_size: int) -> list[nn.Module]:
         return [
@@ -32,7 +32,7 @@ def build(
 
 
 def properties(model: nn.Module) -> Iterator[Property]:
-    """Claim that each step is symplectic, hence keeps volume, and can be undone."""
+    """Claim that each step is symplectic, hence volume-preserving, and invertible."""
     for name, module in model.named_modules():
         if isinstance(module, HamiltonianStep):
             yield Symplectic(name)

@@ -1,4 +1,4 @@
-"""A composition of Euler steps of nonexpansive gradient flows, 1-Lipschitz by a rigorous bound."""
+"""Euler steps of nonexpansive gradient flows; the network is 1-Lipschitz by a rigorous bound."""
 
 from collections.abc import Iterator
 
@@ -23,15 +23,15 @@ def build(
     depth: int = 3,
     dense_depth: int = 12,
 ) -> nn.Module:
-    """Lift to `channels` at half resolution, flow, halve again, flow, and flow as a vector.
+    """Build convolutional gradient steps at half and quarter resolution, then dense ones.
 
-    Between input and head nothing but isometries and gradient steps: no bottleneck loses norm.
-    terms: of each dense step's potential. depth: convolutional steps at each of the two scales.
-    dense_depth: dense steps.
+    All layers before the head are isometries and gradient steps, so that no bottleneck loses norm.
+    channels: at half resolution. terms: number of terms (hidden units) of each dense potential.
+    depth: convolutional steps per scale. dense_depth: dense steps.
     """
 
     def steps(width: int, kernel_size: int) -> list[nn.Module]:
-        # At the finer scale each pixel has four times as many terms as channels, then twice.
+        # Terms per channel: four at the finer scale, two at the coarser one.
         n_terms = 4 * width if width == channels else 2 * width
         return [ConvGradientStep(width, n_terms, kernel_size=kernel_size) for _ in range(depth)]
 
@@ -42,5 +42,5 @@ def build(
 
 
 def properties(_model: nn.Module) -> Iterator[Property]:
-    """Claim that all that stands before the head is nonexpansive."""
+    """Claim that the features, all layers before the head, are nonexpansive."""
     yield Nonexpansive("features")

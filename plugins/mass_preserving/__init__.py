@@ -1,4 +1,4 @@
-"""x' = S(x) 1 with S(x) skew: mass moves between neighbours, and its sum is kept."""
+"""Mass-preserving flows x' = S(x) 1 with S(x) skew-symmetric: mass moves between neighbours."""
 
 from collections.abc import Iterator
 
@@ -20,9 +20,9 @@ def build(
     gain: float = 1.0,
     simplex: bool = False,
 ) -> nn.Module:
-    """Build scales of `depth` flows of fluxes, or, with simplex=True, of steps x+ = P(x) x.
+    """Build two scales of `depth` flux flows, or, with simplex=True, of steps x+ = P(x) x.
 
-    P(x) has columns that sum to 1 and no negative entry: the sum is kept, and so is x >= 0.
+    P(x) has columns that sum to 1 and no negative entry, so that the sum and x >= 0 are preserved.
     """
     in_channels, height, width = input_shape
     mass = float(in_channels * height * width)
@@ -40,7 +40,7 @@ def build(
 
 
 def properties(model: nn.Module) -> Iterator[Property]:
-    """Claim that each flow keeps the sum of the state, and each chain the simplex too."""
+    """Claim that each step preserves the sum of the state, and each P(x) the simplex."""
     for name, module in model.named_modules():
         if isinstance(module, (Flow, TransportStep)):
             yield MassPreserving(name)

@@ -1,4 +1,4 @@
-"""(x + B sigma(A x + b)) / 2 with unit norms: the straw man among the 1-Lipschitz networks."""
+"""Steps (x + B sigma(A x + b)) / 2 with |A|, |B| <= 1: the naive 1-Lipschitz residual network."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from robustbench_dyn.properties import Nonexpansive, Property
 def build(
     input_shape: tuple[int, int, int], n_classes: int, *, channels: int = 16, depth: int = 3
 ) -> nn.Module:
-    """Build scales of `depth` steps."""
+    """Build two scales of `depth` steps; points have one scale."""
 
     def steps(width: int, kernel_size: int) -> list[nn.Module]:
         return [NaiveStep(width, kernel_size=kernel_size) for _ in range(depth)]
@@ -21,5 +21,5 @@ def build(
 
 
 def properties(_model: nn.Module) -> Iterator[Property]:
-    """Claim that all that stands before the head is nonexpansive."""
+    """Claim that the features, all layers before the head, are nonexpansive."""
     yield Nonexpansive("features")

@@ -1,4 +1,4 @@
-"""x' = f(t, x) in continuous time, solved by torchdiffeq, between a convolution and a head."""
+"""A neural ODE: x' = f(t, x), solved by torchdiffeq, between a convolution and a linear head."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import Classifier, Flow, lipschitz_bound
 from robustbench_dyn.properties import Convergent, Property
 
-# torchdiffeq's methods of fixed step, by the names that our own integrators give them.
+# Fixed-step methods of torchdiffeq, and their names in robustbench_dyn.flows.
 FIXED = {"euler": "euler", "heun2": "heun", "rk4": "rk4_38"}
 ADAPTIVE = ("dopri5",)
-# Of an adaptive solver's fixed-step surrogate.
+# Of the fixed-step surrogate of an adaptive solver.
 _SURROGATE_STEPS = 4
 _LOOSER = 100.0
 
@@ -34,30 +34,30 @@ def build(
 ) -> nn.Module:
     """Build a convolution, one continuous-time block, and a linear head.
 
-    Pictures, H and W divisible by 4, are unshuffled by 4 first. method: of fixed step ("euler",
-    "heun2", "rk4"), with n_steps of them, or "dopri5", which adapts its steps to rtol and atol.
-    Raises ValueError for other shapes and methods.
+    Images, with H and W divisible by 4, are unshuffled by 4 first. method: "euler", "heun2" or
+    "rk4" with n_steps equal steps, or "dopri5", which adapts its steps to rtol and atol. Raises
+    ValueError for other shapes and methods.
     """
     in_channels, height, width = input_shape
     points = height == width == 1
     if not points and (height % 4 or width % 4):
         raise ValueError(f"inputs {input_shape} need height and width divisible by 4")
-    kernel_size, fold = (1, 1) if points else (3, 4)
+    kernel_size, factor = (1, 1) if points else (3, 4)
     block = ODEBlock(
         Field(channels, kernel_size), method=method, n_steps=n_steps, rtol=rtol, atol=atol
     )
-    layers: list[nn.Module] = [] if points else [nn.PixelUnshuffle(fold)]
+    layers: list[nn.Module] = [] if points else [nn.PixelUnshuffle(factor)]
     layers += [
-        nn.Conv2d(in_channels * fold**2, channels, kernel_size, padding=kernel_size // 2),
+        nn.Conv2d(in_channels * factor**2, channels, kernel_size, padding=kernel_size // 2),
         block,
         nn.Flatten(),
     ]
-    features = channels * (height // fold) * (width // fold)
+    features = channels * (height // factor) * (width // factor)
     return NeuralODE(nn.Sequential(*layers), nn.Linear(features, n_classes))
 
 
 class Field(nn.Module):
-    """f(t, x) = B tanh(A x + b + t c), convolutions A and B: the residual block, moved by time."""
+    """f(t, x) = B tanh(A x + b + t c) with convolutions A, B: a time-dependent residual block."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -67,28 +67,33 @@ class Field(nn.Module):
 
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """Return the velocity at time t in [0, 1]; x: (batch, channels, height, width)."""
-        moved = self.inner(x) + t * self.push[:, None, None]
-        velocity: Tensor = self.outer(torch.tanh(moved))
+        inner = self.inner(x) + t * self.push[:, None, None]
+        velocity: Tensor = self.outer(torch.tanh(inner))
         return velocity
 
     def lipschitz_bound(self) -> float:
-        """Return |B| |A|, at all times."""
+        """Return |B| |A|, a bound at all times t."""
         return lipschitz_bound(self.inner) * lipschitz_bound(self.outer)
 
 
 class ODEBlock(nn.Module):
     """x(0) -> x(1) of x' = f(t, x), by torchdiffeq (Chen et al., arXiv 1806.07366).
 
-    Methods of fixed step ("euler", "heun2", "rk4": order 1, 2 and 4; rk4 is the 3/8 rule) take
-    n_steps equal steps. "dopri5" takes as many as keep an estimate of the error below rtol and
-    atol; the estimate is a mean over the whole batch, so an example's output depends on its
-    neighbours. Raises ValueError for another method, fewer than one step, or a tolerance of 0.
+    The fixed-step methods "euler", "heun2" and "rk4" (order 1, 2 and 4; rk4 is the 3/8 rule) take
+    n_steps equal steps. "dopri5" takes enough steps to keep an error estimate below rtol and atol;
+    the estimate is a mean over the batch, so that an example's output depends on the rest of its
+    batch. Raises ValueError for another method, fewer than one step, or a tolerance of 0.
     """
 
     def __init__(
-        self, field: nn.Module, *, method: str = "heun2", n_steps: int = 2, rtol: float = 1e-3,
+        self,
+        field: nn.Module,
+        *,
+        method: str = "heun2",
+        n_steps: int = 2,
+        rtol: float = 1e-3,
         atol: float = 1e-3,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if method not in (*FIXED, *ADAPTIVE):
             known = ", ".join((*FIXED, *ADAPTIVE))
@@ -102,7 +107,7 @@ class ODEBlock(nn.Module):
 
     @property
     def adaptive(self) -> bool:
-        """Whether the solver chooses its steps itself."""
+        """Whether the solver adapts its steps."""
         return self.method in ADAPTIVE
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,25 +115,27 @@ class ODEBlock(nn.Module):
         return self._solve(x)[-1]
 
     def trajectory(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield the state after each step; an adaptive solver's at n_steps equal times."""
+        """Yield the state after each step; for an adaptive solver, at n_steps equal times."""
         yield from self._solve(x, self.n_steps)[1:]
 
     def refined(self, factor: int) -> ODEBlock:
-        """Return the same flow, of the same field, in `factor` times as many equal steps."""
+        """Return the flow of the same field with `factor` times as many steps."""
         if self.adaptive:
-            raise ValueError(f"{self.method} chooses its steps itself")
+            raise ValueError(f"{self.method} adapts its steps and has no n_steps to refine")
         return ODEBlock(self.field, method=self.method, n_steps=factor * self.n_steps)
 
     def surrogates(self) -> dict[str, ODEBlock]:
-        """Return flows of the same field by another solver, other steps, or other tolerances."""
+        """Return flows of the same field by another solver, or with other steps or tolerances."""
         if self.adaptive:
             return {
                 "rk4": ODEBlock(self.field, method="rk4", n_steps=_SURROGATE_STEPS),
                 "looser": ODEBlock(
-                    self.field, method=self.method, rtol=_LOOSER * self.rtol,
+                    self.field,
+                    method=self.method,
+                    rtol=_LOOSER * self.rtol,
                     atol=_LOOSER * self.atol,
                 ),
-            }  # fmt: skip
+            }
         other = "heun2" if self.method == "euler" else "euler"
         return {
             "finer": self.refined(2),
@@ -136,7 +143,7 @@ class ODEBlock(nn.Module):
         }
 
     def as_flow(self) -> Flow:
-        """Return what a method of fixed step computes, as a Flow; CertificateError for others."""
+        """Return a fixed-step method as a Flow; raises CertificateError for an adaptive one."""
         if self.adaptive:
             raise CertificateError(
                 f"no Lipschitz bound is known for {self.method}, whose steps depend on its input"
@@ -144,14 +151,14 @@ class ODEBlock(nn.Module):
         return Flow(self.field, method=FIXED[self.method], n_steps=self.n_steps)
 
     def lipschitz_bound(self) -> float:
-        """Return the bound of the method of fixed step; raises CertificateError for dopri5."""
+        """Return the bound of a fixed-step method; raises CertificateError for dopri5."""
         return self.as_flow().lipschitz_bound()
 
     def _solve(self, x: Tensor, n_times: int = 1) -> Tensor:
         times = torch.linspace(
             0, 1, 1 + (n_times if self.adaptive else self.n_steps), dtype=x.dtype, device=x.device
         )
-        # The times asked for are the grid of a method of fixed step.
+        # A fixed-step method steps from each of these times to the next.
         states: Tensor = odeint(
             self.field, x, times, method=self.method, rtol=self.rtol, atol=self.atol
         )
@@ -159,14 +166,14 @@ class ODEBlock(nn.Module):
 
 
 class NeuralODE(Classifier):
-    """A classifier with one continuous-time block among its features."""
+    """A classifier with one ODEBlock among its features."""
 
     def surrogates(self) -> dict[str, nn.Module]:
-        """Return networks of the same weights to craft transfer attacks on.
+        """Return surrogates for transfer attacks, with the same weights.
 
-        The backbone without the block, and the block's own surrogates in its place. Adaptive
-        solvers mask gradients: what stands against attacks through them may fall to attacks that
-        look elsewhere (arXiv 2009.13145).
+        The backbone without the block, and the network with each surrogate of the block. Adaptive
+        solvers mask gradients: examples that survive attacks through them may fall to transfer
+        attacks (arXiv 2009.13145).
         """
         layers: list[nn.Module] = [*self.features.children()]
         (k,) = (k for k, layer in enumerate(layers) if isinstance(layer, ODEBlock))
@@ -178,7 +185,7 @@ class NeuralODE(Classifier):
 
 
 def properties(model: nn.Module) -> Iterator[Property]:
-    """Claim the order of each method of fixed step."""
+    """Claim the convergence order of each fixed-step method."""
     for name, module in model.named_modules():
         if isinstance(module, ODEBlock) and not module.adaptive:
             yield Convergent(name, module.as_flow().order)

@@ -1,4 +1,4 @@
-"""x' = sigma(A(t) x + b(t)), with weights that are polynomials in time."""
+"""Nonautonomous flows x' = sigma(A(t) x + b(t)) whose weights are polynomials in time."""
 
 from torch import nn
 
@@ -15,7 +15,7 @@ def build(
     duration: float = 2.0,
     method: str = "euler",
 ) -> nn.Module:
-    """Build one flow a scale, of `n_steps` steps of an integrator over `duration`."""
+    """Build one flow per scale, with `n_steps` steps of an integrator over `duration`."""
 
     def flow(width: int, kernel_size: int) -> list[nn.Module]:
         field = NonautonomousConv(width, kernel_size=kernel_size, n_basis=n_basis)

@@ -19,8 +19,8 @@ from robustbench_dyn.flows import (
 )
 from robustbench_dyn.properties import Nonexpansive, Property
 
-# QR, unlike the library's default of Bjorck's iteration, keeps no state that a forward pass would
-# change, is exact to rounding, and takes a tenth of the time.
+# QR has no state that a forward pass changes, is exact up to rounding, and is ten times as fast as
+# the library's default, Bjorck's iteration.
 _BY_QR = OrthoParams(
     spectral_normalizer=BatchedIdentity,
     orthogonalizer=ClassParam(BatchedQROrthogonalization),
@@ -28,10 +28,10 @@ _BY_QR = OrthoParams(
 
 
 class OrthogonalConv(CachedParametrization):
-    """orthogonium's convolution of orthogonal kernel (AOC, arXiv 2501.07930), circular padding.
+    """An orthogonal convolution of orthogonium (AOC, arXiv 2501.07930) with circular padding.
 
-    The kernel is made in float32 whatever the precision of the forward pass, and once while the
-    network is frozen. The library's word that it is orthogonal counts for nothing in the bound.
+    The kernel is computed in float32 even under autocast, and once while the network is frozen. Its
+    bound is computed from the kernel, and does not rely on the library's orthogonality.
     """
 
     def __init__(self, n_in: int, n_out: int, *, kernel_size: int, stride: int = 1) -> None:
@@ -51,16 +51,16 @@ class OrthogonalConv(CachedParametrization):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, h, w) to (batch, out, h / stride, w / stride)."""
-        around = F.pad(x, self.margins, mode="circular")
-        return F.conv2d(around, self.value(), self.layer.bias, stride=self.stride)
+        padded = F.pad(x, self.margins, mode="circular")
+        return F.conv2d(padded, self.value(), self.layer.bias, stride=self.stride)
 
     def lipschitz_bound(self) -> float:
-        """Return a bound of the norm of the kernel as it is used."""
+        """Return a bound of the norm of the convolution with this kernel."""
         return conv_norm(self.value(), stride=self.stride)
 
 
 class OrthogonalLinear(CachedParametrization):
-    """orthogonium's dense layer of orthonormal rows or columns; otherwise as OrthogonalConv."""
+    """A dense layer of orthogonium with orthonormal rows or columns; see OrthogonalConv."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class OrthogonalLinear(CachedParametrization):
         return F.linear(x, self.value(), self.layer.bias)
 
     def lipschitz_bound(self) -> float:
-        """Return a bound of the norm of the matrix as it is used."""
+        """Return a bound of the norm of this matrix."""
         return matrix_norm(self.value())
 
 
@@ -91,9 +91,9 @@ def build(
 ) -> nn.Module:
     """Build the network "Large" of BCOP (Li et al., arXiv 1911.00937), with MaxMin between layers.
 
-    Pictures: twice a 3 x 3 convolution and a 4 x 4 one of stride 2, to `channels` and then to twice
-    as many; points, with H = W = 1: none. Then dense_depth dense layers to `features`. Height and
-    width must be divisible by 4.
+    Images: two 3 x 3 convolutions to `channels`, then a 4 x 4 convolution of stride 2 and a 3 x 3
+    one to twice as many. Points, with H = W = 1: no convolutions. Then dense_depth dense layers to
+    `features`. Height and width must be divisible by 4.
     """
     n_in, height, width = input_shape
     layers = list[nn.Module]()
@@ -115,5 +115,5 @@ def build(
 
 
 def properties(_model: nn.Module) -> Iterator[Property]:
-    """Claim that all that stands before the head is nonexpansive."""
+    """Claim that the features, all layers before the head, are nonexpansive."""
     yield Nonexpansive("features")

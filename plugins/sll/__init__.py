@@ -1,4 +1,4 @@
-"""SDP-based Lipschitz layers in their paper's layout, or almost-orthogonal layers in the same."""
+"""SDP-based Lipschitz layers (SLL) in the layout of their paper, or almost-orthogonal layers."""
 
 from collections.abc import Iterator
 
@@ -27,12 +27,12 @@ def build(
     dense_depth: int = 7,
     aol: bool = False,
 ) -> nn.Module:
-    """Lift to `channels` by zeros, convolve, pool 4 x 4 to sums over 4, flatten, dense layers.
+    """Build a lift to `channels`, convolutions, 4 x 4 pooling and dense layers.
 
-    The network of Araujo et al., arXiv 2303.03169, section 5, made small. SLL keeps the shape: its
-    convolutions have as many terms as channels, its dense layers `features` terms. aol: layers W
-    T^-1/2 x + b and MaxMin (arXiv 2208.03160) in their stead, the dense ones `features` wide.
-    Pictures need height and width divisible by 4; points, with H = W = 1, are not pooled.
+    A small version of the network of Araujo et al., arXiv 2303.03169, section 5. SLL layers keep
+    the shape: the convolutions have as many terms as channels, the dense layers `features` terms.
+    aol: layers W T^-1/2 x + b with MaxMin (arXiv 2208.03160) instead, the dense ones `features`
+    wide. Images need height and width divisible by 4; points, with H = W = 1, are not pooled.
     """
     n_in, height, width = input_shape
     size = 3 if height > 1 else 1
@@ -48,7 +48,7 @@ def build(
         else:
             layers.append(ConvGradientStep(channels, channels, kernel_size=size))
     if size == 3:
-        # Sums over 16 pixels by 4 keep the norm of what is constant on a window.
+        # The sum of a window of 16 pixels divided by 4 keeps the norm of a constant window.
         layers.append(nn.AvgPool2d(4, divisor_override=4))
         height, width = height // 4, width // 4
     layers.append(nn.Flatten())
@@ -63,5 +63,5 @@ def build(
 
 
 def properties(_model: nn.Module) -> Iterator[Property]:
-    """Claim that all that stands before the head is nonexpansive."""
+    """Claim that the features, all layers before the head, are nonexpansive."""
     yield Nonexpansive("features")

@@ -1,4 +1,4 @@
-"""x' = S(x) x with S(x) skew, in Cayley steps: the norm of the state is kept."""
+"""Sphere-preserving flows x' = S(x) x with S(x) skew-symmetric, in Cayley steps."""
 
 from collections.abc import Iterator
 
@@ -32,7 +32,7 @@ def build(
 
 
 def properties(model: nn.Module) -> Iterator[Property]:
-    """Claim that each step keeps the norm."""
+    """Claim that each step preserves the norm."""
     for name, module in model.named_modules():
         if isinstance(module, SphereStep):
             yield NormPreserving(name)

@@ -1,4 +1,4 @@
-"""q' = f(p), p' = g(q) for any f and g: shears, whose Jacobians have determinant 1."""
+"""Volume-preserving flows q' = f(p), p' = g(q), in shears, whose Jacobians have determinant 1."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def build(
     depth: int = 3,
     step_size: float = 0.5,
 ) -> nn.Module:
-    """Build scales of `depth` steps; f and g are two convolutions with ReLU between."""
+    """Build two scales of `depth` steps; f and g are two convolutions with ReLU between them."""
 
     def steps(width: int, kernel_size: int) -> list[nn.Module]:
         def field() -> nn.Module:
@@ -34,7 +34,7 @@ def build(
 
 
 def properties(model: nn.Module) -> Iterator[Property]:
-    """Claim that each step keeps volume and can be undone."""
+    """Claim that each step is volume-preserving and invertible."""
     for name, module in model.named_modules():
         if isinstance(module, ShearStep):
             yield VolumePreserving(name)

@@ -10,7 +10,15 @@ from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.external import autoattack, torchattacks
 from robustbench_dyn.attacks.suites import Suite
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.plugins import BUILT_IN, Entry, Registry, parse_names, unknown
+from robustbench_dyn.plugins import (
+    BUILT_IN,
+    Entry,
+    Registry,
+    from_plugins,
+    parse_names,
+    subclass_of,
+    unknown,
+)
 from robustbench_dyn.threat_models import Norm, check_norm
 
 ATTACKS: Registry[type[Attack]] = Registry(
@@ -20,6 +28,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         for module in (torchattacks, native, autoattack)
         for kind in module.ATTACKS
     ],
+    from_plugins=from_plugins("attacks", subclass_of(Attack)),
 )
 SUITES: Registry[Suite] = Registry(
     "suite of attacks",

@@ -1,4 +1,4 @@
-"""What an attack is given: a model in the types of the attack libraries, examples, and a ball."""
+"""The problem that an attack gets: a wrapped model, examples, and a ball."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations between two lines: sound for any slopes, since only the offsets are computed."""
+"""Activations and their linear bounds, which are sound for any slopes: offsets follow from them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _BISECTIONS = 12
 # More than an underflow loses.
 _TINY = 2.0**-1000
 # Errors of derivatives at most 1.
-_ABSOLUTE = 2.0**-48
+_DERIVATIVE_ERROR = 2.0**-48
 
 
 class Line(NamedTuple):
-    """slope z + offset, entry by entry."""
+    """The function slope z + offset, entry by entry."""
 
     slope: Tensor
     offset: Tensor
 
 
-class Lines(NamedTuple):
-    """lower(z) <= f(z) <= upper(z) between the bounds of z."""
+class LinearBounds(NamedTuple):
+    """Two lines with lower(z) <= f(z) <= upper(z) between the bounds of z."""
 
     lower: Line
     upper: Line
@@ -36,17 +36,21 @@ class Lines(NamedTuple):
 class Activation(ABC):
     """An increasing function of one number, applied entry by entry.
 
-    units: how many units roundoff of its value the model's function may err by. error: what the
-    function as it is computed may be away from the one that is meant, besides rounding.
-    tight_upper: the chord is the best upper line, so that only the lower is optimised. flattest,
-    steepest: the least and the largest slope.
+    A subclass says how it is computed, its derivative, and where f(z) - slope z may have an
+    extremum; all linear bounds follow from these, and are sound for any slopes.
+
+    rounding_units: how many units roundoff of its value the model's function may err by.
+    deviation: what the function as it is computed may differ by from the one that is meant, besides
+    rounding. min_slope, max_slope: bounds of the derivative, at least 0. secant_upper: the secant
+    is the best upper line (f is convex), so that only the lower one is optimised.
+    piecewise_linear: slopes are searched in larger steps.
     """
 
-    units = 16
-    error = 0.0
-    flattest = 0.0
-    steepest = 1.0
-    tight_upper = True
+    rounding_units = 16
+    deviation = 0.0
+    min_slope = 0.0
+    max_slope = 1.0
+    secant_upper = True
     piecewise_linear = False
 
     @abstractmethod
@@ -58,34 +62,30 @@ class Activation(ABC):
         """Return f'(z)."""
 
     @abstractmethod
-    def critical(self, slope: Tensor) -> list[Tensor]:
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
         """Return all z where f(z) - slope z may have a local extremum; more do no harm."""
 
-    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return good slopes of a lower and an upper line between the bounds of z; f is convex."""
-        return self.derivative((lower + upper) / 2), self.chord(lower, upper)
+        return self.derivative((lower + upper) / 2), self.secant_slope(lower, upper)
 
-    def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def secant_slope(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return (f(u) - f(l)) / (u - l), and f' where u is l."""
         width = upper - lower
         wide = width > 1e-9
         quotient = (self(upper) - self(lower)) / width.where(wide, 1.0)
         return quotient.where(wide, self.derivative(lower))
 
-    def secants(
+    def sector(
         self, low: Tensor, high: Tensor, lower: Tensor, upper: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return bounds of (f(w) - f(z)) / (w - z) for z in [low, high] and w in [lower, upper].
 
-        Here, by the mean value theorem, those of f', which falls on both sides of 0.
+        Here those of f' everywhere, which a subclass may tighten.
         """
-        lower, upper = lower.minimum(low), upper.maximum(high)
-        peak = torch.zeros_like(lower).clamp(lower, upper)
-        least = self.derivative(lower).minimum(self.derivative(upper)) - _ABSOLUTE
-        most = self.derivative(peak) + _ABSOLUTE
-        return least.clamp_min(0.0), most.clamp_max(self.steepest)
+        return torch.full_like(low, self.min_slope), torch.full_like(low, self.max_slope)
 
-    def looseness(self, lower: Tensor, upper: Tensor) -> Tensor:
+    def relaxation_gap(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return a measure of the space between the lines; 0 where they coincide."""
         return (upper - lower).square()
 
@@ -97,13 +97,13 @@ class Activation(ABC):
         """
         with torch.no_grad():
             points = [lower, upper]
-            points += [torch.clamp(z, lower, upper) for z in self.critical(slope)]
+            points += [torch.clamp(z, lower, upper) for z in self.critical_points(slope)]
         sign = 1.0 if above else -1.0
         offset = None
         for z in points:
             value = self(z)
             candidate = value - slope * z
-            slack = _ULPS * (value.abs() + (slope * z).abs()).detach() + self.error + _TINY
+            slack = _ULPS * (value.abs() + (slope * z).abs()).detach() + self.deviation + _TINY
             candidate = candidate + sign * slack
             if offset is None:
                 offset = candidate
@@ -112,11 +112,12 @@ class Activation(ABC):
         assert offset is not None
         return Line(slope, offset)
 
-    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
-        """Return the lines of the good slopes."""
-        below, above = self.slopes(lower, upper)
-        return Lines(
-            self.line(below, lower, upper, above=False), self.line(above, lower, upper, above=True)
+    def linear_bounds(self, lower: Tensor, upper: Tensor) -> LinearBounds:
+        """Return the lines of the initial slopes."""
+        lower_slope, upper_slope = self.initial_slopes(lower, upper)
+        return LinearBounds(
+            self.line(lower_slope, lower, upper, above=False),
+            self.line(upper_slope, lower, upper, above=True),
         )
 
 
@@ -124,10 +125,10 @@ class LeakyReLU(Activation):
     """max(z, a z) with 0 <= a <= 1; ReLU where a = 0."""
 
     piecewise_linear = True
-    units = 1
+    rounding_units = 1
 
     def __init__(self, a: float) -> None:
-        self.a = self.flattest = a
+        self.a = self.min_slope = a
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
@@ -138,10 +139,10 @@ class LeakyReLU(Activation):
         """Return f'(z)."""
         return torch.where(z > 0, 1.0, self.a).to(z)
 
-    def secants(
+    def sector(
         self, low: Tensor, high: Tensor, lower: Tensor, upper: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the secants at the ends: those of a convex function increase in both points."""
+        """Return the secant slopes at the ends: a convex function's increase in both points."""
         lower, upper = lower.minimum(low), upper.maximum(high)
         # The share of [lower, low] and of [high, upper] that lies above the kink.
         least = low.clamp_min(0) / (low - lower.clamp_max(0)).clamp_min(1e-300)
@@ -151,11 +152,11 @@ class LeakyReLU(Activation):
         # With a in [0, 1]; where all is above or below the kink, both are exact.
         return self.a + (1 - self.a) * least, self.a + (1 - self.a) * most
 
-    def looseness(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return the product of what lies on both sides of the kink."""
+    def relaxation_gap(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return the product of the lengths on both sides of the kink."""
         return (-lower).clamp_min(0) * upper.clamp_min(0)
 
-    def critical(self, slope: Tensor) -> list[Tensor]:
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
         """Return the kink."""
         return [torch.zeros_like(slope)]
 
@@ -165,7 +166,7 @@ class Softplus(Activation):
 
     def __init__(self, beta: float, threshold: float) -> None:
         self.beta, self.threshold = beta, threshold
-        self.error = math.exp(-threshold) / beta
+        self.deviation = math.exp(-threshold) / beta
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
@@ -175,7 +176,7 @@ class Softplus(Activation):
         """Return f'(z)."""
         return torch.sigmoid(self.beta * z)
 
-    def critical(self, slope: Tensor) -> list[Tensor]:
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
         """Return where f' is slope."""
         return [torch.logit(slope.clamp(1e-300, 1 - 1e-16)) / self.beta]
 
@@ -183,24 +184,34 @@ class Softplus(Activation):
 class _SShaped(Activation):
     """Convex below 0 and concave above it."""
 
-    tight_upper = False
+    secant_upper = False
 
-    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return chords where they bound f, and else tangents from the other end, or at the middle.
+    def sector(
+        self, low: Tensor, high: Tensor, lower: Tensor, upper: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return bounds of f' (mean value theorem), which decreases on both sides of 0."""
+        lower, upper = lower.minimum(low), upper.maximum(high)
+        peak = torch.zeros_like(lower).clamp(lower, upper)
+        min_slope = self.derivative(lower).minimum(self.derivative(upper)) - _DERIVATIVE_ERROR
+        max_slope = self.derivative(peak) + _DERIVATIVE_ERROR
+        return min_slope.clamp_min(0.0), max_slope.clamp_max(self.max_slope)
+
+    def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return secants where they bound f, else tangents from the other end or at the middle.
 
         The lines of the tanh of arXiv 1811.00866, Section 3.
         """
-        chord, middle = self.chord(lower, upper), self.derivative((lower + upper) / 2)
-        below = self._tangent_slope(lower, upper, upper)
-        above = self._tangent_slope(upper, lower, lower)
-        below = torch.where(upper <= 0, middle, torch.where(lower >= 0, chord, below))
-        above = torch.where(lower >= 0, middle, torch.where(upper <= 0, chord, above))
+        secant, middle = self.secant_slope(lower, upper), self.derivative((lower + upper) / 2)
+        below = self._tangent_slope(lower, upper)
+        above = self._tangent_slope(upper, lower)
+        below = torch.where(upper <= 0, middle, torch.where(lower >= 0, secant, below))
+        above = torch.where(lower >= 0, middle, torch.where(upper <= 0, secant, above))
         return (
-            torch.where(self.derivative(lower) >= chord, chord, below),
-            torch.where(self.derivative(upper) >= chord, chord, above),
+            torch.where(self.derivative(lower) >= secant, secant, below),
+            torch.where(self.derivative(upper) >= secant, secant, above),
         )
 
-    def _tangent_slope(self, far: Tensor, near: Tensor, end: Tensor) -> Tensor:
+    def _tangent_slope(self, far: Tensor, end: Tensor) -> Tensor:
         """Return f'(d) for d between far and 0 whose tangent meets f at `end`, by bisection."""
         at_end, inner = self(end), torch.zeros_like(far)
         for _ in range(_BISECTIONS):
@@ -223,7 +234,7 @@ class Tanh(_SShaped):
         """Return f'(z)."""
         return 1 - torch.tanh(z).square()
 
-    def critical(self, slope: Tensor) -> list[Tensor]:
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
         """Return +-z with 1 - tanh(z)^2 = slope."""
         z = torch.atanh((1 - slope.clamp(1e-16, 1)).sqrt())
         return [z, -z]
@@ -232,7 +243,7 @@ class Tanh(_SShaped):
 class Sigmoid(_SShaped):
     """1 / (1 + exp(-z))."""
 
-    steepest = 0.25
+    max_slope = 0.25
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
@@ -243,7 +254,7 @@ class Sigmoid(_SShaped):
         value = torch.sigmoid(z)
         return value * (1 - value)
 
-    def critical(self, slope: Tensor) -> list[Tensor]:
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
         """Return +-z with s (1 - s) = slope, s = sigmoid(z)."""
         # The smaller root p of s (1 - s) = slope, and the logit of 1 - p, without cancellation.
         slope = slope.clamp(1e-300, 0.25)

@@ -1,41 +1,38 @@
-"""What a certifier is: which classes cannot overtake the label, within a radius or one ball."""
+"""The base class of certifiers, which exclude classes within a radius or within one ball."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+State = TypeVar("State")
+Setting = bool | int | float | str
+
 
 class Proof(NamedTuple):
-    """class_radii: (batch, classes) float64, in the threat model's norm and rounded down.
+    """The result of a certifier for a batch.
 
-    Nearer than entry j, class j does not reach the label's logit; inf for the label itself, 0
-    where nothing is proved. candidates: of x's shape, points that the certifier takes for
-    adversarial examples (x itself where it has none); the harness judges them. forward_passes: of
-    the model, that the proof took. within_rounding: (batch,) bool, where nothing is proved since
-    the model's own rounding may exceed a margin.
+    class_radii: (batch, classes) float64, in the threat model's norm and rounded down. Nearer than
+    entry j, class j does not reach the label's logit; inf for the label itself, 0 where nothing is
+    proved. candidates: of x's shape, points that the certifier takes for adversarial examples (x
+    itself where it has none); the evaluation checks them. forward_passes: of the model, that the
+    proof took. within_rounding: (batch,) bool, where nothing is proved since the model's own
+    rounding may exceed a margin.
     """
 
     class_radii: Tensor
     candidates: Tensor | None = None
     forward_passes: int = 0
     within_rounding: Tensor | None = None
-
-
-def name_from_l2(name: str, norm: Norm) -> str:
-    """Name in the table a method whose radii are of L2, where they are asked for in `norm`."""
-    return name if norm == "L2" else f"{name}-from-L2"
-
-
-def _own_name(_norm: Norm) -> str:
-    return ""
 
 
 class Phase(Enum):
@@ -49,53 +46,83 @@ class Phase(Enum):
     LAST = "after all attacks: it searches until it has decided"
 
 
-@dataclass(frozen=True)
-class Certifier:
-    """A proof method.
+@dataclass(frozen=True, kw_only=True)
+class Certifier(ABC, Generic[State]):
+    """A proof method with its settings, which are the fields of a dataclass.
 
-    prove(state, x, logits, y, threat_model) returns a Proof; x: (batch, *input_shape), logits:
-    (batch, classes) as the model computed them, y: (batch,). state = prepare(model, input_shape),
-    which raises CertificateError, with the reason, for a model that the method cannot treat.
-    measures_rounding: prepare also takes strict_rounding, whether the worst that the model's
-    rounding may do is taken off its margins, or what was measured of it (see rounding.py); all
-    others take off the worst.
-    label(norm) is the name in the table. norms: those that it knows.
-    cost: when it is run. Where it is Phase.CLEAN, radii do not depend on the threat model's eps;
-    others say of the ball of one threat model that a class is excluded, by a radius of eps, or not.
-    version: raised when its proofs change, so that no old proof is taken for a new one.
+    A subclass is a frozen dataclass. It gives `name` and `description`, `prepare` and `prove`, and
+    each setting as a field with a default; __post_init__ refuses settings with InputError.
+
+    norms: those that it supports. phase: when it is run. With Phase.CLEAN, radii do not depend on
+    the threat model's eps; any other certifier says of the ball of one threat model that a class
+    is excluded, by a radius of eps, or not. deterministic: whether what it proves is certain, so
+    that an adversarial example inside a radius is an error. radii_from_l2: whether radii are
+    proved in L2 and converted to the other norms. measures_rounding: whether `prepare` heeds
+    strict_rounding; all others subtract the worst case of the model's rounding. version: raised
+    when the proofs change, so that no old proof is taken for a new one.
     """
 
-    name: str
-    description: str
-    deterministic: bool
-    prepare: Callable[..., Any]
-    prove: Callable[..., Proof]
-    label: Callable[[Norm], str] = _own_name
-    norms: frozenset[Norm] = frozenset(NORMS)
-    phase: Phase = Phase.BEFORE_ATTACKS
-    measures_rounding: bool = False
-    version: int = 1
+    name: ClassVar[str]
+    description: ClassVar[str]
+    norms: ClassVar[frozenset[Norm]] = frozenset(NORMS)
+    phase: ClassVar[Phase] = Phase.BEFORE_ATTACKS
+    deterministic: ClassVar[bool] = True
+    radii_from_l2: ClassVar[bool] = False
+    measures_rounding: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+    ) -> State:
+        """Return what `prove` needs to know of a model, computed once.
+
+        strict_rounding: subtract the worst case of the model's rounding from its margins, instead
+        of what was measured of it. Raises CertificateError, with the reason, for a model that the
+        method cannot treat.
+        """
+
+    @abstractmethod
+    def prove(
+        self, state: State, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> Proof:
+        """Return what holds of each example by itself, whatever else is in the batch.
+
+        state: of `prepare`. x: (batch, *input_shape); logits: (batch, classes), as the model
+        computed them at x; y: (batch,), the labels.
+        """
 
     @property
     def radius_based(self) -> bool:
         """Whether one pass gives the radii for every eps."""
         return self.phase is Phase.CLEAN
 
-    def settings(self) -> dict[str, Any]:
-        return {}
+    def settings(self) -> dict[str, Setting]:
+        """Return the settings by name, for the record of what a verdict depends on."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def label(self, norm: Norm) -> str:
+        """Return the name in tables: with the norm of the proof, and settings that were changed."""
+        name = name_from_l2(self.name, norm) if self.radii_from_l2 else self.name
+        changed = [
+            f"{field.name}={value}"
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"{name}({' '.join(changed)})" if changed else name
 
     def prepared(
-        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool
-    ) -> Prepared:
-        """Return the certifier with what it has to know of a model; raises what prepare raises."""
-        options = {"strict_rounding": strict_rounding} if self.measures_rounding else {}
-        return Prepared(self, self.prepare(model, input_shape, **options))
+        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+    ) -> PreparedCertifier:
+        """Return the certifier with its state for a model; raises what `prepare` raises."""
+        state = self.prepare(model, input_shape, strict_rounding=strict_rounding)
+        return PreparedCertifier(self, state)
 
 
-class Prepared(NamedTuple):
-    """A certifier, prepared for one model; state is what its prepare returned."""
+class PreparedCertifier(NamedTuple):
+    """A certifier, prepared for one model; state is what its `prepare` returned."""
 
-    certifier: Certifier
+    certifier: Certifier[Any]
     state: Any
 
     def prove(self, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel) -> Proof:
@@ -103,8 +130,13 @@ class Prepared(NamedTuple):
         return self.certifier.prove(self.state, x, logits, y, threat_model)
 
     def label(self, norm: Norm) -> str:
-        """Return the certifier's name in the table."""
-        return self.certifier.label(norm) or self.certifier.name
+        """Return the certifier's name in tables."""
+        return self.certifier.label(norm)
+
+
+def name_from_l2(name: str, norm: Norm) -> str:
+    """Return the name in tables of an L2 method whose radii are converted to `norm`."""
+    return name if norm == "L2" else f"{name}-from-L2"
 
 
 def radii(proof: Proof) -> Tensor:
@@ -113,4 +145,12 @@ def radii(proof: Proof) -> Tensor:
     return nearest.where(nearest > 0, float("nan"))
 
 
-PreparedCertifier = Prepared
+def require(certifier: Certifier[State], *, at_least: float = 0, **settings: float) -> None:
+    """Raise InputError for a setting that is no finite number of at least `at_least`."""
+    for name, value in settings.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not at_least <= value < math.inf:
+            raise InputError(
+                f"{certifier.name}: {name}={value!r} is not a number of at least {at_least:g}; "
+                "give one"
+            )

@@ -1,101 +1,111 @@
-"""Which examples and competing classes a proof is about, and what of them it has shown."""
+"""Objectives: margins F_label - F_j of examples and competing classes, to be bounded."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustbench_dyn.certification.bounds.intermediate import Relaxed
-from robustbench_dyn.certification.bounds.intervals import Bounds
+from robustbench_dyn.certification.network.graph import Network
 from robustbench_dyn.certification.rounding.allowance import (
-    allowed_for,
-    believed,
+    explained_by_rounding,
     margins_of,
-    point_of,
-    seen_differences,
+    observed_rounding,
+    rounding_allowance,
+    surface_points,
     usual_rounding,
 )
 from robustbench_dyn.threat_models import ThreatModel
 
 
-class Pairs(NamedTuple):
-    """Rows (example, competing class) of those examples that are classified as their label.
+class Objectives(NamedTuple):
+    """Margins to bound from below, one for each example that is classified as its label and class.
 
-    differences: (n, classes), e_label - e_other, float64; example, rival: (n,), on the inputs'
-    device. margin: (n,), the difference as the network computed it; seen: (n,), the largest
-    difference between it and exact arithmetic that was seen; possible: (n,), what its rounding may
-    be at most, anywhere in the ball; usual: (n,), of rounding.usual_rounding.
+    coefficients: (n, classes), e_label - e_competitor, float64: the rows of the specification
+    matrix C. example, competitor: (n,), on the inputs' device. margin: (n,), as the network
+    computed it at the example. observed: (n,), the largest difference between it and exact
+    arithmetic that was observed. worst_case: (n,), what its rounding may be at most, anywhere in
+    the ball. usual: (n,), of allowance.usual_rounding.
     """
 
-    differences: Tensor
+    coefficients: Tensor
     example: Tensor
-    rival: Tensor
+    competitor: Tensor
     margin: Tensor
-    seen: Tensor
-    possible: Tensor
+    observed: Tensor
+    worst_case: Tensor
     usual: Tensor
 
-    def at(self, rows: Tensor) -> Pairs:
-        """Return some of the rows, by a mask or by indices."""
-        return Pairs(*(part[rows] for part in self))
+    def at(self, rows: Tensor) -> Objectives:
+        """Return some of the objectives, by a mask or by indices."""
+        return Objectives(*(part[rows] for part in self))
 
-    def allowed(self, worst: Tensor, *, strict: bool = True) -> Tensor:
-        """Return what a proven difference must exceed, (n,); worst: (n,), of its rounding."""
-        return allowed_for(self.margin, worst, self.seen, self.usual, strict=strict)
+    def allowance(self, worst_case: Tensor, *, strict: bool = True) -> Tensor:
+        """Return what a lower bound must exceed, (n,); worst_case: (n,), of its rounding."""
+        return rounding_allowance(self.margin, worst_case, self.observed, self.usual, strict=strict)
 
 
-def pairs_to_prove(x: Tensor, logits: Tensor, y: Tensor) -> Pairs:
-    """Return the pairs of all examples that are classified as y; logits as the model gave them.
+def margin_objectives(x: Tensor, logits: Tensor, y: Tensor) -> Objectives:
+    """Return the objectives of all examples that are classified as y.
 
-    Of their rounding nothing is known yet, so that nothing of them can be proved.
+    logits: as the model computed them at x. Of their rounding nothing is known yet, so that nothing
+    can be proved of them: see with_rounding.
     """
     margins = margins_of(logits, y)
     others = torch.ones_like(margins, dtype=torch.bool).scatter(1, y.cpu()[:, None], False)
     # Written so that NaN fails it.
-    wins = ((margins > 0) | ~others).all(dim=1)
-    example, rival = (others & wins[:, None]).nonzero(as_tuple=True)
+    correct = ((margins > 0) | ~others).all(dim=1)
+    example, competitor = (others & correct[:, None]).nonzero(as_tuple=True)
     units = torch.eye(margins.shape[1], dtype=torch.float64)
-    differences = units[y.cpu()[example]] - units[rival]
-    margin = margins[example, rival]
+    coefficients = units[y.cpu()[example]] - units[competitor]
+    margin = margins[example, competitor]
     unknown = torch.full_like(margin, torch.inf)
     usual = usual_rounding(logits)[example, 0]
-    parts = (differences, example, rival, margin, unknown, unknown, usual)
-    return Pairs(*(part.to(x.device) for part in parts))
+    parts = (coefficients, example, competitor, margin, unknown, unknown, usual)
+    return Objectives(*(part.to(x.device) for part in parts))
 
 
-def compared(
-    pairs: Pairs, relaxed: Relaxed, bounds: Bounds, x: Tensor, logits: Tensor, y: Tensor,
+def with_rounding(
+    objectives: Objectives,
+    model: nn.Module,
+    network: Network,
+    errors: Tensor,
+    x: Tensor,
+    logits: Tensor,
+    y: Tensor,
     threat_model: ThreatModel,
-) -> Pairs:  # fmt: skip
-    """Return pairs with what is seen of their rounding, and what it may be at most.
+) -> Objectives:
+    """Return objectives with the rounding that was observed, and the worst case.
 
-    The recorded network is compared with the model at the examples and at points of their balls;
-    what differs there by more than rounding can make is not to be proved. bounds: over the balls;
-    all else as in pairs_to_prove.
+    The traced network is compared with the model at the examples and at points of their balls;
+    where they differ by more than rounding can explain, nothing is to be proved. network: the
+    model in float64. errors: (batch, classes), bounds of the logits' rounding over the balls. All
+    else as in margin_objectives.
     """
-    if not len(pairs.example):
-        return pairs
-    rows, owner = torch.unique(pairs.example, return_inverse=True)
+    if not len(objectives.example):
+        return objectives
+    rows, owners = torch.unique(objectives.example, return_inverse=True)
     radius = torch.full((len(rows),), threat_model.eps, dtype=torch.float64)
-    points = point_of(x[rows], radius, threat_model.norm)
-    here, there = (relaxed.exact.values(at.double())[-1] for at in (x[rows], points))
-    seen = seen_differences(relaxed.model, points, logits[rows], (here, there), y[rows])
-    seen = seen.to(x.device)[owner, pairs.rival]
-    errors = bounds.errors[-1][pairs.example]
-    own = errors.gather(1, y.to(errors.device)[pairs.example, None])[:, 0]
-    possible = own + errors.gather(1, pairs.rival[:, None])[:, 0]
-    return pairs._replace(seen=believed(seen, possible), possible=possible)
+    points = surface_points(x[rows], radius, threat_model.norm)
+    at_x, at_points = (network.outputs(z.double())[-1] for z in (x[rows], points))
+    observed = observed_rounding(model, points, logits[rows], (at_x, at_points), y[rows])
+    observed = observed.to(x.device)[owners, objectives.competitor]
+    errors = errors[objectives.example]
+    label = y.to(errors.device)[objectives.example, None]
+    worst_case = errors.gather(1, label)[:, 0]
+    worst_case = worst_case + errors.gather(1, objectives.competitor[:, None])[:, 0]
+    observed = explained_by_rounding(observed, worst_case)
+    return objectives._replace(observed=observed, worst_case=worst_case)
 
 
-def examples_among(rows: Tensor, pairs: Pairs, n: int) -> Tensor:
-    """Say which of n examples have a pair among some rows, (n,) bool, on the CPU."""
-    return torch.zeros(n, dtype=torch.bool).index_fill(0, pairs.example[rows].cpu(), True)
+def examples_with(rows: Tensor, objectives: Objectives, n: int) -> Tensor:
+    """Say which of n examples have an objective among some rows, (n,) bool, on the CPU."""
+    return torch.zeros(n, dtype=torch.bool).index_fill(0, objectives.example[rows].cpu(), True)
 
 
-def radii_of(proved: Pairs, logits: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Return (batch, classes) float64 on the CPU: eps for the pairs, inf for labels, else 0."""
+def proved_radii(proved: Objectives, logits: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Return (batch, classes) float64 on the CPU: eps where proved, inf for labels, else 0."""
     radii = torch.zeros(logits.shape, dtype=torch.float64)
-    radii[proved.example.cpu(), proved.rival.cpu()] = eps
+    radii[proved.example.cpu(), proved.competitor.cpu()] = eps
     return radii.scatter(1, y.cpu()[:, None], torch.inf)

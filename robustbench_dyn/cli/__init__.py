@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from robustbench_dyn import __version__
-from robustbench_dyn.cli import evaluating, models, plotting, tables
+from robustbench_dyn.cli import (
+    checking,
+    evaluating,
+    listing,
+    models,
+    plotting,
+    scaffolding,
+    tables,
+)
 from robustbench_dyn.cli.options import print_error
 from robustbench_dyn.errors import DynbenchError, SoundnessError
 
@@ -75,9 +83,10 @@ def _root(
 app.command()(evaluating.run)
 app.command()(evaluating.smooth)
 app.command()(evaluating.curve)
-app.command("list")(models.list_)
+app.command("list")(listing.list_)
 app.command()(models.show)
-app.command()(models.check)
+app.command()(checking.check)
+app.command()(scaffolding.new)
 app.command()(models.train)
 app.command("sweep")(tables.sweep_)
 app.command()(tables.leaderboard)

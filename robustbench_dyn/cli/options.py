@@ -10,9 +10,23 @@ import typer
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import Norm, check_norm
 
+
+def use_plugins(folders: list[Path] | None) -> list[Path] | None:
+    """Load the plugins in folders, so that each command finds what they bring by name."""
+    if folders:
+        from robustbench_dyn.plugins import load_plugins
+
+        load_plugins(*folders)
+    return folders
+
+
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugins", help="A folder of plugins, or of one plugin; may be repeated."),
+    typer.Option(
+        "--plugins",
+        help="A folder of plugins, or of one plugin; may be repeated.",
+        callback=use_plugins,
+    ),
 ]
 Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT; see dynbench list models.")]
 TestSplit = Annotated[str, typer.Option(help="Data set; its test split is evaluated.")]
@@ -34,9 +48,7 @@ Certifiers = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
-StoreFile = Annotated[
-    Path, typer.Option("--store", help="SQLite file of the verdicts; a run resumes from it.")
-]
+StoreFile = Annotated[Path, typer.Option("--store", help="SQLite file that holds the verdicts.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets that do not ship.")
 ]

@@ -89,7 +89,7 @@ def leaderboard(
         return
     table = tables.leaderboard(Store(require_store(store)))
     if add:
-        table = tables.added(table, to=tables.read_leaderboards(to))
+        table = tables.merge_leaderboards(table, into=tables.read_leaderboards(to))
     for path in tables.write_leaderboards(table, to):
         typer.echo(path)
 

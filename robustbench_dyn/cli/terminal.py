@@ -24,6 +24,7 @@ from robustbench_dyn.results.verdicts import Status
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation import pipeline
     from robustbench_dyn.evaluation.api import Evaluation
+    from robustbench_dyn.plugins.contract import Finding as Rule
     from robustbench_dyn.properties import Finding
     from robustbench_dyn.sweeps.engines import Event
     from robustbench_dyn.sweeps.shards import Shard
@@ -210,6 +211,22 @@ def findings_display() -> Iterator[Callable[[Finding], None]]:
 
         yield show
     plain_table(("claim", "part", "points", "defect", "tolerance", "", "note"), rows)
+
+
+@contextmanager
+def contract_display(title: str) -> Iterator[Callable[[str, Rule], None]]:
+    """Print a table of rules and whether they are kept; a terminal shows the rule under test."""
+    rows = list[tuple[str, ...]]()
+    with Console(stderr=True).status(f"testing {title}") as status:
+
+        def show(part: str, finding: Rule) -> None:
+            verdict = {True: "holds", False: "BROKEN", None: "not tested"}[finding.holds]
+            caught = ", ".join(finding.caught)
+            rows.append((finding.rule, part, verdict, finding.detail, caught))
+            status.update(f"testing {title}: {finding.rule}: {verdict}")
+
+        yield show
+    plain_table((title, "for", "", "detail", "caught in a control that"), rows)
 
 
 def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,8 +1,7 @@
-"""The one list of data sets, and the door to load them."""
+"""Data sets by name, and how they are loaded."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from pathlib import Path
@@ -12,42 +11,46 @@ import numpy as np
 from robustbench_dyn.datasets import cifar10, digits, fashion_mnist, mnist, toys
 from robustbench_dyn.datasets.dataset import SPLITS, Dataset, DatasetInfo, RawSplit, Split
 from robustbench_dyn.errors import InputError, IntegrityError
+from robustbench_dyn.plugins import Entry, Registry, from_plugins
 
-_CATALOGUE: dict[str, DatasetInfo] = {
-    info.name: info
-    for info in (
-        fashion_mnist.INFO,
-        mnist.INFO,
-        cifar10.INFO,
-        digits.INFO,
-        toys.MOONS,
-        toys.SPIRALS,
-    )
-}
+
+def _check_type(_name: str, info: object) -> None:
+    if not isinstance(info, DatasetInfo):
+        raise InputError(f"it is a {type(info).__name__}, and must be a DatasetInfo")
+
+
+DATASETS: Registry[DatasetInfo] = Registry(
+    "data set",
+    (
+        Entry(info.name, info, description=info.source)
+        for info in (
+            fashion_mnist.INFO,
+            mnist.INFO,
+            cifar10.INFO,
+            digits.INFO,
+            toys.MOONS,
+            toys.SPIRALS,
+        )
+    ),
+    from_plugins=from_plugins("datasets", _check_type),
+)
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Name every data set that load_dataset knows."""
-    return tuple(_CATALOGUE)
+    """Name every data set that load_dataset can load."""
+    return tuple(name for name, entry in DATASETS.entries().items() if not entry.problem)
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """Look up a data set's facts without loading it.
+    """Return a data set's facts without loading it.
 
     Raises InputError, with the nearest name, where there is none of that name.
     """
-    info = _CATALOGUE.get(name)
-    if info is not None:
-        return info
-    nearest = difflib.get_close_matches(str(name).lower().replace("-", "_"), _CATALOGUE, n=1)
-    suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise InputError(
-        f"dataset={name!r} is unknown; {suggestion}choose one of {', '.join(_CATALOGUE)}"
-    )
+    return DATASETS.get(name)
 
 
 def load_dataset(
-    name: str,
+    dataset: str | DatasetInfo,
     *,
     split: Split = "test",
     n_examples: int | None = None,
@@ -55,14 +58,16 @@ def load_dataset(
 ) -> Dataset:
     """Load the first n_examples of a split, or all of it, as CPU tensors in [0, 1].
 
-    data_dir: folder to look in first, and to download into; after it come the folder that the
-    environment variable DYNBENCH_DATA names and the user's cache.
+    dataset: a name, or a DatasetInfo. data_dir: folder to look in first, and to download into;
+    after it come the folder that the environment variable DYNBENCH_DATA names and the user's cache.
     Raises InputError where an argument breaks a rule, DataUnavailableError where the split is
     neither shipped, found nor downloadable, and IntegrityError where its files are damaged.
     """
-    info = dataset_info(name)
+    info = dataset if isinstance(dataset, DatasetInfo) else dataset_info(dataset)
     if split not in SPLITS:
         raise InputError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    if split not in info.sizes:
+        raise InputError(f"{info.name} has no {split} split; choose {' or '.join(info.sizes)}")
     n_kept = _count_kept(info, split, n_examples)
     raw = info.load_raw(split, _folder(data_dir))
     _check_promises(info, split, raw)
@@ -77,7 +82,7 @@ def load_dataset(
         name=info.name,
         split=split,
         class_names=info.class_names,
-        sha256=_fingerprint(raw),
+        sha256=fingerprint(raw),
     )
 
 
@@ -127,7 +132,7 @@ def _check_promises(info: DatasetInfo, split: Split, raw: RawSplit) -> None:
         )
 
 
-def _fingerprint(raw: RawSplit) -> str:
+def fingerprint(raw: RawSplit) -> str:
     """SHA-256 of x's own bytes (little-endian), then of y as one byte a label."""
     little_endian = raw.x.dtype.newbyteorder("<")
     digest = hashlib.sha256(raw.x.astype(little_endian, copy=False).tobytes())

@@ -1,10 +1,13 @@
-"""What a data set is: its facts before loading, its raw arrays, its tensors."""
+"""A data set: its facts before loading, its raw arrays, its tensors."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from robustbench_dyn.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 Availability = Literal["shipped", "found or fetched", "generated"]
 
@@ -35,8 +40,10 @@ class RawSplit(NamedTuple):
 class DatasetInfo:
     """The facts about a data set that are known without loading it.
 
-    input_shape: (C, H, W). sizes and availability: one entry a split.
+    name: lower case letters, digits and underscores. input_shape: (C, H, W). sizes and
+    availability: one entry a split, of which test is required.
     load_raw(split, data_dir): reads the whole split; imports what is heavy only when called.
+    Raises InputError where the facts cannot be true.
     """
 
     name: str
@@ -47,6 +54,34 @@ class DatasetInfo:
     source: str
     licence: str
     load_raw: Callable[[Split, Path | None], RawSplit]
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, rule: str) -> None:
+            if not holds:
+                raise InputError(f"data set {self.name!r}: {rule}")
+
+        require(
+            bool(_NAME.fullmatch(self.name)),
+            f"name={self.name!r} must be lower case letters, digits and underscores",
+        )
+        require(
+            len(self.input_shape) == 3 and min(self.input_shape) > 0,
+            f"input_shape={self.input_shape} must be (C, H, W), three positive numbers",
+        )
+        require(
+            2 <= len(set(self.class_names)) == len(self.class_names),
+            f"class_names={self.class_names} must be two or more different names",
+        )
+        require(
+            "test" in self.sizes
+            and set(self.sizes) <= set(SPLITS)
+            and min(self.sizes.values()) > 0,
+            f"sizes={self.sizes} must give a positive number for test, and may for train",
+        )
+        require(
+            set(self.availability) == set(self.sizes),
+            f"availability={self.availability} must have the splits of sizes={self.sizes}",
+        )
 
     @property
     def n_classes(self) -> int:

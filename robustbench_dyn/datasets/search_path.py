@@ -1,4 +1,4 @@
-"""Where data sets that are not shipped are looked for, and downloaded to."""
+"""The folders in which data sets that do not ship are searched, and to which they download."""
 
 from __future__ import annotations
 

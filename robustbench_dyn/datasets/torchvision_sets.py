@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads and downloads; its many kinds of failure become two of ours."""
+"""Data sets that torchvision reads and downloads; each failure becomes one of two errors."""
 
 from __future__ import annotations
 

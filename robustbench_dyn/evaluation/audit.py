@@ -1,4 +1,4 @@
-"""Which certified examples are attacked all the same, so that no certificate goes unchecked."""
+"""The audit sample: certified examples that are attacked all the same."""
 
 from __future__ import annotations
 

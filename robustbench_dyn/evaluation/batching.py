@@ -85,8 +85,3 @@ class Batching:
             sample = self._model.sample(SMALLEST_SAMPLE)
             self.size = choose_batch_size(self._model.network.model, sample)
         log.info("batches of %d", self.size)
-
-
-def shares(total: int, n: int) -> list[int]:
-    """Split a count into n whole shares that add up to it."""
-    return [total // n + (k < total % n) for k in range(n)]

@@ -80,9 +80,15 @@ def check_candidates(
 
 
 def check_candidates_in_expectation(
-    model: nn.Module, candidates: Tensor, x: Tensor, y: Tensor, threat_model: ThreatModel, *,
-    seed: int, n_passes: int = N_PASSES,
-) -> CandidateCheck:  # fmt: skip
+    model: nn.Module,
+    candidates: Tensor,
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    *,
+    seed: int,
+    n_passes: int = N_PASSES,
+) -> CandidateCheck:
     """Decide which candidates are adversarial examples of a randomised model.
 
     Those where another class is predicted more often than y, in n_passes fresh passes: a single

@@ -7,7 +7,7 @@ on one with a sign, the empirical accuracy may be far too high.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,7 +75,7 @@ class SignsOfMasking:
         gains = gradient_free_gains(verdicts, attacks)
         return [
             *(self._of_gradients or ()),
-            *(gain for gain in gains if gain.value > GRADIENT_FREE_GAIN * len(verdicts)),
+            *beyond_chance(gains, len(verdicts)),
             *failed_white_box(attacks, attacks_that_failed(verdicts)),
         ]
 
@@ -92,9 +92,14 @@ def find_signs(
         return []
     large = ThreatModel("Linf", LARGE_EPS)
     with posed(
-        model, x[:N_EXAMPLES], y[:N_EXAMPLES], large, seed=seed, n_classes=n_classes,
+        model,
+        x[:N_EXAMPLES],
+        y[:N_EXAMPLES],
+        large,
+        seed=seed,
+        n_classes=n_classes,
         batch_size=batch_size,
-    ) as problem:  # fmt: skip
+    ) as problem:
         gradient = margin_gradient(problem)
         if gradient is None:
             return [Sign("zero_gradients", 1.0)]
@@ -153,6 +158,11 @@ def large_eps_accuracy(problem: AttackProblem) -> Sign | None:
     if int(standing.sum()) < _LEAST_STANDING:
         return None
     return _above("accuracy_at_large_eps", _share(standing), 1 / problem.n_classes)
+
+
+def beyond_chance(gains: Iterable[Sign], n_examples: int) -> list[Sign]:
+    """Return the gains that are more than chance may leave to a gradient-free attack."""
+    return [gain for gain in gains if gain.value > GRADIENT_FREE_GAIN * n_examples]
 
 
 def failed_white_box(attacks: Sequence[StageSpec], failed: Collection[str]) -> list[Sign]:

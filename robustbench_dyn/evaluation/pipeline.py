@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.base import Phase
 from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.evaluation.accounting import charge, stage_cost
 from robustbench_dyn.evaluation.audit import sample_for_audit
-from robustbench_dyn.evaluation.batching import Batching, Metered, shares
+from robustbench_dyn.evaluation.batching import Batching
 from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
+from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
-from robustbench_dyn.evaluation.soundness import raise_counterexamples, record_counterexample
-from robustbench_dyn.evaluation.stages import Batch, Broken, Classified, Result, Spent, Stage
+from robustbench_dyn.evaluation.soundness import (
+    describe_hit,
+    raise_counterexamples,
+    record_counterexample,
+)
 from robustbench_dyn.evaluation.transitions import (
     Later,
     advance,
@@ -210,11 +214,18 @@ class Pipeline(Generic[AnyPlan]):
                 self._after(stage, i, result, threat_model)
                 for i, result in zip(metered.items, metered.result, strict=True)
             ]
-            charged = _charge(after, metered, [result.spent for result in metered.result])
+            spent = [result.spent for result in metered.result]
             # Those that an attack leaves certified were decided before.
             kept = Status.CERTIFIED if _is_attack(stage) else Status.UNDECIDED
-            decided = sum(v.status not in (Status.UNDECIDED, kept) for v in charged)
-            self._keep(charged, self._cost(stage.name, threat_model, metered, decided=decided))
+            cost = stage_cost(
+                stage.name,
+                threat_model.eps,
+                metered,
+                spent,
+                examples=len(after),
+                decided=sum(v.status not in (Status.UNDECIDED, kept) for v in after),
+            )
+            self._keep(charge(after, metered, spent), cost)
             raise_counterexamples(self.store, self.key, self.spec.model)
             self._report(threat_model, stage.name)
 
@@ -228,32 +239,13 @@ class Pipeline(Generic[AnyPlan]):
             return initial_verdict(example_id, label, result, eps, later)
         verdict, flag = self._verdicts[example_id], ""
         if isinstance(result, Broken) and verdict.certified_radius >= result.hit.distance:
-            flag = self._refuted(verdict, result, threat_model)
+            prover = next((s for s in self.stages if verdict.certifier in s.labels), None)
+            if prover is None or prover.deterministic:
+                x = self.dataset.x[self._index[example_id]]
+                record_counterexample(self.store, self.key, verdict, threat_model, result.hit, x)
+            else:
+                flag = describe_hit(verdict, result.hit)
         return advance(verdict, stage.name, result, later, flag=flag)
-
-    def _refuted(self, verdict: Verdict, found: Broken, threat_model: ThreatModel) -> str:
-        """Keep a counterexample to a certain certificate; say so where it may be wrong."""
-        prover = next((s for s in self.stages if verdict.certifier in s.labels), None)
-        if prover is not None and not prover.deterministic:
-            log.warning(
-                "example %d is certified within %.6g, and %s fools the model at %.6g",
-                verdict.example_id,
-                verdict.certified_radius,
-                found.hit.attack,
-                found.hit.distance,
-            )
-            return f"inside the radius of {verdict.certifier}, which may be wrong"
-        record_counterexample(
-            self.store,
-            self.key,
-            verdict,
-            threat_model,
-            attack=found.hit.attack,
-            reached=found.hit.distance,
-            x=self.dataset.x[self._index[verdict.example_id]],
-            x_adv=found.hit.x_adv,
-        )
-        return ""
 
     def _later(self, place: int = 0) -> list[Later]:
         """Return the stages after the one at a place."""
@@ -283,10 +275,11 @@ class Pipeline(Generic[AnyPlan]):
                 stage="signs",
                 example_id=lambda ids: ids[0] if ids else 0,
             ):
-                verdicts = [self._verdicts[i] for i in waiting]
-                charged = _charge(verdicts, metered, [None] * len(waiting))
-                cost = self._cost("signs", threat_model, metered, decided=0)
-                self._keep(charged, replace(cost, examples=len(metered.items[0])))
+                charged = charge(
+                    [self._verdicts[i] for i in waiting], metered, [None] * len(waiting)
+                )
+                examples = len(metered.items[0])
+                self._keep(charged, stage_cost("signs", eps, metered, examples=examples, decided=0))
         attacks = self.spec.attacks_run(self.flags, on_signs=False)
         self._signs[eps] = self._masking.signs(self._verdicts.values(), attacks)
         self.store.add_signs(self.key, eps, self._signs[eps])
@@ -337,24 +330,6 @@ class Pipeline(Generic[AnyPlan]):
             self.store.add_verdicts(self.key, new.values(), cost)
             self._verdicts |= new
 
-    def _cost(
-        self,
-        stage: str,
-        threat_model: ThreatModel,
-        metered: Metered[Any, Any],
-        *,
-        decided: int,
-    ) -> StageCost:
-        return StageCost(
-            eps=threat_model.eps,
-            stage=stage,
-            examples=len(metered.items),
-            decided=decided,
-            forward_passes=metered.forward_passes,
-            backward_passes=metered.backward_passes,
-            seconds=metered.seconds,
-        )
-
     def _tensors(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = torch.tensor([self._index[i] for i in ids], dtype=torch.int64)
         return self.dataset.x[rows].to(self._device), self.dataset.y[rows].to(self._device)
@@ -380,27 +355,6 @@ class Pipeline(Generic[AnyPlan]):
         self._progress(
             Progress(threat_model.eps, stage, done, len(self._wanted), count_statuses(verdicts))
         )
-
-
-def _charge(
-    verdicts: Sequence[Verdict], metered: Metered[Any, Any], spent: Sequence[Spent | None]
-) -> list[Verdict]:
-    """Add to each example what it spent, or else its equal share of the batch."""
-    n = len(verdicts)
-    forward, backward = shares(metered.forward_passes, n), shares(metered.backward_passes, n)
-    charged = []
-    for k, verdict in enumerate(verdicts):
-        own = spent[k] or Spent(forward[k], backward[k])
-        seconds = metered.seconds / n if own.seconds is None else own.seconds
-        charged.append(
-            replace(
-                verdict,
-                forward_passes=verdict.forward_passes + own.forward_passes,
-                backward_passes=verdict.backward_passes + own.backward_passes,
-                seconds=verdict.seconds + seconds,
-            )
-        )
-    return charged
 
 
 def _is_attack(stage: Stage) -> bool:

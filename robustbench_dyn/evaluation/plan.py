@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Collection, Sequence
-from dataclasses import MISSING, fields
-from functools import cache
+from dataclasses import fields
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -18,28 +16,24 @@ from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.catalogue import SUITES, resolve_attacks
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
 from robustbench_dyn.certification.catalogue import select_certifiers
+from robustbench_dyn.certification.network.operations import OPERATIONS
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.evaluation.stages import (
-    AttackStage,
-    CertifierStage,
-    ClassRadii,
-    CleanStage,
-    Stage,
-)
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.evaluation.outcomes import Stage
+from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, ClassRadii, CleanStage
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.determinism import seeded
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.plugins import BUILT_IN, code_of
 from robustbench_dyn.results.flags import RANDOM
 from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.threat_models import Norm
 from robustbench_dyn.version import __version__
 
 Attacks = str | Attack | Sequence[str | Attack]
-Certifiers = str | Certifier | Sequence[str | Certifier]
-
-_PACKAGE = __name__.partition(".")[0]
+Certifiers = str | Certifier[Any] | Sequence[str | Certifier[Any]]
 
 
 class Plan(Protocol):
@@ -98,6 +92,7 @@ class NetworkPlan:
                 strict_rounding=strict_rounding,
             )
         self._certifiers = selection.ready
+        _check_names(self.certifiers, self._attacks)
         # A suite gives way to the one in expectation where the outputs are random; attacks that
         # were named one by one stay.
         suite = isinstance(attacks, str) and attacks in SUITES
@@ -108,6 +103,7 @@ class NetworkPlan:
         )
         self.flags = [f"certifier_failed:{name}" for name in selection.crashed]
         identity = model.identity
+        attack_spec = partial(stage_spec, in_suite=suite)
         spec = EvaluationSpec(
             model=identity.name,
             family=identity.family,
@@ -118,8 +114,8 @@ class NetworkPlan:
             dataset=dataset.name,
             data_sha256=dataset.sha256,
             norm=norm,
-            attacks=tuple(stage_spec(attack) for attack in self._attacks),
-            attacks_if_random=tuple(stage_spec(attack) for attack in self._if_random),
+            attacks=tuple(attack_spec(attack) for attack in self._attacks),
+            attacks_if_random=tuple(attack_spec(attack) for attack in self._if_random),
             certifiers=tuple(
                 stage_spec(prepared.certifier, label=prepared.label(norm))
                 for prepared in self._certifiers
@@ -141,7 +137,7 @@ class NetworkPlan:
         )
 
     @property
-    def certifiers(self) -> list[Certifier]:
+    def certifiers(self) -> list[Certifier[Any]]:
         """The certifiers that are ready for the model, the cheapest first."""
         return [prepared.certifier for prepared in self._certifiers]
 
@@ -176,26 +172,48 @@ def arrange(
     return sorted(stages, key=lambda stage: order.index(stage.phase))
 
 
-def stage_spec(stage: Attack | Certifier, *, label: str = "") -> StageSpec:
-    """Return what a verdict depends on of an attack or a certifier."""
-    settings = stage.settings()
-    defaults = {
-        part.name: part.default if part.default is not MISSING else None for part in fields(stage)
-    }
-    changed = {name: value for name, value in settings.items() if value != defaults.get(name)}
-    label = label or stage.name
-    if changed:
-        label += "(" + " ".join(f"{name}={value}" for name, value in changed.items()) + ")"
+def _check_names(certifiers: Sequence[Certifier[Any]], attacks: Sequence[Attack]) -> None:
+    """Raise InputError where two stages have one name, by which the store knows them."""
+    taken = {CleanStage.name, *(certifier.name for certifier in certifiers)}
+    for attack in attacks:
+        if attack.name in taken:
+            raise InputError(
+                f"an attack and another stage are called {attack.name!r}; rename one of them"
+            )
+    if any(certifier.name == CleanStage.name for certifier in certifiers):
+        raise InputError(f"no certifier may be called {CleanStage.name!r}; rename it")
+
+
+def stage_spec(
+    stage: Attack | Certifier[Any], *, label: str = "", in_suite: bool = False
+) -> StageSpec:
+    """Return what a verdict depends on of an attack or a certifier.
+
+    label: its name in tables; by default with the settings that are not the default ones. in_suite:
+    a suite chose the settings, and tables show its name alone.
+    """
+    if not label:
+        label = stage.name if in_suite else _with_settings(stage)
     return StageSpec(
         name=stage.name,
         label=label,
         version=stage.version,
-        settings=settings,
+        settings=stage.settings(),
         library=_library(getattr(stage, "library", "")),
-        code_sha256=code_of(type(stage)),
+        code_sha256=_code(stage),
         gradient_free=getattr(stage, "gradient_free", False),
         only_on_signs=getattr(stage, "only_on_signs", False),
     )
+
+
+def _with_settings(stage: Attack | Certifier[Any]) -> str:
+    settings = stage.settings()
+    changed = [
+        f"{part.name}={settings[part.name]}"
+        for part in fields(stage)
+        if part.name in settings and settings[part.name] != part.default
+    ]
+    return f"{stage.name}({' '.join(changed)})" if changed else stage.name
 
 
 @cache
@@ -207,15 +225,20 @@ def _library(name: str) -> str:
         return name
 
 
-def code_of(kind: type) -> str:
-    """Return the SHA-256 of the file that defines a stage; that of ours have versions."""
-    if kind.__module__.partition(".")[0] == _PACKAGE:
-        return ""
-    try:
-        code = Path(inspect.getfile(kind)).read_bytes()
-    except (OSError, TypeError):  # made in a notebook or a shell
-        return ""
-    return hashlib.sha256(code).hexdigest()
+def _code(stage: Attack | Certifier[Any]) -> str:
+    """Return the hash of the code that a stage takes from plugins; empty where it takes none."""
+    code = code_of(type(stage))
+    if not isinstance(stage, Certifier):
+        return code
+    handlers = (
+        entry.target
+        for entry in OPERATIONS.entries().values()
+        if entry.origin != BUILT_IN and not entry.problem
+    )
+    operations = sorted({code_of(handler) for handler in handlers})
+    return (
+        hashlib.sha256(" ".join([code, *operations]).encode()).hexdigest() if operations else code
+    )
 
 
 def _bound(model: nn.Module) -> float | None:

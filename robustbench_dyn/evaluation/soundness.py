@@ -1,23 +1,27 @@
-"""The alarm: an adversarial example inside a certified ball is kept, and ends the run."""
+"""Counterexamples to certificates: adversarial examples inside certified balls end the run."""
 
 from __future__ import annotations
+
+import logging
 
 import numpy as np
 from torch import Tensor
 
 from robustbench_dyn.errors import SoundnessError
+from robustbench_dyn.evaluation.candidates import Hit
 from robustbench_dyn.results.store import Store, Violation
 from robustbench_dyn.results.verdicts import Verdict
 from robustbench_dyn.threat_models import ThreatModel
 
+log = logging.getLogger(__name__)
+
 
 def record_counterexample(
-    store: Store, key: str, verdict: Verdict, threat_model: ThreatModel,
-    *, attack: str, reached: float, x: Tensor, x_adv: bytes,
-) -> None:  # fmt: skip
+    store: Store, key: str, verdict: Verdict, threat_model: ThreatModel, hit: Hit, x: Tensor
+) -> None:
     """Keep a counterexample to a verdict's certificate; as a file, too, beside a store on disk.
 
-    x: the example, *input_shape; x_adv: the bytes of what fools the model at distance `reached`.
+    x: the example, *input_shape.
     """
     path = ""
     if store.path is not None:
@@ -26,15 +30,36 @@ def record_counterexample(
         file = folder / f"{key[:12]}-{threat_model.norm}-{verdict.example_id}.npz"
         original = x.cpu().numpy()
         np.savez(
-            file, x=original, label=verdict.label, eps=threat_model.eps,
-            x_adv=np.frombuffer(x_adv, dtype=original.dtype).reshape(original.shape),
-            certified_radius=verdict.certified_radius, distance=reached,
-        )  # fmt: skip
+            file,
+            x=original,
+            label=verdict.label,
+            eps=threat_model.eps,
+            x_adv=np.frombuffer(hit.x_adv, dtype=original.dtype).reshape(original.shape),
+            certified_radius=verdict.certified_radius,
+            distance=hit.distance,
+        )
         path = str(file)
     violation = Violation(
-        verdict.example_id, verdict.certified_radius, reached, attack, path, x_adv
+        example_id=verdict.example_id,
+        certified_radius=verdict.certified_radius,
+        adversarial_distance=hit.distance,
+        attack=hit.attack,
+        path=path,
+        x_adv=hit.x_adv,
     )
     store.add_violation(key, threat_model.eps, violation)
+
+
+def describe_hit(verdict: Verdict, hit: Hit) -> str:
+    """Return, and log, what a hit inside the radius of a probabilistic certificate means."""
+    log.warning(
+        "example %d is certified within %.6g, and %s fools the model at %.6g",
+        verdict.example_id,
+        verdict.certified_radius,
+        hit.attack,
+        hit.distance,
+    )
+    return f"inside the radius of {verdict.certifier}, which may be wrong"
 
 
 def raise_counterexamples(store: Store, key: str, model: str) -> None:

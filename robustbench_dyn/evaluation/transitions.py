@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from robustbench_dyn.evaluation.candidates import Hit
-from robustbench_dyn.evaluation.stages import Broken, Certified, Classified, Failed, Open, Result
+from robustbench_dyn.evaluation.outcomes import Broken, Certified, Classified, Failed, Open, Result
 from robustbench_dyn.results.verdicts import ABSTAINED, Outcome, Status, Step, Verdict
 
 _ATTACKED = (Outcome.SURVIVED, Outcome.BROKEN, Outcome.FAILED)

@@ -1,7 +1,7 @@
-"""Whether a module computes what its class says: without hooks, overrides or writes on the way.
+"""Check that a module computes what its class does: no hooks, overrides or writes intervene.
 
-A Lipschitz bound that is known for a class speaks of that class's forward. Whatever makes an object
-compute something else is refused here, by name.
+A Lipschitz bound of a class holds for the forward of that class. An object that computes something
+else is refused here, by name.
 """
 
 from __future__ import annotations
@@ -17,13 +17,27 @@ from robustbench_dyn.errors import CertificateError
 
 # Pre-hooks of torch's own that compute a weight before each forward, from parameters alone.
 _MAKE_WEIGHTS = (WeightNorm, SpectralNorm, BasePruningMethod)
-# What a subclass may say of itself without changing what its base computes.
-_HARMLESS = frozenset({
-    "__annotations__", "__abstractmethods__", "__annotate_func__", "__annotations_cache__",
-    "__doc__", "__firstlineno__", "__init__", "__module__", "__orig_bases__", "__parameters__",
-    "__qualname__", "__slots__", "__static_attributes__", "__type_params__", "_abc_impl",
-    "extra_repr",
-})  # fmt: skip
+# Attributes that a subclass may define without changing what its base computes.
+_HARMLESS = frozenset(
+    {
+        "__annotations__",
+        "__abstractmethods__",
+        "__annotate_func__",
+        "__annotations_cache__",
+        "__doc__",
+        "__firstlineno__",
+        "__init__",
+        "__module__",
+        "__orig_bases__",
+        "__parameters__",
+        "__qualname__",
+        "__slots__",
+        "__static_attributes__",
+        "__type_params__",
+        "_abc_impl",
+        "extra_repr",
+    }
+)
 _PLAIN = (Tensor, nn.Parameter)
 _OF_PARAMETRIZATION = frozenset({"__getstate__", "__deepcopy__", "default_deepcopy"})
 # Both the forwards and the bounds of this package's layers read their weights through these.
@@ -51,8 +65,10 @@ def check_as_written(module: nn.Module) -> None:
 def check_as_written_alone(part: nn.Module, where: str = "") -> None:
     """Do what check_as_written does, for a module alone and not for those inside it."""
     where = where or type(part).__name__
-    for name, hooks in (("forward pre-hook", torch_module._global_forward_pre_hooks),
-                        ("forward hook", torch_module._global_forward_hooks)):  # fmt: skip
+    for name, hooks in (
+        ("forward pre-hook", torch_module._global_forward_pre_hooks),
+        ("forward hook", torch_module._global_forward_hooks),
+    ):
         for hook in hooks.values():
             raise _unknown(where, f"the global {name} {_named(hook)} may change what it computes")
     _check_hooks(part, where)

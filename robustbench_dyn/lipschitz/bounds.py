@@ -140,8 +140,9 @@ def _(module: nn.MaxPool2d) -> float:
     <= max |a - b| <= |a - b|_W, the L2 norm over W. Windows without common pixels: the squares of
     the right-hand sides add up to at most |a - b|^2. An entry in k windows could move k outputs.
     """
-    kernel, stride, dilation = (_pair(n) for n in (module.kernel_size, module.stride,
-                                                   module.dilation))  # fmt: skip
+    kernel, stride, dilation = (
+        _pair(n) for n in (module.kernel_size, module.stride, module.dilation)
+    )
     if any(s < k for k, s in zip(kernel, stride, strict=True)) or dilation != (1, 1):
         raise CertificateError(
             "MaxPool2d has a known bound only where windows do not overlap: stride at least "
@@ -254,7 +255,7 @@ def head_weight(head: nn.Module) -> Tensor:
 def _split(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     """Return features and head of a network that ends with a linear one, or None and the network.
 
-    What a subclass changes, or a hook on the whole, may stand between the two.
+    A subclass, or a hook on the whole, may compute something between the two.
     """
     if isinstance(model, Classifier) and is_as_written(type(model), Classifier):
         check_as_written_alone(model)

@@ -13,36 +13,36 @@ from torch.nn import functional as F
 
 # Covers the rounding of the float64 sums below: they add far fewer than 1e5 terms of one sign.
 _ROUNDING = 1.0 + 1e-10
-# 1 / cos(pi / 32) = 1.0048: what a grid of frequencies misses is half a percent an axis.
+# 1 / cos(pi / 32) = 1.0048: a grid of frequencies misses half a percent an axis.
 _POINTS_A_DEGREE = 16
-# Of a Gram iteration over all frequencies, which it allows some seconds for.
-_MOST_PRODUCTS = 2**30
-# Entries of the symbols that are looked at together: 64 MiB.
-_LARGEST_CHUNK = 2**22
-_MOST_REMEMBERED = 4096
+# Products of a Gram iteration over all frequencies: some seconds.
+_MAX_PRODUCTS = 2**30
+# Entries of the symbols that are bounded at a time: 64 MiB.
+_MAX_CHUNK = 2**22
+_MAX_CACHED = 4096
 
 
-def _remembered(bound: Callable[..., float]) -> Callable[..., float]:
-    """Let a bound of a tensor be computed once for each content; numbers alone are kept.
+def _cached(bound: Callable[..., float]) -> Callable[..., float]:
+    """Compute a bound once for each content of a tensor; only numbers are kept.
 
-    A network's bounds are asked for by several certifiers and for the record.
+    Several certifiers and the record of a run use the bounds of one network.
     """
-    known: dict[bytes, float] = {}
+    cache: dict[bytes, float] = {}
 
     @wraps(bound)
-    def ask(weight: Tensor, **options: object) -> float:
+    def lookup(weight: Tensor, **options: object) -> float:
         content = weight.detach().cpu().contiguous()
-        asked = f"{content.dtype} {tuple(content.shape)} {sorted(options.items())} ".encode()
-        digest = sha256(asked)
+        description = f"{content.dtype} {tuple(content.shape)} {sorted(options.items())} ".encode()
+        digest = sha256(description)
         digest.update(content.flatten().view(torch.uint8).numpy().data)
         key = digest.digest()
-        if key not in known:
-            if len(known) >= _MOST_REMEMBERED:
-                del known[next(iter(known))]
-            known[key] = bound(weight, **options)
-        return known[key]
+        if key not in cache:
+            if len(cache) >= _MAX_CACHED:
+                del cache[next(iter(cache))]
+            cache[key] = bound(weight, **options)
+        return cache[key]
 
-    return ask
+    return lookup
 
 
 def gram_iteration(weight: Tensor, *, n_iterations: int = 8) -> float:
@@ -66,7 +66,7 @@ def gram_iteration(weight: Tensor, *, n_iterations: int = 8) -> float:
     return float(torch.tensor(log_norm / 2, dtype=torch.float64).exp()) * _ROUNDING
 
 
-@_remembered
+@_cached
 def matrix_norm(weight: Tensor) -> float:
     """Return an upper bound on the spectral norm of a matrix, (rows, columns).
 
@@ -75,10 +75,10 @@ def matrix_norm(weight: Tensor) -> float:
     """
     weight = weight.detach().double()
     narrow = weight if weight.shape[0] <= weight.shape[1] else weight.T
-    return _least(gram_iteration(weight), math.sqrt(perron_bound(abs_gram(narrow))))
+    return _minimum(gram_iteration(weight), math.sqrt(perron_bound(abs_gram(narrow))))
 
 
-@_remembered
+@_cached
 def conv_norm(kernel: Tensor, *, stride: tuple[int, int] = (1, 1)) -> float:
     """Return an upper bound on the norm of a convolution on images of any size.
 
@@ -95,7 +95,7 @@ def conv_norm(kernel: Tensor, *, stride: tuple[int, int] = (1, 1)) -> float:
     magnitude = kernel.abs()
     column_sum = float(magnitude.sum(dim=(0, 2, 3)).max())
     row_sum = float(magnitude.sum(dim=(1, 2, 3)).max())
-    bound = _least(
+    bound = _minimum(
         math.sqrt(column_sum * row_sum) * _ROUNDING,
         math.sqrt(perron_bound(abs_gram(kernel))),
         math.sqrt(perron_bound(abs_gram(kernel.transpose(0, 1)))),
@@ -103,8 +103,8 @@ def conv_norm(kernel: Tensor, *, stride: tuple[int, int] = (1, 1)) -> float:
     )
     # The mean over all frequencies of the symbol's squared Frobenius norm is the kernel's.
     at_least = float(kernel.norm()) / math.sqrt(min(n_out, n_in))
-    # What is so close to orthogonal would only be spoilt by the grid's correction.
-    return bound if bound <= at_least * _between(size) else _least(bound, symbol_norm(kernel))
+    # The grid's correction would only loosen the bound of a nearly orthogonal kernel.
+    return bound if bound <= at_least * _between(size) else _minimum(bound, symbol_norm(kernel))
 
 
 def composed_kernel(outer: Tensor, inner: Tensor) -> Tensor:
@@ -153,11 +153,11 @@ def symbol_norm(kernel: Tensor, *, n_iterations: int = 8) -> float:
     points = [max(1, _POINTS_A_DEGREE * (k - 1)) for k in size]
     # The second term is what the table of exponentials is allowed.
     products = max(min(n_out, n_in) ** 3, 16 * math.prod(size)) * math.prod(points) / 2
-    if products > _MOST_PRODUCTS:
+    if products > _MAX_PRODUCTS:
         return math.inf
     frequencies = _grid(points, size).to(kernel.device)
     taps = kernel.permute(2, 3, 0, 1).flatten(0, 1).to(frequencies.dtype)
-    chunk = max(1, _LARGEST_CHUNK // (n_out * n_in))
+    chunk = max(1, _MAX_CHUNK // (n_out * n_in))
     logs = [
         _log_gram_bound(torch.tensordot(frequencies[k : k + chunk], taps, dims=1), n_iterations)
         for k in range(0, len(frequencies), chunk)
@@ -220,8 +220,8 @@ def perron_bound(gram: Tensor, *, n_iterations: int = 20) -> float:
     return float(bound) * _ROUNDING
 
 
-def _least(*bounds: float) -> float:
-    # Unlike the built-in min, this is NaN where one of them is: what is not a number has no bound.
+def _minimum(*bounds: float) -> float:
+    # Unlike the built-in min, this is NaN where one of them is: NaN is no bound.
     return float(torch.tensor(bounds, dtype=torch.float64).min())
 
 
@@ -250,7 +250,7 @@ def diagonal_bound(weight: Tensor, q: Tensor) -> Tensor:
 def excess(weight: Tensor, q: Tensor, inverse: Tensor) -> float:
     """Return the least delta >= 0 with inverse <= (1 + delta) / diagonal_bound, in float64.
 
-    Says by how much a materialised diagonal `inverse`, computed in float32, may overshoot the
+    That is by how much a materialised diagonal `inverse`, computed in float32, may overshoot the
     exact 1 / T of the very weights that the layer uses.
     """
     bound = diagonal_bound(weight.detach().double(), q.detach().double())

@@ -1,4 +1,4 @@
-"""How many inputs to give a model at once: where more of them stop being faster, or do not fit."""
+"""Choose a batch size: the largest one that still gains speed and fits into memory."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import torch
 from torch import Tensor, nn
 
 _SMALLEST, _LARGEST = 16, 1024
-# Twice the batch has to be this much faster an input, or it is not worth its memory.
-_WORTH = 1.05
-# A forward and its graph may fill this share of the free memory.
-_SHARE_OF_MEMORY = 0.25
+# Doubling the batch must gain this factor in speed per input to be worth its memory.
+_MIN_SPEEDUP = 1.05
+# A forward pass and its graph may fill this fraction of the free memory.
+_MEMORY_FRACTION = 0.25
 
 
 def choose_batch_size(model: nn.Module, x: Tensor) -> int:
-    """Measure a forward and backward pass of model at growing batches; return the best batch.
+    """Measure a forward and backward pass at growing batch sizes; return the best batch size.
 
     x: (n, *input_shape), on the model's device; its inputs are repeated to fill a batch.
     """
-    largest = min(_LARGEST, max(1, int(_SHARE_OF_MEMORY * _free_memory(x) / _bytes_each(model, x))))
+    largest = min(
+        _LARGEST, max(1, int(_MEMORY_FRACTION * _free_memory(x) / _bytes_per_input(model, x)))
+    )
     best, fastest = min(_SMALLEST, largest), 0.0
     size = best
     while size <= largest:
         speed = size / _seconds(model, x, size)
-        if speed < _WORTH * fastest:
+        if speed < _MIN_SPEEDUP * fastest:
             break
         best, fastest = size, speed
         size *= 2
@@ -33,7 +35,7 @@ def choose_batch_size(model: nn.Module, x: Tensor) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Say whether an error says that memory ran out, on a CPU or on a GPU."""
+    """Return whether an error means that memory ran out, on a CPU or on a GPU."""
     out_of_memory = (MemoryError, torch.cuda.OutOfMemoryError)
     return isinstance(error, out_of_memory) or "allocate memory" in str(error)
 
@@ -41,7 +43,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def _seconds(model: nn.Module, x: Tensor, size: int) -> float:
     batch = x[torch.arange(size, device=x.device) % len(x)]
     best = float("inf")
-    # The first pass at a new size may choose its kernels; the fastest one counts.
+    # The first pass at a new size may select kernels, so that the fastest pass counts.
     for _ in range(3):
         inputs = batch.clone().requires_grad_()
         started = time.perf_counter()
@@ -53,8 +55,8 @@ def _seconds(model: nn.Module, x: Tensor, size: int) -> float:
     return best
 
 
-def _bytes_each(model: nn.Module, x: Tensor) -> int:
-    """Estimate what one input's forward and backward hold: every module's output, twice."""
+def _bytes_per_input(model: nn.Module, x: Tensor) -> int:
+    """Estimate the memory of a forward and backward pass: twice the outputs of all modules."""
     total = 0
 
     def add(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -77,5 +79,5 @@ def _free_memory(x: Tensor) -> int:
         return int(torch.cuda.mem_get_info(x.device)[0])
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system tells
+    except (AttributeError, ValueError, OSError):  # not every system has it
         return 2**30

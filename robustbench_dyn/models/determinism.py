@@ -1,8 +1,8 @@
-"""Whether a model is one function of its input, as every verdict takes for granted, or is not.
+"""Determinism and batch independence: is a model a function of its input, as verdicts assume?
 
-A certificate speaks of a function. Outputs that are drawn at random, that depend on the other
-examples of a batch or on whether gradients are recorded, or that change as time goes on are those
-of no function; what is proved of one pass does not hold for the next.
+A certificate is about a function. Random outputs, and outputs that depend on the other examples of
+a batch, on whether gradients are recorded or on the time of the call, are no function of the input;
+a proof about one pass does not hold for the next.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_EXAMPLES = 16
-# Two passes on one example may differ by this many units in the last place of the batch's largest
-# logit, since other batch sizes choose other kernels, which sum in another order. It is what
-# certificates allow for rounding (certification.rounding): a function that moves no further is one
-# of which they hold. The networks of the zoo differ by 12 at the most.
+# Two passes on one example may differ by this many units in the last place of the largest logit of
+# the batch, because another batch size selects kernels that sum in another order. Certificates
+# allow for the same amount of rounding (certification.rounding), and thus hold for such a function.
+# The networks of the zoo differ by at most 12.
 _ULPS = 256
 
 
 def find_defects(model: nn.Module, x: Tensor, *, seed: int, most: int) -> tuple[Tensor, list[str]]:
-    """Return the logits of a frozen model at x, and flags for what makes it no function of x.
+    """Return the logits of a frozen model at x, and flags for what else they depend on.
 
-    x: (n, *input_shape), n at most MOST_EXAMPLES. most: inputs that the model may be given at
-    once; where that is 1, examples have no neighbours, and are not tested for them.
+    x: (n, *input_shape), n at most MOST_EXAMPLES. most: the largest batch that the model may get;
+    1 skips the test of batch independence.
     """
     import torch  # noqa: PLC0415  (the names of the flags are read without it)
 
@@ -42,7 +42,7 @@ def find_defects(model: nn.Module, x: Tensor, *, seed: int, most: int) -> tuple[
             return model(inputs.clone()).detach()
 
     first = logits(x, "first")
-    # Random numbers of another seed: the same seed would hide them.
+    # A second pass with another seed; the same seed would hide random outputs.
     if differ(first, logits(x, "second")):
         return first, [RANDOM]
     found = list[str]()
@@ -51,24 +51,26 @@ def find_defects(model: nn.Module, x: Tensor, *, seed: int, most: int) -> tuple[
             recorded = model(x.clone().requires_grad_()).detach()
         if differ(first, recorded):
             found.append(GRAD_MODE)
-    # A model that cannot be differentiated is a function all the same; attacks say that they fail.
+    # A model without gradients may still be a function; gradient attacks report their failure.
     except Exception as error:
         log.info("the model fails where gradients are recorded: %s", error)
     if any(differ(first[rows], logits(x[rows], "part")) for rows in _parts(len(x), most)):
         found.append(COUPLED)
     elif most > 1:
-        # Among neighbours unlike any data, in another order and place.
-        room = max(1, min(2 * len(x), most) // 2)
+        # Batch the examples with noise, at other positions and in another order.
+        n_mixed = max(1, min(2 * len(x), most) // 2)
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(x[:room].shape, generator=generator, dtype=x.dtype).round().to(x.device)
-        crowd = logits(torch.cat([noise, x[:room].flip(0)]), "crowd")[len(noise) :].flip(0)
-        if differ(first[:room], crowd):
+        noise = (
+            torch.rand(x[:n_mixed].shape, generator=generator, dtype=x.dtype).round().to(x.device)
+        )
+        mixed = logits(torch.cat([noise, x[:n_mixed].flip(0)]), "crowd")[len(noise) :].flip(0)
+        if differ(first[:n_mixed], mixed):
             found.append(COUPLED)
     return first, found
 
 
 def has_changed(model: nn.Module, x: Tensor, before: Tensor, *, seed: int) -> bool:
-    """Say whether a frozen model no longer gives at x the logits that find_defects returned."""
+    """Return whether the logits of a frozen model at x differ from those of find_defects."""
     import torch  # noqa: PLC0415
 
     with seeded(f"{seed} determinism first"), torch.no_grad():
@@ -76,9 +78,9 @@ def has_changed(model: nn.Module, x: Tensor, before: Tensor, *, seed: int) -> bo
 
 
 def differ(a: Tensor, b: Tensor) -> bool:
-    """Say whether logits differ by more than rounding, (batch, classes) each.
+    """Return whether logits differ by more than rounding errors; a, b: (batch, classes).
 
-    Entries that are not finite agree with the same ones alone.
+    A non-finite entry agrees only with an equal one, and NaN with NaN.
     """
     import torch  # noqa: PLC0415
 
@@ -92,9 +94,9 @@ def differ(a: Tensor, b: Tensor) -> bool:
 
 @contextmanager
 def seeded(*purpose: object) -> Iterator[None]:
-    """Seed the random streams of torch, numpy and python by a purpose; put them back afterwards.
+    """Seed the global generators of torch, numpy and python by a purpose; restore them after.
 
-    A model that draws from them gives the same in two identical runs.
+    A model that draws from them then returns the same in two identical runs.
     """
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
@@ -121,7 +123,7 @@ def stage_seed(seed: int, stage: str) -> int:
 
 
 def _parts(n: int, most: int) -> list[list[int]]:
-    """Return the rows of each pass over parts of n examples: alone, in pairs, the other half."""
+    """Return the rows of each partial batch: one example, a pair, and the two halves."""
     if most == 1 or n == 1:
         return []
     half = n // 2

@@ -1,4 +1,4 @@
-"""How a model is called: with a copy of its input that nothing else holds, and never with more."""
+"""Call a model safely: on a copy of its input, and with a copy of its output."""
 
 from __future__ import annotations
 
@@ -7,45 +7,43 @@ from torch import Tensor, nn
 
 
 def call(model: nn.Module, x: Tensor) -> Tensor:
-    """Return model(x) for a copy of x, as a tensor of its own.
+    """Return model(x) for a copy of x, as a copy of the output.
 
-    A forward that writes into its input changes the copy alone, and one that writes its output into
-    the same memory at each call does not change what was returned before. Differentiable in x where
-    a graph is recorded.
+    A forward that writes into its input changes only the copy, and a forward that reuses the memory
+    of its output does not change earlier results. Differentiable in x where a graph is recorded.
     """
     logits: Tensor = model(x.clone())
-    # What is no tensor is for the caller to refuse.
+    # The caller refuses an output that is no tensor.
     return logits.clone() if isinstance(logits, Tensor) else logits
 
 
 def call_without_graph(model: nn.Module, x: Tensor) -> Tensor:
     """Return model(x) as `call` does, without a graph.
 
-    A network that differentiates inside its forward fails where no graph is recorded; such a one
-    gets a graph of its own.
+    A network that differentiates inside its forward fails without a graph; it gets one.
     """
     with torch.no_grad():
         try:
             return call(model, x)
         except RuntimeError:
-            # Of another cause, it fails again below.
+            # An error with another cause is raised again here.
             return call_with_graph(model, x)
 
 
 def call_with_graph(model: nn.Module, x: Tensor) -> Tensor:
-    """Return model(x) as `call` does, computed with a graph that is forgotten."""
+    """Return model(x) as `call` does, computed with a graph, then detached."""
     with torch.inference_mode(False), torch.enable_grad():
         logits = call(model, x.detach().clone().requires_grad_())
     return logits.detach()
 
 
 def writes_into_input(model: nn.Module, x: Tensor) -> bool:
-    """Say whether model's forward writes into its input; x is a copy's worth of examples."""
-    given = x.detach().clone()
+    """Return whether the forward of model writes into its input; x stays as it is."""
+    copy = x.detach().clone()
     with torch.no_grad():
         try:
-            model(given)
+            model(copy)
         except RuntimeError:
             return False
-    # The bytes, so that NaN equals itself; a counter of versions would miss writes past autograd.
-    return not torch.equal(given.view(torch.uint8), x.detach().clone().view(torch.uint8))
+    # Compare bytes, so that NaN equals itself; version counters miss writes that bypass autograd.
+    return not torch.equal(copy.view(torch.uint8), x.detach().clone().view(torch.uint8))

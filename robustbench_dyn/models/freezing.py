@@ -1,4 +1,4 @@
-"""What depends on the parameters alone is computed once while the parameters are frozen."""
+"""Frozen evaluation of a model, and tensors cached while its parameters are frozen."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from torch import Tensor, nn
 class CachedParametrization(nn.Module):
     """A module whose forward needs tensors derived from its parameters, such as rescaled weights.
 
-    `value()` returns what `compute()` computes. While no parameter of the module asks for a
-    gradient, the result is kept until a parameter changes; in training it is computed each time.
+    `value()` returns the result of `compute()`. While no parameter of the module requires a
+    gradient, the result is cached until a parameter changes; in training it is computed each time.
     """
 
-    _kept: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
+    _cache: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
 
     def compute(self) -> Tensor:
-        """Compute the derived tensor from the parameters; a subclass says how."""
+        """Compute the derived tensor from the parameters; a subclass defines this."""
         raise TypeError(f"{type(self).__name__} must define compute()")
 
     def value(self) -> Tensor:
-        """Return compute(), kept while the parameters are frozen and unchanged."""
+        """Return compute(), cached while the parameters are frozen and unchanged."""
         parameters = list(self.parameters())
         if any(parameter.requires_grad for parameter in parameters):
-            self._kept = None
+            self._cache = None
             return self.compute()
         version = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
-        if self._kept is None or self._kept[0] != version:
-            # What is made in inference mode could not serve an attack's gradient later.
+        if self._cache is None or self._cache[0] != version:
+            # A tensor made in inference mode could not take part in an attack's gradient later.
             with torch.inference_mode(False):
-                self._kept = (version, self.compute())
-        return self._kept[1]
+                self._cache = (version, self.compute())
+        return self._cache[1]
 
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
-    """Put model in eval mode with all parameters frozen, and put everything back afterwards."""
+    """Put model in eval mode with all parameters frozen; restore both afterwards."""
     with _evaluating(model, requires_grad=False):
         yield model
 
 
 @contextmanager
 def trainable_eval(model: nn.Module) -> Iterator[nn.Module]:
-    """Put model in eval mode with no parameter frozen: nothing that is derived of them is kept.
+    """Put model in eval mode with no parameter frozen, so that nothing is cached.
 
-    Everything is put back afterwards.
+    Restores both afterwards.
     """
     with _evaluating(model, requires_grad=True):
         yield model
@@ -55,25 +55,25 @@ def trainable_eval(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _evaluating(model: nn.Module, *, requires_grad: bool) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    wishes = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    training_flags = [(module, module.training) for module in model.modules()]
+    requires_grad_flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
-        for parameter, _ in wishes:
+        for parameter, _ in requires_grad_flags:
             parameter.requires_grad_(requires_grad)
         yield
     finally:
-        for parameter, wanted in wishes:
-            parameter.requires_grad_(wanted)
-        for module, training in modes:
+        for parameter, flag in requires_grad_flags:
+            parameter.requires_grad_(flag)
+        for module, training in training_flags:
             module.training = training
 
 
 @torch.no_grad()
 def trainable_forward(model: nn.Module, x: Tensor) -> Tensor:
-    """Return model(x) as in training, where nothing is kept; the parameters are frozen afterwards.
+    """Return model(x) without cached tensors; restores the flags of the parameters afterwards.
 
-    model: inside `frozen`. What the frozen forward gives has to equal this.
+    The forward of the frozen model must return the same logits.
     """
     with trainable_eval(model):
         logits: Tensor = model(x)

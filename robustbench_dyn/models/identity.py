@@ -1,4 +1,4 @@
-"""What a verdict depends on, as hashes: the model, its code, the data and the configuration."""
+"""Hashes of everything that a verdict depends on: model, code, data and configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Where a model comes from; attached to a registered model as `model.identity`."""
+    """The origin of a model; attached to a registered model as `model.identity`."""
 
     name: str
     family: str = ""
@@ -24,18 +24,18 @@ class ModelIdentity:
 
 
 def registered_identity(model: nn.Module) -> ModelIdentity | None:
-    """Return a registered model's identity, or None where there is none or its weights changed."""
-    known: ModelIdentity | None = getattr(model, "identity", None)
-    if known is None or known.state_sha256 != hash_tensors(model.state_dict()):
+    """Return the identity of a registered model; None if it has none or its weights changed."""
+    identity: ModelIdentity | None = getattr(model, "identity", None)
+    if identity is None or identity.state_sha256 != hash_tensors(model.state_dict()):
         return None
-    return known
+    return identity
 
 
 def identify(model: nn.Module, logits: Tensor, *, name: str | None = None) -> ModelIdentity:
-    """Return an identity for any module: its weights, and what it computes with them.
+    """Return an identity for any module: hashes of its weights and of its logits.
 
-    logits: the model's own on a few fixed examples, (n, classes); two modules with equal weights
-    can compute different things.
+    logits: of the model on a few fixed examples, (n, classes); modules with equal weights may
+    compute different functions.
     """
     state = hash_tensors(model.state_dict())
     return ModelIdentity(
@@ -47,7 +47,7 @@ def identify(model: nn.Module, logits: Tensor, *, name: str | None = None) -> Mo
 
 
 def hash_tensors(tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and contents."""
+    """Return the SHA-256 of the names, dtypes, shapes and values of tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

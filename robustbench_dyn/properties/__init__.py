@@ -1,4 +1,4 @@
-"""What architectures claim of themselves, as objects that the harness tests."""
+"""Properties that architectures claim, and the tests of them."""
 
 from robustbench_dyn.properties.base import Finding, Property
 from robustbench_dyn.properties.check import check_properties, claims_for_all

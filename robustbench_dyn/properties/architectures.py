@@ -1,4 +1,4 @@
-"""Whether an architecture keeps what it claims: its properties, tested at its trained weights."""
+"""Tests of the properties that an architecture claims, at its trained weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def check_architecture(
     n_examples: int = 4,
     search: bool = True,
 ) -> Iterator[Finding]:
-    """Yield what was found for each claim of a plugin, and for those that all networks must meet.
+    """Yield findings on each claim of a plugin, and on those that all networks must keep.
 
     dataset and variant: at which weights; by default the first data set of the card. A plugin
-    without weights is tested as it is built, from seed 0. The first finding says whether card.yaml
-    and the plugin's `properties` function name the same ones. Raises InputError where a claim
+    without weights is tested as it is built, from seed 0. The first finding compares the properties
+    in card.yaml with those of the plugin's `properties` function. Raises InputError where a claim
     cannot be tested, and what load_weights raises.
     """
     name = dataset or next((w.dataset for w in architecture.card.weights), _WITHOUT_WEIGHTS)

@@ -1,4 +1,4 @@
-"""What a claim about a network is: a property of one of its parts, with a defect that must be 0."""
+"""A property of a part of a network: a defect that must not exceed a tolerance."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-# What float64 leaves of an exact identity, relative to the numbers in it: 2^12 units in the last
-# place, for sums over thousands of terms and compositions of tens of operations.
+# Rounding error of an exact identity in float64, relative to the numbers in it: 2^12 units in the
+# last place, for sums over thousands of terms and compositions of tens of operations.
 ROUNDING = 2.0**-40
 
 
@@ -30,24 +30,24 @@ class Property(ABC):
         """Return the defect at each input, (batch,); x: (batch, *shape of the part's input)."""
 
     def tolerance(self, part: nn.Module) -> float:
-        """Return the largest defect that the theory allows: what rounding leaves."""
+        """Return the largest defect that the theory allows; by default, rounding alone."""
         del part
         return ROUNDING
 
-    def admit(self, x: Tensor) -> Tensor:
-        """Move any x to where the claim is made; everywhere, by default."""
+    def project_to_domain(self, x: Tensor) -> Tensor:
+        """Move x to where the property is claimed; everywhere, by default."""
         return x
 
     def objective(self, part: nn.Module, x: Tensor) -> Tensor:
-        """Return what a search for counterexamples climbs, (batch,): the defects, by default."""
+        """Return what a search for counterexamples maximises, (batch,): the defects, by default."""
         return self.defects(part, x)
 
     def searchable(self, part: nn.Module) -> bool:
-        """Say whether climbing the objective's gradient looks for a counterexample."""
+        """Whether gradient ascent on the objective can find a counterexample."""
         return self.tolerance(part) > 0
 
     def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
-        """Say what else was seen at x, where the defects are those."""
+        """Return a remark on the defects at x, for the table."""
         del part, x, defects
         return ""
 
@@ -74,6 +74,6 @@ class Finding:
 
 
 def relative(difference: Tensor, reference: Tensor) -> Tensor:
-    """Return norms of differences over those of references, a row each, (batch,)."""
+    """Return the norm of each difference over that of its reference, (batch,)."""
     size = reference.flatten(1).norm(dim=1).clamp_min(torch.finfo(reference.dtype).tiny)
     return difference.flatten(1).norm(dim=1) / size

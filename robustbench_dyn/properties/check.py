@@ -1,4 +1,4 @@
-"""Claims tested: in float64, at trained weights, on data, on random and on searched points."""
+"""Tests of claimed properties in float64: on data, on random points and on searched points."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FEW = 2
 
 
 def claims_for_all(model: nn.Module) -> list[Property]:
-    """Return what is asked of every network, and the Lipschitz bound where there is one."""
+    """Return what every network must keep, and its Lipschitz bound where one is known."""
     claims: list[Property] = [Deterministic(), BatchIndependent()]
     try:
         lipschitz_bound(model)
@@ -34,12 +34,12 @@ def claims_for_all(model: nn.Module) -> list[Property]:
 def check_properties(
     model: nn.Module, claims: Iterable[Property], x: Tensor, *, search: bool = True
 ) -> Iterator[Finding]:
-    """Yield a Finding for each claim and kind of points; the model itself is left as it is.
+    """Yield a Finding for each claim and kind of points; the model itself is not changed.
 
     x: inputs from the data, (batch, *input_shape). Random points are noise at the part's input, of
-    the mean and deviation that the data have there; searched ones start from the data and climb
-    the gradient of the claim's objective. Raises InputError where a claim names a part that the
-    model does not have, or where a part cannot be tested.
+    the mean and deviation that the data have there; searched ones come from gradient ascent on the
+    claim's objective, which starts at the data. Raises InputError where a claim names a part that
+    the model does not have, or where a part cannot be tested.
     """
     model = copy.deepcopy(model).double().eval().requires_grad_(False)
     parts, x = dict(model.named_modules()), x.double()
@@ -50,16 +50,16 @@ def check_properties(
     states = _inputs_of(model, {claim.part for claim in claims}, x)
     for claim in claims:
         part = parts[claim.part]
-        data = claim.admit(states[claim.part])
+        data = claim.project_to_domain(states[claim.part])
         if isinstance(claim, VolumePreserving):
             data = data[:_FEW]
-        points = {"data": data, "random": claim.admit(_noise_like(data))}
+        points = {"data": data, "random": claim.project_to_domain(_noise_like(data))}
         try:
             if search and claim.searchable(part):
-                points["searched"] = _climb(claim, part, data)
+                points["searched"] = _gradient_ascent(claim, part, data)
             for kind, inputs in points.items():
                 yield _find(claim, part, kind, inputs)
-        # A part is somebody's code: whatever it raises is said of the claim.
+        # A part is any code; its exception becomes a message about the claim.
         except Exception as error:
             raise InputError(
                 f"{claim.name} of {claim.part or 'the network'!r} cannot be tested: "
@@ -72,14 +72,19 @@ def _find(claim: Property, part: nn.Module, kind: str, inputs: Tensor) -> Findin
     # NaN is worse than any number.
     worst = int(defects.nan_to_num(nan=torch.inf).argmax())
     return Finding(
-        claim.name, claim.part, kind, float(defects[worst]), claim.tolerance(part),
-        claim.note(part, inputs, defects), inputs[worst : worst + 1].detach(),
-    )  # fmt: skip
+        claim=claim.name,
+        part=claim.part,
+        points=kind,
+        defect=float(defects[worst]),
+        tolerance=claim.tolerance(part),
+        note=claim.note(part, inputs, defects),
+        witness=inputs[worst : worst + 1].detach(),
+    )
 
 
 @torch.no_grad()
 def _inputs_of(model: nn.Module, names: set[str], x: Tensor) -> dict[str, Tensor]:
-    """Return what reaches each named part when the model sees x."""
+    """Return the input of each named part when the model runs on x."""
     seen, hooks = dict[str, Tensor](), []
     for name, module in model.named_modules():
         if name in names:
@@ -105,24 +110,24 @@ def _noise_like(x: Tensor) -> Tensor:
     return x.mean() + (x.std() + 1e-3) * noise
 
 
-def _climb(claim: Property, part: nn.Module, x: Tensor) -> Tensor:
-    """Return the worst states met on a climb of the objective's gradient from x, a row each."""
+def _gradient_ascent(claim: Property, part: nn.Module, x: Tensor) -> Tensor:
+    """Return the state of the largest objective that ascent from each x reaches."""
     length = _SEARCH_STEP * x.flatten(1).norm(dim=1).clamp_min(1e-3)
-    best, worst = x.clone(), claim.objective(part, x).detach()
-    at = x
+    best, largest = x.clone(), claim.objective(part, x).detach()
+    state = x
     for _ in range(_SEARCH_STEPS):
-        at = at.detach().requires_grad_()
-        height = claim.objective(part, at)
-        if not height.requires_grad:
+        state = state.detach().requires_grad_()
+        objective = claim.objective(part, state)
+        if not objective.requires_grad:
             break
-        (gradient,) = torch.autograd.grad(height.sum(), at, allow_unused=True)
+        (gradient,) = torch.autograd.grad(objective.sum(), state, allow_unused=True)
         if gradient is None:
             break
-        higher = height.detach() > worst
-        worst = torch.where(higher, height.detach(), worst)
-        best[higher] = at.detach()[higher]
+        larger = objective.detach() > largest
+        largest = torch.where(larger, objective.detach(), largest)
+        best[larger] = state.detach()[larger]
         size = gradient.flatten(1).norm(dim=1)
         direction = gradient / size.clamp_min(1e-300).reshape(-1, *[1] * (x.dim() - 1))
         step = (length * (size > 0)).reshape(-1, *[1] * (x.dim() - 1))
-        at = claim.admit(at.detach() + step * direction.nan_to_num())
+        state = claim.project_to_domain(state.detach() + step * direction.nan_to_num())
     return best

@@ -1,4 +1,4 @@
-"""How fast a numerical flow approaches the exact one: the order of its method, as observed."""
+"""The observed order of convergence of a numerical flow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_dyn.properties.base import ROUNDING, Property, relative
 
-# Steps so small that the error's leading term is what is seen.
+# Steps so small that the leading term of the error dominates.
 _FACTORS = (16, 32, 64)
 
 
@@ -19,9 +19,9 @@ class Convergent(Property):
     """Halving the step divides the global error by 2^order.
 
     The part must have `refined(factor)`, the same flow in that many times as many steps. Its states
-    at steps h, h/2 and h/4 show the order, log2(|x_h - x_h/2| / |x_h/2 - x_h/4|), without the exact
+    at steps h, h/2 and h/4 give the order, log2(|x_h - x_h/2| / |x_h/2 - x_h/4|), without the exact
     flow (Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, section II.4). The
-    defect is `order` less the order seen.
+    defect is `order` less the observed order.
     """
 
     name: ClassVar[str] = "convergent"
@@ -31,11 +31,11 @@ class Convergent(Property):
         return self.order - self._orders(self._states(part, x))
 
     def tolerance(self, part: nn.Module) -> float:
-        # The next term of the error's expansion hides some of the order.
+        # The next term of the error's expansion changes the observed order.
         return 0.5
 
     def searchable(self, part: nn.Module) -> bool:
-        # A search would find the points where the error's leading term happens to vanish.
+        # A search would find points where the leading term of the error vanishes.
         return False
 
     def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
@@ -51,5 +51,5 @@ class Convergent(Property):
     def _orders(self, states: list[Tensor]) -> Tensor:
         coarse, middle, fine = states
         first, second = relative(coarse - middle, fine), relative(middle - fine, fine)
-        # What is at rounding level has no order to be seen.
+        # Errors at rounding level show no order.
         return torch.where(second <= ROUNDING, float(self.order), torch.log2(first / second))

@@ -1,4 +1,4 @@
-"""What every network must do for its verdicts to mean anything: no dice, no look at neighbours."""
+"""Determinism and batch independence: without them, verdicts have no meaning."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from robustbench_dyn.properties.base import Property, relative
 
 @dataclass(frozen=True)
 class BatchIndependent(Property):
-    """What an example gives does not depend on what else is in its batch, but for rounding.
+    """The output for an example does not depend on the rest of its batch, but for rounding.
 
     Adaptive solvers break this: they choose their step by the error of the whole batch. The defect
-    is the largest difference between an example alone, and among neighbours drawn from noise.
+    is the largest difference between the output of an example alone and in a batch, of data or of
+    noise.
     """
 
     name: ClassVar[str] = "batch-independent"

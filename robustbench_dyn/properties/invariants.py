@@ -1,4 +1,4 @@
-"""Quantities that a flow keeps or lets fall: mass, norm, energy; states where it stands still."""
+"""Quantities that a flow conserves or dissipates, equilibria that it keeps, its inverse."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from robustbench_dyn.properties.base import ROUNDING, Property, relative
 
 
 @dataclass(frozen=True)
-class _Kept(Property):
-    """A quantity that is kept: exactly, or, with an order p, up to O(h^p).
+class _Conserved(Property):
+    """A conserved quantity: exactly, or, with an order p, up to O(h^p).
 
     With an order the part must have `refined(factor)`, the same flow in smaller steps; the claim is
-    then that the error falls by 2^p where the step is halved. The defect is p less the order seen.
+    then that the error falls by 2^p where the step is halved. The defect is p less the order that
+    is observed.
     """
 
     order: int | None = None
@@ -27,23 +28,23 @@ class _Kept(Property):
         raise NotImplementedError
 
     def scale(self, x: Tensor) -> Tensor:
-        """Return what an error of the quantity is measured against, (batch,)."""
+        """Return the scale of the quantity's error, (batch,)."""
         return self.quantity(x).abs().clamp_min(torch.finfo(x.dtype).tiny)
 
     def defects(self, part: nn.Module, x: Tensor) -> Tensor:
         if self.order is None:
             return self._error(part, x)
         coarse, fine = self._error(_refined(part, 2), x), self._error(_refined(part, 4), x)
-        # What is at rounding level has no order to be seen.
+        # Errors at rounding level show no order.
         kept = fine <= ROUNDING
         return torch.where(kept, 0.0, self.order - torch.log2(coarse / fine))
 
     def tolerance(self, part: nn.Module) -> float:
-        # The next term of the error's expansion hides some of the order.
+        # The next term of the error's expansion changes the observed order.
         return ROUNDING if self.order is None else 0.5
 
     def searchable(self, part: nn.Module) -> bool:
-        # A search would find the points where the error's leading term happens to vanish.
+        # A search would find points where the leading term of the error vanishes.
         return self.order is None
 
     def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
@@ -62,8 +63,8 @@ def _refined(part: Any, factor: int) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class MassPreserving(_Kept):
-    """The sum of the state is kept; relative to the sum of the absolute values."""
+class MassPreserving(_Conserved):
+    """The sum of the state is conserved; relative to the sum of the absolute values."""
 
     name: ClassVar[str] = "mass-preserving"
 
@@ -75,8 +76,8 @@ class MassPreserving(_Kept):
 
 
 @dataclass(frozen=True)
-class NormPreserving(_Kept):
-    """The L2 norm of the state is kept, relative to itself."""
+class NormPreserving(_Conserved):
+    """The L2 norm of the state is conserved; relative to itself."""
 
     name: ClassVar[str] = "norm-preserving"
 
@@ -86,23 +87,23 @@ class NormPreserving(_Kept):
 
 @dataclass(frozen=True)
 class SimplexPreserving(Property):
-    """A state without negative entries has none afterwards; with its mass kept, the simplex is."""
+    """A nonnegative state stays nonnegative; with its mass conserved, it stays in the simplex."""
 
     name: ClassVar[str] = "simplex-preserving"
 
     def defects(self, part: nn.Module, x: Tensor) -> Tensor:
         return (-part(x).flatten(1).amin(dim=1)).clamp_min(0)
 
-    def admit(self, x: Tensor) -> Tensor:
+    def project_to_domain(self, x: Tensor) -> Tensor:
         return x.clamp_min(0)
 
 
 @dataclass(frozen=True)
 class EnergyDecreasing(Property):
-    """V never rises from one step to the next: the part has `energy(x)`, (batch,).
+    """The energy V does not increase in any step: the part has `energy(x)`, (batch,).
 
     Its `trajectory(x)`, where it has one, yields the states after each step. The defect is the
-    largest rise, relative to 1 + abs(V).
+    largest increase, relative to 1 + abs(V).
     """
 
     name: ClassVar[str] = "energy-decreasing"
@@ -110,17 +111,17 @@ class EnergyDecreasing(Property):
     def defects(self, part: nn.Module, x: Tensor) -> Tensor:
         flow: Any = part
         states = flow.trajectory(x) if hasattr(flow, "trajectory") else [flow(x)]
-        before, rise = flow.energy(x), x.new_zeros(len(x))
+        before, increase = flow.energy(x), x.new_zeros(len(x))
         for state in states:
             after = flow.energy(state)
-            rise = torch.maximum(rise, (after - before) / (1 + before.abs()))
+            increase = torch.maximum(increase, (after - before) / (1 + before.abs()))
             before = after
-        return rise
+        return increase
 
 
 @dataclass(frozen=True)
 class EquilibriumPreserving(Property):
-    """The origin is an equilibrium of the field, and the step leaves it where it is.
+    """The origin is an equilibrium of the field, and of the numerical step.
 
     The defect is how far 0 moves. Every Runge-Kutta method keeps every equilibrium.
     """
@@ -134,11 +135,11 @@ class EquilibriumPreserving(Property):
 
 @dataclass(frozen=True)
 class Invertible(Property):
-    """`part.inverse` undoes the part, and the other way round, relative to the state."""
+    """`part.inverse` is the inverse of the part on both sides, relative to the state."""
 
     name: ClassVar[str] = "invertible"
 
     def defects(self, part: nn.Module, x: Tensor) -> Tensor:
         flow: Any = part
-        there = relative(flow.inverse(flow(x)) - x, x)
-        return torch.maximum(there, relative(flow(flow.inverse(x)) - x, x))
+        backwards = relative(flow.inverse(flow(x)) - x, x)
+        return torch.maximum(backwards, relative(flow(flow.inverse(x)) - x, x))

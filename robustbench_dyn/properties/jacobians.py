@@ -1,4 +1,4 @@
-"""Properties of the derivative: symplectic, volume-preserving, Lipschitz; by Jacobian products."""
+"""Properties of the Jacobian: symplectic, volume-preserving, Lipschitz; by Jacobian products."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from robustbench_dyn.properties.base import ROUNDING, Property
 _PAIRS = 8
 # A determinant needs the whole Jacobian: 4096 x 4096 in float64 is 128 MiB.
 _LARGEST_JACOBIAN = 4096
-# To differentiate a determinant costs many Jacobians.
+# The derivative of a determinant costs many Jacobians.
 _SEARCHED_WHOLE = 256
 _POWER_ITERATIONS = 20
 _SEARCH_ITERATIONS = 5
-# Of a state's norm: the step across which a search takes its slope.
+# The step across which a search takes its slope, as a share of the state's norm.
 _REACH = 0.05
 
 
@@ -56,8 +56,8 @@ def _omega(u: Tensor, v: Tensor) -> Tensor:
 class VolumePreserving(Property):
     """abs(det J) = 1; the defect is abs(log abs(det J)) over the number of dimensions.
 
-    A search in many dimensions climbs an estimate by Jacobian products of abs(trace(J - I)), the
-    first term of log det J (Hutchinson), and the whole Jacobian is taken where it ends. Raises
+    A search in many dimensions maximises abs(trace(J - I)), the first term of log det J, estimated
+    by Jacobian products (Hutchinson); where it ends, the whole Jacobian is computed. Raises
     ValueError for states of more dimensions than a Jacobian may have.
     """
 
@@ -89,8 +89,8 @@ class VolumePreserving(Property):
 class Lipschitz(Property):
     """|f(x) - f(x')| <= L |x - x'| in L2; L is `bound`, or what lipschitz_bound(part) says.
 
-    The defect is the local operator norm over L, less 1: power iteration from below, which may
-    refute a bound and never proves one.
+    The defect is the local operator norm over L, less 1. Power iteration bounds the norm from
+    below, so that it may refute L and never proves it.
     """
 
     name: ClassVar[str] = "lipschitz"
@@ -104,12 +104,12 @@ class Lipschitz(Property):
         return operator_norms(part, x) / self.upper(part) - 1
 
     def objective(self, part: nn.Module, x: Tensor) -> Tensor:
-        """Return the slope across a finite step along the steepest direction at x.
+        """Return the slope across a finite step along the most expanding direction at x.
 
-        Where activations are piecewise linear so is the part, and the norm of its Jacobian has no
-        gradient to climb; this slope has one.
+        Where activations are piecewise linear so is the part, and the norm of its Jacobian has a
+        gradient of 0; this slope has a useful one.
         """
-        direction = _steepest(part, x, _SEARCH_ITERATIONS)
+        direction = _most_expanding(part, x, _SEARCH_ITERATIONS)
         reach = _REACH * x.detach().flatten(1).norm(dim=1).clamp_min(1e-3)
         ends = direction * reach.reshape(-1, *[1] * (x.dim() - 1))
         moved: Tensor = (part(x + ends) - part(x - ends)).flatten(1).norm(dim=1)
@@ -123,13 +123,13 @@ class Lipschitz(Property):
 
 @dataclass(frozen=True)
 class Nonexpansive(Lipschitz):
-    """|f(x) - f(x')| <= |x - x'| in L2, but for what float32 weights miss of it."""
+    """|f(x) - f(x')| <= |x - x'| in L2, up to the rounding of float32 weights."""
 
     name: ClassVar[str] = "nonexpansive"
     bound: float | None = 1.0
 
     def tolerance(self, part: nn.Module) -> float:
-        """Return what the certified bound exceeds 1 by, which must be less than 1e-4 a layer."""
+        """Return the excess of the certified bound over 1, which must be small."""
         try:
             excess = lipschitz_bound(part) - 1
         except CertificateError:
@@ -143,12 +143,12 @@ def operator_norms(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Power iteration on J^T J; the last product is differentiable in x. The examples of a batch are
     taken to be independent of each other.
     """
-    stretched: Tensor = jvp(part, (x,), (_steepest(part, x, _POWER_ITERATIONS),))[1]
+    stretched: Tensor = jvp(part, (x,), (_most_expanding(part, x, _POWER_ITERATIONS),))[1]
     return stretched.flatten(1).norm(dim=1)
 
 
 @torch.no_grad()
-def _steepest(part: Callable[[Tensor], Tensor], x: Tensor, iterations: int) -> Tensor:
+def _most_expanding(part: Callable[[Tensor], Tensor], x: Tensor, iterations: int) -> Tensor:
     v = _unit(x, torch.Generator().manual_seed(0))
     transposed = vjp(part, x)[1]
     for _ in range(iterations):

@@ -1,1 +1,1 @@
-"""What is made of results: leaderboards, exported tables, curves, plots."""
+"""Leaderboards, exported tables, curves and plots, all drawn from results."""

@@ -33,8 +33,11 @@ def curve(evaluation: CurveEvaluation, radii: Sequence[float] | None = None) -> 
     n = len(evaluation.verdicts)
     rows = [
         # NaN, where nothing is certified, is above no eps; at 0 a correct answer is all it takes.
-        (eps, float((certified >= eps).sum()) / n if eps else len(correct) / n,
-         float((distances > eps).sum()) / n)
+        (
+            eps,
+            float((certified >= eps).sum()) / n if eps else len(correct) / n,
+            float((distances > eps).sum()) / n,
+        )
         for eps in radii
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=["eps", "certified_accuracy", "empirical_accuracy"])

@@ -1,4 +1,4 @@
-"""Every verdict of a store as one table, for whatever reads CSV or Parquet."""
+"""Export verdicts and certificates as CSV, Parquet or TSV."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from robustbench_dyn.results.store import Store
     from robustbench_dyn.smoothing import CertifiedExample
 
-# What tells one evaluation from another, beside its key.
+# Columns that describe an evaluation, besides its key.
 EVALUATION_COLUMNS = ("model", "dataset", "norm", "seed", "attacks", "certifiers")
 
 
 def check_export_path(path: Path, suffixes: tuple[str, ...] = (".csv", ".parquet")) -> None:
-    """Raise InputError where no table can be written to path."""
+    """Raise InputError if the suffix is not allowed or the folder does not exist."""
     if path.suffix not in suffixes:
         raise InputError(f"the table {path} must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
@@ -30,18 +30,17 @@ def check_export_path(path: Path, suffixes: tuple[str, ...] = (".csv", ".parquet
 
 
 def export_store(store: Store, path: Path, *, pending: bool = False) -> int:
-    """Write all verdicts, by key, eps and example, to .csv or .parquet; return how many.
+    """Write all verdicts, sorted by key, eps and example, to .csv or .parquet; return their number.
 
-    pending: also those of runs that were stopped, of examples that wait for an attack or certifier.
-
-    The columns: key, model, dataset, norm, seed, attacks, certifiers, eps, then those of
+    pending: include examples of stopped runs that still wait for an attack or certifier.
+    Columns: key, model, dataset, norm, seed, attacks, certifiers, eps, then those of
     Evaluation.examples. Raises InputError where path cannot be written.
     """
     return write_tables(_tables(store, pending=pending), path)
 
 
 def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
-    """Write tables of equal columns one below the other; path is there only when all are."""
+    """Write tables with equal columns into one file, atomically; return the number of rows."""
     check_export_path(path)
     partial, written = path.with_suffix(path.suffix + ".partial"), 0
     try:
@@ -61,16 +60,15 @@ def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
 
 
 def write_certificates(certificates: Iterable[CertifiedExample], path: Path) -> None:
-    """Write certificates of randomised smoothing as tables of that field have them, in TSV.
+    """Write certificates of randomised smoothing as TSV, in the format of the field.
 
-    The columns of github.com/locuslab/smoothing: idx, label, predict (-1 where it abstained),
-    radius (L2, here rounded down), correct and time. Raises InputError where path cannot be
-    written.
+    Columns as in github.com/locuslab/smoothing: idx, label, predict (-1 for an abstention), radius
+    (L2, rounded down), correct and time. Raises InputError where path cannot be written.
     """
     check_export_path(path, (".tsv",))
     lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
     for example_id, label, prediction, radius, seconds in certificates:
-        # Decimal: the binary fraction below a radius can be printed as the decimal above it.
+        # Decimal, because printing a float rounds to nearest, which may lie above the radius.
         rounded = Decimal(radius).quantize(Decimal("1e-5"), ROUND_FLOOR)
         lines.append(
             f"{example_id}\t{label}\t{max(prediction, -1)}\t{rounded}\t"
@@ -108,7 +106,7 @@ def _write_parquet(tables: Iterable[pd.DataFrame], path: Path) -> int:
 
 
 def _tables(store: Store, *, pending: bool) -> Iterator[pd.DataFrame]:
-    import pandas as pd  # noqa: PLC0415  (slow to import, wanted only here)
+    import pandas as pd  # noqa: PLC0415  (slow to import)
 
     told = {key: record.columns() for key, record in store.records().items()}
     about = {
@@ -116,7 +114,7 @@ def _tables(store: Store, *, pending: bool) -> Iterator[pd.DataFrame]:
         for column in EVALUATION_COLUMNS
     }
     columns = ("key", "eps", *EXAMPLE_COLUMNS)
-    # None where SQLite keeps NaN: a column of nothing else must still be one of numbers.
+    # SQLite returns None for NaN; a column of None alone must still have dtype float.
     numbers = dict.fromkeys(("certified_radius", "adversarial_distance", "seconds"), float)
     where = "" if pending else "WHERE next_stage = ''"
     query = f"SELECT {', '.join(columns)} FROM verdicts {where} ORDER BY key, eps, example_id"

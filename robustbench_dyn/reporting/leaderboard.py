@@ -1,4 +1,4 @@
-"""From the store to sorted tables: one CSV a data set and threat model, and a markdown page."""
+"""Leaderboards: one sorted CSV per data set and threat model, and a markdown page."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from robustbench_dyn.resources import shipped
 from robustbench_dyn.results.store import Run, Store
 from robustbench_dyn.results.summary import SUMMARY_COLUMNS
 
-# What a row cost, for each of its examples.
+# Costs of a row; the page shows them per example.
 _COSTS = ("forward_passes", "backward_passes", "seconds")
-_SHOWN = ("model", "n_examples", "clean_accuracy", "certified_accuracy", "empirical_accuracy",
-          "gap", "ci_low", "ci_high", "certifiers", "attacks", *_COSTS)  # fmt: skip
-_PERCENT = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap", "ci_low",
-            "ci_high")  # fmt: skip
+_ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy")
+_PERCENT = (*_ACCURACIES, "gap", "ci_low", "ci_high")
+_SHOWN = ("model", "n_examples", *_PERCENT, "certifiers", "attacks", *_COSTS)
 
 
 def leaderboard(store: Store) -> pd.DataFrame:
-    """Return one row for each evaluation and eps, best first within a threat model.
+    """Return one row per evaluation and eps, best first within a threat model.
 
-    Of several runs of one evaluation the one with the most examples counts; evaluations whose
-    certificates were refuted have no row.
+    The run with the most examples counts for each evaluation; evaluations with a refuted
+    certificate have no row.
     """
     largest: dict[tuple[str, float], Run] = {}
     for run in store.runs():
@@ -38,7 +37,7 @@ def leaderboard(store: Store) -> pd.DataFrame:
 
 
 def published() -> pd.DataFrame:
-    """Return the tables that came with the package, in one, as leaderboard() orders them."""
+    """Return the tables that ship with the package as one table, sorted as by leaderboard()."""
     table = read_leaderboards(shipped("leaderboards"))
     if table.empty:
         raise InputError("this copy of robustbench-dyn carries no published table")
@@ -46,11 +45,11 @@ def published() -> pd.DataFrame:
 
 
 def read_leaderboards(folder: Path) -> pd.DataFrame:
-    """Return the tables of a folder in one, as leaderboard() orders them; empty where none are.
+    """Return the tables of a folder as one table, sorted as by leaderboard(); may be empty.
 
     Raises InputError for a CSV that is no leaderboard.
     """
-    # The engine whose floats are those written, to the last digit, in every version of pandas.
+    # This engine parses floats exactly as they were written, in every version of pandas.
     tables = {path: pd.read_csv(path, engine="python") for path in sorted(folder.glob("*.csv"))}
     for path, table in tables.items():
         if missing := [column for column in SUMMARY_COLUMNS if column not in table]:
@@ -64,20 +63,22 @@ def read_leaderboards(folder: Path) -> pd.DataFrame:
     return _sorted(pd.concat(parts, ignore_index=True))
 
 
-def added(table: pd.DataFrame, to: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of both, those of `table` in the place of the same model and threat model."""
-    anew = set(_evaluated(table))
-    kept = to[[row not in anew for row in _evaluated(to)]]
+def merge_leaderboards(table: pd.DataFrame, *, into: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of both; those of `table` replace the same model and threat model."""
+    new = set(_evaluations(table))
+    kept = into[[row not in new for row in _evaluations(into)]]
     return _sorted(pd.concat([kept, table], ignore_index=True)) if len(kept) else table
 
 
 def write_leaderboards(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write one CSV for each data set and threat model, and README.md with all of them.
+    """Write one CSV per data set and threat model, and README.md with all of them.
 
-    Returns the paths written. Raises InputError where the table is empty.
+    Returns the paths written. Raises InputError for an empty table.
     """
     if table.empty:
-        raise InputError("the store holds no finished run; first: dynbench run --model NAME")
+        raise InputError(
+            "the store holds no finished run; start one with: dynbench run --model NAME"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for dataset, norm, eps, rows in _by_threat_model(table):
@@ -93,12 +94,12 @@ def to_markdown(table: pd.DataFrame) -> str:
     """Return the tables as GitHub markdown, accuracies in percent."""
     parts = [
         "# Leaderboards",
-        "Certified: proved that no adversarial example exists. Empirical: survived the attacks "
-        "named. The true robust accuracy lies between the two; [ci_low, ci_high] holds it with "
-        "95 % confidence. A model NAME~SIGMA is a smoothed classifier: each of its certificates is "
-        "wrong with the probability alpha that it names, at most. Forward passes, backward passes "
-        "and seconds are those of the mean example. Written by `dynbench leaderboard`; the CSVs "
-        "beside this page hold all columns.",
+        "Certified: proved that no adversarial example exists. Empirical: survived the listed "
+        "attacks. The true robust accuracy lies between the two; [ci_low, ci_high] contains it "
+        "with 95 % confidence. A model NAME~SIGMA is a smoothed classifier; each of its "
+        "certificates is wrong with probability at most alpha, which the certifier names. Forward "
+        "passes, backward passes and seconds are means per example. Written by `dynbench "
+        "leaderboard`; the CSVs beside this page hold all columns.",
     ]
     for dataset, norm, eps, rows in _by_threat_model(table):
         parts.append(f"## {dataset}, {norm}, eps {format_eps(eps)}")
@@ -111,7 +112,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def format_eps(eps: float) -> str:
-    """Write k / 255 as such, where eps is one, and any other eps as a short decimal."""
+    """Write eps as k/255 where it is one, and as a short decimal otherwise."""
     k = Fraction(eps * 255).limit_denominator(1)
     return f"{k}/255" if abs(eps * 255 - k) < 1e-9 and eps * 255 < 128 and k else f"{eps:g}"
 
@@ -122,7 +123,7 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(by, ascending=ascending, kind="stable").reset_index(drop=True)
 
 
-def _evaluated(table: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+def _evaluations(table: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     return table[["model", "dataset", "norm", "eps"]].itertuples(index=False, name=None)
 
 

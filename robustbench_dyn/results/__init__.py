@@ -1,1 +1,1 @@
-"""What is known of each example, the row made of it, and the store that keeps both."""
+"""Verdicts, their evidence, the rows made of them, and the store that keeps both."""

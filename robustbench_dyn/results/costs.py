@@ -1,4 +1,4 @@
-"""What the stages of an evaluation took."""
+"""Passes, seconds and memory that the stages of an evaluation took."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class StageCost:
-    """What one stage took: examples that came in and were decided, passes, seconds.
+    """The cost of one stage: examples that came in and were decided, passes, seconds.
 
     stage: "certify" or an attack's name.
     """

@@ -39,10 +39,24 @@ def _typed(old: dict[str, Any]) -> dict[str, Any]:
         *(attack(name, on_signs=True) for name in old.get("attacks_on_signs", ())),
     ]
     names = (
-        "model", "family", "plugin_version", "weights_sha256", "state_sha256", "code_sha256",
-        "dataset", "data_sha256", "norm", "rounding", "precision", "seed", "batch_size",
-        "audit_share", "device", "torch_version", "package_version",
-    )  # fmt: skip
+        "model",
+        "family",
+        "plugin_version",
+        "weights_sha256",
+        "state_sha256",
+        "code_sha256",
+        "dataset",
+        "data_sha256",
+        "norm",
+        "rounding",
+        "precision",
+        "seed",
+        "batch_size",
+        "audit_share",
+        "device",
+        "torch_version",
+        "package_version",
+    )
     spec = {name: old[name] for name in names if name in old} | {
         "attacks": attacks,
         "attacks_if_random": attacks,

@@ -1,4 +1,4 @@
-"""What the verdicts of an evaluation depend on, typed; its hash is their key in the store."""
+"""The specification of an evaluation: all that its verdicts depend on; its hash is their key."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class StageSpec:
 
     label: its name in tables. version: of its search or proof. settings: the values of its fields.
     library: the name and version of the library that it runs, if it is another's. code_sha256: of
-    its source file, if it comes from outside of this package. gradient_free: an attack that uses no
-    gradient of the model. only_on_signs: an attack that is run on signs of masked gradients alone.
+    its code, if that comes from outside of this package, and of operations that plugins add.
+    gradient_free: an attack that uses no gradient of the model. only_on_signs: an attack that is
+    run on signs of masked gradients alone.
     """
 
     name: str
@@ -116,9 +117,15 @@ class EvaluationSpec:
 
 
 _OF_VOTES = (
-    "weights_sha256", "state_sha256", "code_sha256", "data_sha256", "seed", "precision", "device",
+    "weights_sha256",
+    "state_sha256",
+    "code_sha256",
+    "data_sha256",
+    "seed",
+    "precision",
+    "device",
     "torch_version",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +162,17 @@ class Record:
     def columns(self) -> dict[str, Any]:
         """Return what tables tell of the evaluation, by column."""
         spec = self.spec
-        names = ("model", "family", "dataset", "norm", "weights_sha256", "plugin_version", "seed",
-                 "device", "torch_version")  # fmt: skip
+        names = (
+            "model",
+            "family",
+            "dataset",
+            "norm",
+            "weights_sha256",
+            "plugin_version",
+            "seed",
+            "device",
+            "torch_version",
+        )
         return {
             **{name: getattr(spec, name) for name in names},
             "parameters": self.parameters,

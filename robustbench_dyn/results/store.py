@@ -272,7 +272,7 @@ class Store:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Write in one transaction, after other writers; used by results.exchange as well."""
         with explained(self.path), self.connection:
-            # IMMEDIATE: whoever reads here and then writes has waited for its turn.
+            # IMMEDIATE: a process that reads here and then writes has waited for its turn.
             self.connection.execute("BEGIN IMMEDIATE")
             yield self.connection
 

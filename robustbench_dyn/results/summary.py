@@ -13,12 +13,33 @@ from robustbench_dyn.results.spec import Record, StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Verdict
 
 SUMMARY_COLUMNS: tuple[str, ...] = (
-    "model", "family", "dataset", "norm", "eps", "n_examples", "clean_accuracy",
-    "certified_accuracy", "empirical_accuracy", "gap", "ci_low", "ci_high", "certifiers",
-    "attacks", "forward_passes", "backward_passes", "seconds", "parameters", "lipschitz_bound",
-    "flags", "weights_sha256", "plugin_version", "seed", "device", "torch_version",
+    "model",
+    "family",
+    "dataset",
+    "norm",
+    "eps",
+    "n_examples",
+    "clean_accuracy",
+    "certified_accuracy",
+    "empirical_accuracy",
+    "gap",
+    "ci_low",
+    "ci_high",
+    "certifiers",
+    "attacks",
+    "forward_passes",
+    "backward_passes",
+    "seconds",
+    "parameters",
+    "lipschitz_bound",
+    "flags",
+    "weights_sha256",
+    "plugin_version",
+    "seed",
+    "device",
+    "torch_version",
     "evaluated_at",
-)  # fmt: skip
+)
 
 
 def summary_row(
@@ -116,12 +137,14 @@ def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool)
     """Return flags for attacks and certifiers that failed, and for examples left unattacked."""
     flags = [
         f"{kind}:{stage}:{n}"
-        for kind, failure in (("attack_failed", Outcome.FAILED),
-                              ("certifier_failed", Outcome.NOT_APPLICABLE),
-                              ("within_rounding", Outcome.WITHIN_ROUNDING))
+        for kind, failure in (
+            ("attack_failed", Outcome.FAILED),
+            ("certifier_failed", Outcome.NOT_APPLICABLE),
+            ("within_rounding", Outcome.WITHIN_ROUNDING),
+        )
         for (stage, outcome), n in sorted(_outcomes(verdicts).items())
         if outcome is failure
-    ]  # fmt: skip
+    ]
     relying = {Status.UNDECIDED} if is_function else {Status.UNDECIDED, Status.CERTIFIED}
     unattacked = sum(
         v.status in relying and all(s.outcome is not Outcome.SURVIVED for s in v.trail)

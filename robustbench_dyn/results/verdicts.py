@@ -1,4 +1,4 @@
-"""What is known about one example under one threat model, and what must hold for each status."""
+"""Verdicts: the status of one example under one threat model, with the evidence for it."""
 
 from __future__ import annotations
 

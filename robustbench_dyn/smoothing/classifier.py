@@ -28,7 +28,7 @@ class SmoothedClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logarithms of the mean probabilities, (batch, classes)."""
         keys = torch.full((len(x),), self.seed, dtype=torch.int64, device=x.device)
-        return self.log_probabilities(x, Streams(keys).derive(0), 0)
+        return self.log_probabilities(x, Streams(keys).substream(0), 0)
 
     def log_probabilities(self, x: Tensor, streams: Streams, first: int) -> Tensor:
         """Return the same over draws first ... first + n_draws - 1 of each row's own stream."""

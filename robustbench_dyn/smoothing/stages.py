@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from robustbench_dyn.attacks.native.eot import eot_pgd
 from robustbench_dyn.certification.base import Phase
 from robustbench_dyn.evaluation.candidates import Hit
-from robustbench_dyn.evaluation.stages import (
+from robustbench_dyn.evaluation.outcomes import (
     Batch,
     Broken,
     Classified,
@@ -23,6 +22,7 @@ from robustbench_dyn.evaluation.stages import (
 )
 from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.results.verdicts import ABSTAINED, Outcome
+from robustbench_dyn.smoothing.eot import eot_pgd
 from robustbench_dyn.smoothing.statistics import certify, predict, radius_in
 from robustbench_dyn.smoothing.votes import VoteCounter
 from robustbench_dyn.threat_models import Norm, ThreatModel, distance, project

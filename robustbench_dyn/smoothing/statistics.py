@@ -1,7 +1,7 @@
-"""Randomised smoothing: what the votes of noisy copies prove of the smoothed classifier.
+"""Randomised smoothing: proofs about the smoothed classifier from votes on noisy copies.
 
 The smoothed classifier of f answers g(x) = argmax_c P(f(x + e) = c), e ~ N(0, sigma^2 I)
-(Cohen, Rosenfeld, Kolter, arXiv 1902.02918, eq. 1). Nobody can compute g, but votes of f on
+(Cohen, Rosenfeld, Kolter, arXiv 1902.02918, eq. 1). g cannot be computed, but votes of f on
 draws of the noise bound it: each answer and each radius below is right with probability 1 - alpha
 at least. Votes are counts (n_classes + 1,): how many draws f put into each class, and last how many
 it put into none, because their logits tie or are not finite.
@@ -29,7 +29,7 @@ _WIDEST_SIGMA = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Smoothing:
-    """How a classifier is smoothed, and how it is asked.
+    """How a classifier is smoothed, and how many votes are drawn.
 
     sigma: standard deviation of the noise, in raw input units. n0: draws that choose the class.
     n: further draws that count for it. alpha: how often a statement may be wrong.

@@ -48,7 +48,7 @@ class VoteCounter:
 
     def streams(self, x: Tensor, y: Tensor, purpose: Purpose) -> Streams:
         """Return the random streams of the noise of examples (n, *input_shape) for one purpose."""
-        return Streams.of(x, y, self._seed).derive(_STREAM_IDS[purpose])
+        return Streams.of(x, y, self._seed).substream(_STREAM_IDS[purpose])
 
     def count(
         self,

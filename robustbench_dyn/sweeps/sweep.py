@@ -18,10 +18,11 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.api import finalise_run
 from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
+from robustbench_dyn.plugins import load_plugins
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
 from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml
-from robustbench_dyn.sweeps.engines import Event, get_engine
+from robustbench_dyn.sweeps.engines import ENGINES, Event
 from robustbench_dyn.sweeps.shards import Shard
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
@@ -118,10 +119,11 @@ def sweep(
     """
     if workers is not None and workers < 1:
         raise InputError(f"workers={workers} must be at least 1")
-    run = get_engine(engine)
+    run = ENGINES.get(engine)
+    load_plugins(*plugins)
     folders = tuple(folder.resolve() for folder in plugins)
     shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
-    _check(config, plugins)
+    _check(config)
     workers = min(workers or _cores(), len(shards))
     shards = [replace(shard, threads=max(1, _cores() // workers)) for shard in shards]
     # Create the store before the workers start, so that they do not race to create it.
@@ -136,7 +138,9 @@ def sweep(
             outcome.unsound[event.shard] = event.message
         if progress is not None:
             progress(event, len(shards))
-    outcome.rows = _rows(config, store, keys)
+    # In the order of the shards, and not in that of their ends.
+    done = {shard: keys[shard] for shard in shards if shard in keys}
+    outcome.rows = _rows(config, store, done)
     return outcome
 
 
@@ -171,8 +175,8 @@ def _split(
             )
 
 
-def _check(config: Sweep, plugins: tuple[Path, ...]) -> None:
-    registry = discover(plugins)
+def _check(config: Sweep) -> None:
+    registry = discover()
     infos = [dataset_info(name) for name in config.datasets]
     norms = [grid.norm for grid in config.threat_models]
     for (model, smoothing), n_examples in config.sizes.items():
@@ -182,7 +186,7 @@ def _check(config: Sweep, plugins: tuple[Path, ...]) -> None:
                 f"only, and the sweep has {', '.join(norms)} only; add L2 or drop it"
             )
         name, variant = split_name(model)
-        architecture = registry.load(name)
+        architecture = registry.get(name)
         for info in infos:
             architecture.weights_for(info.name, variant=variant)
             if n_examples > info.sizes["test"]:

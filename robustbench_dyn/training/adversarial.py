@@ -1,4 +1,4 @@
-"""Training examples at their worst: projected gradient ascent on the loss (arXiv 1706.06083)."""
+"""Adversarial training: projected gradient ascent on the loss (arXiv 1706.06083)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustbench_dyn.threat_models import Norm, ThreatModel, project
 
 
 class Adversary(StrictFile):
-    """Where each training example may be moved to, and in how many steps of 2.5 eps / n_steps."""
+    """The ball of each training example, and the number of steps, of size 2.5 eps / n_steps."""
 
     norm: Norm
     eps: Annotated[float, Field(gt=0)]
@@ -22,28 +22,31 @@ class Adversary(StrictFile):
 
 
 def perturb(
-    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], adversary: Adversary,
+    model: nn.Module,
+    x: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    adversary: Adversary,
     generator: torch.Generator,
-) -> Tensor:  # fmt: skip
-    """Return each input at the end of an ascent from a random point of its ball, x's shape.
+) -> Tensor:
+    """Return adversarial inputs, of the shape of x: PGD from a random point of each ball.
 
-    x: (batch, *input_shape) in [0, 1]. loss: from logits to a number. The model's gradients are
-    left alone; it runs in the mode that it is in.
+    x: (batch, *input_shape) in [0, 1]. loss: maps logits to a scalar. The parameters' gradients
+    and the train/eval mode of the model stay as they are.
     """
     threat_model = ThreatModel(adversary.norm, adversary.eps)
-    length = 2.5 * adversary.eps / adversary.n_steps
+    step_size = 2.5 * adversary.eps / adversary.n_steps
     noise = torch.randn(x.shape, generator=generator).to(x)
-    x_adv = project(x + _scaled(noise, adversary.norm, adversary.eps), x, threat_model)
+    x_adv = project(x + _step(noise, adversary.norm, adversary.eps), x, threat_model)
     for _ in range(adversary.n_steps):
         x_adv.requires_grad_()
         (gradient,) = torch.autograd.grad(loss(model(x_adv)), x_adv)
-        moved = x_adv.detach() + _scaled(gradient, adversary.norm, length)
+        moved = x_adv.detach() + _step(gradient, adversary.norm, step_size)
         x_adv = project(moved, x, threat_model)
     return x_adv.detach()
 
 
-def _scaled(direction: Tensor, norm: Norm, length: float) -> Tensor:
-    """Return the steepest step of that length in L2 or Linf; L1 steps go the L2 way."""
+def _step(direction: Tensor, norm: Norm, length: float) -> Tensor:
+    """Return the steepest step of this length in L2 or Linf; L1 uses the L2 direction."""
     if norm == "Linf":
         return length * direction.sign()
     size = direction.flatten(1).norm(dim=1).clamp_min(1e-12)

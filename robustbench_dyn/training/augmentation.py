@@ -1,4 +1,4 @@
-"""Training examples as they might have been: shifted, cropped, flipped, noisy."""
+"""Data augmentation: shifts, crops, flips, Gaussian noise."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from robustbench_dyn.strict_yaml import StrictFile
 
 
 class Augmentation(StrictFile):
-    """Random shifts of up to `shift` or `crop` pixels (zeros come in), flips, Gaussian noise.
+    """Random shifts of up to `shift` or `crop` pixels with zero padding, flips, Gaussian noise.
 
-    shift moves a batch as one, crop each example its own way. noise: its standard deviation in raw
-    input units; the result is not clipped to [0, 1]. What is to be smoothed is trained with the
-    noise that smooths it (arXiv 1902.02918, Section 3.3).
+    shift draws one offset per batch, crop one per example. noise: standard deviation in raw input
+    units; the result is not clipped to [0, 1]. Train a network that will be smoothed with the noise
+    of the smoothing (arXiv 1902.02918, Section 3.3).
     """
 
     shift: Annotated[int, Field(ge=0, le=8)] = 0
@@ -27,7 +27,7 @@ class Augmentation(StrictFile):
 
 
 def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Return x changed at random, of its shape; x: (batch, channels, height, width)."""
+    """Return randomly augmented inputs, of the shape of x, (batch, channels, height, width)."""
     if augmentation.flip:
         flipped = torch.rand(len(x), generator=generator) < 0.5
         x = torch.where(flipped[:, None, None, None], x.flip(3), x)

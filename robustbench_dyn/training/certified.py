@@ -1,4 +1,4 @@
-"""Training on what interval bounds prove of each example's ball (arXiv 1810.12715)."""
+"""Certified training with interval bound propagation (IBP, arXiv 1810.12715)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from robustbench_dyn.certification.bounds.traced_network import trainable_network
 from robustbench_dyn.certification.network.graph import Network
-from robustbench_dyn.certification.network.tracing import trace_live
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.strict_yaml import Eps, StrictFile
 from robustbench_dyn.threat_models import Norm, ThreatModel
@@ -19,12 +19,12 @@ Epochs = Annotated[int, Field(ge=0)]
 
 
 class CertifiedTraining(StrictFile):
-    """The ball that is to be certified, and how training gets there.
+    """The ball to certify, and the schedule of its radius.
 
-    The loss is kappa times that of the logits plus 1 - kappa times that of the worst logits that
-    interval bounds allow within the ball. During warm_up_epochs it is that of the logits alone;
-    over ramp_epochs the radius grows from 0 to eps and the share of the logits falls from 1 to
-    kappa, both linearly (arXiv 1810.12715, Section 4). eps takes 8/255 too.
+    The loss is kappa times the loss of the logits plus 1 - kappa times the loss of the worst-case
+    logits that interval bounds allow within the ball. During warm_up_epochs only the logits count;
+    over ramp_epochs the radius grows from 0 to eps and the weight of the logits falls from 1 to
+    kappa, both linearly (arXiv 1810.12715, Section 4). eps may be written as 8/255.
     """
 
     norm: Norm
@@ -34,43 +34,49 @@ class CertifiedTraining(StrictFile):
     kappa: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
-    def _has_a_ball(self) -> Self:
+    def _check_threat_model(self) -> Self:
         ThreatModel(self.norm, self.eps)
         return self
 
     def at(self, epochs: float) -> tuple[float, float]:
-        """Return the radius and the share of the plain loss after so many epochs."""
-        grown = epochs - self.warm_up_epochs
+        """Return the radius and the weight of the clean loss after this many epochs."""
+        ramp = epochs - self.warm_up_epochs
         if self.ramp_epochs:
-            progress = min(max(grown / self.ramp_epochs, 0.0), 1.0)
+            progress = min(max(ramp / self.ramp_epochs, 0.0), 1.0)
         else:
-            progress = float(grown >= 0)
+            progress = float(ramp >= 0)
         return progress * self.eps, 1 - progress * (1 - self.kappa)
 
 
-def follow(model: nn.Module, input_shape: tuple[int, ...]) -> Callable[[], Network]:
-    """Return what gives the network to bound, with the model's weights at the time of each call.
+def trace_for_training(model: nn.Module, input_shape: tuple[int, ...]) -> Callable[[], Network]:
+    """Return a function that returns the traced network with the current weights of the model.
 
-    Raises InputError, naming the operation, where interval bounds cannot treat the model.
+    Raises InputError, naming the operation, where interval bounds do not support the model.
     """
     try:
-        return trace_live(model, input_shape)
+        return trainable_network(model, input_shape)
     except CertificateError as error:
-        raise InputError(f"the model cannot be trained by certified_training: {error}") from error
+        raise InputError(f"certified_training does not support the model: {error}") from error
 
 
 def certified_loss(
-    model: nn.Module, network: Callable[[], Network], x: Tensor, y: Tensor,
-    loss: Callable[[Tensor], Tensor], settings: CertifiedTraining, *, epochs: float,
-) -> Tensor:  # fmt: skip
-    """Return the loss after so many epochs of training; x: (batch, *input_shape) in [0, 1].
+    model: nn.Module,
+    network: Callable[[], Network],
+    x: Tensor,
+    y: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    settings: CertifiedTraining,
+    *,
+    epochs: float,
+) -> Tensor:
+    """Return the loss after this many epochs of training; x: (batch, *input_shape) in [0, 1].
 
-    network: as follow() gives it. loss: from logits to a number.
+    network: as trace_for_training returns it. loss: maps logits to a scalar.
     """
-    eps, share = settings.at(epochs)
-    # The plain logits cost a third of a step, and at the end a recipe may not ask for them.
-    plain = share * loss(model(x)) if share else x.new_zeros(())
-    if share == 1:
-        return plain
+    eps, weight = settings.at(epochs)
+    # The clean logits cost a third of a step; skip them where their weight is 0.
+    clean = weight * loss(model(x)) if weight else x.new_zeros(())
+    if weight == 1:
+        return clean
     worst = worst_logits(network(), x, y, ThreatModel(settings.norm, eps))
-    return plain + (1 - share) * loss(worst)
+    return clean + (1 - weight) * loss(worst)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.bounds.intermediate import MOST_KEPT
+from robustbench_dyn.certification.bounds.intermediate import MAX_PREFIX_ENTRIES
 from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
@@ -33,7 +33,7 @@ def worst_logits(network: Network, x: Tensor, y: Tensor, threat_model: ThreatMod
     1810.12715, Section 3).
     """
     rows, offset = head_of(network, x.device)
-    intervals = interval_values(network, x, threat_model, upto=max(rows, default=0))
+    intervals = interval_values(network, x, threat_model, up_to=max(rows, default=0))
     n_classes = network.n_classes
     at_centre, spread = offset, x.new_zeros(())
     for source, of_classes in rows.items():
@@ -79,17 +79,17 @@ def head_of(network: Network, device: torch.device) -> tuple[dict[int, Tensor], 
 
 
 def interval_values(
-    network: Network, x: Tensor, threat_model: ThreatModel, *, upto: int
+    network: Network, x: Tensor, threat_model: ThreatModel, *, up_to: int
 ) -> list[Interval]:
-    """Return intervals of the values up to `upto`: centres through weights, radii through abs.
+    """Return intervals of the values up to `up_to`: centres through weights, radii through abs.
 
     The argument of an activation that is affine in x is also bounded by the ball's own norm.
     """
     low, high = (x - threat_model.eps).clamp_min(0), (x + threat_model.eps).clamp_max(1)
     intervals = [_between(low, high)]
-    beginning = {} if threat_model.norm == "Linf" else _affine_beginning(network, x, upto)
-    arguments = set(network.arguments)
-    for k, node in enumerate(network.nodes[:upto], start=1):
+    prefixes = {} if threat_model.norm == "Linf" else _affine_prefixes(network, x, up_to)
+    preactivations = set(network.preactivations)
+    for k, node in enumerate(network.nodes[:up_to], start=1):
         inputs = [intervals[i] for i in node.inputs]
         if isinstance(node, Pointwise):
             ((centre, radius),) = inputs
@@ -99,9 +99,9 @@ def interval_values(
             continue
         centre = node.linear(*(centre for centre, _ in inputs))
         centre = centre if node.bias is None else centre + node.bias
-        radius = node.spread(*(radius for _, radius in inputs))
-        if k in beginning and k in arguments:
-            at_x, columns = beginning[k]
+        radius = node.abs_linear(*(radius for _, radius in inputs))
+        if k in prefixes and k in preactivations:
+            at_x, columns = prefixes[k]
             reach = threat_model.eps * _dual_norm(columns, threat_model.norm)
             low = (centre - radius).maximum(at_x - reach)
             high = (centre + radius).minimum(at_x + reach)
@@ -115,17 +115,17 @@ def _between(low: Tensor, high: Tensor) -> Interval:
     return Interval((low + high) / 2, (high - low) / 2)
 
 
-def _affine_beginning(network: Network, x: Tensor, upto: int) -> dict[int, tuple[Tensor, Tensor]]:
+def _affine_prefixes(network: Network, x: Tensor, up_to: int) -> dict[int, tuple[Tensor, Tensor]]:
     """Return, for each value affine in the input, the value at x and its linear part by columns.
 
     columns: (inputs, *shape of the value).
     """
     units = torch.eye(math.prod(network.input_shape), dtype=network.dtype, device=x.device)
     found = {0: (x, units.view(-1, *network.input_shape))}
-    for k, node in enumerate(network.nodes[:upto], start=1):
+    for k, node in enumerate(network.nodes[:up_to], start=1):
         if not isinstance(node, Affine) or not all(i in found for i in node.inputs):
             continue
-        if math.prod(node.shape) * len(units) > MOST_KEPT:
+        if math.prod(node.shape) * len(units) > MAX_PREFIX_ENTRIES:
             continue
         at_x = node.linear(*(found[i][0] for i in node.inputs))
         at_x = at_x if node.bias is None else at_x + node.bias

@@ -1,4 +1,4 @@
-"""From a recipe to weights: seeded, resumable after a kill, with progress."""
+"""The training loop: from a recipe to weights; seeded, and resumable after a kill."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model
 from robustbench_dyn.training.adversarial import perturb
 from robustbench_dyn.training.augmentation import augment
-from robustbench_dyn.training.certified import certified_loss, follow
+from robustbench_dyn.training.certified import certified_loss, trace_for_training
 from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty
 from robustbench_dyn.training.optimizers import make_optimizer, make_schedule
 from robustbench_dyn.training.recipes import Recipe
 
 
 class EpochReport(NamedTuple):
-    """Where training stands after `step` of `steps` in all; loss is the epoch's mean so far.
+    """Progress after `step` of `steps` in all epochs; loss: mean over the epoch so far.
 
-    seconds: of the processor, all threads together; of the wall clock where a GPU trains.
+    seconds: processor time of all threads, or wall-clock time on a GPU.
     """
 
     epoch: int
@@ -40,7 +40,7 @@ class EpochReport(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The network in eval mode, where its weights lie, their SHA-256, and what training took.
+    """A trained network in eval mode, the file of its weights, its SHA-256, and the seconds.
 
     seconds: as in EpochReport.
     """
@@ -61,11 +61,11 @@ def train(
     n_examples: int | None = None,
     progress: Callable[[EpochReport], None] | None = None,
 ) -> Trained:
-    """Train as the recipe says and write the weights to `out` (.safetensors).
+    """Train an architecture by a recipe and write the weights to `out` (.safetensors).
 
-    After each epoch a checkpoint is written beside `out`; the same call finds it and goes on, and
-    removes it at the end. n_examples trains on the first ones only. Raises InputError where the
-    recipe is for another model, DataUnavailableError where the training split is not to be had.
+    Each epoch writes a checkpoint beside `out`; the same call resumes from it, and deletes it at
+    the end. n_examples: train on the first ones only. Raises InputError for a recipe of another
+    model, DataUnavailableError if the training split is not available.
     """
     from safetensors.torch import save  # noqa: PLC0415
 
@@ -95,23 +95,30 @@ def train(
 
 
 class _State:
-    """All that must survive a kill."""
+    """The state of a training, which a checkpoint saves."""
 
     def __init__(self, recipe: Recipe, model: nn.Module, x: Tensor, checkpoint: Path) -> None:
         self.recipe, self.model, self.checkpoint = recipe, model, checkpoint
         n_examples, input_shape = len(x), tuple(x.shape[1:])
         self.steps_per_epoch = n_examples // recipe.batch_size
         self.optimizer = make_optimizer(
-            recipe.optimizer, model.parameters(), learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay, momentum=recipe.momentum,
-        )  # fmt: skip
+            recipe.optimizer,
+            model.parameters(),
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+        )
         self.schedule = make_schedule(
-            self.optimizer, recipe.decay, learning_rate=recipe.learning_rate, warmup=recipe.warmup,
-            epochs=recipe.epochs, steps_per_epoch=self.steps_per_epoch,
-        )  # fmt: skip
+            self.optimizer,
+            recipe.decay,
+            learning_rate=recipe.learning_rate,
+            warmup=recipe.warmup,
+            epochs=recipe.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+        )
         self.network = None
         if recipe.certified_training is not None:
-            self.network = follow(model, input_shape)
+            self.network = trace_for_training(model, input_shape)
         self.epoch, self.seconds = 0, 0.0
         self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
 
@@ -128,30 +135,30 @@ class _State:
             },
             partial,
         )
-        # A rename is atomic: a kill leaves the old checkpoint or the new one, never half of one.
+        # A rename is atomic, so that a kill leaves a complete checkpoint, the old or the new one.
         partial.replace(self.checkpoint)
 
     def resume(self) -> None:
         if not self.checkpoint.is_file():
             return
         try:
-            kept = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            checkpoint = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         except Exception as error:
             raise IntegrityError(
-                f"the checkpoint {self.checkpoint} cannot be read; delete it to start anew"
+                f"the checkpoint {self.checkpoint} cannot be read; delete it to restart"
             ) from error
-        if not self._made(kept["fingerprint"]):
+        if not self._matches(checkpoint["fingerprint"]):
             raise InputError(
                 f"the checkpoint {self.checkpoint} belongs to another recipe; "
                 "delete it or give another --out"
             )
-        self.model.load_state_dict(kept["model"])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        self.schedule.load_state_dict(kept["schedule"])
-        self.epoch, self.seconds = kept["epoch"], kept["seconds"]
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.schedule.load_state_dict(checkpoint["schedule"])
+        self.epoch, self.seconds = checkpoint["epoch"], checkpoint["seconds"]
 
-    def _made(self, fingerprint: str) -> bool:
-        # A checkpoint that was written before recipes had a key means that key's default.
+    def _matches(self, fingerprint: str) -> bool:
+        # An older checkpoint may lack keys of the recipe; they then have their defaults.
         content, _, n_examples = fingerprint.rpartition(" ")
         try:
             recipe = Recipe.model_validate_json(content)
@@ -161,11 +168,15 @@ class _State:
 
 
 def _train_epoch(
-    state: _State, epoch: int, x: Tensor, y: Tensor, device: str,
+    state: _State,
+    epoch: int,
+    x: Tensor,
+    y: Tensor,
+    device: str,
     progress: Callable[[EpochReport], None] | None,
-) -> None:  # fmt: skip
+) -> None:
     recipe, started, total = state.recipe, _clock(device), 0.0
-    # A generator of its own for each epoch: a resumed run sees what the first would have seen.
+    # One generator per epoch, so that a resumed training draws the same random numbers.
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
     state.model.train()
     for step, rows in enumerate(_batches(len(x), recipe.batch_size, generator), start=1):
@@ -200,8 +211,8 @@ def _batch_loss(
     if recipe.certified_training is not None and state.network is not None:
         settings = recipe.certified_training
         return certified_loss(model, state.network, x, y, objective, settings, epochs=epochs)
-    low = recipe.precision == "bfloat16"
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+    bfloat16 = recipe.precision == "bfloat16"
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
         if recipe.adversary is not None:
             x = perturb(model, x, objective, recipe.adversary, generator)
         logits = model(x)
@@ -209,13 +220,13 @@ def _batch_loss(
 
 
 def _clock(device: str) -> float:
-    # What else a CPU is busy with is not a training's cost; a GPU is no one else's meanwhile.
+    # On a CPU, count the time of this process only; a GPU is not shared meanwhile.
     on_cpu = torch.device(device).type == "cpu"
     return time.process_time() if on_cpu else time.perf_counter()
 
 
 def _retract(model: nn.Module) -> None:
-    """Put weights that live on a manifold back onto it; a module that has such has `retract`."""
+    """Map weights back to their manifold: call `retract` of each module that has it."""
     for module in model.modules():
         if callable(retract := getattr(module, "retract", None)):
             retract()
@@ -231,7 +242,7 @@ def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
 
 
 def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, Any]:
-    """Return the entry that a card's `weights` list needs for these weights."""
+    """Return the entry of these weights for the `weights` list of card.yaml."""
     entry: dict[str, Any] = {
         "file": f"weights/{trained.path.name}",
         "sha256": trained.sha256,

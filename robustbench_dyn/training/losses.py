@@ -1,4 +1,4 @@
-"""What training minimises: margin losses on logits, and a pull towards orthogonal weights."""
+"""Training losses: margin losses of the logits, and the orthogonality penalty."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from robustbench_dyn.strict_yaml import StrictFile
 class Loss(StrictFile):
     """kind cross_entropy: temperature * cross_entropy((logits - offset * onehot) / temperature).
 
-    The offset asks for a margin: it decides where between clean and certified accuracy one lands
-    (Prach & Lampert, arXiv 2208.03160, eq. 9). offset 0 and temperature 1 is cross-entropy.
+    A larger offset enforces a larger margin and trades clean for certified accuracy (Prach &
+    Lampert, arXiv 2208.03160, eq. 9). offset 0 and temperature 1 give the plain cross-entropy.
     kind hinge: the multi-class hinge sum_j max(0, margin - F_y + F_j) / classes, j other than y
     (Crammer & Singer, JMLR 2, 2001).
     """
@@ -28,16 +28,16 @@ class Loss(StrictFile):
     margin: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
-    def _fits_its_kind(self) -> Self:
+    def _check_kind(self) -> Self:
         if (self.kind == "hinge") != (self.margin is not None):
-            raise ValueError("a hinge needs a margin, and no other loss has one")
+            raise ValueError("kind hinge requires a margin, and only hinge has one")
         if self.kind == "hinge" and (self.offset, self.temperature) != (0.0, 1.0):
             raise ValueError("offset and temperature belong to cross_entropy")
         return self
 
 
 def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """Return the loss, averaged; logits: (batch, classes), y: (batch,)."""
+    """Return the mean loss; logits: (batch, classes), y: (batch,)."""
     if loss.margin is not None:
         return F.multi_margin_loss(logits, y, margin=loss.margin)
     onehot = F.one_hot(y, logits.shape[1])
@@ -46,9 +46,9 @@ def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
 
 
 def orthogonality_penalty(model: nn.Module) -> Tensor:
-    """Return the sum over the modules that say how far from orthogonal their weights are.
+    """Return the sum of `orthogonality_penalty()` over the modules that have it.
 
-    Raises InputError where none does: a recipe that asks for it is for another network.
+    Raises InputError if no module has it.
     """
     penalties = [
         penalty()
@@ -56,5 +56,8 @@ def orthogonality_penalty(model: nn.Module) -> Tensor:
         if callable(penalty := getattr(module, "orthogonality_penalty", None))
     ]
     if not penalties:
-        raise InputError("the recipe asks for orthogonality, and no part of the model measures it")
+        raise InputError(
+            "the recipe sets orthogonality, but no module of the model has the method "
+            "orthogonality_penalty(); drop the key"
+        )
     return torch.stack(penalties).sum()

@@ -1,4 +1,4 @@
-"""How weights move: the optimizer that a recipe names, and its learning rate over time."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ OptimizerName = Literal["adam", "adamw", "sgd"]
 
 
 class Decay(StrictFile):
-    """The learning rate is divided by `factor` after every `every` epochs."""
+    """Divide the learning rate by `factor` every `every` epochs."""
 
     every: Annotated[int, Field(ge=1)]
     factor: Annotated[float, Field(gt=1)] = 10.0
 
 
 def make_optimizer(
-    name: OptimizerName, parameters: Iterable[nn.Parameter], *, learning_rate: float,
-    weight_decay: float, momentum: float,
-) -> torch.optim.Optimizer:  # fmt: skip
-    """Return the optimizer; momentum is that of sgd alone."""
+    name: OptimizerName,
+    parameters: Iterable[nn.Parameter],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    momentum: float,
+) -> torch.optim.Optimizer:
+    """Return the optimizer; only sgd uses the momentum."""
     if name == "sgd":
         return torch.optim.SGD(
             parameters, lr=learning_rate, weight_decay=weight_decay, momentum=momentum
@@ -36,17 +40,25 @@ def make_optimizer(
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, decay: Decay | None, *, learning_rate: float, warmup: float,
-    epochs: int, steps_per_epoch: int,
-) -> lr_scheduler.LRScheduler:  # fmt: skip
-    """Return the schedule, to be stepped after each batch: `decay`, or one cycle without it.
+    optimizer: torch.optim.Optimizer,
+    decay: Decay | None,
+    *,
+    learning_rate: float,
+    warmup: float,
+    epochs: int,
+    steps_per_epoch: int,
+) -> lr_scheduler.LRScheduler:
+    """Return the schedule, to be stepped after each batch: step decay, or else one cycle.
 
-    One cycle rises over the first `warmup` of all steps and falls to nothing (arXiv 1708.07120).
+    One cycle (arXiv 1708.07120) rises over the fraction `warmup` of all steps, then falls to 0.
     """
     if decay is not None:
         return lr_scheduler.StepLR(optimizer, decay.every * steps_per_epoch, gamma=1 / decay.factor)
     return lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps_per_epoch * epochs, pct_start=warmup,
-        # The momentum of sgd is what the recipe says.
+        optimizer,
+        learning_rate,
+        total_steps=steps_per_epoch * epochs,
+        pct_start=warmup,
+        # The recipe sets the momentum of sgd, which stays constant.
         cycle_momentum=not isinstance(optimizer, torch.optim.SGD),
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""All that decides a training, as a plugin's recipes/*.yaml says it."""
+"""Training recipes: the settings in a plugin's recipes/*.yaml."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Recipe(StrictFile):
-    """All that decides a training, as recipes/*.yaml holds it.
+    """All settings of a training, as recipes/*.yaml holds them.
 
-    orthogonality: the weight of the penalty on what is not orthogonal (losses.py). decay: by steps
-    instead of in one cycle.
-    variant: what the weights are called where the architecture has several sets for the data set.
+    orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
+    the one-cycle schedule. variant: name of the weights, for an architecture with several sets of
+    weights for one data set.
     """
 
     model: Name
@@ -50,16 +50,16 @@ class Recipe(StrictFile):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _has_no_contradiction(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.adversary is not None and self.augmentation.noise:
             raise ValueError(
-                "augmentation.noise leaves [0, 1], where an adversary has to stay; drop one of them"
+                "augmentation.noise leaves [0, 1], and an adversary must not; drop one of them"
             )
         self._check_certified_training()
         if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum is of sgd alone, not of {self.optimizer}")
+            raise ValueError(f"only sgd has momentum, not {self.optimizer}")
         if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
-            raise ValueError("warmup belongs to the one cycle that runs without decay")
+            raise ValueError("warmup belongs to the one-cycle schedule; drop warmup or decay")
         return self
 
     def _check_certified_training(self) -> None:
@@ -73,22 +73,22 @@ class Recipe(StrictFile):
             raise ValueError("certified_training needs precision float32")
         if certified.warm_up_epochs + certified.ramp_epochs >= self.epochs:
             raise ValueError(
-                "warm_up_epochs and ramp_epochs of certified_training must together be less than "
-                f"the {self.epochs} epochs of training; else none of them has the whole eps"
+                "warm_up_epochs + ramp_epochs of certified_training must be less than "
+                f"epochs={self.epochs}, so that training reaches the full eps"
             )
 
 
 def find_recipe(architecture: Architecture, dataset: str, variant: str = "") -> Path:
-    """Return the plugin's own recipe: DATASET.yaml, or DATASET-VARIANT.yaml.
+    """Return the path of a plugin's recipe: DATASET.yaml, or DATASET-VARIANT.yaml.
 
-    Raises InputError, naming those there are.
+    Raises InputError, naming the existing recipes, if there is no such file.
     """
     folder = architecture.folder / "recipes"
     path = folder / (f"{dataset}-{variant}.yaml" if variant else f"{dataset}.yaml")
     if not path.is_file():
-        there = ", ".join(sorted(p.name for p in folder.glob("*.yaml"))) or "none"
+        existing = ", ".join(sorted(p.name for p in folder.glob("*.yaml"))) or "none"
         raise InputError(
-            f"model {architecture.name!r} has no recipe {path.name} (it has: {there}); "
+            f"model {architecture.name!r} has no recipe {path.name} (it has: {existing}); "
             "give one with --recipe FILE"
         )
     return path

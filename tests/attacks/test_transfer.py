@@ -153,7 +153,7 @@ def test_the_row_names_transfer_where_there_are_surrogates():
     data = points((0.2, 0.4))
     with_surrogates = attacked(masked(smooth=halfspaces()), "standard", data).summary
     # Rounded inputs are a mask, on whose signs more attacks are run.
-    attacks, on_signs = "apgd-ce(n_restarts=5)+fab-t+square", "+hop-skip-jump+square-long"
+    attacks, on_signs = "apgd-ce+fab-t+square", "+hop-skip-jump+square-long"
     assert with_surrogates["attacks"] == f"{attacks}+transfer{on_signs}"
     assert attacked(halfspaces(), "standard", data).summary["attacks"] == attacks
 

@@ -1,17 +1,63 @@
-"""Lines around the sigmoid, against arithmetic of fifty digits: they never cross the curve."""
+"""Linear bounds of activations, on grids, and of the sigmoid in arithmetic of fifty digits."""
 
 from decimal import Decimal, localcontext
 
 import pytest
 import torch
+from oracles.samples import normal, uniform
 
-from robustbench_dyn.certification.activations import Sigmoid
+from robustbench_dyn.certification.activations import (
+    LeakyReLU,
+    LinearBounds,
+    Sigmoid,
+    Softplus,
+    Tanh,
+)
+
+ACTIVATIONS = [
+    LeakyReLU(0.0),
+    LeakyReLU(0.1),
+    LeakyReLU(1.0),
+    Tanh(),
+    Sigmoid(),
+    Softplus(1.0, 20.0),
+    Softplus(3.0, 20.0),
+]
+
+
+def violation(lines, activation, lower, upper):
+    """Return by how much a pair of lines leaves the function between the bounds, on a grid."""
+    t = torch.linspace(0, 1, 401, dtype=torch.float64)[:, None]
+    z = lower + t * (upper - lower)
+    value = activation(z)
+    below = lines.lower.slope * z + lines.lower.offset - value
+    above = value - lines.upper.slope * z - lines.upper.offset
+    return float(torch.maximum(below, above).max())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
+def test_linear_bounds_of_any_slope_hold(activation):
+    ends = normal(400, 2, seed=1) * torch.logspace(-3, 1, 400).double()[:, None]
+    ends[:20] += 5
+    lower, upper = ends.amin(dim=1), ends.amax(dim=1)
+    upper[:3] = lower[:3]
+    assert violation(activation.linear_bounds(lower, upper), activation, lower, upper) <= 1e-9
+    for k in range(5):
+        slope = 2 * uniform(400, seed=k) - 0.5
+        lines = LinearBounds(
+            activation.line(slope, lower, upper, above=False),
+            activation.line(slope, lower, upper, above=True),
+        )
+        assert violation(lines, activation, lower, upper) <= 1e-9
+        # They touch it: a little tighter, and they are violated.
+        tighter = LinearBounds(lines.lower._replace(offset=lines.lower.offset + 1e-2), lines.upper)
+        assert violation(tighter, activation, lower, upper) > 1e-3
 
 
 class Cancelling(Sigmoid):
-    """Finds the point of tangency by a formula that loses its digits where the slope is small."""
+    """Computes the point of tangency by a formula that cancels where the slope is small."""
 
-    def critical(self, slope):
+    def critical_points(self, slope):
         z = 2 * torch.atanh((1 - 4 * slope.clamp(1e-17, 0.25)).clamp_min(0).sqrt())
         return [z, -z]
 
@@ -32,9 +78,9 @@ def exact_extremum(slope, lower, upper, *, above):
 def violations(activation):
     """Count the lines that cross the curve: offsets on the wrong side of the exact extremum."""
     generator = torch.Generator().manual_seed(0)
-    ends = torch.rand(4000, 2, generator=generator, dtype=torch.float64) * 80 - 40
+    ends = torch.rand(1500, 2, generator=generator, dtype=torch.float64) * 80 - 40
     lower, upper = ends.amin(dim=1), ends.amax(dim=1)
-    slopes = 0.25 * 10 ** (-18 * torch.rand(4000, generator=generator, dtype=torch.float64))
+    slopes = 0.25 * 10 ** (-18 * torch.rand(1500, generator=generator, dtype=torch.float64))
     found = 0
     with localcontext() as context:
         context.prec = 50
@@ -48,17 +94,17 @@ def violations(activation):
     return found
 
 
-def test_lines_around_a_sigmoid_never_cross_it():
+def test_linear_bounds_of_a_sigmoid_never_cross_it():
     assert violations(Sigmoid()) == 0
 
 
-def test_a_point_of_tangency_without_its_digits_is_caught():
+def test_a_point_of_tangency_that_cancels_is_caught():
     assert violations(Cancelling()) > 0
 
 
 @pytest.mark.parametrize("slope", [1e-300, 1e-20, 0.1, 0.25])
 def test_the_point_of_tangency_has_that_slope(slope):
-    z = Sigmoid().critical(torch.tensor(slope, dtype=torch.float64))[0]
+    z = Sigmoid().critical_points(torch.tensor(slope, dtype=torch.float64))[0]
     with localcontext() as context:
         context.prec = 50
         e = (-Decimal(float(z))).exp()

@@ -8,14 +8,14 @@ from oracles.adversaries import ADVERSARIES
 from oracles.refutation import built, certificates, predictions, refuted
 
 from robustbench_dyn import evaluate
-from robustbench_dyn.certification import objectives as pairs
+from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.catalogue import certifier_names
-from robustbench_dyn.certification.network import recording
+from robustbench_dyn.certification.network import tracer
 from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.lipschitz import bounds as lipschitz
-from robustbench_dyn.models.determinism import NOT_A_FUNCTION
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.threat_models import NORMS, ThreatModel
 
 
@@ -44,7 +44,7 @@ FUNCTIONS = [adversary for adversary in ADVERSARIES if adversary.family != "chan
 
 
 @pytest.mark.parametrize("adversary", FUNCTIONS, ids=lambda adversary: adversary.name)
-def test_no_certifier_believes_an_adversary(adversary):
+def test_no_certificate_of_an_adversary_is_refuted(adversary):
     n_certified, found = refutations(adversary)
     assert found == []
     if adversary.family == "honest":
@@ -52,7 +52,7 @@ def test_no_certifier_believes_an_adversary(adversary):
 
 
 @pytest.mark.parametrize("adversary", ADVERSARIES, ids=lambda adversary: adversary.name)
-def test_an_evaluation_of_an_adversary_says_nothing_that_is_false(adversary):
+def test_no_verdict_of_an_adversary_is_refuted(adversary):
     model, x = built(adversary)
     y, before = predictions(model, x), x.clone()
     try:
@@ -81,8 +81,8 @@ def nothing_allowed(margins, *_, **__):
     return torch.zeros_like(margins)
 
 
-def measured_alone(_margins, _worst, seen, usual, *, strict):
-    return torch.maximum(16 * seen, usual)
+def measured_alone(_margins, _worst, observed, usual, *, strict):
+    return torch.maximum(16 * observed, usual)
 
 
 class Unguarded(contextlib.nullcontext):
@@ -98,38 +98,54 @@ def together(a, _b):
     return torch.zeros(len(a), dtype=torch.float64)
 
 
-# What is switched off, and an adversary with a certifier that is then believed.
+# What is switched off, and an adversary with a certifier that then believes it.
 GUARDS = {
-    "rounding": ({(rounding, "allowed_for"): nothing_allowed}, "swamping_biases", "lipschitz"),
+    "rounding": (
+        {(rounding, "rounding_allowance"): nothing_allowed},
+        "swamping_biases",
+        "lipschitz",
+    ),
     "the worst case": (
-        {(pairs, "allowed_for"): measured_alone},
-        "swamping_in_a_corner", "linear_relaxation",
+        {(objectives, "rounding_allowance"): measured_alone},
+        "swamping_in_a_corner",
+        "linear_relaxation",
     ),
     "hooks": (
-        {(lipschitz, "check_as_written"): nothing, (lipschitz, "check_as_written_alone"): nothing,
-         (rounding, "_apart"): together},
-        "forward_hook", "lipschitz",
+        {
+            (lipschitz, "check_as_written"): nothing,
+            (lipschitz, "check_as_written_alone"): nothing,
+            (rounding, "_distances"): together,
+        },
+        "forward_hook",
+        "lipschitz",
     ),
     "subclasses": (
-        {(lipschitz, "is_as_written"): lambda *_: True, (rounding, "_apart"): together},
-        "overridden_call", "lipschitz",
+        {(lipschitz, "is_as_written"): lambda *_: True, (rounding, "_distances"): together},
+        "overridden_call",
+        "lipschitz",
     ),
-    "distances": ({(rounding, "_apart"): together}, "weight_of_the_grad_mode", "lipschitz"),
+    "distances": ({(rounding, "_distances"): together}, "weight_of_the_grad_mode", "lipschitz"),
     "what leaves torch": (
-        {(recording, "RefuseEscapes"): Unguarded,
-         (pairs, "believed"): lambda seen, _possible: 0 * seen},
-        "constants_by_numpy", "interval",
+        {
+            (tracer, "RefuseEscapes"): Unguarded,
+            (objectives, "explained_by_rounding"): lambda observed, _worst_case: 0 * observed,
+        },
+        "constants_by_numpy",
+        "interval",
     ),
     "shapes": (
-        {(recording, "check_operation"): nothing,
-         (pairs, "believed"): lambda seen, _possible: 0 * seen},
-        "shape_by_nonzero", "interval",
+        {
+            (tracer, "refuse_data_dependence"): nothing,
+            (objectives, "explained_by_rounding"): lambda observed, _worst_case: 0 * observed,
+        },
+        "shape_by_nonzero",
+        "interval",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_without_a_guard_an_adversary_is_believed(guard, monkeypatch):
+def test_without_a_guard_a_certificate_is_refuted(guard, monkeypatch):
     patches, name, certifier = GUARDS[guard]
     adversary = next(a for a in ADVERSARIES if a.name == name)
     assert refutations(adversary, [certifier])[1] == []
@@ -139,7 +155,7 @@ def test_without_a_guard_an_adversary_is_believed(guard, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["legacy_weight_norm", "pruned_weights"])
-def test_weights_that_a_hook_makes_are_made_before_they_are_read(name):
+def test_weights_of_hooks_are_up_to_date_in_bounds(name):
     model, x = built(next(a for a in ADVERSARIES if a.name == name))
     # Before any pass, as a plugin's weights are when they have just been loaded.
     before = lipschitz.lipschitz_bound(model)
@@ -147,7 +163,7 @@ def test_weights_that_a_hook_makes_are_made_before_they_are_read(name):
     assert before == lipschitz.lipschitz_bound(model) > 5
 
 
-def test_a_part_that_overwrites_its_input_is_named():
+def test_a_layer_that_overwrites_its_input_is_named():
     model, _ = built(next(a for a in ADVERSARIES if a.name == "activation_in_place"))
     with pytest.raises(CertificateError, match=r"LeakyReLU.*inplace=True"):
         lipschitz.lipschitz_bound(model)

@@ -1,4 +1,4 @@
-"""Splitting by the signs of neurons: exact, and never more than what is true."""
+"""BranchAndBound by the decisions of neurons: exact, and never more than what is true."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,14 @@ from torch import nn
 from robustbench_dyn import ThreatModel, load_model
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.bounds.intermediate import relaxed_bounds
-from robustbench_dyn.certification.branch_and_bound import search as splitting
-from robustbench_dyn.certification.branch_and_bound.leaf_lp import Leaf
-from robustbench_dyn.certification.branch_and_bound.search import Parts, Splitting
+from robustbench_dyn.certification.bounds.intermediate import intermediate_bounds
+from robustbench_dyn.certification.branch_and_bound import search
+from robustbench_dyn.certification.branch_and_bound.leaf_lp import LeafSolution
+from robustbench_dyn.certification.branch_and_bound.relaxation import Subdomains
+from robustbench_dyn.certification.branch_and_bound.search import BranchAndBound
 from robustbench_dyn.certification.catalogue import resolve_certifiers
-from robustbench_dyn.certification.certifiers import complete
-from robustbench_dyn.certification.objectives import pairs_to_prove
+from robustbench_dyn.certification.certifiers.complete import Complete
+from robustbench_dyn.certification.objectives import margin_objectives
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, project
@@ -30,23 +31,24 @@ POLYTOPES = ["Linf", "L1"]
 def problem(seed, gain=1.0, slope=0.0):
     model = tiny_network(seed, widths=(4, 3), gain=gain).requires_grad_(False)
     if slope:
-        model = nn.Sequential(*(nn.LeakyReLU(slope) if isinstance(part, nn.ReLU) else part
-                                for part in model))  # fmt: skip
+        model = nn.Sequential(
+            *(nn.LeakyReLU(slope) if isinstance(part, nn.ReLU) else part for part in model)
+        )
     x = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(seed)).double()
     return model, x, model(x).argmax(dim=1)
 
 
-def split(model, x, threat_model):
-    state = complete.CERTIFIER.prepare(model, SHAPE)
+def search_on(model, x, threat_model):
+    state = Complete().prepare(model, SHAPE)
     ball = Ball(x, threat_model)
-    bounds, _ = relaxed_bounds(state.relaxed, ball)
-    return Splitting(state.relaxed.exact, state.composition, bounds, ball)
+    bounds, _ = intermediate_bounds(state.relaxation, ball)
+    return BranchAndBound(state.relaxation.exact, state.composition, bounds, ball)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @example(seed=5278, gain=2.0)
 @given(st.integers(0, 10_000), st.floats(0.3, 2.0))
-def test_the_border_in_l2_is_known_from_both_sides(seed, gain):
+def test_the_distance_in_l2_is_known_from_both_sides(seed, gain):
     model, x, y = problem(seed, gain)
     exact = min(least_distance(model, x.flatten(), int(y), j) for j in {0, 1, 2} - {int(y)})
     assume(1e-3 < exact < 1)
@@ -59,36 +61,37 @@ def test_the_border_in_l2_is_known_from_both_sides(seed, gain):
         assert check_candidates(model, found.candidates, x, y, outside).fooled.all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.integers(0, 10_000), st.sampled_from(POLYTOPES), st.floats(0.02, 0.5), st.floats(1e-4, 1.0)
 )
-def test_what_lies_below_the_minimum_is_proved_and_what_lies_above_is_refuted(
-    seed, norm, eps, distance
-):
+def test_bounds_below_the_minimum_are_proved_others_refuted(seed, norm, eps, distance):
     model, x, y = problem(seed)
-    pairs, network = pairs_to_prove(x, model(x), y), split(model, x, ThreatModel(norm, eps))
-    for objective, rival in zip(pairs.differences, pairs.rival.tolist(), strict=True):
-        exact = least_difference(model, x.flatten(), int(y), rival, norm, eps)
-        assert network.prove_above(objective, exact - distance, seconds=60).proved
-        above = network.prove_above(objective, exact + distance, seconds=60)
+    objectives = margin_objectives(x, model(x), y)
+    verifier = search_on(model, x, ThreatModel(norm, eps))
+    for objective, competitor in zip(
+        objectives.coefficients, objectives.competitor.tolist(), strict=True
+    ):
+        exact = least_difference(model, x.flatten(), int(y), competitor, norm, eps)
+        assert verifier.prove_above(objective, exact - distance, seconds=60).proved
+        above = verifier.prove_above(objective, exact + distance, seconds=60)
         assert not above.proved
         logits = model(above.x.view_as(x))[0]
-        assert float(logits[int(y)] - logits[rival]) <= exact + distance + EXACT
+        assert float(logits[int(y)] - logits[competitor]) <= exact + distance + EXACT
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(POLYTOPES), st.floats(0.1, 0.5))
 def test_the_minimum_of_leaky_networks_is_known_from_both_sides(seed, norm, eps):
     model, x, y = problem(seed, slope=0.2)
     threat_model = ThreatModel(norm, eps)
-    pairs, network = pairs_to_prove(x, model(x), y), split(model, x, threat_model)
-    assume(len(pairs.differences))
-    objective = pairs.differences[0]
+    objectives, verifier = margin_objectives(x, model(x), y), search_on(model, x, threat_model)
+    assume(len(objectives.coefficients))
+    objective = objectives.coefficients[0]
     low, high = -20.0, float(model(x)[0] @ objective)
     while high - low > 1e-3:
         middle = (low + high) / 2
-        answer = network.prove_above(objective, middle, seconds=60)
+        answer = verifier.prove_above(objective, middle, seconds=60)
         if answer.proved:
             low = middle
             continue
@@ -102,115 +105,115 @@ def test_the_minimum_of_leaky_networks_is_known_from_both_sides(seed, norm, eps)
     assert low <= float((model(points) @ objective).min())
 
 
-def overshoot(seed, multipliers, norm="L2"):
-    """Return how far bounds lie above the values at points of their parts, at most."""
+def overshoot(seed, dual_variables, norm="L2"):
+    """Return how far bounds lie above the values at points of their subdomains, at most."""
     model, x, y = problem(seed)
     threat_model = ThreatModel(norm, 0.4)
-    network = split(model, x, threat_model)
+    verifier = search_on(model, x, threat_model)
     draw = torch.Generator().manual_seed(seed)
     moved = x + 0.4 * torch.randn(500, *SHAPE, generator=draw).double()
     points = project(moved, x.expand_as(moved), threat_model)
-    values = network.network.values(points)
-    arguments = torch.cat([
-        values[network.network.nodes[k - 1].inputs[0]].flatten(1)
-        for k in network.network.activations
-    ], dim=1)  # fmt: skip
+    values = verifier.network.outputs(points)
+    activations = [verifier.network.nodes[k - 1] for k in verifier.network.activations]
+    arguments = torch.cat([values[node.inputs[0]].flatten(1) for node in activations], dim=1)
     neurons = torch.rand(500, arguments.shape[1], generator=draw) < 0.5
-    signs = torch.where(arguments >= 0, 1.0, -1.0).where(neurons, 0.0)
-    shape, above = signs.shape, -np.inf
-    for rival in {0, 1, 2} - {int(y)}:
+    decisions = torch.where(arguments >= 0, 1.0, -1.0).where(neurons, 0.0)
+    shape, above = decisions.shape, -np.inf
+    for competitor in {0, 1, 2} - {int(y)}:
         objective = torch.zeros(3, dtype=torch.float64)
-        objective[y], objective[rival] = 1.0, -1.0
+        objective[y], objective[competitor] = 1.0, -1.0
         slopes = torch.rand(shape, generator=draw).double()
-        parts = Parts(signs, slopes, multipliers(shape, draw).double())
-        found = network.relaxation(parts, objective)
+        subdomains = Subdomains(decisions, slopes, dual_variables(shape, draw).double())
+        found = verifier.relaxation(subdomains, objective)
         bound = found.value - found.rounding
         above = max(above, float((bound - values[-1] @ objective).max()))
     return above
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("seed", range(10))
-def test_any_slopes_and_multipliers_bound_what_is_in_the_part(seed, norm):
-    assert overshoot(seed, lambda shape, draw: 3 * torch.rand(shape, generator=draw), norm) <= 0
+def test_any_slopes_and_dual_variables_bound_the_subdomain(norm):
+    def positive(shape, draw):
+        return 3 * torch.rand(shape, generator=draw)
+
+    assert max(overshoot(seed, positive, norm) for seed in range(10)) <= 0
+    # The negative control: dual variables of the wrong sign.
+    assert max(overshoot(seed, lambda *a: -positive(*a), norm) for seed in range(10)) > 0.01
 
 
-def test_multipliers_of_the_wrong_sign_are_caught():
-    def wrong(shape, draw):
-        return -3 * torch.rand(shape, generator=draw)
-
-    assert max(overshoot(seed, wrong) for seed in range(10)) > 0.01
-
-
-def test_without_splits_it_comes_to_no_end_and_with_them_it_does(monkeypatch):
-    # Negative control for the border: the relaxation alone does not know it.
+def test_without_splits_the_search_times_out(monkeypatch):
+    # The negative control: the relaxation alone is not exact.
     alone = 0
     for seed in range(12):
         model, x, y = problem(seed)
         exact = min(least_distance(model, x.flatten(), int(y), j) for j in {0, 1, 2} - {int(y)})
-        network = split(model, x, ThreatModel("L2", 0.99 * min(exact, 1.0)))
-        for rival in {0, 1, 2} - {int(y)}:
+        verifier = search_on(model, x, ThreatModel("L2", 0.99 * min(exact, 1.0)))
+        for competitor in {0, 1, 2} - {int(y)}:
             row = torch.zeros(3, dtype=torch.float64)
-            row[int(y)], row[rival] = 1.0, -1.0
-            assert network.prove_above(row, 1e-4, seconds=60).proved
+            row[int(y)], row[competitor] = 1.0, -1.0
+            assert verifier.prove_above(row, 1e-4, seconds=60).proved
             with monkeypatch.context() as patched:
-                patched.setattr(Splitting, "_split", lambda _self, parts, _losses: parts)
-                alone += not network.prove_above(row, 1e-4, seconds=0.2).proved
+                patched.setattr(
+                    BranchAndBound, "_split", lambda _self, subdomains, _losses: subdomains
+                )
+                alone += not verifier.prove_above(row, 1e-4, seconds=0.2).proved
     assert alone > 0
 
 
 @pytest.mark.parametrize("norm", POLYTOPES)
-def test_a_leaf_is_bounded_by_its_minimum_and_an_empty_one_by_much_more(norm):
+def test_a_fully_split_subproblem_is_bounded_by_its_minimum(norm):
     empty = full = 0
     for seed in range(20):
         model, x, y = problem(seed)
-        network = split(model, x, ThreatModel(norm, 0.4))
-        objective = pairs_to_prove(x, model(x), y).differences[0]
+        verifier = search_on(model, x, ThreatModel(norm, 0.4))
+        objective = margin_objectives(x, model(x), y).coefficients[0]
         draw = torch.Generator().manual_seed(seed)
-        signs = (torch.rand(1, len(network.bends), generator=draw) < 0.5).double() * 2 - 1
-        signs = signs.where(network.bends, 0.0)
-        part = Parts(signs, torch.ones_like(signs), torch.zeros_like(signs))
-        least, where = network._exhaust(part, objective, np.inf)
-        normals, offsets, _ = network._affine(signs[0], objective)
-        held = (signs[0] * (normals @ where + offsets))[network.bends]
-        if float(held.min()) < -EXACT:
+        unstable = verifier.neurons.unstable
+        decisions = (torch.rand(1, len(unstable), generator=draw) < 0.5).double() * 2 - 1
+        decisions = decisions.where(unstable, 0.0)
+        subdomain = Subdomains(decisions, torch.ones_like(decisions), torch.zeros_like(decisions))
+        lower_bound, x_min = verifier._solve_fully_split(subdomain, objective, np.inf)
+        normals, offsets, _ = verifier._affine_pieces(decisions[0], objective)
+        slack = (decisions[0] * (normals @ x_min + offsets))[unstable]
+        if float(slack.min()) < -EXACT:
             empty += 1
-            assert least > 10
+            assert lower_bound > 10
         else:
             full += 1
-            value = model(where.view_as(x))[0] @ objective
-            assert least == pytest.approx(float(value), abs=1e-5)
-            assert least <= float(value) + 1e-9
+            value = model(x_min.view_as(x))[0] @ objective
+            assert lower_bound == pytest.approx(float(value), abs=1e-5)
+            assert lower_bound <= float(value) + 1e-9
     assert min(empty, full) >= 3
 
 
 @pytest.mark.parametrize("norm", POLYTOPES)
-def test_a_solver_of_leaves_that_lies_is_not_believed(norm, monkeypatch):
-    # The search for slopes is cut short, so that leaves are reached.
-    monkeypatch.setattr(splitting, "_STEPS", 1)
-    asked, honest = [], splitting.solve
+def test_wrong_solutions_of_the_linear_program_prove_nothing(norm, monkeypatch):
+    # Slopes are hardly optimised, so that fully split subproblems are reached.
+    monkeypatch.setattr(search, "_STEPS", 1)
+    calls, solve = [], search.solve
 
-    def lying(slope, normals, offsets, ball):
-        asked.append(len(offsets))
-        lie = 1e3 * torch.rand(len(offsets), generator=draw).double()
-        return Leaf(lie, honest(slope, normals, offsets, ball).x)
+    def wrong(slope, normals, offsets, ball):
+        calls.append(len(offsets))
+        noise = 1e3 * torch.rand(len(offsets), generator=draw).double()
+        return LeafSolution(noise, solve(slope, normals, offsets, ball).x)
 
-    for seed in range(12):
+    for seed in range(6):
         model, x, y = problem(seed)
         draw = torch.Generator().manual_seed(seed)
-        network, pairs = split(model, x, ThreatModel(norm, 0.4)), pairs_to_prove(x, model(x), y)
-        for objective, rival in zip(pairs.differences, pairs.rival.tolist(), strict=True):
-            exact = least_difference(model, x.flatten(), int(y), rival, norm, 0.4)
-            monkeypatch.setattr(splitting, "solve", lying)
-            assert not network.prove_above(objective, exact + 1e-3, seconds=60).proved
-            monkeypatch.setattr(splitting, "solve", honest)
-            assert network.prove_above(objective, exact - 1e-3, seconds=60).proved
-    assert len(asked) >= 10
+        verifier = search_on(model, x, ThreatModel(norm, 0.4))
+        objectives = margin_objectives(x, model(x), y)
+        for objective, competitor in zip(
+            objectives.coefficients, objectives.competitor.tolist(), strict=True
+        ):
+            exact = least_difference(model, x.flatten(), int(y), competitor, norm, 0.4)
+            monkeypatch.setattr(search, "solve", wrong)
+            assert not verifier.prove_above(objective, exact + 1e-3, seconds=60).proved
+            monkeypatch.setattr(search, "solve", solve)
+            assert verifier.prove_above(objective, exact - 1e-3, seconds=60).proved
+    assert len(calls) >= 5
 
 
-def test_a_point_that_a_solver_of_mixed_integer_programs_cuts_off_is_found(monkeypatch):
+def test_a_point_that_a_mixed_integer_solver_cuts_off_is_found():
     # HiGHS, as scipy 1.17 has it, gives this program the minimum 34.9; without presolve -1.2.
-    monkeypatch.setattr(complete, "SECONDS_AN_EXAMPLE", 60.0)
     model = load_model("volume_preserving", dataset="moons")
     x = torch.tensor([0.605438232421875, 0.61572265625]).view(1, 2, 1, 1)
     y, threat_model = torch.tensor([0]), ThreatModel("Linf", 0.11166799182492239)
@@ -237,6 +240,6 @@ def test_a_network_without_neurons_is_decided_too(norm):
 
 def test_out_of_time_nothing_is_proved():
     model, x, _ = problem(1)
-    network = split(model, x, ThreatModel("L2", 0.1))
-    answer = network.prove_above(torch.tensor([1.0, -1.0, 0.0]).double(), -1e9, seconds=-1.0)
+    verifier = search_on(model, x, ThreatModel("L2", 0.1))
+    answer = verifier.prove_above(torch.tensor([1.0, -1.0, 0.0]).double(), -1e9, seconds=-1.0)
     assert answer == (False, None)

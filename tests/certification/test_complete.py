@@ -1,4 +1,4 @@
-"""The complete certifier on digits, and where it stands in the cascade."""
+"""The complete certifier on digits, among the other stages."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, evaluate, evaluate_grid
 from robustbench_dyn.certification.catalogue import resolve_certifiers
-from robustbench_dyn.certification.certifiers import complete
+from robustbench_dyn.certification.certifiers.complete import Complete
+from robustbench_dyn.certification.proofs import complete
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import Classifier, EulerStep
 
@@ -57,6 +58,7 @@ def test_the_bracket_of_digits_closes(digits):
         assert earlier in (later, "undecided")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "eps", "attack"),
     [("L2", 0.5, "pgd"), ("L2", 0.8, "pgd"), ("Linf", 0.12, "fgsm"), ("L1", 1.5, "fab-t")],
@@ -69,8 +71,13 @@ def test_the_bracket_of_digits_closes_in_every_norm(digits, norm, eps, attack):
     assert evaluation.summary["gap"] == 0
     decided = {cost.stage: cost.decided for cost in evaluation.costs}
     assert decided["complete"] > 0
-    attacked = evaluate(model, (x, y), ThreatModel(norm, eps), certifiers="none",
-                        attacks="fab-t" if norm == "L1" else "standard").examples  # fmt: skip
+    attacked = evaluate(
+        model,
+        (x, y),
+        ThreatModel(norm, eps),
+        certifiers="none",
+        attacks="fab-t" if norm == "L1" else "standard",
+    ).examples
     proved = evaluation.examples["status"] == "certified"
     assert not (proved & (attacked["status"] == "broken")).any()
 
@@ -81,14 +88,14 @@ def test_certificates_stand_up_to_a_strong_attack(digits):
     attacked = evaluate(model, (x, y), LINF, attacks="standard", certifiers="none").examples
     assert (proved["status"] == "certified").sum() > 5
     assert not ((proved["status"] == "certified") & (attacked["status"] == "broken")).any()
-    # Without an attack, it finds the counterexamples itself; the harness has judged them.
+    # Without an attack, it finds the counterexamples itself; the evaluation has checked them.
     broken = proved["status"] == "broken"
     assert (broken == (attacked["status"] == "broken")).all()
     assert (proved["attack"][broken] == "complete").all()
     assert (proved["adversarial_distance"][broken] <= LINF.eps).all()
 
 
-def test_a_repeated_run_and_a_resumed_one_end_with_the_same_verdicts(digits, tmp_path):
+def test_repeated_and_resumed_runs_end_with_the_same_verdicts(digits, tmp_path):
     model, x, y = digits
     options = {"attacks": "fgsm", "batch_size": 8}
     whole = evaluate(model, (x, y), LINF, store=tmp_path / "w.sqlite", **options)
@@ -120,7 +127,7 @@ def test_several_eps_agree_with_single_runs(digits):
         assert shared.examples["status"].equals(alone.examples["status"])
 
 
-def test_what_survived_at_a_larger_eps_is_proved_at_a_smaller_and_not_attacked_again(digits):
+def test_survivors_of_a_larger_eps_are_not_attacked_at_a_smaller(digits):
     model, x, y = digits
     grid = [ThreatModel("Linf", eps) for eps in (0.03, 0.08)]
     options = {"attacks": "pgd", "certifiers": "linear_relaxation", "audit_share": 0}
@@ -131,18 +138,18 @@ def test_what_survived_at_a_larger_eps_is_proved_at_a_smaller_and_not_attacked_a
     assert (then["backward_passes"] == 0).all()
 
 
-def test_out_of_time_an_example_stays_undecided(digits, monkeypatch):
-    monkeypatch.setattr(complete, "SECONDS_AN_EXAMPLE", 0.0)
+def test_out_of_time_an_example_stays_undecided(digits):
     model, x, y = digits
-    evaluation = evaluate(model, (x, y), LINF, attacks="fgsm")
+    certifiers = ["interval", "linear_relaxation", Complete(seconds_per_example=0)]
+    evaluation = evaluate(model, (x, y), LINF, attacks="fgsm", certifiers=certifiers)
     assert (evaluation.examples["status"] == "undecided").any()
     survived = evaluation.examples["reason"][evaluation.examples["status"] == "undecided"]
     assert (survived == "survived fgsm; complete timed out").all()
 
 
-def test_a_candidate_that_fools_nobody_decides_nothing(digits, monkeypatch):
-    def lying(state, x, pairs, threat_model, tolerance):
-        return torch.full((len(pairs.rival),), -1.0, dtype=torch.float64), x[0].clone()
+def test_a_candidate_that_is_not_adversarial_decides_nothing(digits, monkeypatch):
+    def lying(state, x, pairs, *_):
+        return torch.full((len(pairs.competitor),), -1.0, dtype=torch.float64), x[0].clone()
 
     monkeypatch.setattr(complete, "_search", lying)
     model, x, y = digits
@@ -150,7 +157,7 @@ def test_a_candidate_that_fools_nobody_decides_nothing(digits, monkeypatch):
     assert not (evaluation.examples["status"] == "broken").any()
 
 
-def test_what_it_cannot_search_is_refused_with_the_reason():
+def test_networks_that_cannot_be_searched_are_refused():
     dense = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
     with pytest.raises(CertificateError, match="not Tanh; choose linear_relaxation"):
         resolve_certifiers("complete", dense, (1, 2, 2), "Linf")
@@ -159,5 +166,8 @@ def test_what_it_cannot_search_is_refused_with_the_reason():
         resolve_certifiers("complete", large, (1, 2, 2), "Linf")
     large[1].weight.data *= 100
     chosen = resolve_certifiers("auto", large, (1, 2, 2), "Linf")
-    assert [prepared.certifier.name for prepared in chosen] == ["lipschitz", "interval",
-                                                                "linear_relaxation"]  # fmt: skip
+    assert [prepared.certifier.name for prepared in chosen] == [
+        "lipschitz",
+        "interval",
+        "linear_relaxation",
+    ]

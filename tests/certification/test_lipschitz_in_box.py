@@ -11,7 +11,7 @@ from torch import nn
 from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.catalogue import resolve_certifiers
-from robustbench_dyn.certification.certifiers import lipschitz_in_box
+from robustbench_dyn.certification.proofs import lipschitz_in_box
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.freezing import frozen_eval
 
@@ -57,13 +57,13 @@ def problem(seed, n_classes):
 
 def is_unsound(model, x, y, eps):
     least = least_margins(model, x, y, eps)
-    rivals = torch.arange(least.shape[1]) != y[:, None]
-    return bool((excluded(model, x, y, eps) & rivals & (least <= 0)).any())
+    competitors = torch.arange(least.shape[1]) != y[:, None]
+    return bool((excluded(model, x, y, eps) & competitors & (least <= 0)).any())
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.sampled_from((0.01, 0.05, 0.2)))
-def test_no_class_is_ruled_out_that_some_point_of_the_box_gives(seed, n_classes, eps):
+def test_no_class_of_a_point_in_the_box_is_excluded(seed, n_classes, eps):
     assert not is_unsound(*problem(seed, n_classes), eps)
 
 
@@ -92,7 +92,7 @@ def test_at_a_corner_the_bound_is_exact_along_the_diagonal(sign):
         assert bool(excluded(model, x, y, eps)[0, 1]) == holds
 
 
-def test_it_certifies_what_the_bound_around_the_example_does_not():
+def test_it_certifies_more_than_the_bound_around_the_example():
     model, x, y = problem(0, 4)
     threat_model = ThreatModel("Linf", 0.2)
     plain = evaluate(model, (x, y), threat_model, attacks="none", certifiers="lipschitz")
@@ -103,11 +103,11 @@ def test_it_certifies_what_the_bound_around_the_example_does_not():
     assert (row.stage, row.forward_passes) == ("lipschitz_in_box", 2 * row.examples)
 
 
-def test_logits_that_are_not_finite_rule_out_nothing():
+def test_logits_that_are_not_finite_exclude_nothing():
     model, x, y = problem(0, 3)
     model[1].bias.data[1] = math.nan
-    rivals = torch.arange(3) != y[:, None]
-    assert not (excluded(model, x, y, 0.1) & rivals).any()
+    competitors = torch.arange(3) != y[:, None]
+    assert not (excluded(model, x, y, 0.1) & competitors).any()
 
 
 def test_other_norms_are_refused():

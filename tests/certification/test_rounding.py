@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from robustbench_dyn.certification.base import radii
-from robustbench_dyn.certification.bounds.back_substitution import difference_bounds
+from robustbench_dyn.certification.bounds.back_substitution import objective_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import (
+    intermediate_bounds,
     interval_bounds,
-    relax,
-    relaxed_bounds,
+    relaxation_state,
 )
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.models.freezing import frozen_eval
@@ -83,7 +83,7 @@ def least_in_box(row, constant, x, eps):
 
 
 def least_by_floats(row, centre_value, norm):
-    """The same least value as somebody computes it who does not think of rounding."""
+    """Return the same minimum, computed in floating point without regard to rounding."""
     values = torch.tensor([float(r) for r in row], dtype=torch.float64)
     order = {"Linf": 1, "L2": 2, "L1": torch.inf}[norm]
     return float(centre_value) - EPS * float(values.norm(p=order))
@@ -91,15 +91,15 @@ def least_by_floats(row, centre_value, norm):
 
 def lower_bounds(model, x, norm):
     """Return the bound of F_0 - F_1 by intervals and by lines, in both precisions."""
-    relaxed = relax(model, SHAPE)
+    relaxed = relaxation_state(model, SHAPE)
     ball = Ball(x, ThreatModel(norm, EPS))
     rows, owner = torch.tensor([[1.0, -1.0]]).double(), torch.tensor([0])
     intervals = interval_bounds(relaxed, ball)
-    tight, lines = relaxed_bounds(relaxed, ball)
+    tight, lines = intermediate_bounds(relaxed, ball)
     with torch.no_grad():
-        yield difference_bounds(relaxed.exact, intervals, ball, rows, owner, lines={}).value
-        yield difference_bounds(relaxed.exact, tight, ball, rows, owner, lines=lines).value
-        yield difference_bounds(relaxed.fast, tight, ball, rows, owner, lines=lines).value
+        yield objective_bounds(relaxed.exact, intervals, ball, rows, owner, linear_bounds={}).value
+        yield objective_bounds(relaxed.exact, tight, ball, rows, owner, linear_bounds=lines).value
+        yield objective_bounds(relaxed.fast, tight, ball, rows, owner, linear_bounds=lines).value
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -152,7 +152,7 @@ def test_lipschitz_radii_are_never_above_the_exact_distance(dtype):
     assert plain > 20
 
 
-def test_in_the_box_the_last_eps_that_is_certified_is_right():
+def test_the_largest_eps_that_is_certified_in_the_box_is_sound():
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).double().eval()

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robustbench_dyn.certification.rounding import rules as error_rules
-from robustbench_dyn.certification.rounding.running_error import run, run_exactly
+from robustbench_dyn.certification.rounding import error_rules
+from robustbench_dyn.certification.rounding.running_error import analyse, run_exactly
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import (
     ConvGradientStep,
@@ -63,22 +63,45 @@ MODULES = {
     "overlapping pools": (lambda: nn.AvgPool2d(3, stride=1, padding=1), IMAGES),
     "adaptive pool": (lambda: nn.AdaptiveAvgPool2d(3), IMAGES),
     "max pool": (lambda: nn.MaxPool2d(3, stride=2, padding=1), IMAGES),
-    "activations": (lambda: nn.Sequential(nn.Tanh(), nn.SiLU(), nn.GELU(), nn.Softplus(),
-                                          nn.ELU(), nn.Sigmoid(), nn.LeakyReLU(2.0)), VECTORS),
+    "activations": (
+        lambda: nn.Sequential(
+            nn.Tanh(),
+            nn.SiLU(),
+            nn.GELU(),
+            nn.Softplus(),
+            nn.ELU(),
+            nn.Sigmoid(),
+            nn.LeakyReLU(2.0),
+        ),
+        VECTORS,
+    ),
     "softmax": (lambda: Function(lambda x: (5 * x).softmax(dim=1)), VECTORS),
     "log softmax": (lambda: Function(lambda x: (5 * x).log_softmax(dim=1)), VECTORS),
-    "moves": (lambda: Function(lambda x: torch.cat(
-        [x.flip(1).roll(2, dims=3), x.permute(0, 1, 3, 2)[:, :, 1:, :].repeat(1, 1, 2, 1)[:, :, :6],
-         F.pad(x, (1, -1, 2, -2))], dim=1)), IMAGES),
+    "moves": (
+        lambda: Function(
+            lambda x: torch.cat(
+                [
+                    x.flip(1).roll(2, dims=3),
+                    x.permute(0, 1, 3, 2)[:, :, 1:, :].repeat(1, 1, 2, 1)[:, :, :6],
+                    F.pad(x, (1, -1, 2, -2)),
+                ],
+                dim=1,
+            )
+        ),
+        IMAGES,
+    ),
     "sums": (lambda: Function(lambda x: x.sum(dim=(2, 3)) - 3 * x.mean(dim=(2, 3))), IMAGES),
     "centred": (lambda: Function(lambda x: x - x.mean(dim=(1, 2, 3), keepdim=True)), IMAGES),
     "normalised": (lambda: Function(lambda x: x / (2 + x.norm(dim=1, keepdim=True))), VECTORS),
     "products": (lambda: Function(lambda x: x * x - x.exp() / (30 + x)), VECTORS),
     "roots": (
-        lambda: Function(lambda x: (x + 4).sqrt() + (x + 5).rsqrt() + (x + 6).log()), VECTORS
+        lambda: Function(lambda x: (x + 4).sqrt() + (x + 5).rsqrt() + (x + 6).log()),
+        VECTORS,
     ),
-    "attention": (lambda: Function(
-        lambda x: torch.bmm(x.view(-1, 4, 6), x.view(-1, 6, 4)).flatten(1)), VECTORS),
+    "attention": (
+        lambda: Function(lambda x: torch.bmm(x.view(-1, 4, 6), x.view(-1, 6, 4)).flatten(1)),
+        VECTORS,
+    ),
     "in place": (lambda: Function(sorted_in_place), IMAGES),
     "cast to half": (lambda: Function(lambda x: x.half().float()), VECTORS),
     "half precision": (lambda: Function(lambda x: (x.half() * 2).float()), VECTORS),
@@ -90,14 +113,17 @@ MODULES = {
     "naive step": (lambda: NaiveStep(4), IMAGES),
     "hamiltonian": (lambda: HamiltonianStep(4, 6, symmetric=True), IMAGES),
     "periodic": (lambda: PeriodicConv(4, 4), IMAGES),
-    "euler": (lambda: EulerStep(nn.Sequential(nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 24))),
-              VECTORS),
+    "euler": (
+        lambda: EulerStep(nn.Sequential(nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 24))),
+        VECTORS,
+    ),
     "swamping": (lambda: Function(lambda x: (x + 2.0**20) - 2.0**20), VECTORS),
     "denormal matrices": (
-        lambda: nn.Sequential(*map(diagonal, (1e-20, 1e-24, 1e20, 1e22))), VECTORS
+        lambda: nn.Sequential(*map(diagonal, (1e-20, 1e-24, 1e20, 1e22))),
+        VECTORS,
     ),
     "denormal": (lambda: Function(lambda x: x * 1e-30 * 1e-12 * 1e22 * 1e20), VECTORS),
-}  # fmt: skip
+}
 
 
 def diagonal(scale):
@@ -118,8 +144,8 @@ def excess(name, *, seed=0, n_points=30):
     module = build().eval().requires_grad_(False)
     x = torch.randn(3, *shape)
     drift = torch.tensor([0.0, 0.1, 1.0], dtype=torch.float64)
-    found = run(module, x, x.double(), drift)
-    assert found.unknown == ""
+    found = analyse(module, x, x.double(), drift)
+    assert found.unbounded == ""
     worst_error, worst_drift = 0.0, 0.0
     at_x = run_exactly(module, x.double())
     for k in range(n_points):
@@ -131,8 +157,8 @@ def excess(name, *, seed=0, n_points=30):
         exact = run_exactly(module, z.double())
         error = (module(z.clone()).double() - exact).flatten(1).norm(dim=1)
         moved = (exact - at_x).flatten(1).norm(dim=1)
-        worst_error = max(worst_error, ratio(error, found.ranges.error, inside))
-        worst_drift = max(worst_drift, ratio(moved, found.ranges.drift, inside))
+        worst_error = max(worst_error, ratio(error, found.error_bounds.error, inside))
+        worst_drift = max(worst_drift, ratio(moved, found.error_bounds.drift, inside))
     return worst_error, worst_drift
 
 
@@ -143,87 +169,91 @@ def ratio(value, bound, inside):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_point_of_the_ball_errs_or_moves_more_than_the_bounds_say(name):
+def test_drift_and_error_bounds_hold_in_the_ball(name):
     error, drift = excess(name)
     assert error <= 1
     assert drift <= 1 + 1e-9
 
 
-@pytest.mark.parametrize(("name", "rule"), [("swamping", "add"), ("linear", "addmm"),
-                                            ("half precision", "_to_copy")])  # fmt: skip
-def test_a_rule_that_forgets_what_rounds_is_caught(name, rule, monkeypatch):
-    honest = error_rules.RULES[rule]
+@pytest.mark.parametrize(
+    ("name", "rule"), [("swamping", "add"), ("linear", "addmm"), ("half precision", "_to_copy")]
+)
+def test_an_error_rule_without_rounding_is_caught(name, rule, monkeypatch):
+    honest = error_rules.ERROR_RULES[rule]
 
     def forgetting(call):
         found = honest(call)
-        return found._replace(error=torch.zeros_like(found.error), fresh=None)
+        return found._replace(error=torch.zeros_like(found.error), entry_error=None)
 
-    monkeypatch.setitem(error_rules.RULES, rule, forgetting)
+    monkeypatch.setitem(error_rules.ERROR_RULES, rule, forgetting)
     assert excess(name)[0] > 1
 
 
-def test_what_has_no_rule_has_no_bound_and_is_named():
+def test_operations_without_an_error_rule_are_named():
     x = torch.randn(2, 24)
     for function, name in (
         (lambda x: torch.linalg.solve(torch.eye(24) + x[:, :, None] * 0.01, x), "solve"),
-        (lambda x: x.round(), "round"), (lambda x: x.cumsum(1), "cumsum"),
+        (lambda x: x.round(), "round"),
+        (lambda x: x.cumsum(1), "cumsum"),
         (lambda x: x.to(torch.uint8).float(), "_to_copy"),
         (lambda x: torch.from_numpy(x.numpy() * 2), "numpy"),
         (lambda x: x * float(x.max()), "depends on the values"),
         (lambda x: x[x > 0].sum() + x, "shape"),
         (lambda x: torch.arange(3.0).repeat(2, 1), "traced back"),
-    ):  # fmt: skip
-        found = run(Function(function), x, x.double(), torch.ones(2).double())
-        assert found.ranges.error.isinf().all(), name
-        assert name in found.unknown
+    ):
+        found = analyse(Function(function), x, x.double(), torch.ones(2).double())
+        assert found.error_bounds.error.isinf().all(), name
+        assert name in found.unbounded
 
 
-def test_examples_that_are_mixed_have_no_bound():
+def test_operations_that_mix_examples_have_no_bound():
     x = torch.randn(4, 24)
     mixing = (
-        lambda x: x - x.mean(dim=0), lambda x: x.sum(1)[None] - x.sum(1)[:, None],
-        lambda x: x[:, :4] - x.sum(1), lambda x: x.flip(0),
+        lambda x: x - x.mean(dim=0),
+        lambda x: x.sum(1)[None] - x.sum(1)[:, None],
+        lambda x: x[:, :4] - x.sum(1),
+        lambda x: x.flip(0),
         lambda x: x.t() @ x @ torch.ones(24, 2),
-    )  # fmt: skip
+    )
     for function in mixing:
-        found = run(Function(function), x, x.double(), torch.ones(4).double())
-        assert found.ranges.error.isinf().all()
+        found = analyse(Function(function), x, x.double(), torch.ones(4).double())
+        assert found.error_bounds.error.isinf().all()
 
 
-def test_the_ball_counts_and_not_its_centre_alone():
+def test_error_bounds_hold_away_from_the_centre():
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=False).requires_grad_(False)
     x, z = torch.zeros(20, 24), F.normalize(torch.randn(20, 24), dim=1) * 0.99
-    found = run(layer, x, x.double(), torch.ones(20).double())
+    found = analyse(layer, x, x.double(), torch.ones(20).double())
     error = (layer(z).double() - run_exactly(layer, z.double())).norm(dim=1)
     assert (error > 0).all()
-    assert (error <= found.ranges.error).all()
+    assert (error <= found.error_bounds.error).all()
 
 
 def test_a_value_that_may_overflow_has_no_bound():
     x = torch.tensor([[1e19], [1e30]])
-    found = run(Function(lambda x: x * 1e10), x, x.double(), torch.ones(2).double())
-    assert found.ranges.error.isfinite().tolist() == [True, False]
+    found = analyse(Function(lambda x: x * 1e10), x, x.double(), torch.ones(2).double())
+    assert found.error_bounds.error.isfinite().tolist() == [True, False]
     # Here the products overflow, and their sum does not.
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[1e38, -1e38]])
     x = torch.tensor([[1.0, 1], [1, 1], [3, 3]])
-    found = run(layer, x, x.double(), torch.tensor([0.1, 2.0, 0.0]).double())
-    assert found.ranges.error.isfinite().tolist() == [True, False, False]
+    found = analyse(layer, x, x.double(), torch.tensor([0.1, 2.0, 0.0]).double())
+    assert found.error_bounds.error.isfinite().tolist() == [True, False, False]
 
 
-def test_one_value_of_a_batch_does_not_change_the_bounds_of_another():
+def test_error_bounds_do_not_depend_on_the_batch():
     torch.manual_seed(0)
     step = ConvGradientStep(4, 9).eval().requires_grad_(False)
     x, drift = torch.randn(5, *IMAGES), torch.linspace(0, 1, 5, dtype=torch.float64)
-    together = run(step, x, x.double(), drift).ranges
+    together = analyse(step, x, x.double(), drift).error_bounds
     for k in range(5):
-        alone = run(step, x[k : k + 1], x[k : k + 1].double(), drift[k : k + 1]).ranges
+        alone = analyse(step, x[k : k + 1], x[k : k + 1].double(), drift[k : k + 1]).error_bounds
         torch.testing.assert_close(alone.error[0], together.error[k], rtol=1e-5, atol=0)
         torch.testing.assert_close(alone.drift[0], together.drift[k], rtol=1e-5, atol=0)
 
 
-def test_what_does_not_run_in_float64_is_refused():
+def test_a_module_that_does_not_run_in_float64_is_refused():
     class Single(nn.Module):
         def forward(self, x):
             if x.dtype is not torch.float32:

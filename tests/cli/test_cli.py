@@ -1,6 +1,7 @@
-"""The command as a user types it: what it prints, and how it ends."""
+"""The command line: its output, its errors and its exit codes."""
 
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -8,33 +9,45 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
 from oracles.command import dynbench, dynbench_here, refused
 from oracles.digits_plugin import UNSOUND, write_plugin
 
+from robustbench_dyn import cli
 from robustbench_dyn.resources import shipped
 
-# A flow of which nothing but its weights' file matters here; runs in seconds.
-QUICK = ["--model", "lipflow", "--n-examples", "24", "--attacks", "pgd"]
+# Runs in seconds.
+QUICK = ["run", "--model", "lipflow", "--n-examples", "16", "--attacks", "pgd"]
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """A function that runs the command in this process, in a folder."""
+
+    def call(folder, *arguments):
+        return dynbench_here(arguments, folder, monkeypatch, capsys)
+
+    return call
 
 
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory):
-    """One finished run: its folder and its JSON."""
+    """One finished run, in a process of its own: its folder and its JSON."""
     folder = tmp_path_factory.mktemp("run")
-    result = dynbench("run", *QUICK, "--eps", "0.5", "--eps", "1.0", "--json",
-                      "--export", "verdicts.csv", cwd=folder)  # fmt: skip
+    options = ["--eps", "0.5", "--eps", "1.0", "--json", "--export", "verdicts.csv"]
+    result = dynbench(*QUICK, *options, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, json.loads(result.stdout)
 
 
-def test_run_prints_one_json_document_with_a_row_for_each_eps(quick_run):
+def test_run_prints_one_json_document_with_a_row_per_eps(quick_run):
     _, document = quick_run
     assert [row["eps"] for row in document["rows"]] == [0.5, 1.0]
     for row in document["rows"]:
-        assert row["n_examples"] == 24
+        assert row["n_examples"] == 16
         assert row["certified_accuracy"] <= row["empirical_accuracy"] <= row["clean_accuracy"]
     assert document["rows"][1]["certified_accuracy"] <= document["rows"][0]["certified_accuracy"]
 
@@ -42,21 +55,21 @@ def test_run_prints_one_json_document_with_a_row_for_each_eps(quick_run):
 def test_export_holds_every_example_at_every_eps(quick_run):
     folder, document = quick_run
     table = pd.read_csv(folder / "verdicts.csv")
-    assert table.groupby("eps")["example_id"].count().tolist() == [24, 24]
+    assert table.groupby("eps")["example_id"].count().tolist() == [16, 16]
     certified = (table[table["eps"] == 0.5]["status"] == "certified").mean()
     assert certified == pytest.approx(document["rows"][0]["certified_accuracy"])
 
 
-def test_a_repeated_run_computes_nothing_and_says_the_same(quick_run):
+def test_a_repeated_run_prints_the_same_rows(quick_run, here):
     folder, document = quick_run
-    again = dynbench("run", *QUICK, "--eps", "0.5", "--eps", "1.0", "--json", cwd=folder)
+    again = here(folder, *QUICK, "--eps", "0.5", "--eps", "1.0", "--json")
+    # Its seconds and its date, too: the rows come from the store.
     assert json.loads(again.stdout)["rows"] == document["rows"]
 
 
-def test_leaderboard_writes_a_csv_for_each_threat_model_and_a_page(quick_run):
+def test_leaderboard_writes_a_csv_per_threat_model_and_a_page(quick_run, here):
     folder, document = quick_run
-    result = dynbench("leaderboard", "--to", "boards", cwd=folder)
-    assert result.returncode == 0, result.stderr
+    assert here(folder, "leaderboard", "--to", "boards").returncode == 0
     table = pd.read_csv(folder / "boards" / "fashion_mnist-L2-0.5.csv")
     assert table["model"].tolist() == ["lipflow"]
     expected = document["rows"][0]["certified_accuracy"]
@@ -64,17 +77,18 @@ def test_leaderboard_writes_a_csv_for_each_threat_model_and_a_page(quick_run):
     assert "fashion_mnist, L2, eps 1" in (folder / "boards" / "README.md").read_text()
     path = folder / "boards" / "fashion_mnist-L2-0.5.csv"
     table.assign(model="another").to_csv(path, index=False)
-    assert dynbench("leaderboard", "--to", "boards", "--add", cwd=folder).returncode == 0
+    assert here(folder, "leaderboard", "--to", "boards", "--add").returncode == 0
     assert sorted(pd.read_csv(path)["model"]) == ["another", "lipflow"]
 
 
-def test_the_table_shows_what_the_json_says(quick_run):
+def test_the_table_shows_the_numbers_of_the_json(quick_run, here, monkeypatch):
     folder, document = quick_run
-    result = dynbench("run", *QUICK, "--eps", "0.5", cwd=folder, env={"COLUMNS": "140"})
+    monkeypatch.setenv("COLUMNS", "140")
+    result = here(folder, *QUICK, "--eps", "0.5")
     assert f"{100 * document['rows'][0]['certified_accuracy']:.1f}" in result.stdout
 
 
-def test_help_is_light():
+def test_help_imports_nothing_heavy():
     script = (
         "import sys\nfrom robustbench_dyn.cli import app\n"
         "try: app(['--help'])\nexcept SystemExit: pass\n"
@@ -89,17 +103,27 @@ def test_help_is_light():
 
 
 @pytest.mark.parametrize(
-    ("given", "looks"),
-    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    ("variables", "spin_count"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
 )
-def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given, looks, tmp_path):
-    shown = dynbench("show", "lipflow", cwd=tmp_path, env={"OMP_DISPLAY_ENV": "verbose"} | given)
+def test_idle_threads_sleep_soon_by_default(variables, spin_count, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli, "app", lambda **_: seen.append(os.environ.get("GOMP_SPINCOUNT")))
+    seen = []
+    with mock.patch.dict(os.environ, variables):
+        cli.main()
+    assert seen == [spin_count]
+
+
+def test_the_spin_count_is_set_before_torch_reads_it(tmp_path):
+    shown = dynbench("show", "lipflow", cwd=tmp_path, env={"OMP_DISPLAY_ENV": "verbose"})
     if "GOMP_SPINCOUNT" not in shown.stderr:
-        pytest.skip("torch has another OpenMP here, which does not look that often")
-    assert f"GOMP_SPINCOUNT = '{looks}'" in shown.stderr
+        pytest.skip("torch has another OpenMP library here")
+    assert "GOMP_SPINCOUNT = '5000'" in shown.stderr
 
 
-def test_what_compiled_code_prints_is_no_part_of_the_answer():
+def test_output_of_compiled_code_goes_to_stderr():
     script = (
         "import os\nfrom robustbench_dyn import cli\n"
         "cli.app.command('noisy')(lambda: (os.write(1, b'from below'), print('the answer')))\n"
@@ -112,24 +136,28 @@ def test_what_compiled_code_prints_is_no_part_of_the_answer():
 
 
 @pytest.mark.parametrize("what", ["models", "datasets", "attacks", "certifiers"])
-def test_lists_name_what_there_is(what, tmp_path, monkeypatch, capsys):
-    expected = {"models": "lipflow", "datasets": "digits", "attacks": "apgd-t",
-                "certifiers": "lipschitz"}  # fmt: skip
-    result = dynbench_here(["list", what], tmp_path, monkeypatch, capsys)
+def test_list_prints_the_names(what, tmp_path, here):
+    expected = {
+        "models": "lipflow",
+        "datasets": "digits",
+        "attacks": "apgd-t",
+        "certifiers": "lipschitz",
+    }
+    result = here(tmp_path, "list", what)
     assert result.returncode == 0
     assert expected[what] in result.stdout
 
 
-def test_show_tells_the_card(tmp_path, monkeypatch, capsys):
-    result = dynbench_here(["show", "lipflow"], tmp_path, monkeypatch, capsys)
+def test_show_prints_the_card(tmp_path, here):
+    result = here(tmp_path, "show", "lipflow")
     assert "arXiv 2210.02373" in result.stdout
     assert "weights/fashion_mnist.safetensors" in result.stdout
-    # Nobody took down how long the first ones took; of others the card knows.
-    untimed = dynbench_here(["show", "feedforward"], tmp_path, monkeypatch, capsys)
+    # The card has no training time for the first weights.
+    untimed = here(tmp_path, "show", "feedforward")
     lines = untimed.stdout.splitlines()
     (first,) = [text for text in lines if text.startswith("feedforward for fashion_mnist")]
     assert "s of training" not in first
-    timed = dynbench_here(["show", "sll"], tmp_path, monkeypatch, capsys)
+    timed = here(tmp_path, "show", "sll")
     assert "; 79 s of training" in timed.stdout
 
 
@@ -138,7 +166,7 @@ def test_show_tells_the_card(tmp_path, monkeypatch, capsys):
     [
         (["run", "--model", "lipflow", "--norm", "Linf", "--eps", "8"], ["8/255"]),
         (["run", "--model", "lipflow", "--eps", "big"], ["'big'"]),
-        (["run", "--model", "lipflo"], ["did you mean lipflow"]),
+        (["run", "--model", "lipflo"], ["did you mean 'lipflow'"]),
         (["run", "--model", "lipflow", "--dataset", "fashion"], ["fashion_mnist"]),
         (["run", "--model", "lipflow", "--attacks", "pdg"], ["pgd"]),
         (["run", "--model", "lipflow", "--certifiers", "magic"], ["magic"]),
@@ -152,25 +180,23 @@ def test_show_tells_the_card(tmp_path, monkeypatch, capsys):
         (["train", "--model", "lipflow", "--recipe", "none.yaml"], ["none.yaml"]),
     ],
 )
-def test_bad_input_gets_one_clear_line(arguments, words, tmp_path, monkeypatch, capsys):
-    refused(dynbench_here(arguments, tmp_path, monkeypatch, capsys), *words)
+def test_invalid_input_gives_one_line(arguments, words, tmp_path, here):
+    refused(here(tmp_path, *arguments), *words)
 
 
-def test_a_process_of_its_own_ends_with_exit_code_2_and_no_traceback(tmp_path):
-    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean lipflow")
+def test_invalid_input_ends_the_process_with_exit_code_2(tmp_path):
+    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean 'lipflow'")
 
 
-def test_a_truncated_data_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):
+def test_a_truncated_data_file_gives_one_line(tmp_path, here):
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
         (tmp_path / name).write_bytes(bytes([0, 0, 8, 3]) + bytes(100))
-    result = dynbench_here(
-        ["train", "--model", "lipflow", "--data-dir", tmp_path], tmp_path, monkeypatch, capsys
-    )
+    result = here(tmp_path, "train", "--model", "lipflow", "--data-dir", tmp_path)
     refused(result, "train-images-idx3-ubyte")
     assert not (tmp_path / "trained").exists()
 
 
-def test_a_corrupted_weights_file_gets_one_clear_line(tmp_path, monkeypatch, capsys):
+def test_a_corrupted_weights_file_gives_one_line(tmp_path, here):
     folder = tmp_path / "flow"
     shutil.copytree(shipped("plugins") / "lipflow", folder)
     card = folder / "card.yaml"
@@ -178,24 +204,26 @@ def test_a_corrupted_weights_file_gets_one_clear_line(tmp_path, monkeypatch, cap
     weights = folder / "weights" / "fashion_mnist.safetensors"
     options = ["run", "--model", "flow", "--plugins", folder, "--n-examples", "4"]
     options += ["--attacks", "none"]
-    sound = dynbench_here(options, tmp_path, monkeypatch, capsys)
+    sound = here(tmp_path, *options)
     assert sound.returncode == 0, sound.stderr
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    refused(dynbench_here(options, tmp_path, monkeypatch, capsys), "SHA-256", str(weights))
+    refused(here(tmp_path, *options), "SHA-256", str(weights))
 
 
-def test_a_run_killed_in_the_middle_ends_with_the_same_verdicts(tmp_path):
-    options = ["run", *QUICK, "--eps", "0.5", "--batch-size", "2", "--json"]
-    script = "from robustbench_dyn.cli import main; main()"
-    whole = dynbench(*options, "--store", "whole.sqlite", "--export", "whole.csv", cwd=tmp_path)
+@pytest.mark.slow
+def test_a_killed_run_resumes_with_the_same_verdicts(tmp_path, here):
+    options = [*QUICK, "--eps", "0.5", "--batch-size", "2", "--json"]
+    whole = here(tmp_path, *options, "--store", "whole.sqlite", "--export", "whole.csv")
     assert whole.returncode == 0, whole.stderr
     store = tmp_path / "killed.sqlite"
+    script = "from robustbench_dyn.cli import main; main()"
     killed = subprocess.Popen(
         [sys.executable, "-c", script, *options, "--store", str(store)],
-        cwd=tmp_path, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while _n_verdicts(store) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -203,7 +231,7 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_verdicts(tmp_path):
     killed.wait()
     assert _n_verdicts(store) >= 4
     assert _n_runs(store) == 0, "it ended before it was killed"
-    resumed = dynbench(*options, "--store", store, "--export", "resumed.csv", cwd=tmp_path)
+    resumed = here(tmp_path, *options, "--store", store, "--export", "resumed.csv")
     assert resumed.returncode == 0, resumed.stderr
     tables = [pd.read_csv(tmp_path / f"{name}.csv") for name in ("whole", "resumed")]
     first, second = (table.drop(columns="seconds") for table in tables)
@@ -231,14 +259,14 @@ def _n_runs(path):
     return _query(path, "SELECT count(*) FROM runs")
 
 
-def test_a_refuted_certificate_ends_with_exit_1_and_gets_no_row(tmp_path):
+def test_a_refuted_certificate_ends_with_exit_1_and_gets_no_row(tmp_path, here):
     folder = write_plugin(tmp_path / "louder", UNSOUND, factor=3)
-    options = ["run", "--model", "louder", "--plugins", folder, "--dataset", "digits", "--eps",
-               "1.5", "--n-examples", "50", "--attacks", "pgd", "--json"]  # fmt: skip
+    options = ["run", "--model", "louder", "--plugins", folder, "--dataset", "digits"]
+    options += ["--eps", "1.5", "--n-examples", "50", "--attacks", "pgd", "--json"]
     for _ in range(2):
-        result = dynbench(*options, cwd=tmp_path)
+        result = here(tmp_path, *options)
         assert result.returncode == 1, result.stderr
         assert "soundness violation" in result.stderr
         assert result.stdout == ""
     assert list((tmp_path / "counterexamples").glob("*.npz"))
-    refused(dynbench("leaderboard", cwd=tmp_path), "no finished run")
+    refused(here(tmp_path, "leaderboard"), "no finished run")

@@ -160,7 +160,7 @@ def test_an_unknown_split_is_refused():
 
 
 @pytest.mark.parametrize("n_examples", [0, -1, 501, 1.0, True])
-def test_a_count_outside_the_split_is_refused_and_the_size_is_said(n_examples):
+def test_a_count_outside_the_split_is_refused_with_its_size(n_examples):
     with pytest.raises(InputError, match="500"):
         load_dataset("digits", n_examples=n_examples)
 
@@ -188,20 +188,39 @@ def test_a_data_dir_that_is_a_file_is_refused(tmp_path):
         (lambda raw: raw._replace(x=raw.x + 1), "expected 0 to 1"),
     ],
 )
-def test_a_source_that_breaks_the_catalogues_promise_is_refused(monkeypatch, damage, complaint):
+def test_a_source_that_breaks_its_promise_is_refused(damage, complaint):
     info = dataset_info("moons")
-
-    def replace_loader(load_raw):
-        broken = dataclasses.replace(info, load_raw=load_raw)
-        monkeypatch.setitem(
-            sys.modules["robustbench_dyn.datasets.catalogue"]._CATALOGUE, "moons", broken
-        )
-
-    replace_loader(info.load_raw)
-    assert len(load_dataset("moons")) == 500
-    replace_loader(lambda split, data_dir: damage(info.load_raw(split, data_dir)))
+    assert len(load_dataset(info)) == 500
+    load_raw = lambda split, data_dir: damage(info.load_raw(split, data_dir))  # noqa: E731
     with pytest.raises(IntegrityError, match=complaint):
-        load_dataset("moons")
+        load_dataset(dataclasses.replace(info, load_raw=load_raw))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"name": "Two Moons"}, "lower case letters"),
+        ({"input_shape": (2,)}, r"\(2,\) must be \(C, H, W\)"),
+        ({"input_shape": (2, 0, 1)}, "three positive numbers"),
+        ({"class_names": ("moon", "moon")}, "two or more different names"),
+        ({"class_names": ("moon",)}, "two or more different names"),
+        ({"sizes": {"train": 5}}, "a positive number for test"),
+        ({"sizes": {"test": 0, "train": 5}}, "a positive number for test"),
+        ({"sizes": {"test": 5, "validation": 5}}, "a positive number for test"),
+        ({"sizes": {"test": 500}}, "must have the splits of sizes"),
+    ],
+)
+def test_facts_that_cannot_be_true_are_refused(change, complaint):
+    with pytest.raises(InputError, match=complaint):
+        dataclasses.replace(dataset_info("moons"), **change)
+
+
+def test_a_data_set_may_have_a_test_split_alone():
+    info = dataset_info("moons")
+    alone = dataclasses.replace(info, sizes={"test": 500}, availability={"test": "generated"})
+    assert len(load_dataset(alone)) == 500
+    with pytest.raises(InputError, match="moons has no train split; choose test"):
+        load_dataset(alone, split="train")
 
 
 # --- all that loads offline ------------------------------------------------------------------
@@ -248,9 +267,9 @@ def test_the_checksum_sees_one_label(monkeypatch):
     raw = info.load_raw("test", None)
     flipped = raw.y.copy()
     flipped[-1] = 1 - flipped[-1]
-    before = catalogue._fingerprint(raw)
-    assert catalogue._fingerprint(RawSplit(raw.x, raw.y.copy(), 1)) == before
-    assert catalogue._fingerprint(RawSplit(raw.x, flipped, 1)) != before
+    before = catalogue.fingerprint(raw)
+    assert catalogue.fingerprint(RawSplit(raw.x, raw.y.copy(), 1)) == before
+    assert catalogue.fingerprint(RawSplit(raw.x, flipped, 1)) != before
 
 
 # --- Fashion-MNIST, shipped ------------------------------------------------------------------
@@ -336,7 +355,7 @@ def test_the_training_split_is_found_in_each_layout(tmp_path, tiny_training_spli
     ]
 
 
-def test_the_training_split_is_found_through_the_environment_debian_and_the_cache(
+def test_the_training_split_is_found_in_each_folder(
     tmp_path, monkeypatch, unplugged, tiny_training_split
 ):
     def loads():
@@ -381,7 +400,7 @@ def test_a_damaged_training_archive_is_refused(tmp_path, tiny_training_split, da
         load_dataset("fashion_mnist", split="train", data_dir=tmp_path)
 
 
-def test_a_missing_training_split_names_all_three_ways_and_the_reason(tmp_path, unplugged):
+def test_a_missing_training_split_names_its_remedies(tmp_path, unplugged):
     with pytest.raises(DataUnavailableError) as caught:
         load_dataset("fashion_mnist", split="train", data_dir=tmp_path / "empty")
     message = str(caught.value)
@@ -563,7 +582,7 @@ def test_damaged_cifar10_is_refused(tiny_cifar10, file):
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_missing_set_names_the_ways_out_and_the_reason(name, tmp_path, real_torchvision):
+def test_a_missing_set_names_its_remedies(name, tmp_path, real_torchvision):
     with pytest.raises(DataUnavailableError) as caught:
         load_dataset(name, data_dir=tmp_path / "empty")
     for words in ("--data-dir", "DYNBENCH_DATA", "network", "the network is unplugged"):
@@ -622,7 +641,7 @@ def test_another_seed_is_another_toy_set(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["moons", "spirals"])
-def test_toy_classes_are_balanced_and_told_apart_by_their_nearest_neighbour(name):
+def test_toy_classes_are_balanced_and_separable(name):
     train, test = load_dataset(name, split="train"), load_dataset(name)
     assert torch.bincount(test.y).tolist() == [250, 250]
     nearest = torch.cdist(test.x.flatten(1), train.x.flatten(1)).argmin(dim=1)

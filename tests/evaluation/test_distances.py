@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 from oracles import halfspaces, points
+from oracles.certifiers import proving
 from oracles.command import dynbench_here, refused
+from oracles.digits_plugin import write_plugin
+from oracles.functions import BySize, Honest
 
 from robustbench_dyn import (
     InputError,
@@ -17,11 +20,10 @@ from robustbench_dyn import (
     load_dataset,
     load_model,
 )
-from robustbench_dyn.attacks.base import Attack, searching
-from robustbench_dyn.certification.base import Certifier, Prepared, Proof
-from robustbench_dyn.certification.catalogue import Selection
-from robustbench_dyn.evaluation import pipeline as cascade
-from robustbench_dyn.reporting.curves import curve, evaluate_distances
+from robustbench_dyn.attacks import FABMin
+from robustbench_dyn.certification.base import Proof
+from robustbench_dyn.evaluation.distances import evaluate_distances
+from robustbench_dyn.reporting.curves import curve
 
 DISTANCES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.45)
 
@@ -35,12 +37,12 @@ def test_the_curve_steps_at_the_exact_distances():
     assert table["empirical_accuracy"].tolist() == [1.0, 4 / 6, 3 / 6, 0.0]
 
 
-def test_a_layer_that_is_steeper_than_it_claims_sets_off_the_alarm():
+def test_a_layer_above_its_claimed_bound_raises_soundness_error():
     with pytest.raises(SoundnessError, match="inside a certified ball"):
         evaluate_distances(halfspaces(factor=1.05, claim=0.5), points(DISTANCES), "L2")
 
 
-def test_without_a_certificate_the_lower_curve_is_zero_beyond_the_start():
+def test_without_a_certificate_the_lower_curve_is_zero():
     evaluation = evaluate_distances(halfspaces(), points(DISTANCES), "L2", certifiers="none")
     table = curve(evaluation, [0.0, 0.01, 0.15])
     assert table["certified_accuracy"].tolist() == [1.0, 0.0, 0.0]
@@ -64,10 +66,11 @@ def test_the_curve_goes_down_and_agrees_with_runs_at_single_eps(norm):
 
 @pytest.mark.parametrize(
     ("name", "norm", "radii"),
-    [("feedforward", "L2", [0.05, 0.1, 0.15]), ("euler_resnet", "Linf", [0.03, 0.1])],
+    [("feedforward", "L2", [0.05, 0.15]), ("euler_resnet", "Linf", [0.03, 0.1])],
 )
-def test_the_curve_certifies_what_a_run_at_the_same_eps_certifies(name, norm, radii):
-    model, data = load_model(name, dataset="moons"), load_dataset("moons", n_examples=20)
+@pytest.mark.slow
+def test_the_curve_certifies_what_runs_at_its_eps_certify(name, norm, radii):
+    model, data = load_model(name, dataset="moons"), load_dataset("moons", n_examples=6)
     table = curve(evaluate_distances(model, data, norm, radii=radii)).set_index("eps")
     grid = [ThreatModel(norm, eps) for eps in radii]
     for single in evaluate_grid(model, data, grid, attacks="fab-t"):
@@ -81,7 +84,7 @@ def test_the_curve_certifies_what_a_run_at_the_same_eps_certifies(name, norm, ra
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.07, 0.2, 0.33, 0.5])
-def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkeypatch):
+def test_the_largest_provable_radius_of_the_grid_is_found(radius):
     tried = []
 
     def prove(_state, x, logits, _y, threat_model):
@@ -89,12 +92,8 @@ def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkey
         holds = threat_model.eps if threat_model.eps <= radius else 0.0
         return Proof(torch.full(logits.shape, holds, dtype=torch.float64))
 
-    ball = Certifier("ball", "", deterministic=True, prepare=None, prove=prove)
-    selection = Selection([Prepared(ball, None)], {}, [])
-    monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_, **__: (
-        selection if spec == "auto" else Selection([], {}, [])))  # fmt: skip
-    grid = np.linspace(0, 0.43, 12).tolist()
-    found = evaluate_distances(halfspaces(), points(DISTANCES), "L2", radii=grid)
+    grid, ball = np.linspace(0, 0.43, 12).tolist(), proving("ball", prove).certifier
+    found = evaluate_distances(halfspaces(), points(DISTANCES), "L2", radii=grid, certifiers=[ball])
     for verdict, distance in zip(found.verdicts, DISTANCES, strict=True):
         provable = [eps for eps in grid if 0 < eps <= radius and eps < distance * 0.999]
         if provable:
@@ -106,9 +105,9 @@ def test_the_largest_radius_that_a_ball_certifier_proves_is_found(radius, monkey
     assert sum(n for _, n in tried) <= 4 * len(DISTANCES)
 
 
-def test_a_nearer_adversarial_example_of_a_certifier_counts_and_may_refute(monkeypatch):
-    def use(radius):
-        """Prove balls up to radius, and give the true nearest adversarial example beyond."""
+def test_an_adversarial_example_of_a_certifier_may_refute(monkeypatch):
+    def proving_up_to(radius):
+        """Return a certifier of balls up to radius, which knows the nearest adversarial example."""
 
         def prove(_state, x, logits, y, threat_model):
             holds = threat_model.eps if threat_model.eps <= radius else 0.0
@@ -118,25 +117,20 @@ def test_a_nearer_adversarial_example_of_a_certifier_counts_and_may_refute(monke
             proof = torch.full(logits.shape, holds, dtype=torch.float64)
             return Proof(proof, x if holds else other)
 
-        ball = Certifier("ball", "", deterministic=True, prepare=None, prove=prove)
-        monkeypatch.setattr(cascade, "select_certifiers", lambda spec, *_, **__: Selection(
-            [Prepared(ball, None)] if spec == "auto" else [], {}, []))  # fmt: skip
+        return [proving("ball", prove).certifier]
 
     # The attack comes out at twice the distance of the nearest one.
-    far = Attack("fab-min", frozenset({"L2"}), "", "", 2, searching(lambda p: flipped(p.x, p.y)))
-    monkeypatch.setattr(
-        cascade, "resolve_attacks", lambda spec, *_, **__: [] if spec == "none" else [far]
-    )
+    monkeypatch.setattr(FABMin, "perturb", lambda _self, problem: flipped(problem.x, problem.y))
     radii, data = [0.05, 0.15, 0.25, 0.35], points([0.1] * 3)
-    use(0.06)
-    found = evaluate_distances(halfspaces(), data, "L2", radii=radii)
+    options = {"radii": radii, "certifiers": proving_up_to(0.06)}
+    found = evaluate_distances(halfspaces(), data, "L2", **options)
     for verdict in found.verdicts:
         assert verdict.attack == "ball"
         assert verdict.adversarial_distance == pytest.approx(0.1 * 2**0.5, rel=0.01)
         assert verdict.certified_radius == 0.05
-    use(0.16)
+    options["certifiers"] = proving_up_to(0.16)
     with pytest.raises(SoundnessError, match="inside a certified ball"):
-        evaluate_distances(halfspaces(), data, "L2", radii=radii)
+        evaluate_distances(halfspaces(), data, "L2", **options)
 
 
 def flipped(x, y):
@@ -149,8 +143,6 @@ def flipped(x, y):
 
 
 def test_a_model_that_is_no_function_has_no_certified_curve():
-    from test_determinism import BySize, Honest  # noqa: PLC0415
-
     data = points(DISTANCES)
     for model, share in ((Honest(), 5 / 6), (BySize(), 0)):
         found = evaluate_distances(model, data, "L2", radii=[0.0, 0.07])
@@ -172,10 +164,13 @@ def test_radii_outside_the_curve_are_refused():
 
 
 def test_the_command_prints_and_writes_the_curve(tmp_path, monkeypatch, capsys):
-    options = ["curve", "--model", "lipflow", "--n-examples", "6", "--eps", "0.1", "--eps", "0.5"]
+    write_plugin(tmp_path / "nearest")
+    options = ["curve", "--model", "nearest", "--plugins", tmp_path / "nearest"]
+    options += ["--dataset", "digits", "--n-examples", "12", "--eps", "0.1", "--eps", "0.5"]
     result = dynbench_here([*options, "--json", "--export", "c.csv"], tmp_path, monkeypatch, capsys)
     rows = json.loads(result.stdout)["curve"]
     assert [row["eps"] for row in rows] == [0.1, 0.5]
+    assert 1 > rows[0]["certified_accuracy"] > rows[1]["certified_accuracy"] > 0
     assert len((tmp_path / "c.csv").read_text().splitlines()) == 3
     again = dynbench_here(options, tmp_path, monkeypatch, capsys)
     assert f"{100 * rows[1]['certified_accuracy']:.1f}" in again.stdout

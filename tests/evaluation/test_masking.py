@@ -1,29 +1,26 @@
 """Signs of masked gradients: each mask shows one, and honest networks show none."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from masked_gradients import MASKS, UNMASKED, Masked
 from oracles import halfspaces, points
+from oracles.records import record, stages
 from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
-from robustbench_dyn.attacks.base import posed
-from robustbench_dyn.evaluation import candidates as judging
+from robustbench_dyn.attacks.wrapping import posed
 from robustbench_dyn.evaluation import masking
 from robustbench_dyn.evaluation.masking import (
-    black_box_gains,
+    beyond_chance,
     failed_white_box,
     find_signs,
-    telling,
 )
+from robustbench_dyn.models import counting
 from robustbench_dyn.models.counting import CountingModel
+from robustbench_dyn.results.exchange import copy_part, merge
 from robustbench_dyn.results.store import Store
+from robustbench_dyn.results.summary import gradient_free_gains
 from robustbench_dyn.results.verdicts import Sign, Verdict
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from masked_gradients import HONEST, MASKS, Masked
 
 # Those behind which gradients still lead to adversarial examples.
 HARMLESS = {"none", "logits * 1e6", "logits * 1e-12", "tanh", "softmax", "sigmoid 60"}
@@ -64,7 +61,7 @@ def test_what_does_not_mask_shows_none(mask, feedforward, data):
     assert signs(Masked(feedforward, MASKS[mask]), data) == {}
 
 
-@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize("name", UNMASKED)
 def test_honest_networks_show_none(name, data):
     assert signs(load_model(name, dataset="fashion_mnist").eval(), data) == {}
 
@@ -93,13 +90,11 @@ def test_running_out_of_memory_is_no_sign(data):
 
 
 def test_without_examples_there_is_no_sign(feedforward, data):
-    nothing = find_signs(
-        feedforward, data.x[:0], data.y[:0], n_classes=10, batch_size=9, seed=0
-    )  # fmt: skip
+    nothing = find_signs(feedforward, data.x[:0], data.y[:0], n_classes=10, batch_size=9, seed=0)
     assert nothing == []
 
 
-def test_the_search_for_signs_is_cheap_and_leaves_the_model_alone(feedforward, data):
+def test_the_search_for_signs_is_cheap_and_changes_nothing(feedforward, data):
     model = CountingModel(feedforward).train()
     with torch.no_grad():
         y = feedforward(data.x).argmax(dim=1)
@@ -121,7 +116,7 @@ def test_gradients_are_called_zero_from_a_share_on(share):
     assert (masking.zero_gradients(gradient) is not None) == (share > masking.ZERO_GRADIENTS)
 
 
-def test_large_eps_leaves_less_than_chance_of_a_linear_classifier(data):
+def test_large_eps_breaks_a_linear_classifier(data):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     with torch.no_grad():
         y = linear(data.x).argmax(dim=1)
@@ -137,40 +132,53 @@ def test_large_eps_leaves_less_than_chance_of_a_linear_classifier(data):
 # Verdicts
 
 
+GRADIENT_FREE = ("square", "aa-square", "transfer", "hop-skip-jump", "rays", "square-long")
+
+
+def specs(*names):
+    return [spec for name in names for spec in stages(name, gradient_free=name in GRADIENT_FREE)]
+
+
 def broken(example_id, attack):
     return Verdict(example_id, 0, 0, Status.BROKEN, 0.5, adversarial_distance=0.5, attack=attack)
 
 
 @pytest.mark.parametrize(
     ("attacks", "expected"),
-    [(["apgd-ce", "square"], [Sign("square_beats_white_box", 2)]), (["square", "apgd-ce"], []),
-     (["square"], []), (["aa-apgd-ce", "aa-square"], []),
-     (["apgd-ce", "square", "hop-skip-jump"],
-      [Sign("square_beats_white_box", 2), Sign("hop_skip_jump_beats_white_box", 1)])],
-)  # fmt: skip
-def test_what_black_box_attacks_broke_after_the_white_box_is_counted(attacks, expected):
+    [
+        (["apgd-ce", "square"], [Sign("square_beats_white_box", 2)]),
+        (["square", "apgd-ce"], []),
+        (["square"], []),
+        (["aa-apgd-ce", "aa-square"], []),
+        (
+            ["apgd-ce", "square", "hop-skip-jump"],
+            [Sign("square_beats_white_box", 2), Sign("hop_skip_jump_beats_white_box", 1)],
+        ),
+    ],
+)
+def test_gains_of_black_box_attacks_are_counted(attacks, expected):
     verdicts = [
         broken(k, a) for k, a in enumerate(["apgd-ce", "square", "square", "hop-skip-jump"])
     ]
-    assert black_box_gains(verdicts, attacks) == expected
+    assert gradient_free_gains(verdicts, specs(*attacks)) == expected
 
 
 def test_the_authors_square_counts_as_square():
-    gains = black_box_gains([broken(0, "aa-square")], ["aa-apgd-ce", "aa-square"])
+    gains = gradient_free_gains([broken(0, "aa-square")], specs("aa-apgd-ce", "aa-square"))
     assert [str(gain) for gain in gains] == ["square_beats_white_box:1"]
 
 
 def test_few_gains_among_many_examples_are_chance():
     gain = Sign("square_beats_white_box", 2)
-    assert telling([gain], 999) == [gain]
-    assert telling([gain], 1000) == []
+    assert beyond_chance([gain], 999) == [gain]
+    assert beyond_chance([gain], 1000) == []
 
 
 def test_white_box_attacks_that_all_failed_are_a_sign():
     attacks = ["apgd-ce", "fab-t", "square"]
-    assert failed_white_box(attacks, {"apgd-ce", "fab-t"}) == [Sign("white_box_failed", 2)]
-    assert failed_white_box(attacks, {"apgd-ce", "square"}) == []
-    assert failed_white_box(["square"], {"square"}) == []
+    assert failed_white_box(specs(*attacks), {"apgd-ce", "fab-t"}) == [Sign("white_box_failed", 2)]
+    assert failed_white_box(specs(*attacks), {"apgd-ce", "square"}) == []
+    assert failed_white_box(specs("square"), {"square"}) == []
 
 
 # What follows from signs
@@ -228,20 +236,20 @@ def test_named_attacks_get_no_company():
 @pytest.mark.parametrize("model", [Rounded(), halfspaces()])
 def test_a_repeated_run_computes_nothing_and_says_the_same(model, tmp_path, monkeypatch):
     first = attacked(model, store=tmp_path / "s.sqlite")
-    counted, calling = [], judging.call
+    counted, calling = [], counting.call
 
     def call(model, x):
         counted.append(len(x))
         return calling(model, x)
 
-    monkeypatch.setattr(judging, "call", call)
+    monkeypatch.setattr(counting, "call", call)
     again = attacked(model, store=tmp_path / "s.sqlite")
     assert first.summary == again.summary
     # The identity of an unregistered model, and a look at whether it is a function.
     assert 0 < sum(counted) <= 80
 
 
-def test_a_run_that_stops_before_the_last_attack_ends_as_an_undisturbed_one(tmp_path):
+def test_a_run_stopped_before_the_last_attack_goes_on(tmp_path):
     class StoppedError(Exception):
         pass
 
@@ -268,13 +276,13 @@ def test_passes_of_the_search_for_signs_are_charged():
 def test_signs_are_kept_and_merged(tmp_path):
     stores = [Store(tmp_path / name) for name in ("a.sqlite", "b.sqlite")]
     for store, value in zip(stores, (0.5, 0.75), strict=True):
-        store.add_evaluation("k", {})
+        store.add_evaluation("k", record())
         store.add_signs("k", 0.5, [Sign("zero_gradients", value)])
     stores[1].close()
-    stores[0].merge(tmp_path / "b.sqlite")
+    merge(stores[0], tmp_path / "b.sqlite")
     assert stores[0].signs("k", 0.5) == [Sign("zero_gradients", 0.75)]
     assert stores[0].signs("k", 0.25) == []
-    stores[0].copy(tmp_path / "c.sqlite", ["k"], range(1))
+    copy_part(stores[0], tmp_path / "c.sqlite", ["k"], range(1))
     assert Store(tmp_path / "c.sqlite").signs("k", 0.5) == [Sign("zero_gradients", 0.75)]
 
 
@@ -282,8 +290,10 @@ def test_the_sign_of_all_eps_is_looked_for_once():
     from robustbench_dyn import evaluate_grid  # noqa: PLC0415
 
     evaluations = evaluate_grid(
-        halfspaces(), points(DISTANCES), [ThreatModel("L2", eps) for eps in (0.12, 0.25)],
+        halfspaces(),
+        points(DISTANCES),
+        [ThreatModel("L2", eps) for eps in (0.12, 0.25)],
         certifiers=[],
-    )  # fmt: skip
+    )
     stages = [[cost.stage for cost in evaluation.costs] for evaluation in evaluations]
     assert sum(names.count("signs") for names in stages) == 1

@@ -5,71 +5,24 @@ import random
 import numpy as np
 import pytest
 import torch
-from oracles import halfspaces, points
+from oracles import points
+from oracles.functions import BySize, Dropping, Honest, Noisy, NoisyByNumpy, NoisyByPython
 from oracles.networks import inputs
 from oracles.networks import neural_ode as network
-from torch import nn
 
 from robustbench_dyn import ThreatModel, evaluate, evaluate_grid, load_dataset, load_model
-from robustbench_dyn.attacks.catalogue import attack_info
-from robustbench_dyn.evaluation import pipeline as cascade
+from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.api import as_dataset
-from robustbench_dyn.models.determinism import NOT_A_FUNCTION, differ, find_defects, seeded
+from robustbench_dyn.models.determinism import differ, find_defects, seeded
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.models.identity import identify
 from robustbench_dyn.reporting.leaderboard import leaderboard
+from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.results.store import Store
 
 DISTANCES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.45)
 L2 = ThreatModel("L2", 0.25)
 DATA = points(DISTANCES)
-
-
-class Honest(nn.Module):
-    """Half-spaces with a proved bound, before a subclass spoils the logits."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = halfspaces()
-        self.calls = 0
-
-    def lipschitz_bound(self):
-        return 1.0
-
-    def __init_subclass__(cls):
-        # Each of them claims a bound of its own.
-        cls.lipschitz_bound = Honest.lipschitz_bound
-
-    def forward(self, x):
-        self.calls += 1
-        return self.spoil(self.inner(x), x)
-
-    def spoil(self, logits, _x):
-        return logits
-
-
-class Noisy(Honest):
-    def spoil(self, logits, _x):
-        return logits + 0.01 * torch.randn(logits.shape)
-
-
-class NoisyByNumpy(Honest):
-    def spoil(self, logits, _x):
-        return logits + 0.01 * float(np.random.rand())  # noqa: NPY002
-
-
-class NoisyByPython(Honest):
-    def spoil(self, logits, _x):
-        return logits * (1 + 0.1 * random.random())
-
-
-class Dropping(Honest):
-    def spoil(self, logits, _x):
-        return nn.functional.dropout(logits, 0.3, training=True)
-
-
-class BySize(Honest):
-    def spoil(self, logits, x):
-        return logits * (1 + len(x) / 100)
 
 
 class ByFewness(Honest):
@@ -113,12 +66,17 @@ class Drifting(Honest):
 
 
 CASES = [
-    (Noisy, "random_outputs"), (NoisyByNumpy, "random_outputs"),
-    (NoisyByPython, "random_outputs"), (Dropping, "random_outputs"), (BySize, "batch_coupled"),
-    (ByFewness, "batch_coupled"), (ByNeighbours, "batch_coupled"),
-    (ByPlace, "batch_coupled"), (ByLargest, "batch_coupled"),
+    (Noisy, "random_outputs"),
+    (NoisyByNumpy, "random_outputs"),
+    (NoisyByPython, "random_outputs"),
+    (Dropping, "random_outputs"),
+    (BySize, "batch_coupled"),
+    (ByFewness, "batch_coupled"),
+    (ByNeighbours, "batch_coupled"),
+    (ByPlace, "batch_coupled"),
+    (ByLargest, "batch_coupled"),
     (ByGradMode, "depends_on_grad_mode"),
-]  # fmt: skip
+]
 
 
 def certified(evaluation):
@@ -140,7 +98,7 @@ def test_what_is_no_function_is_flagged_and_nothing_is_certified(model, flag):
     assert evaluation.examples["certified_radius"].isna().all()
 
 
-def test_neighbours_unlike_any_data_show_what_a_batch_of_alike_examples_hides():
+def test_random_neighbours_reveal_a_coupling_alike_ones_hide():
     model, x = ByLargest(), torch.full((4, 1, 4, 4), 0.5)
     with frozen_eval(model):
         assert find_defects(model, x, seed=0, most=8)[1] == ["batch_coupled"]
@@ -153,7 +111,7 @@ def test_alone_in_its_batch_an_example_has_no_neighbours():
 
 
 @pytest.mark.parametrize("model", [Noisy, NoisyByNumpy, NoisyByPython, Dropping])
-def test_two_identical_runs_agree_and_leave_the_callers_streams_alone(model):
+def test_identical_runs_agree_and_leave_random_states_alone(model):
     drawing, again = model(), model()
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())  # noqa: NPY002
     first = evaluate(drawing, DATA, L2, attacks="pgd")
@@ -176,22 +134,18 @@ def test_two_identical_runs_agree_and_leave_the_callers_streams_alone(model):
         assert torch.rand(1) != one
 
 
-def test_random_outputs_replace_a_suite_by_the_one_in_expectation(monkeypatch):
-    asked = []
-
-    def resolve(spec, *_, **__):
-        asked.append(spec)
-        return [attack_info("pgd")]
-
-    monkeypatch.setattr(cascade, "resolve_attacks", resolve)
-    for model, expected in ((Noisy(), ["standard", "rand"]), (Honest(), ["standard"])):
-        asked.clear()
-        evaluate(model, DATA, L2)
-        assert asked == expected
-    for spec in ("pgd", "none"):
-        asked.clear()
-        evaluate(Noisy(), DATA, L2, attacks=spec)
-        assert asked == [spec]
+def test_random_outputs_get_the_suite_in_expectation():
+    few = {"certifiers": "none", "audit_share": 0}
+    for model, attacks, expected in (
+        (Noisy(), "standard", "eot-apgd-ce"),
+        (Honest(), "standard", "apgd-ce+fab-t+square"),
+        (Noisy(), "pgd", "pgd"),
+        (Noisy(), "none", "none"),
+    ):
+        evaluation = evaluate(model, DATA, L2, attacks=attacks, **few)
+        assert evaluation.summary["attacks"] == expected
+        ran = {step.stage for verdict in evaluation.verdicts for step in verdict.trail}
+        assert ran <= set(expected.split("+"))
 
 
 def test_a_change_during_the_run_withdraws_what_was_certified(tmp_path):
@@ -210,7 +164,7 @@ def test_a_change_during_the_run_withdraws_what_was_certified(tmp_path):
     assert leaderboard(store)["certified_accuracy"].tolist() == [0.0]
 
 
-def test_a_change_at_a_later_eps_withdraws_the_certificates_of_all(tmp_path):
+def test_a_change_at_a_later_eps_withdraws_all_certificates(tmp_path):
     grid, options = [L2, ThreatModel("L2", 0.15)], {"attacks": "pgd", "audit_share": 0}
     honest, store = Honest(), Store(tmp_path / "s.sqlite")
     evaluate(honest, DATA, L2, **options)
@@ -226,8 +180,8 @@ def test_a_change_at_a_later_eps_withdraws_the_certificates_of_all(tmp_path):
 
 def test_a_repeated_run_keeps_the_flags_and_needs_no_pass(tmp_path):
     model, data = BySize(), as_dataset(DATA, None)
-    data = cascade.Dataset(**{**vars(data), "class_names": ("a", "b")})
-    model.identity = cascade.identify(model, DATA[0], name="coupled")
+    data = Dataset(**{**vars(data), "class_names": ("a", "b")})
+    model.identity = identify(model, DATA[0], name="coupled")
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     first = evaluate(model, data, L2, **options)
     assert "batch_coupled" in first.summary["flags"]
@@ -240,7 +194,7 @@ def test_a_repeated_run_keeps_the_flags_and_needs_no_pass(tmp_path):
     assert certified(third) == 0
 
 
-def test_an_adaptive_solver_is_flagged_by_a_run_and_a_fixed_one_is_not():
+def test_an_adaptive_solver_is_flagged_and_a_fixed_one_is_not():
     x = inputs()
     for method, flags in (("dopri5", ["batch_coupled"]), ("heun2", [])):
         model = network(method=method)
@@ -259,7 +213,7 @@ def test_networks_of_the_zoo_agree_within_rounding(name):
             assert find_defects(model, x, seed=0, most=250)[1] == []
 
 
-def test_rounding_is_measured_by_the_largest_logit_and_nothing_else_passes():
+def test_differences_are_measured_by_the_largest_logit():
     logits = torch.tensor([[1000.0, 0.0], [1.0, -1.0]])
     ulp = torch.finfo(torch.float32).eps * 1000
     assert not differ(logits, logits + 200 * ulp)

@@ -140,18 +140,23 @@ def swamping_batch_norm():
 @adversary("rounding")
 def values_below_the_normal_numbers():
     """Scales of 1e-42 in all, then 1e42: what is between may be flushed to zero."""
-    return plain(
-        diagonal(1e-20), diagonal(1e-22), diagonal(1e20), diagonal(1e22)
-    )  # fmt: skip
+    return plain(diagonal(1e-20), diagonal(1e-22), diagonal(1e20), diagonal(1e22))
 
 
 @adversary("rounding")
 def denormal_relu_network():
     """The same in a network of ReLU."""
     return nn.Sequential(
-        nn.Flatten(), diagonal(1e-20), nn.ReLU(), diagonal(1e-22), nn.ReLU(), diagonal(1e20),
-        nn.ReLU(), diagonal(1e22), margin_head(),
-    )  # fmt: skip
+        nn.Flatten(),
+        diagonal(1e-20),
+        nn.ReLU(),
+        diagonal(1e-22),
+        nn.ReLU(),
+        diagonal(1e20),
+        nn.ReLU(),
+        diagonal(1e22),
+        margin_head(),
+    )
 
 
 @adversary("rounding")
@@ -690,9 +695,12 @@ for _name, _trick, _narrow in (
     ("bytes", "Eight bits of input.", lambda x: (x * 8).to(torch.uint8).float() / 8),
     ("integers", "Whole numbers inside.", lambda x: (x * 8).int().float() / 8),
     ("rounded", "round() inside.", lambda x: (x * 8).round() / 8),
-    ("float16_type", ".type() to float16.",
-     lambda x: (x + 2000).type(torch.float16).type(torch.float32) - 2000),
-):  # fmt: skip
+    (
+        "float16_type",
+        ".type() to float16.",
+        lambda x: (x + 2000).type(torch.float16).type(torch.float32) - 2000,
+    ),
+):
 
     def _build(narrow=_narrow):
         return Narrow(narrow)

@@ -11,9 +11,11 @@ def neural_ode(shape=(1, 8, 8), **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(
-            discover().load("neural_ode"), input_shape=shape, n_classes=4,
+            discover().get("neural_ode"),
+            input_shape=shape,
+            n_classes=4,
             options={"channels": 6, **options},
-        )  # fmt: skip
+        )
     # As fast a field as training makes: a step is no longer nearly exact.
     block = model.features[-2]
     with torch.no_grad():

@@ -27,8 +27,9 @@ def nearby(x, norm, radius):
     generator = torch.Generator().manual_seed(1)
     signs = torch.tensor([1.0, -1.0])
     corners = torch.cartesian_prod(signs, signs, signs, signs)
-    moves = torch.cat([corners, torch.eye(4), -torch.eye(4),
-                       torch.randn(40, 4, generator=generator)])  # fmt: skip
+    moves = torch.cat(
+        [corners, torch.eye(4), -torch.eye(4), torch.randn(40, 4, generator=generator)]
+    )
     power = {"Linf": math.inf, "L2": 2, "L1": 1}[norm]
     moves = moves / moves.norm(p=power, dim=1, keepdim=True)
     scales = torch.tensor([1.0, 0.95, 0.8, 0.5, 0.2]) * radius

@@ -1,4 +1,4 @@
-"""The 1-Lipschitz networks to compare with: bounded as they are, frozen as they train."""
+"""The 1-Lipschitz baselines: bounds of the current weights; frozen and training forwards agree."""
 
 import copy
 import importlib.metadata
@@ -25,11 +25,11 @@ SMALL = {
 
 
 def architecture(case):
-    return discover().load(case.split()[0])
+    return discover().get(case.split()[0])
 
 
 def small(case, input_shape=(1, 8, 8)):
-    """Return a small network with weights that are not those of the start."""
+    """Return a small network with weights that differ from their initialisation."""
     torch.manual_seed(0)
     model = build_model(
         architecture(case), input_shape=input_shape, n_classes=10, options=SMALL[case]
@@ -40,7 +40,7 @@ def small(case, input_shape=(1, 8, 8)):
     return model
 
 
-def steepest(model, x):
+def jacobian_norm(model, x):
     """Return the exact largest singular value of the features' Jacobian at one image."""
     features = torch.func.jacrev(lambda flat: model.features(flat.view(1, *x.shape))[0])
     with frozen_eval(model):
@@ -48,18 +48,18 @@ def steepest(model, x):
 
 
 @pytest.mark.parametrize("case", SMALL)
-def test_the_bound_holds_at_the_jacobians_of_any_weights_and_is_at_most_one(case):
+def test_the_bound_holds_for_perturbed_weights_and_is_one(case):
     model = small(case).double()
     bound = lipschitz_bound(model.features)
     assert bound <= 1 + 1e-6
     for seed in range(2):
         x = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(seed)).double()
-        # Nor is it far above what is there.
-        assert 0.1 * bound < steepest(model, x) <= bound * (1 + 1e-12)
+        # The bound is not far above the norm of the Jacobian either.
+        assert 0.1 * bound < jacobian_norm(model, x) <= bound * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("case", SMALL)
-def test_the_frozen_forward_is_that_of_training_and_repeats(case):
+def test_the_frozen_forward_equals_that_of_training(case):
     model, x = small(case), torch.rand(3, 1, 8, 8)
     expected = model.train()(x)
     with frozen_eval(model):
@@ -67,11 +67,11 @@ def test_the_frozen_forward_is_that_of_training_and_repeats(case):
         assert torch.equal(model(x), expected)
     before = copy.deepcopy(model.state_dict())
     model.eval()(x)
-    # No forward pass moves a state, as a power iteration's would.
+    # No forward pass changes a buffer, as a power iteration would.
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_librarys_own_default_changes_with_every_forward_pass():
+def test_the_default_of_the_library_changes_with_each_pass():
     torch.manual_seed(0)
     layer = AdaptiveOrthoConv2d(4, 4, 3).eval()
     first = layer.weight.detach().clone()
@@ -79,21 +79,22 @@ def test_the_librarys_own_default_changes_with_every_forward_pass():
 
 
 @pytest.mark.parametrize("case", SMALL)
-def test_kernels_are_made_once_while_frozen_and_anew_when_weights_change(case):
+def test_kernels_are_cached_until_weights_change(case):
     model, x = small(case), torch.rand(2, 1, 8, 8)
-    layers = [m for m in model.features.modules() if hasattr(m, "derived")]
+    layers = [m for m in model.features.modules() if hasattr(m, "compute")]
+    assert layers
     with frozen_eval(model), torch.no_grad():
         model(x)
-        kept = [layer.value() for layer in layers]
+        cached = [layer.value() for layer in layers]
         model(x)
-        assert all(layer.value() is tensor for layer, tensor in zip(layers, kept, strict=True))
+        assert all(layer.value() is tensor for layer, tensor in zip(layers, cached, strict=True))
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         changed = [layer.value() for layer in layers]
-        assert not any(torch.equal(a, b) for a, b in zip(kept, changed, strict=True))
+        assert not any(torch.equal(a, b) for a, b in zip(cached, changed, strict=True))
 
 
-def test_autocast_does_not_touch_the_orthogonality():
+def test_kernels_are_orthogonal_under_autocast():
     model, x = small("orthogonal_cnn"), torch.rand(2, 1, 8, 8)
     layer = next(m for m in model.features if hasattr(m, "layer"))
     with torch.autocast("cpu", torch.bfloat16):
@@ -102,20 +103,20 @@ def test_autocast_does_not_touch_the_orthogonality():
         model(x)
     # bfloat16 has three digits: a kernel rounded to it is not orthogonal.
     rounded = layer.value().bfloat16().float()
-    layer.derived = lambda: rounded
+    layer.compute = lambda: rounded
     assert lipschitz_bound(layer) > 1 + 1e-4
 
 
-def test_a_residual_of_the_orthogonalisation_is_in_the_bound():
+def test_the_bound_includes_a_kernel_that_is_not_orthogonal():
     model = small("orthogonal_cnn")
     for layer in (m for m in model.features if hasattr(m, "layer")):
         exact = layer.value().detach()
         assert lipschitz_bound(layer) == pytest.approx(1.0, abs=1e-5)
-        layer.derived = lambda exact=exact: 1.02 * exact
+        layer.compute = lambda exact=exact: 1.02 * exact
         assert lipschitz_bound(layer) == pytest.approx(1.02, abs=1e-3)
 
 
-def test_orthogonal_convolutions_keep_the_norm_where_they_do_not_lose_channels():
+def test_orthogonal_convolutions_with_enough_channels_keep_norms():
     torch.manual_seed(0)
     model = small("orthogonal_cnn")
     widening = [m for m in model.features if hasattr(m, "stride")][:2]
@@ -144,7 +145,7 @@ def recipe_options(name):
 def test_the_baselines_have_the_parameters_of_lipflow(name):
     budget = n_parameters("lipflow", **recipe_options("lipflow"))
     assert n_parameters(name, **recipe_options(name)) == pytest.approx(budget, rel=0.03)
-    # What fits the budget also fits the file.
+    # The weights file stays below 8 MB.
     assert 4 * n_parameters(name, **recipe_options(name)) < 8_000_000
 
 
@@ -158,32 +159,32 @@ def test_the_weights_for_the_moons_solve_them(name):
 
 
 @pytest.mark.parametrize("case", SMALL)
-def test_shapes_that_do_not_fit_are_refused(case):
+def test_sizes_not_divisible_by_four_are_refused(case):
     with pytest.raises(RegistryError, match="divisible by 4"):
         small(case, input_shape=(1, 6, 8))
     assert small(case, input_shape=(2, 1, 1))(torch.rand(3, 2, 1, 1)).shape == (3, 10)
 
 
-def test_without_orthogonium_one_sentence_says_what_to_install(monkeypatch):
-    plain = importlib.metadata.version
+def test_without_orthogonium_the_error_says_what_to_install(monkeypatch):
+    installed = importlib.metadata.version
 
     def version(package):
         if package == "orthogonium":
             raise importlib.metadata.PackageNotFoundError(package)
-        return plain(package)
+        return installed(package)
 
-    monkeypatch.setattr("robustbench_dyn.models.loading.version", version)
+    monkeypatch.setattr("robustbench_dyn.plugins.discovery.version", version)
     registry = discover()
     with pytest.raises(RegistryError, match="pip install orthogonium") as caught:
-        registry.load("orthogonal_cnn")
+        registry.get("orthogonal_cnn")
     assert "needs orthogonium, which is not installed" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert registry.load("sll").name == "sll"
+    assert registry.get("sll").name == "sll"
 
 
-def test_pooling_keeps_the_norm_of_what_is_constant_on_a_window():
+def test_pooling_keeps_the_norm_of_constant_windows():
     (pool,) = (m for m in small("sll").features if isinstance(m, nn.AvgPool2d))
     flat = torch.rand(1, 4, 2, 2).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
     torch.testing.assert_close(pool(flat).norm(), flat.norm())
-    # Plain means lose a factor of four.
+    # The mean divides the norm by four.
     torch.testing.assert_close(nn.AvgPool2d(4)(flat).norm(), flat.norm() / 4)

@@ -134,8 +134,10 @@ HONEST = [
     (MassPreserving(), lambda: TransportStep(4)),
     (SimplexPreserving(), lambda: TransportStep(4)),
     (NormPreserving("1"), lambda: Sphere(SphereStep(64, 5))),
-    (NormPreserving("1"), lambda: Sphere(Flow(SphereField(64, 5), method="implicit_midpoint",
-                                              duration=0.2))),
+    (
+        NormPreserving("1"),
+        lambda: Sphere(Flow(SphereField(64, 5), method="implicit_midpoint", duration=0.2)),
+    ),
     (NormPreserving("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="rk4"))),
     (Convergent("1", order=1), lambda: Sphere(Flow(SphereField(64, 5)))),
     (Convergent("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="rk4_38"))),
@@ -146,7 +148,7 @@ HONEST = [
     (Lipschitz(), lambda: HamiltonianStep(4, 6)),
     (BatchIndependent(), lambda: HamiltonianStep(4, 6)),
     (Deterministic(), lambda: HamiltonianStep(4, 6)),
-]  # fmt: skip
+]
 
 LIARS = [
     (Symplectic(), lambda: Flow(_vector_field(), n_steps=2)),
@@ -188,13 +190,13 @@ def ids(cases):
 
 
 @pytest.mark.parametrize(("claim", "build"), HONEST, ids=ids(HONEST))
-def test_what_has_the_property_keeps_it_at_all_points(claim, build):
+def test_sound_parts_keep_their_property(claim, build):
     for finding in findings(build(), claim, images()):
         assert finding.holds, finding
 
 
 @pytest.mark.parametrize(("claim", "build"), LIARS, ids=ids(LIARS))
-def test_what_lacks_the_property_is_caught_with_a_counterexample(claim, build):
+def test_broken_parts_are_caught_with_a_counterexample(claim, build):
     found = findings(build(), claim, images())
     broken = [finding for finding in found if not finding.holds]
     assert broken, found
@@ -219,7 +221,7 @@ def test_the_search_finds_what_data_and_noise_do_not_show():
     assert not kinds["searched"]
 
 
-def test_the_search_climbs_over_kinks():
+def test_the_search_crosses_kinks():
     kinds = {f.points: f.holds for f in findings(Kinked(), Lipschitz(), 0.8 * images())}
     assert kinds["data"]
     assert not kinds["searched"]
@@ -242,17 +244,17 @@ def test_nan_does_not_hold():
     assert not any(f.holds for f in findings(Broken(), MassPreserving(), images()))
 
 
-def test_a_claim_about_a_part_that_is_not_there_is_named():
+def test_a_claim_about_a_missing_part_is_refused():
     with pytest.raises(InputError, match="no part of the model"):
         findings(nn.Flatten(), MassPreserving("features.7"), images())
 
 
-def test_what_a_part_raises_is_said_of_the_claim():
+def test_an_exception_of_a_part_names_the_claim():
     with pytest.raises(InputError, match="invertible of 'the network' cannot be tested"):
         findings(nn.Tanh(), Invertible(), images())
 
 
-def test_a_model_is_left_as_it_is():
+def test_the_model_is_not_changed():
     model = ConvGradientStep(4, 8).train()
     before = model.weight.detach().clone()
     findings(model, Nonexpansive(), images())
@@ -262,9 +264,9 @@ def test_a_model_is_left_as_it_is():
     assert torch.equal(model.weight, before)
 
 
-@pytest.mark.parametrize("name", sorted(discover().listings))
+@pytest.mark.parametrize("name", sorted(discover()))
 def test_every_shipped_plugin_keeps_what_it_claims(name):
-    architecture = discover().load(name)
+    architecture = discover().get(name)
     trained_for = {weights.dataset for weights in architecture.card.weights}
     # In the plane where it may be: there a determinant costs nothing.
     dataset = "moons" if "moons" in trained_for or not trained_for else None

@@ -1,9 +1,10 @@
-"""A store's verdicts as tables: complete, typed, and never half written."""
+"""Exported tables are complete, typed and written atomically."""
 
 import builtins
 
 import pandas as pd
 import pytest
+from oracles.records import record
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.reporting import export as exporting
@@ -14,19 +15,15 @@ from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS, Status, Verdict
 
 @pytest.fixture
 def store():
-    """Two evaluations; one has nothing certified and nothing broken."""
+    """A store with two evaluations; one has no certificate and no adversarial example."""
     store = Store()
-    record = {"dataset": "digits", "norm": "L2", "seed": 0, "attacks": ["pgd", "fab-t"],
-              "certifiers": []}  # fmt: skip
     for key in ("a", "b"):
-        store.add_evaluation(key, record | {"model": key.upper()})
-    sure = {"status": Status.CERTIFIED, "certified_radius": 0.7, "certifier": "lipschitz"}
-    unsure = {"status": Status.UNDECIDED, "reason": "survived"}
-    for key, evidence in (("a", unsure), ("b", sure)):
-        store.add_verdicts(
-            key, [Verdict(example_id=i, label=1, prediction=1, eps=0.5, **evidence)
-                  for i in range(5)],
-        )  # fmt: skip
+        store.add_evaluation(key, record(key.upper(), attacks=("pgd", "fab-t")))
+    certified = {"status": Status.CERTIFIED, "certified_radius": 0.7, "certifier": "lipschitz"}
+    undecided = {"status": Status.UNDECIDED, "reason": "survived"}
+    for key, evidence in (("a", undecided), ("b", certified)):
+        common = {"label": 1, "prediction": 1, "eps": 0.5} | evidence
+        store.add_verdicts(key, [Verdict(example_id=i, **common) for i in range(5)])
     return store
 
 
@@ -46,17 +43,24 @@ def test_a_table_holds_every_verdict(suffix, rows_at_a_time, store, tmp_path, mo
     assert set(table["certifiers"]) == {"none"}
 
 
-def test_examples_that_wait_for_a_stage_are_left_out_unless_asked_for(store, tmp_path):
-    waiting = Verdict(example_id=5, label=1, prediction=1, eps=0.5, status=Status.UNDECIDED,
-                      reason="next: pgd", next_stage="pgd")  # fmt: skip
-    store.add_verdicts("a", [waiting])
+def test_pending_examples_are_exported_only_on_request(store, tmp_path):
+    pending = Verdict(
+        example_id=5,
+        label=1,
+        prediction=1,
+        eps=0.5,
+        status=Status.UNDECIDED,
+        reason="next: pgd",
+        next_stage="pgd",
+    )
+    store.add_verdicts("a", [pending])
     assert export_store(store, tmp_path / "t.csv") == 10
     assert export_store(store, tmp_path / "t.csv", pending=True) == 11
     assert "next: pgd" in (tmp_path / "t.csv").read_text()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_what_fails_in_the_middle_leaves_the_old_table(suffix, store, tmp_path):
+def test_a_failed_export_leaves_the_old_table(suffix, store, tmp_path):
     path = tmp_path / f"t.{suffix}"
     path.write_text("old")
 
@@ -70,7 +74,7 @@ def test_what_fails_in_the_middle_leaves_the_old_table(suffix, store, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_without_pyarrow_the_way_out_is_told(store, tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_says_what_to_install(store, tmp_path, monkeypatch):
     importing = builtins.__import__
 
     def without_pyarrow(name, *rest):

@@ -8,7 +8,8 @@ from torch import nn
 
 from robustbench_dyn import load_dataset, load_model
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.reporting.curves import curve, evaluate_distances
+from robustbench_dyn.evaluation.distances import evaluate_distances
+from robustbench_dyn.reporting.curves import curve
 from robustbench_dyn.reporting.plots import plot_curves, plot_flow, save
 
 
@@ -118,7 +119,7 @@ def test_the_command_refuses_images_before_it_evaluates(tmp_path, monkeypatch, c
         "--to",
         "a.png",
     ]
-    monkeypatch.setattr("robustbench_dyn.reporting.curves.evaluate_distances", None)
+    monkeypatch.setattr("robustbench_dyn.evaluation.distances.evaluate_distances", None)
     refused(dynbench_here(arguments, tmp_path, monkeypatch, capsys), "drawn in the plane")
 
 

@@ -1,13 +1,21 @@
 """The row: its interval against closed forms, and what it counts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from oracles import halfspaces, points
+from oracles.records import record
+from scipy.stats import binomtest
 
 from robustbench_dyn import ThreatModel, evaluate
-from robustbench_dyn.results.summary import attacks_that_failed, binomial_limit, summary_row
-from robustbench_dyn.results.verdicts import Outcome, Status, Step, Verdict
+from robustbench_dyn.results.summary import (
+    SUMMARY_COLUMNS,
+    attacks_that_failed,
+    binomial_limit,
+    summary_row,
+)
+from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Step, Verdict
 
 
 def tail(p, n, k):
@@ -27,6 +35,20 @@ def test_each_limit_leaves_two_and_a_half_percent_outside(k, n):
     assert (high == 1) == (k == n)
 
 
+def off_by(limits, k, n):
+    """Return by how much an interval differs from the exact 95 % one that scipy gives."""
+    exact = binomtest(k, n).proportion_ci(confidence_level=0.95, method="exact")
+    return max(abs(limits[0] - exact.low), abs(limits[1] - exact.high))
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 10), (7, 24), (500, 1000), (10, 10)])
+def test_the_limits_are_the_exact_95_percent_interval(k, n):
+    limits = [binomial_limit(k, n, upper=upper) for upper in (False, True)]
+    assert off_by(limits, k, n) < 1e-9
+    # Negative control: the interval of 50 %.
+    assert off_by([binomial_limit(k, n, upper=u, level=0.25) for u in (False, True)], k, n) > 5e-3
+
+
 def test_where_all_or_none_succeed_the_limits_have_closed_forms():
     assert binomial_limit(20, 20, upper=False) == pytest.approx(0.025 ** (1 / 20))
     assert binomial_limit(0, 20, upper=True) == pytest.approx(1 - 0.025 ** (1 / 20))
@@ -40,7 +62,7 @@ def test_the_rows_interval_is_of_95_percent():
     assert 1 - tail(row["ci_high"], 6, 4) == pytest.approx(0.025)
 
 
-RECORD = {"attacks": ["a", "b"], "certifiers": ["c"]}
+RECORD = record(attacks=("a", "b"), certifiers=("c",))
 
 
 def verdict(example_id, *steps, **changes):
@@ -53,18 +75,95 @@ def row(*verdicts, **options):
     return summary_row(verdicts, RECORD, eps=0.5, evaluated_at="", **options)
 
 
-def test_clean_accuracy_counts_predictions_whatever_became_of_the_attacks():
+CERTIFIED = {"status": Status.CERTIFIED, "certifier": "c", "certified_radius": 0.6}
+BROKEN = {"status": Status.BROKEN, "attack": "a", "adversarial_distance": 0.4}
+ONE_OF_EACH = (
+    verdict(0, ("a", Outcome.SURVIVED), **CERTIFIED),
+    verdict(1, ("a", Outcome.SURVIVED)),
+    verdict(2, ("a", Outcome.BROKEN), **BROKEN),
+    verdict(3, status=Status.MISCLASSIFIED, prediction=0),
+    verdict(4, status=Status.ERROR, prediction=-1, reason="not finite"),
+)
+
+
+def test_accuracies_are_fractions_of_all_examples():
+    found = row(*ONE_OF_EACH)
+    assert found["n_examples"] == 5
+    assert found["clean_accuracy"] == 3 / 5
+    assert found["certified_accuracy"] == 1 / 5
+    assert found["empirical_accuracy"] == 2 / 5
+    assert found["gap"] == pytest.approx(1 / 5)
+    assert found["ci_low"] == pytest.approx(binomtest(1, 5).proportion_ci(method="exact").low)
+    assert found["ci_high"] == pytest.approx(binomtest(2, 5).proportion_ci(method="exact").high)
+    assert found["flags"] == "errors:1"
+
+
+def test_an_error_is_never_robust():
+    errors = [verdict(k, status=Status.ERROR, reason="not finite") for k in range(3)]
+    found = row(*errors)
+    assert (found["certified_accuracy"], found["empirical_accuracy"]) == (0, 0)
+    assert found["ci_high"] < 1
+    assert found["flags"] == "errors:3"
+
+
+def test_without_attacks_the_empirical_accuracy_is_unknown():
+    # An exhaustive search finds adversarial examples, too.
+    found_by_search = verdict(2, ("c", Outcome.BROKEN), **BROKEN | {"attack": "c"})
+    verdicts = (verdict(0, **CERTIFIED), verdict(1), found_by_search, *ONE_OF_EACH[3:])
+    found = summary_row(verdicts, record(attacks=(), certifiers=("c",)), eps=0.5, evaluated_at="")
+    assert found["empirical_accuracy"] is None
+    assert found["gap"] is None
+    assert (found["attacks"], found["flags"]) == ("none", "errors:1")
+    # The upper limit is that of the clean accuracy.
+    assert found["ci_high"] == pytest.approx(binomtest(3, 5).proportion_ci(method="exact").high)
+
+
+def test_what_the_examples_took_adds_up():
+    took = {"forward_passes": 7, "backward_passes": 2, "seconds": 0.12345}
+    found = row(*(verdict(k, ("a", Outcome.SURVIVED), **took) for k in range(3)))
+    assert (found["forward_passes"], found["backward_passes"]) == (21, 6)
+    assert found["seconds"] == 0.37
+
+
+def test_the_row_has_what_the_record_says_of_the_model():
+    about = replace(RECORD, lipschitz_bound=3.5, parameters=9)
+    found = summary_row([verdict(0, ("a", Outcome.SURVIVED))], about, eps=0.5, evaluated_at="today")
+    assert [found[name] for name in ("model", "lipschitz_bound", "norm")] == ["m", 3.5, "L2"]
+    assert (found["parameters"], found["attacks"], found["certifiers"]) == (9, "a+b", "c")
+    assert (found["eps"], found["evaluated_at"]) == (0.5, "today")
+    assert set(found) <= set(SUMMARY_COLUMNS)
+    bare = summary_row([verdict(0)], record(certifiers=()), eps=0.5, evaluated_at="")
+    assert (bare["certifiers"], bare["lipschitz_bound"]) == ("none", None)
+
+
+def test_hits_inside_a_certified_radius_are_counted():
+    refuted = verdict(0, ("a", Outcome.BROKEN), **BROKEN, certified_radius=0.45, certifier="c")
+    beyond = verdict(1, ("a", Outcome.BROKEN), **BROKEN, certified_radius=0.3, certifier="c")
+    assert row(refuted, beyond)["flags"] == "hits_inside_radius:1"
+    assert row(beyond)["flags"] == ""
+
+
+def test_signs_are_flags_and_bring_their_attacks():
+    kept, signs = record(attacks=("a", "b"), on_signs=("long",)), [Sign("zero_gradients", 0.756)]
+    one = [verdict(0, ("a", Outcome.SURVIVED))]
+    found = summary_row(one, kept, eps=0.5, evaluated_at="", signs=signs)
+    assert (found["attacks"], found["flags"]) == ("a+b+long", "zero_gradients:0.76")
+    assert summary_row(one, kept, eps=0.5, evaluated_at="")["attacks"] == "a+b"
+
+
+def test_clean_accuracy_counts_predictions_alone():
     failed = ("a", Outcome.FAILED)
     found = row(
-        verdict(0, failed), verdict(1, failed, status=Status.ERROR),
+        verdict(0, failed),
+        verdict(1, failed, status=Status.ERROR),
         verdict(2, failed, status=Status.BROKEN, attack="b", adversarial_distance=0.1),
         verdict(3, status=Status.MISCLASSIFIED, prediction=0),
         verdict(4, status=Status.ERROR, prediction=-1, reason="not finite"),
-    )  # fmt: skip
+    )
     assert found["clean_accuracy"] == 3 / 5
 
 
-def test_failures_are_counted_and_an_attack_that_never_ended_is_named():
+def test_failures_are_counted_and_told():
     one = verdict(0, ("a", Outcome.FAILED), ("b", Outcome.SURVIVED), ("c", Outcome.NOT_APPLICABLE))
     two = verdict(1, ("a", Outcome.FAILED), ("b", Outcome.FAILED))
     assert row(one, two)["flags"] == (
@@ -79,15 +178,14 @@ def test_failures_are_counted_and_an_attack_that_never_ended_is_named():
 @pytest.mark.parametrize(
     ("flag", "certifiers"), [("batch_coupled", "none"), ("softmax_outputs", "c")]
 )
-def test_the_row_names_no_certifier_where_no_certificate_counts(flag, certifiers):
+def test_no_certifier_is_named_where_no_certificate_counts(flag, certifiers):
     found = row(verdict(0, ("b", Outcome.SURVIVED)), flags=[flag])
     assert found["certifiers"] == certifiers
     assert found["flags"] == flag
 
 
-def test_certificates_of_what_is_no_function_count_as_standing_alone():
-    proved = {"status": Status.CERTIFIED, "certifier": "c", "certified_radius": 0.6}
-    verdicts = [verdict(0, **proved), verdict(1, ("b", Outcome.SURVIVED), **proved)]
+def test_certificates_of_a_non_function_do_not_count():
+    verdicts = [verdict(0, **CERTIFIED), verdict(1, ("b", Outcome.SURVIVED), **CERTIFIED)]
     whole, flagged = row(*verdicts), row(*verdicts, flags=["changed_during_run"])
     assert (whole["certified_accuracy"], whole["flags"]) == (1, "")
     assert (flagged["certified_accuracy"], flagged["empirical_accuracy"]) == (0, 1)

@@ -83,7 +83,7 @@ def test_a_class_without_the_invariants_is_caught():
     assert len(accepted(Unchecked)) == len(BREAKING)
 
 
-def test_a_class_that_compares_the_other_way_round_lets_nan_through_and_is_caught():
+def test_inverted_comparisons_let_nan_through_and_are_caught():
     class Inverted(Verdict):
         def __post_init__(self):
             if self.adversarial_distance > self.eps or self.certified_radius < self.eps:
@@ -97,10 +97,14 @@ def test_a_class_that_compares_the_other_way_round_lets_nan_through_and_is_caugh
 
 @pytest.mark.parametrize(
     ("status", "change"),
-    [(Status.BROKEN, {"adversarial_distance": 0.5}), (Status.CERTIFIED, {"certified_radius": 0.5}),
-     (Status.CERTIFIED, {"certified_radius": INF}), (Status.ERROR, {"prediction": 3}),
-     (Status.ERROR, {"prediction": 4})],
-)  # fmt: skip
+    [
+        (Status.BROKEN, {"adversarial_distance": 0.5}),
+        (Status.CERTIFIED, {"certified_radius": 0.5}),
+        (Status.CERTIFIED, {"certified_radius": INF}),
+        (Status.ERROR, {"prediction": 3}),
+        (Status.ERROR, {"prediction": 4}),
+    ],
+)
 def test_the_edge_of_a_rule_is_inside(status, change):
     assert record(status, **change).status is status
 
@@ -111,8 +115,14 @@ numbers = st.one_of(st.floats(0, 1), st.sampled_from([NAN, INF, 0.5]))
 @few
 @given(st.sampled_from(Status), st.sampled_from([-1, 3, 4]), numbers, numbers)
 def test_nothing_is_both_certified_and_wrong_or_broken_and_far(status, prediction, reached, radius):
-    change = {"prediction": prediction, "reason": "r", "attack": "a", "certifier": "c",
-              "adversarial_distance": reached, "certified_radius": radius}  # fmt: skip
+    change = {
+        "prediction": prediction,
+        "reason": "r",
+        "attack": "a",
+        "certifier": "c" if radius > 0 else "",
+        "adversarial_distance": reached,
+        "certified_radius": radius,
+    }
     holds = {
         Status.MISCLASSIFIED: prediction == 4,
         Status.BROKEN: prediction == 3 and not math.isnan(reached) and reached <= 0.5,
@@ -143,7 +153,7 @@ def test_verdicts_cannot_be_changed():
         verdict.status = Status.CERTIFIED
 
 
-def test_the_message_shows_the_record_but_not_the_bytes_of_an_image():
+def test_the_message_shows_the_record_without_image_bytes():
     with pytest.raises(InputError, match="example_id=7") as caught:
         record(Status.BROKEN, attack="", x_adv=b"secret")
     assert "secret" not in str(caught.value)
@@ -155,3 +165,10 @@ def test_columns_are_the_fields_but_eps_the_image_and_the_state():
     assert [name for name in names if name not in EXAMPLE_COLUMNS] == INTERNAL
     assert [name for name in names if name in EXAMPLE_COLUMNS] == list(EXAMPLE_COLUMNS)
     assert EXAMPLE_COLUMNS[:4] == ("example_id", "label", "prediction", "status")
+
+
+def test_a_certifier_without_a_radius_is_no_evidence():
+    for radius in (math.nan, 0.0):
+        with pytest.raises(InputError, match="does not carry"):
+            record(Status.UNDECIDED, certifier="c", certified_radius=radius)
+    assert record(Status.UNDECIDED, certifier="c", certified_radius=0.1).certifier == "c"

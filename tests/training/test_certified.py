@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robustbench_dyn.certification.base import Prepared, radii
-from robustbench_dyn.certification.bounds.back_substitution import difference_bounds
+from robustbench_dyn.certification.base import radii
+from robustbench_dyn.certification.bounds.back_substitution import objective_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.bounds.intermediate import interval_bounds, relax
-from robustbench_dyn.certification.certifiers import interval
-from robustbench_dyn.certification.network.tracing import trace_live
+from robustbench_dyn.certification.bounds.intermediate import interval_bounds, relaxation_state
+from robustbench_dyn.certification.bounds.traced_network import trainable_network
+from robustbench_dyn.certification.certifiers.interval import Interval
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import EulerStep, HamiltonianStep, UnitRowLinear
 from robustbench_dyn.models.freezing import frozen_eval
@@ -55,17 +55,24 @@ def seeded(*layers):
 
 def strided():
     return seeded(
-        nn.Conv2d(1, 3, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(3, 4, 4, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(16, 4),
-    )  # fmt: skip
+        nn.Conv2d(1, 3, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(3, 4, 4, stride=2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
 
 
 def residual():
     field = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
     return seeded(
-        nn.PixelUnshuffle(2), EulerStep(field, step_size=0.5), nn.ReLU(), nn.Flatten(),
+        nn.PixelUnshuffle(2),
+        EulerStep(field, step_size=0.5),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(64, 4),
-    )  # fmt: skip
+    )
 
 
 def hamiltonian():
@@ -92,13 +99,15 @@ def images(n=6, seed=0):
 
 def certified_bounds(model, x, y, threat_model):
     """Return the certifier's upper bounds of F_j - F_y, (batch, classes)."""
-    relaxed, ball, n_classes = relax(model, tuple(x.shape[1:])), Ball(x, threat_model), 4
+    relaxed, ball, n_classes = relaxation_state(model, tuple(x.shape[1:])), Ball(x, threat_model), 4
     example = torch.arange(len(x)).repeat_interleave(n_classes)
     units = torch.eye(n_classes, dtype=torch.float64)
     differences = units[y[example]] - units.repeat(len(x), 1)
     with torch.no_grad():
         bounds = interval_bounds(relaxed, ball)
-        least = difference_bounds(relaxed.exact, bounds, ball, differences, example, lines={})
+        least = objective_bounds(
+            relaxed.exact, bounds, ball, differences, example, linear_bounds={}
+        )
     return -least.value.view(len(x), n_classes)
 
 
@@ -121,7 +130,7 @@ def test_the_bounds_of_training_lie_above_sampled_outputs(make, norm):
     model, (x, y) = make(), images()
     threat_model = ThreatModel(norm, EPS[norm])
     with torch.no_grad():
-        worst = worst_logits(trace_live(model, (1, 8, 8))(), x, y, threat_model)
+        worst = worst_logits(trainable_network(model, (1, 8, 8))(), x, y, threat_model)
     assert sampled_excess(model, x, y, threat_model, worst) <= 1e-9
     assert (worst.gather(1, y[:, None]) == 0).all()
 
@@ -134,7 +143,7 @@ def test_bounds_that_drop_the_radius_are_caught(monkeypatch):
     monkeypatch.setattr(live_intervals, "_between", of_a_point)
     model, (x, y) = strided(), images()
     threat_model = ThreatModel("Linf", EPS["Linf"])
-    worst = worst_logits(trace_live(model, (1, 8, 8))(), x, y, threat_model).detach()
+    worst = worst_logits(trainable_network(model, (1, 8, 8))(), x, y, threat_model).detach()
     assert sampled_excess(model, x, y, threat_model, worst) > 1e-3
     assert not torch.allclose(worst, certified_bounds(model, x, y, threat_model), rtol=1e-3)
 
@@ -145,7 +154,7 @@ def test_the_bounds_of_training_equal_those_of_the_certifier(make, norm):
     model, (x, y) = make(), images()
     threat_model = ThreatModel(norm, EPS[norm])
     with torch.no_grad():
-        ours = worst_logits(trace_live(model, (1, 8, 8))(), x, y, threat_model)
+        ours = worst_logits(trainable_network(model, (1, 8, 8))(), x, y, threat_model)
     theirs = certified_bounds(model, x, y, threat_model)
     # The certifier's is wider by its rounding alone.
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
@@ -153,12 +162,12 @@ def test_the_bounds_of_training_equal_those_of_the_certifier(make, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("make", [residual, hamiltonian, linear])
-def test_the_bounds_of_training_are_never_below_those_of_the_certifier(make, norm):
+def test_bounds_of_training_are_not_below_the_certifiers(make, norm):
     # Which sees through affine maps that follow one another, and meets ball and box at once.
     model, (x, y) = make(), images()
     threat_model = ThreatModel(norm, EPS[norm])
     with torch.no_grad():
-        ours = worst_logits(trace_live(model, (1, 8, 8))(), x, y, threat_model)
+        ours = worst_logits(trainable_network(model, (1, 8, 8))(), x, y, threat_model)
     theirs = certified_bounds(model, x, y, threat_model)
     assert (ours >= theirs - 1e-9).all()
     assert (ours <= theirs + 0.5 * theirs.abs().max()).all()
@@ -168,7 +177,7 @@ def test_the_bounds_of_training_are_never_below_those_of_the_certifier(make, nor
 @pytest.mark.parametrize("make", MODELS)
 def test_the_gradient_is_that_of_finite_differences(make, norm):
     model, (x, y) = make(), images(2)
-    network, threat_model = trace_live(model, (1, 8, 8)), ThreatModel(norm, EPS[norm])
+    network, threat_model = trainable_network(model, (1, 8, 8)), ThreatModel(norm, EPS[norm])
 
     def loss():
         return F.cross_entropy(worst_logits(network(), x, y, threat_model), y)
@@ -188,22 +197,22 @@ def test_the_gradient_is_that_of_finite_differences(make, norm):
     assert float(slope) == pytest.approx(float((values[0] - values[1]) / (2 * step)), rel=1e-4)
 
 
-def test_a_followed_network_computes_what_the_model_does_after_each_step():
+def test_a_traced_network_follows_the_weights():
     model, (x, _) = rescaled(), images()
-    network = trace_live(model, (1, 8, 8))
+    network = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data += 0.1
-    assert torch.allclose(network().values(x)[-1], model(x))
+    assert torch.allclose(network().outputs(x)[-1], model(x))
     # Kept weights would not be followed: nothing of what is frozen elsewhere may leak in.
     with frozen_eval(model):
         model(x)
-        stale = trace_live(model, (1, 8, 8))
+        stale = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
         parameter.data -= 0.1
-    assert torch.allclose(stale().values(x)[-1], model(x))
+    assert torch.allclose(stale().outputs(x)[-1], model(x))
 
 
-def test_radius_and_share_grow_from_nothing_to_what_the_recipe_says():
+def test_radius_and_share_grow_to_what_the_recipe_says():
     settings = CertifiedTraining(norm="Linf", eps=0.1, warm_up_epochs=2, ramp_epochs=4, kappa=0.5)
     assert settings.at(0) == settings.at(2) == (0, 1)
     assert settings.at(4) == pytest.approx((0.05, 0.75))
@@ -217,7 +226,9 @@ def test_an_unknown_operation_is_named():
             return torch.sin(x)
 
     with pytest.raises(InputError, match=r"certified_training.*'sin'"):
-        certified_training.follow(seeded(nn.Flatten(), nn.Linear(64, 4), Sine()), (1, 8, 8))
+        certified_training.trace_for_training(
+            seeded(nn.Flatten(), nn.Linear(64, 4), Sine()), (1, 8, 8)
+        )
 
 
 def test_a_weight_that_is_read_as_a_number_is_refused():
@@ -226,7 +237,7 @@ def test_a_weight_that_is_read_as_a_number_is_refused():
             return F.linear(x, self.weight / float(self.weight.norm()), self.bias)
 
     with pytest.raises(InputError, match="values of its parameters"):
-        certified_training.follow(seeded(nn.Flatten(), Frobenius(64, 4)), (1, 8, 8))
+        certified_training.trace_for_training(seeded(nn.Flatten(), Frobenius(64, 4)), (1, 8, 8))
 
 
 # Whole trainings
@@ -234,7 +245,7 @@ def test_a_weight_that_is_read_as_a_number_is_refused():
 
 @pytest.fixture
 def architecture():
-    return discover().load("feedforward")
+    return discover().get("feedforward")
 
 
 def recipe(tmp_path, *changes):
@@ -247,14 +258,14 @@ def recipe(tmp_path, *changes):
 
 def certified_accuracy(model, dataset, threat_model):
     data = training.load_dataset(dataset, split="test")
-    prepared = Prepared(interval.CERTIFIER, relax(model, tuple(data.x.shape[1:])))
+    prepared = Interval().prepared(model, tuple(data.x.shape[1:]))
     with torch.no_grad():
         logits = model(data.x)
     proof = prepared.prove(data.x, logits, data.y, threat_model)
     return float((radii(proof) >= threat_model.eps).double().mean())
 
 
-def test_certified_training_certifies_digits_that_plain_training_does_not(architecture, tmp_path):
+def test_certified_training_certifies_more_digits(architecture, tmp_path):
     certified = training.train(recipe(tmp_path), architecture, tmp_path / "a.safetensors")
     section = next(line for line in RECIPE.splitlines() if line.startswith("certified_training"))
     plain = training.train(
@@ -268,16 +279,21 @@ def test_certified_training_certifies_digits_that_plain_training_does_not(archit
 @pytest.mark.parametrize("name", ["euler_resnet", "hamiltonian"])
 def test_certified_training_certifies_more_of_the_moons_by_flows(name, tmp_path):
     content = {
-        "model": name, "dataset": "moons", "options": {"channels": 16, "depth": 2},
+        "model": name,
+        "dataset": "moons",
+        "options": {"channels": 16, "depth": 2},
         "certified_training": {"norm": "L2", "eps": 0.06, "ramp_epochs": 5},
-        "optimizer": "adam", "learning_rate": 0.03, "epochs": 10, "batch_size": 50,
-    }  # fmt: skip
+        "optimizer": "adam",
+        "learning_rate": 0.03,
+        "epochs": 10,
+        "batch_size": 50,
+    }
     plain = {key: value for key, value in content.items() if key != "certified_training"}
     accuracies = []
     for k, one in enumerate((content, plain)):
         trained = training.train(
             recipes.Recipe.model_validate(one),
-            discover().load(name),
+            discover().get(name),
             tmp_path / f"{k}.safetensors",
         )
         accuracies.append(certified_accuracy(trained.model, "moons", ThreatModel("L2", 0.06)))
@@ -286,7 +302,7 @@ def test_certified_training_certifies_more_of_the_moons_by_flows(name, tmp_path)
 
 
 @pytest.mark.parametrize("stop_at", [30, 100])
-def test_a_certified_training_that_was_stopped_ends_with_the_same_weights(
+def test_a_stopped_certified_training_ends_with_the_same_weights(
     stop_at, architecture, tmp_path
 ):
     def stop(report):
@@ -309,7 +325,7 @@ def test_a_certified_training_that_was_stopped_ends_with_the_same_weights(
         (("eps: 16/255", "eps: wide"), "not a number"),
         (("norm: Linf", "norm: L3"), "certified_training.norm"),
         (("ramp_epochs", "ramp"), "unknown key 'certified_training.ramp'"),
-        (("ramp_epochs: 4", "ramp_epochs: 8"), "less than the 10 epochs"),
+        (("ramp_epochs: 4", "ramp_epochs: 8"), "less than epochs=10"),
         (("seed: 0", "precision: bfloat16"), "needs precision float32"),
         (("seed: 0", "adversary: {norm: L2, eps: 0.5}"), "certified_training and adversary"),
         (("seed: 0", "augmentation: {noise: 0.1}"), "certified_training and augmentation.noise"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.command import dynbench_here
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -39,7 +40,7 @@ seed: 0
 
 @pytest.fixture
 def architecture():
-    return discover().load("lipflow")
+    return discover().get("lipflow")
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_training_is_fixed_by_its_seed_and_learns(architecture, recipe, tmp_path
 
 
 @pytest.mark.parametrize("stop_at", [16, 22])
-def test_a_training_that_was_stopped_ends_with_the_same_weights(
+def test_a_stopped_training_ends_with_the_same_weights(
     stop_at, architecture, recipe, tmp_path
 ):
     def stop(report):
@@ -88,14 +89,16 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
     assert not out.with_suffix(".checkpoint").exists()
 
 
-def test_a_training_that_was_killed_goes_on(tmp_path):
-    (tmp_path / "digits.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 60"))
-    command = [
-        sys.executable, "-c", "from robustbench_dyn.cli import main; main()", "train", "--model",
-        "lipflow", "--dataset", "digits", "--recipe", "digits.yaml", "--out", "w.safetensors",
-    ]  # fmt: skip
+@pytest.mark.slow
+def test_a_killed_training_goes_on(tmp_path, monkeypatch, capsys):
+    (tmp_path / "digits.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 30"))
+    options = ["train", "--model", "lipflow", "--dataset", "digits"]
+    options += ["--recipe", "digits.yaml", "--out", "w.safetensors"]
     killed = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", "from robustbench_dyn.cli import main; main()", *options],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     checkpoint = tmp_path / "w.checkpoint"
     deadline = time.monotonic() + 120
@@ -105,13 +108,13 @@ def test_a_training_that_was_killed_goes_on(tmp_path):
     killed.wait()
     assert checkpoint.is_file()
     assert not (tmp_path / "w.safetensors").exists(), "it ended before it was killed"
-    resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    resumed = dynbench_here(options, tmp_path, monkeypatch, capsys)
     assert resumed.returncode == 0, resumed.stderr
     assert "sha256" in resumed.stdout
     assert (tmp_path / "w.safetensors").is_file()
 
 
-def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(architecture, recipe, tmp_path):
+def test_a_damaged_or_foreign_checkpoint_is_refused(architecture, recipe, tmp_path):
     def stop(report):
         if report.epoch == 1:
             raise KeyboardInterrupt
@@ -135,17 +138,17 @@ def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(architecture
         (("optimizer: adam", "optimizer: magic"), "optimizer"),
         (("seed: 0", "seeds: 0"), "unknown key 'seeds'"),
         (("learning_rate: 0.01", "learning_rate: -1"), "learning_rate"),
-        (("seed: 0", "momentum: 0.9"), "momentum is of sgd alone"),
+        (("seed: 0", "momentum: 0.9"), "only sgd has momentum"),
         (("seed: 0", "decay: {every: 0}"), "decay.every"),
         (("seed: 0", "warmup: 0.1\ndecay: {every: 1}"), "warmup belongs"),
-        (("offset: 0.3, temperature: 0.25", "kind: hinge"), "a hinge needs a margin"),
-        (("offset: 0.3", "margin: 0.3"), "a hinge needs a margin"),
+        (("offset: 0.3, temperature: 0.25", "kind: hinge"), "hinge requires a margin"),
+        (("offset: 0.3", "margin: 0.3"), "hinge requires a margin"),
         (("offset: 0.3", "kind: hinge, margin: 0.3"), "belong to cross_entropy"),
         (("{shift: 1}", "{noise: -0.1}"), "noise"),
         (("{shift: 1}", "{noise: 64}"), "noise"),
         (
             ("{shift: 1}", "{noise: 0.1}\nadversary: {norm: L2, eps: 0.5}"),
-            "where an adversary has to stay; drop one",
+            "and an adversary must not; drop one",
         ),
     ],
 )
@@ -156,7 +159,7 @@ def test_recipes_are_strict(change, message, tmp_path):
         recipes.read_recipe(path)
 
 
-def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
+def test_another_model_and_too_few_examples_are_refused(
     architecture, recipe, tmp_path
 ):
     other = recipe.model_copy(update={"model": "euler_resnet"})
@@ -170,7 +173,7 @@ def test_a_recipe_for_another_model_and_too_few_examples_are_refused(
         recipes.find_recipe(architecture, "fashion_mnist", "other")
 
 
-def test_noise_is_gaussian_seeded_unclipped_and_new_in_each_batch():
+def test_noise_is_gaussian_seeded_unclipped_and_new_each_batch():
     def augment(noise, generator=None):
         generator = generator or torch.Generator().manual_seed(3)
         return augmentation.augment(x, augmentation.Augmentation(noise=noise), generator)
@@ -225,11 +228,18 @@ def test_a_hinge_is_its_formula_and_vanishes_beyond_its_margin():
 def published(architecture, **changes):
     """Return a recipe like the published one, for the digits."""
     content = {
-        "model": architecture.name, "dataset": "digits", "epochs": 3, "batch_size": 128,
+        "model": architecture.name,
+        "dataset": "digits",
+        "epochs": 3,
+        "batch_size": 128,
         "options": {"channels": 8, "terms": 8, "depth": 1, "dense_depth": 1},
-        "loss": {"kind": "hinge", "margin": 0.3}, "optimizer": "sgd", "momentum": 0.9,
-        "learning_rate": 0.05, "decay": {"every": 1, "factor": 4}, "augmentation": {"crop": 1},
-    }  # fmt: skip
+        "loss": {"kind": "hinge", "margin": 0.3},
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "learning_rate": 0.05,
+        "decay": {"every": 1, "factor": 4},
+        "augmentation": {"crop": 1},
+    }
     return recipes.Recipe.model_validate(content | changes)
 
 
@@ -250,12 +260,15 @@ def test_training_by_sgd_in_steps_on_a_hinge_learns_and_resumes(architecture, tm
     assert torch.equal(weights(tmp_path / "w.safetensors"), weights(tmp_path / "whole.safetensors"))
 
 
-def test_the_learning_rate_falls_in_steps_and_without_decay_in_one_cycle():
+def test_the_learning_rate_falls_in_steps_or_in_one_cycle():
     def rates(decay):
         optimizer = make_optimizer(
-            "sgd", [torch.nn.Parameter(torch.zeros(1))], learning_rate=0.8, weight_decay=0.0,
+            "sgd",
+            [torch.nn.Parameter(torch.zeros(1))],
+            learning_rate=0.8,
+            weight_decay=0.0,
             momentum=0.9,
-        )  # fmt: skip
+        )
         schedule = make_schedule(
             optimizer, decay, learning_rate=0.8, warmup=0.2, epochs=5, steps_per_epoch=2
         )
@@ -274,29 +287,32 @@ def test_the_learning_rate_falls_in_steps_and_without_decay_in_one_cycle():
     assert cycle[-1] < 0.01
 
 
-def test_a_pull_to_orthogonality_keeps_periodic_convolutions_near_it(tmp_path):
-    architecture = discover((PUBLISHED,)).load("published_resnet")
+def test_the_penalty_keeps_convolutions_near_orthogonality(tmp_path):
+    architecture = discover((PUBLISHED,)).get("published_resnet")
     defects = {}
     for weight in (0.0, 1.0):
         recipe = published(
-            architecture, orthogonality=weight, loss={"kind": "hinge", "margin": 2.0}, epochs=2,
+            architecture,
+            orthogonality=weight,
+            loss={"kind": "hinge", "margin": 2.0},
+            epochs=2,
             learning_rate=0.2,
             options={"steps": "naive", "channels": 4, "n_blocks": 1, "free_scales": False},
-        )  # fmt: skip
+        )
         model = training.train(recipe, architecture, tmp_path / f"{weight}.safetensors").model
         defects[weight] = float(orthogonality_penalty(model).detach())
     assert defects[1.0] < defects[0.0] / 2
 
 
-def test_a_recipe_that_asks_for_orthogonality_where_nothing_measures_it_is_refused(
+def test_a_penalty_that_no_layer_measures_is_refused(
     architecture, tmp_path
 ):
     recipe = published(architecture, orthogonality=1.0)
-    with pytest.raises(InputError, match="no part of the model measures it"):
+    with pytest.raises(InputError, match="no module of the model has the method"):
         training.train(recipe, architecture, tmp_path / "w.safetensors")
 
 
-def test_a_crop_moves_each_example_its_own_way_and_a_shift_all_alike():
+def test_a_crop_moves_examples_apart_and_a_shift_together():
     x = torch.arange(1.0, 65.0).reshape(1, 1, 8, 8).repeat(16, 1, 1, 1)
 
     def offsets(chosen):
@@ -305,8 +321,12 @@ def test_a_crop_moves_each_example_its_own_way_and_a_shift_all_alike():
         windows = F.pad(x[:1], (2,) * 4)
         found = []
         for one in moved:
-            places = [(i, j) for i in range(5) for j in range(5)
-                      if torch.equal(windows[0, :, i : i + 8, j : j + 8], one)]  # fmt: skip
+            places = [
+                (i, j)
+                for i in range(5)
+                for j in range(5)
+                if torch.equal(windows[0, :, i : i + 8, j : j + 8], one)
+            ]
             assert len(places) == 1, "what came out is no crop of the padded picture"
             found += places
         return set(found)

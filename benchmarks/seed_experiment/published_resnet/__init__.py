@@ -1,4 +1,4 @@
-"""The published comparison's network: blocks of 3 x 3 convolutions in one of five kinds of step."""
+"""The network of the published comparison: blocks of 3 x 3 convolutions with five kinds of step."""
 
 from collections.abc import Callable
 
@@ -15,13 +15,13 @@ from robustbench_dyn.flows import (
     lipschitz_bound,
 )
 
-_CONVOLUTIONS_A_BLOCK = 4
-# Longest step of the nonexpansive network: h |A|^2 <= 2 up to |A| = 1.02.
-_LONGEST = 1.9
+_CONVOLUTIONS_PER_BLOCK = 4
+# Largest step size of the nonexpansive network: h |A|^2 <= 2 up to |A| = 1.02.
+_MAX_STEP = 1.9
 
 
 class NaiveConvStep(nn.Module):
-    """x -> (x + B relu(A x + b)) / 2, 1-Lipschitz as long as |A| |B| <= 1."""
+    """x -> (x + B relu(A x + b)) / 2, 1-Lipschitz for |A| |B| <= 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class NaiveConvStep(nn.Module):
         self.outer = PeriodicConv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Step once; x: (batch, channels, height, width)."""
+        """Return the state after one step; x: (batch, channels, height, width)."""
         outer: Tensor = self.outer(F.relu(self.inner(x)))
         return (x + outer) / 2
 
@@ -39,7 +39,7 @@ class NaiveConvStep(nn.Module):
 
 
 class NonexpansiveStep(nn.Module):
-    """x -> x - h A^T relu(A x + b) with h learned in (0, 1.9), 1-Lipschitz where h |A|^2 <= 2."""
+    """x -> x - h A^T relu(A x + b) with h learned in (0, 1.9), 1-Lipschitz for h |A|^2 <= 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,19 +48,19 @@ class NonexpansiveStep(nn.Module):
         self.share_logit = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Step once; x: (batch, channels, height, width)."""
-        return self.conv.step(x, -_LONGEST * torch.sigmoid(self.share_logit), self.bias, F.relu)
+        """Return the state after one step; x: (batch, channels, height, width)."""
+        return self.conv.step(x, -_MAX_STEP * torch.sigmoid(self.share_logit), self.bias, F.relu)
 
     def lipschitz_bound(self) -> float:
         """Return max(1, h |A|^2 - 1): Jacobians are I - h A^T D A with 0 <= D <= I."""
-        h = _LONGEST * float(torch.sigmoid(self.share_logit.detach().double()))
+        h = _MAX_STEP * float(torch.sigmoid(self.share_logit.detach().double()))
         excess = h * self.conv.gram_range()[1] * (1 + 1e-12) - 1
         # Written so that NaN stays NaN: max(1, nan) would be 1.
         return 1.0 if excess <= 1 else excess
 
 
 class ScaledLift(nn.Module):
-    """x -> s K * x + b with a scale s that is free to train, as published."""
+    """x -> s K * x + b with an unconstrained scale s, as published."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def _prescribed(channels: int) -> nn.Module:
     return SwitchingPair(channels, learned=False, make_expansion=_conv, make_contraction=_conv)
 
 
-# The step, and how many convolutions are in it.
+# Each step, and its number of convolutions.
 _STEPS: dict[str, tuple[Callable[[int], nn.Module], int]] = {
     "unconstrained": (_euler, 2),
     "naive": (NaiveConvStep, 2),
@@ -118,25 +118,25 @@ def build(
     """Build blocks of lift, four convolutions and 2 x 2 max pooling, and a linear head.
 
     steps: unconstrained, naive, nonexpansive, flexible or prescribed. channels: of the first
-    block; each next one has twice as many. unshuffle: start at half the resolution. free_scales:
-    lifts have a scale and the head has rows of any length, as published; without, lifts are near
-    isometries and rows have unit norm, so that a margin is a distance.
+    block; each later block has twice as many. unshuffle: start at half the resolution.
+    free_scales: lifts have a scale and rows of the head any length, as published; otherwise lifts
+    are nearly isometries and rows have unit norm, so that a margin is a distance.
     """
     if steps not in _STEPS:
         raise ValueError(f"steps={steps!r} is unknown; choose one of {', '.join(_STEPS)}")
     make, n_convolutions = _STEPS[steps]
-    width, height, wide = input_shape
+    n_in, height, width = input_shape
     layers = list[nn.Module]()
     if unshuffle:
         layers.append(nn.PixelUnshuffle(2))
-        width, height, wide = 4 * width, height // 2, wide // 2
+        n_in, height, width = 4 * n_in, height // 2, width // 2
     for block in range(n_blocks):
-        wider = channels * 2**block
+        n_out = channels * 2**block
         lift = ScaledLift if free_scales else PeriodicConv
-        layers.append(lift(width, wider))
-        layers += [make(wider) for _ in range(_CONVOLUTIONS_A_BLOCK // n_convolutions)]
+        layers.append(lift(n_in, n_out))
+        layers += [make(n_out) for _ in range(_CONVOLUTIONS_PER_BLOCK // n_convolutions)]
         layers.append(nn.MaxPool2d(2))
-        width, height, wide = wider, height // 2, wide // 2
-    features = width * height * wide
+        n_in, height, width = n_out, height // 2, width // 2
+    features = n_in * height * width
     head = nn.Linear if free_scales else UnitRowLinear
     return Classifier(nn.Sequential(*layers, nn.Flatten()), head(features, n_classes))

@@ -188,7 +188,7 @@ def _start(problem: AttackProblem, example: Tensor, trial: Tensor, streams: Stre
     """Start each row at a random point as far from its example as the ball allows."""
     norm, eps = problem.threat_model.norm, problem.threat_model.eps
     origin = problem.x[example]
-    own = streams.select(example).derive(trial)
+    own = streams.select(example).substream(trial)
     if norm == "Linf":
         noise = 2 * own.uniform(0, *origin.shape[1:]) - 1
         noise /= noise.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(_TINY)

@@ -1,4 +1,4 @@
-"""Attacks in expectation over what a model draws at random, and what such a model predicts.
+"""Randomised models: attacks in expectation over their draws, and predictions by majority.
 
 A randomised model errs at a point where fresh passes predict another class more often than the
 label; a single wrong draw, which clean inputs have too, does not count.
@@ -6,21 +6,17 @@ label; a single wrong draw, which clean inputs have too, does not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
 from robustbench_dyn.attacks.native.apgd import Loss, apgd
-from robustbench_dyn.attacks.native.batched_search import lead_of, votes_of
-from robustbench_dyn.attacks.native.directions import steepest
-from robustbench_dyn.threat_models import project
+from robustbench_dyn.attacks.native.batched_search import votes_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from robustbench_dyn.attacks.problem import AttackProblem
-    from robustbench_dyn.threat_models import ThreatModel
 
 # Passes that decide what a randomised model predicts: of two classes, one that is drawn in 60 % of
 # passes wins with probability 0.97.
@@ -76,33 +72,3 @@ def eot_apgd(
         fooled=fooled,
         n_passes=n_passes,
     )
-
-
-def eot_pgd(
-    log_probabilities: Callable[[Tensor, int], Tensor],
-    x: Tensor,
-    y: Tensor,
-    threat_model: ThreatModel,
-    *,
-    n_steps: int = 20,
-) -> Tensor:
-    """Return where each ascent from x ends, a point of the threat model; x's shape.
-
-    log_probabilities(x_adv, step): logarithms of the mean probabilities over fresh noise,
-    (batch, classes), as the objective (S) of SmoothAdv has them (arXiv 1906.04584); gradients of
-    such means are those of expectation over transformation (arXiv 1707.07397, Section 2.1). It
-    ascends the lead of the likeliest other class, which does not saturate as the label's
-    probability does.
-    x: (batch, *input_shape) in [0, 1]; y: (batch,).
-    """
-    x_adv = x.detach()
-    for step in range(n_steps):
-        x_adv = x_adv.detach().requires_grad_()
-        with torch.enable_grad():
-            scores = log_probabilities(x_adv, step)
-            (gradient,) = torch.autograd.grad(-lead_of(scores, y).sum(), x_adv)
-        # Steps that shrink to nothing, so that the last ones average noise out: 2.5 eps in all.
-        length = 5 * threat_model.eps / n_steps * (1 - step / n_steps)
-        moved = x_adv.detach() + length * steepest(gradient, threat_model.norm)
-        x_adv = project(moved, x, threat_model)
-    return x_adv

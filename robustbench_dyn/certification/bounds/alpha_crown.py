@@ -1,4 +1,4 @@
-"""Better slopes for the lines of a relaxation, searched by gradient ascent on the bound."""
+"""alpha-CROWN: slopes of linear bounds, optimised by gradient ascent on the bound."""
 
 from __future__ import annotations
 
@@ -8,58 +8,72 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.activations import Activation, Line, Lines
+from robustbench_dyn.certification.activations import Activation, Line, LinearBounds
 from robustbench_dyn.certification.bounds.back_substitution import (
-    Least,
+    LowerBounds,
+    back_substitute,
     chunks,
     concretise,
-    substitute,
 )
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.network.graph import Network, Pointwise
 
-# Adam's first steps. A line that touches a smooth curve answers to small changes of slope.
+# Adam's first steps. A line that touches a smooth curve reacts to small changes of slope.
 _STEP, _SMALL_STEP, _DECAY = 0.15, 0.03, 0.9
-# Slopes of 0 or 1 have no way but one: the ascent begins between them and this one.
+# A slope of 0 or 1 can change in one direction only: the ascent begins halfway to this one.
 _MIDDLE = 0.5
-# An activation's value, and whether its upper line is meant.
+# The index of an activation's output, and whether its upper line is meant.
 _Key = tuple[int, bool]
 
 
 def optimised_bounds(
-    network: Network, proving: Network, bounds: Bounds, ball: Ball, value: int, functions: Tensor,
-    owner: Tensor, starting: Mapping[int, Lines], *, n_iterations: int,
-) -> Least:  # fmt: skip
-    """Bound <functions[k], value> from below, with slopes found by some steps of Adam, (n,).
+    network: Network,
+    proving: Network,
+    bounds: Bounds,
+    ball: Ball,
+    k: int,
+    rows: Tensor,
+    owners: Tensor,
+    initial: Mapping[int, LinearBounds],
+    *,
+    n_iterations: int,
+) -> LowerBounds:
+    """Bound <rows[i], output k> from below, with slopes optimised by some steps of Adam, (n,).
 
-    Each row has slopes of its own (arXiv 2011.13824, Section 3.2, the bounds of earlier values as
-    they are). Lines are sound whatever their slopes: the offsets follow from these. The search
-    itself leaves rounding out, and is done in `network`; the bounds are those of `proving`, the
-    same network in a dtype of its own, at the best lines, which are of float64.
+    Each row has slopes of its own (arXiv 2011.13824, Section 3.2, with fixed intermediate bounds).
+    Lines are sound whatever their slopes: the offsets follow from these. The search itself leaves
+    rounding out, and is done in `network`; the bounds are those of `proving`, the same network in a
+    dtype of its own, at the best lines, which are of float64.
     """
     nothing = ball.centre.new_zeros(0)
-    found, roundings = [nothing], [nothing]
-    for rows in chunks(network, len(functions), factor=8, upto=value):
-        of_rows, asked = owner[rows], functions[rows].to(network.dtype)
-        family = _Family.of(network, bounds, starting, of_rows)
-        slopes = family.starting_slopes(starting, of_rows, network.dtype)
+    values, roundings = [nothing], [nothing]
+    for chunk in chunks(network, len(rows), factor=8, up_to=k):
+        chunk_owners, objectives = owners[chunk], rows[chunk].to(network.dtype)
+        lines = _Lines.of(network, bounds, initial, chunk_owners)
+        slopes = lines.initial_slopes(initial, chunk_owners, network.dtype)
         best = {key: slope.detach().clone() for key, slope in slopes.items()}
-        reached = bounds.lower[value].new_full((len(of_rows),), -torch.inf)
+        reached = bounds.lower[k].new_full((len(chunk_owners),), -torch.inf)
         ascent = {
-            key: _Ascent(slope, _STEP if family.is_bent(key[0]) else _SMALL_STEP)
+            key: _Ascent(slope, _STEP if lines.is_piecewise_linear(key[0]) else _SMALL_STEP)
             for key, slope in slopes.items()
         }
-        rough = family.to(network.dtype)
+        rough = lines.to(network.dtype)
         for step in range(n_iterations):
             with torch.enable_grad():
-                bound = substitute(
-                    network, bounds, value, asked, of_rows, rough.lines(slopes), rounded=False
+                bound = back_substitute(
+                    network,
+                    bounds,
+                    k,
+                    objectives,
+                    chunk_owners,
+                    rough.linear_bounds(slopes),
+                    rounded=False,
                 )
-                least = concretise(bound, ball, bounds, of_rows)
-                total = least.sum()
-            better = least.detach() > reached
-            reached = least.detach().where(better, reached)
+                lower_bound = concretise(bound, ball, bounds, chunk_owners)
+                total = lower_bound.sum()
+            better = lower_bound.detach() > reached
+            reached = lower_bound.detach().where(better, reached)
             for key, slope in slopes.items():
                 mask = better.view(-1, *[1] * (slope.dim() - 1))
                 best[key] = torch.where(mask, slope.detach(), best[key])
@@ -68,12 +82,14 @@ def optimised_bounds(
                 for key, gradient in zip(slopes, gradients, strict=True):
                     ascent[key].step(gradient)
         with torch.no_grad():
-            lines = family.lines({key: slope.double() for key, slope in best.items()})
-            asked = functions[rows].to(proving.dtype)
-            bound = substitute(proving, bounds, value, asked, of_rows, lines)
-            found.append(concretise(bound, ball, bounds, of_rows))
+            exact = {key: slope.double() for key, slope in best.items()}
+            objectives = rows[chunk].to(proving.dtype)
+            bound = back_substitute(
+                proving, bounds, k, objectives, chunk_owners, lines.linear_bounds(exact)
+            )
+            values.append(concretise(bound, ball, bounds, chunk_owners))
             roundings.append(bound.rounding)
-    return Least(torch.cat(found), torch.cat(roundings))
+    return LowerBounds(torch.cat(values), torch.cat(roundings))
 
 
 class _Ascent:
@@ -95,65 +111,73 @@ class _Ascent:
 
 
 @dataclass(frozen=True)
-class _Family:
-    """All lines of some rows: by activation value, its bounds, and upper lines that stay."""
+class _Lines:
+    """The linear bounds of some rows: by activation, bounds of its argument and fixed upper lines.
+
+    fixed_upper: of convex activations, whose secant is the best upper line.
+    """
 
     activations: Mapping[int, Activation]
     lower: Mapping[int, Tensor]
     upper: Mapping[int, Tensor]
-    staying: Mapping[int, Line]
+    fixed_upper: Mapping[int, Line]
 
     @classmethod
     def of(
-        cls, network: Network, bounds: Bounds, starting: Mapping[int, Lines], owner: Tensor
-    ) -> _Family:
-        nodes = {k: network.nodes[k - 1] for k in starting}
+        cls, network: Network, bounds: Bounds, initial: Mapping[int, LinearBounds], owners: Tensor
+    ) -> _Lines:
+        nodes = {k: network.nodes[k - 1] for k in initial}
         activations = {k: n.activation for k, n in nodes.items() if isinstance(n, Pointwise)}
         return cls(
             activations,
-            {k: bounds.lower[n.inputs[0]][owner] for k, n in nodes.items()},
-            {k: bounds.upper[n.inputs[0]][owner] for k, n in nodes.items()},
-            {k: Line(line.slope[owner], line.offset[owner])
-             for k, (_, line) in starting.items() if activations[k].tight_upper},
-        )  # fmt: skip
+            {k: bounds.lower[n.inputs[0]][owners] for k, n in nodes.items()},
+            {k: bounds.upper[n.inputs[0]][owners] for k, n in nodes.items()},
+            {
+                k: Line(line.slope[owners], line.offset[owners])
+                for k, (_, line) in initial.items()
+                if activations[k].secant_upper
+            },
+        )
 
-    def is_bent(self, k: int) -> bool:
-        """Say whether the activation is bent and not curved."""
+    def is_piecewise_linear(self, k: int) -> bool:
+        """Say whether an activation has kinks and no curvature."""
         return self.activations[k].piecewise_linear
 
-    def to(self, dtype: torch.dtype) -> _Family:
+    def to(self, dtype: torch.dtype) -> _Lines:
         """Return the lines of the same rows in another dtype."""
-        return _Family(
+        return _Lines(
             self.activations,
             {k: lower.to(dtype) for k, lower in self.lower.items()},
             {k: upper.to(dtype) for k, upper in self.upper.items()},
-            {k: Line(slope.to(dtype), offset.to(dtype))
-             for k, (slope, offset) in self.staying.items()},
-        )  # fmt: skip
+            {
+                k: Line(slope.to(dtype), offset.to(dtype))
+                for k, (slope, offset) in self.fixed_upper.items()
+            },
+        )
 
-    def starting_slopes(
-        self, starting: Mapping[int, Lines], owner: Tensor, dtype: torch.dtype
+    def initial_slopes(
+        self, initial: Mapping[int, LinearBounds], owners: Tensor, dtype: torch.dtype
     ) -> dict[_Key, Tensor]:
-        """Return the slopes that may change, as leaves."""
-        found = {}
-        for k, lines in starting.items():
+        """Return the slopes that are optimised, as leaves of autograd."""
+        slopes = {}
+        for k, lines in initial.items():
             for above in (False, True):
-                if not (above and k in self.staying):
-                    slope = lines[above].slope[owner].detach().to(dtype, copy=True)
-                    if self.is_bent(k):
+                if not (above and k in self.fixed_upper):
+                    slope = lines[above].slope[owners].detach().to(dtype, copy=True)
+                    if self.is_piecewise_linear(k):
                         slope = (slope + _MIDDLE) / 2
-                    found[k, above] = slope.requires_grad_()
-        return found
+                    slopes[k, above] = slope.requires_grad_()
+        return slopes
 
-    def lines(self, slopes: Mapping[_Key, Tensor]) -> dict[int, Lines]:
+    def linear_bounds(self, slopes: Mapping[_Key, Tensor]) -> dict[int, LinearBounds]:
         """Return the lines of these slopes."""
         found = {}
         for k, activation in self.activations.items():
             lower, upper = self.lower[k], self.upper[k]
-            below = activation.line(slopes[k, False], lower, upper, above=False)
-            if k in self.staying:
-                above = self.staying[k]
+            lower_line = activation.line(slopes[k, False], lower, upper, above=False)
+            if k in self.fixed_upper:
+                upper_line = self.fixed_upper[k]
             else:
-                above = activation.line(slopes[k, True], lower, upper, above=True)
-            found[k] = Lines(below, above)
+                upper_line = activation.line(slopes[k, True], lower, upper, above=True)
+            found[k] = LinearBounds(lower_line, upper_line)
         return found

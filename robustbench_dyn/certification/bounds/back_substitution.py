@@ -1,4 +1,4 @@
-"""Linear functions of one value, carried back through the network to its input."""
+"""Linear functions of one output, substituted back through the network to its input."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.activations import Lines
+from robustbench_dyn.certification.activations import LinearBounds
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.network.graph import Network, Pointwise
 
 _UNIT = 2.0**-53
-# How many numbers the coefficients of one chunk of rows may hold, all values together: what is much
-# larger leaves the processor's caches.
+# How many numbers the coefficients of one chunk of rows may hold, all outputs together: much larger
+# ones leave the processor's caches.
 _CHUNK = 4_000_000
 
 
-class LinearBound(NamedTuple):
-    """value(x) >= sum over sources of <coefficients[source][k], source> + offset[k].
+class SubstitutedBound(NamedTuple):
+    """The bound output(x) >= sum over sources of <coefficients[source][k], source> + offset[k].
 
-    coefficients: by the value that they multiply, each (rows, *shape). offset: (rows,), float64;
-    the rounding of everything before is taken off. rounding: (rows,), what the value as the model
-    computes it from those sources may be less than that, by its own rounding.
+    coefficients: by the output that they multiply, each (rows, *shape). offset: (rows,), float64;
+    the rounding of everything before is subtracted. rounding: (rows,), how much less the output as
+    the model computes it from those sources may be, by its own rounding.
     """
 
     coefficients: dict[int, Tensor]
@@ -33,66 +33,76 @@ class LinearBound(NamedTuple):
     rounding: Tensor
 
 
-class Least(NamedTuple):
-    """Lower bounds of linear functions of a value in exact arithmetic, and of their rounding.
+class LowerBounds(NamedTuple):
+    """Lower bounds of linear functions of an output.
 
-    value, rounding: (rows,), float64. As the model computes it, a function is at least
-    value - rounding.
+    value: (rows,), float64, in exact arithmetic. rounding: (rows,), float64. As the model computes
+    it, a function is at least value - rounding.
     """
 
     value: Tensor
     rounding: Tensor
 
 
-def substitute(
-    network: Network, bounds: Bounds, value: int, rows: Tensor, owner: Tensor,
-    lines: Mapping[int, Lines], *, shared: bool = False, rounded: bool = True,
-) -> LinearBound:  # fmt: skip
-    """Bound <rows[k], value> from below by a linear function of earlier values.
+def back_substitute(
+    network: Network,
+    bounds: Bounds,
+    k: int,
+    rows: Tensor,
+    owners: Tensor,
+    linear_bounds: Mapping[int, LinearBounds],
+    *,
+    shared: bool = False,
+    rounded: bool = True,
+) -> SubstitutedBound:
+    """Bound <rows[i], output k> from below by a linear function of earlier outputs.
 
-    rows: (n, *shape of value), of the network's dtype; owner: (n,), whose bounds a row uses. An
-    activation's value is replaced by its lower line where its coefficient is positive and by its
-    upper line elsewhere (CROWN, arXiv 1811.00866, Theorem 3.2; DeepPoly); one that `lines` does
-    not name stays, as the input does. lines: by value, entries (n, *shape), each row's own; where
-    they are shared, (examples, *shape), of which a row takes its owner's. rounded=False leaves the
-    rounding out: that is quicker, good for a search and no proof.
-    Rounding: a step from value to inputs errs by at most its relative rounding times the sum of
-    the absolute values of all terms, which is <|coefficients|, bounds.terms>. So does the model, by
-    its own unit roundoff, and that is kept apart.
+    rows: (n, *shape of output k), of the network's dtype; owners: (n,), the example whose bounds a
+    row uses. An activation's output is replaced by its lower line where its coefficient is positive
+    and by its upper line elsewhere (CROWN, arXiv 1811.00866, Theorem 3.2; DeepPoly); one without
+    linear bounds stays, as the input does. linear_bounds: by output, entries (n, *shape), each
+    row's own; where they are shared, (examples, *shape), of which a row takes its owner's.
+    rounded=False leaves the rounding out: that is quicker, good for a search and no proof.
+    Rounding: a step from an output to its inputs errs by at most its relative rounding times the
+    sum of the absolute values of all summands, which is <|coefficients|, bounds.magnitudes>. So
+    does the model, by its own unit roundoff, and that is kept apart.
     """
     unit = torch.finfo(network.dtype).eps / 2
-    waiting = {value: rows}
+    waiting = {k: rows}
     kept: dict[int, Tensor] = {}
     offset = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     rounding = torch.zeros_like(offset)
-    for k in range(value, 0, -1):
-        if k not in waiting:
+    for i in range(k, 0, -1):
+        if i not in waiting:
             continue
-        coefficients = waiting.pop(k)
-        node = network.nodes[k - 1]
+        coefficients = waiting.pop(i)
+        node = network.nodes[i - 1]
         n = coefficients[0].numel()
         if isinstance(node, Pointwise):
-            if k not in lines:
-                kept[k] = coefficients
+            if i not in linear_bounds:
+                kept[i] = coefficients
                 continue
-            of_lines = owner if shared else None
-            passed, constant = _through(coefficients, lines[k], of_lines, rounded)
+            line_owners = owners if shared else None
+            passed, constant = _through(coefficients, linear_bounds[i], line_owners, rounded)
             offset = offset + constant
             if rounded:
-                terms = bounds.terms[node.inputs[0]]
-                sizes = _sizes(lines[k], terms if shared else terms[owner], n, unit)
-                offset = offset - unit * _at_most(coefficients, sizes, of_lines)
-                share = node.activation.units * network.unit
-                rounding = rounding + share * _at_most(coefficients, bounds.terms[k], owner)
+                magnitude = bounds.magnitudes[node.inputs[0]]
+                magnitude = magnitude if shared else magnitude[owners]
+                magnitude = _line_magnitude(linear_bounds[i], magnitude, n, unit)
+                offset = offset - unit * _abs_product(coefficients, magnitude, line_owners)
+                share = node.activation.rounding_units * network.unit
+                rounding = rounding + share * _abs_product(
+                    coefficients, bounds.magnitudes[i], owners
+                )
             parts: tuple[Tensor, ...] = (passed,)
         else:
             if node.bias is not None:
                 offset = offset + _dot(coefficients, node.bias, rounded)
-            if node.terms and rounded:
-                share = (node.terms + 4) * unit + n * 4 * _UNIT
-                terms = _at_most(coefficients, bounds.terms[k], owner)
-                offset = offset - share * terms
-                rounding = rounding + node.rounding * network.unit * terms
+            if node.n_summands and rounded:
+                share = (node.n_summands + 4) * unit + n * 4 * _UNIT
+                total = _abs_product(coefficients, bounds.magnitudes[i], owners)
+                offset = offset - share * total
+                rounding = rounding + node.rounding_units * network.unit * total
             parts = node.adjoint(coefficients)
         for source, part in zip(node.inputs, parts, strict=True):
             if source not in waiting:
@@ -100,50 +110,50 @@ def substitute(
                 continue
             waiting[source] = waiting[source] + part
             if rounded:
-                merged = _at_most(waiting[source], bounds.terms[source], owner)
+                merged = _abs_product(waiting[source], bounds.magnitudes[source], owners)
                 offset = offset - 2 * unit * merged
     if 0 in waiting:
         kept[0] = waiting[0]
-    return LinearBound(kept, offset, rounding)
+    return SubstitutedBound(kept, offset, rounding)
 
 
-def concretise(bound: LinearBound, ball: Ball, bounds: Bounds, owner: Tensor) -> Tensor:
-    """Return the least value of a LinearBound: exactly over the ball, over intervals elsewhere."""
-    least = bound.offset
+def concretise(bound: SubstitutedBound, ball: Ball, bounds: Bounds, owners: Tensor) -> Tensor:
+    """Return the minimum of a bound, (rows,): exactly over the ball, over intervals elsewhere."""
+    minimum = bound.offset
     for source, coefficients in bound.coefficients.items():
-        wide = coefficients.double()
+        exact = coefficients.double()
         if source == 0:
-            least = least + ball.minimum(wide, owner)
+            minimum = minimum + ball.minimum(exact, owners)
             continue
-        low, high = bounds.lower[source][owner], bounds.upper[source][owner]
-        terms = wide.clamp_min(0) * low + wide.clamp_max(0) * high
-        rounding = (terms[0].numel() + 8) * _UNIT * terms.abs().flatten(1).sum(dim=1)
-        least = least + terms.flatten(1).sum(dim=1) - rounding
-    return least
+        low, high = bounds.lower[source][owners], bounds.upper[source][owners]
+        products = exact.clamp_min(0) * low + exact.clamp_max(0) * high
+        rounding = (products[0].numel() + 8) * _UNIT * products.abs().flatten(1).sum(dim=1)
+        minimum = minimum + products.flatten(1).sum(dim=1) - rounding
+    return minimum
 
 
 def _through(
-    coefficients: Tensor, lines: Lines, owner: Tensor | None, rounded: bool
+    coefficients: Tensor, linear_bounds: LinearBounds, owners: Tensor | None, rounded: bool
 ) -> tuple[Tensor, Tensor]:
     """Return coefficients on the argument of an activation, and the sum of the lines' offsets."""
-    (low_slope, low_offset), (high_slope, high_offset) = lines
-    # Slopes are rounded before there is one of each row; their rounding is part of the sizes.
-    low_slope, high_slope = low_slope.to(coefficients), high_slope.to(coefficients)
-    if owner is not None:
-        low_slope, high_slope = low_slope[owner], high_slope[owner]
-        low_offset, high_offset = low_offset[owner], high_offset[owner]
+    (lower_slope, lower_offset), (upper_slope, upper_offset) = linear_bounds
+    # Slopes are rounded before they are repeated for each row; that is part of the magnitude.
+    lower_slope, upper_slope = lower_slope.to(coefficients), upper_slope.to(coefficients)
+    if owners is not None:
+        lower_slope, upper_slope = lower_slope[owners], upper_slope[owners]
+        lower_offset, upper_offset = lower_offset[owners], upper_offset[owners]
     positive = coefficients > 0
-    passed = coefficients * torch.where(positive, low_slope, high_slope)
-    return passed, _dot(coefficients, torch.where(positive, low_offset, high_offset), rounded)
+    passed = coefficients * torch.where(positive, lower_slope, upper_slope)
+    return passed, _dot(coefficients, torch.where(positive, lower_offset, upper_offset), rounded)
 
 
 @torch.no_grad()
-def _sizes(lines: Lines, terms: Tensor, n: int, unit: float) -> Tensor:
-    """Return |slope z| and n |offset| in units of the dtype, entry by entry, as terms."""
-    steepest = torch.maximum(lines.lower.slope.abs(), lines.upper.slope.abs())
-    offsets = torch.maximum(lines.lower.offset.abs(), lines.upper.offset.abs())
+def _line_magnitude(linear_bounds: LinearBounds, magnitude: Tensor, n: int, unit: float) -> Tensor:
+    """Return |slope z| and n |offset| in units of the dtype, entry by entry, as one magnitude."""
+    slopes = torch.maximum(linear_bounds.lower.slope.abs(), linear_bounds.upper.slope.abs())
+    offsets = torch.maximum(linear_bounds.lower.offset.abs(), linear_bounds.upper.offset.abs())
     # The dot product with the offsets is taken in float64.
-    return 4 * steepest * terms + (n * 4 * _UNIT / unit + 2) * offsets
+    return 4 * slopes * magnitude + (n * 4 * _UNIT / unit + 2) * offsets
 
 
 def _dot(coefficients: Tensor, values: Tensor, in_float64: bool) -> Tensor:
@@ -153,47 +163,58 @@ def _dot(coefficients: Tensor, values: Tensor, in_float64: bool) -> Tensor:
 
 
 @torch.no_grad()
-def _at_most(coefficients: Tensor, sizes: Tensor, owner: Tensor | None) -> Tensor:
-    """Return no less than <|coefficients[k]|, sizes[owner[k]]>, (rows,), float64; sizes >= 0.
+def _abs_product(coefficients: Tensor, magnitude: Tensor, owners: Tensor | None) -> Tensor:
+    """Return at least <|coefficients[k]|, magnitude[owners[k]]>, (rows,), float64.
 
-    What is measured is rounding itself: the dtype of the coefficients is fine enough, if its own
-    is counted. What overflows counts as infinite.
+    magnitude: at least 0. The product bounds rounding itself: the dtype of the coefficients is fine
+    enough, if its own rounding is counted. A sum that overflows counts as infinite.
     """
     kind = torch.finfo(coefficients.dtype)
-    sizes = (sizes + kind.tiny).to(coefficients)
-    terms = (coefficients * (sizes if owner is None else sizes[owner])).flatten(1)
-    about, n = torch.linalg.vector_norm(terms, ord=1, dim=1).double(), terms.shape[1]
-    most = about * (1 + (n + 8) * kind.eps) + 2 * n * kind.tiny
+    magnitude = (magnitude + kind.tiny).to(coefficients)
+    products = coefficients * (magnitude if owners is None else magnitude[owners])
+    products = products.flatten(1)
+    total, n = torch.linalg.vector_norm(products, ord=1, dim=1).double(), products.shape[1]
+    most = total * (1 + (n + 8) * kind.eps) + 2 * n * kind.tiny
     return most.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
-def difference_bounds(
-    network: Network, bounds: Bounds, ball: Ball, differences: Tensor, owner: Tensor,
-    *, lines: Mapping[int, Lines],
-) -> Least:  # fmt: skip
-    """Return lower bounds of <differences[k], logits> over the ball of owner[k], (n,).
+def objective_bounds(
+    network: Network,
+    bounds: Bounds,
+    ball: Ball,
+    coefficients: Tensor,
+    owners: Tensor,
+    *,
+    linear_bounds: Mapping[int, LinearBounds],
+) -> LowerBounds:
+    """Return lower bounds of <coefficients[k], logits> over the ball of owners[k], (n,).
 
-    differences: (n, classes). lines: of the examples, by value; an activation without is bounded
-    by its interval.
+    coefficients: (n, classes). linear_bounds: of the examples, by output; an activation without is
+    bounded by its interval.
     """
     last = len(network.nodes)
-    nothing = differences.new_zeros(0, dtype=torch.float64)
-    found, roundings = [nothing], [nothing]
-    for rows in chunks(network, len(differences)):
-        bound = substitute(
-            network, bounds, last, differences[rows].to(network.dtype), owner[rows], lines,
+    nothing = coefficients.new_zeros(0, dtype=torch.float64)
+    values, roundings = [nothing], [nothing]
+    for rows in chunks(network, len(coefficients)):
+        bound = back_substitute(
+            network,
+            bounds,
+            last,
+            coefficients[rows].to(network.dtype),
+            owners[rows],
+            linear_bounds,
             shared=True,
-        )  # fmt: skip
-        found.append(concretise(bound, ball, bounds, owner[rows]))
+        )
+        values.append(concretise(bound, ball, bounds, owners[rows]))
         roundings.append(bound.rounding)
-    return Least(torch.cat(found), torch.cat(roundings))
+    return LowerBounds(torch.cat(values), torch.cat(roundings))
 
 
 def chunks(
-    network: Network, n_rows: int, *, factor: int = 1, upto: int | None = None
+    network: Network, n_rows: int, *, factor: int = 1, up_to: int | None = None
 ) -> Iterator[slice]:
-    """Split rows so that their coefficients, `factor` times, on values up to `upto` fit memory."""
-    shapes = [network.shape(k) for k in range((upto or len(network.nodes)) + 1)]
+    """Split rows so that their coefficients, `factor` times, on outputs up to up_to fit memory."""
+    shapes = [network.shape(k) for k in range((up_to or len(network.nodes)) + 1)]
     numbers = factor * sum(map(math.prod, shapes))
     size = max(1, _CHUNK // numbers)
     for start in range(0, n_rows, size):

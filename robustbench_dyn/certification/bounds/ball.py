@@ -1,4 +1,4 @@
-"""The least value of a linear function over what a threat model allows: a ball within [0, 1]."""
+"""The minimum of a linear function over what a threat model allows: a ball within [0, 1]."""
 
 from __future__ import annotations
 
@@ -20,83 +20,83 @@ class Ball:
         self.shape = x.shape[1:]
         self.centre = x.detach().double().flatten(1)
         self.norm: Norm = threat_model.norm
-        # Whoever measures a distance rounds it too.
+        # Slack for the rounding of `distance`, which says whether a point is in the ball.
         self.eps = threat_model.eps * (1 + 1e-12)
         self.lower = (self.centre - self.eps).clamp_min(0.0)
         self.upper = (self.centre + self.eps).clamp_max(1.0)
 
     def box(self) -> tuple[Tensor, Tensor]:
-        """Return the least box around each ball, (batch, *input_shape) twice."""
+        """Return the smallest box around each ball, (batch, *input_shape) twice."""
         return self.lower.view(-1, *self.shape), self.upper.view(-1, *self.shape)
 
-    def minimum(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """Return min <rows[k], x'> over the ball of example owner[k], rounded down.
+    def minimum(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return min <rows[k], x'> over the ball of example owners[k], rounded down.
 
-        rows: (n, *input_shape), float64; owner: (n,). Returns (n,), differentiable in rows.
-        Exact up to rounding: coordinate i moves by 0 <= m_i <= cap_i against the sign of its
-        coefficient. For L2 and L1 the value is that of the Lagrangian dual at its best multiplier,
-        which bounds the minimum from below at any multiplier: rounding it costs no soundness.
+        rows: (n, *input_shape), float64; owners: (n,). Returns (n,), differentiable in rows.
+        Exact up to rounding: coordinate i moves by 0 <= m_i <= max_step_i against the sign of its
+        coefficient. For L2 and L1 the value is that of the Lagrangian dual at its best dual
+        variable; any dual variable gives a lower bound, so rounding it costs no soundness.
         """
         rows = rows.flatten(1)
         size = rows.abs()
-        # The distance that each coordinate has before it.
-        caps = torch.where(
-            rows > 0, (self.centre - self.lower)[owner], (self.upper - self.centre)[owner]
-        )
-        at_centre = (rows * self.centre[owner]).sum(dim=1)
+        max_step = self._max_step(rows, owners)
+        at_centre = (rows * self.centre[owners]).sum(dim=1)
         if self.norm == "Linf":
-            drop = (size * caps).sum(dim=1)
+            drop = (size * max_step).sum(dim=1)
         elif self.norm == "L1":
-            price = self._price(size.detach(), caps)
-            drop = ((size - price).clamp_min(0) * caps).sum(dim=1) + price[:, 0] * self.eps
+            dual = self._dual_variable(size.detach(), max_step)
+            drop = ((size - dual).clamp_min(0) * max_step).sum(dim=1) + dual[:, 0] * self.eps
         else:
-            reach = self._reach(size.detach(), caps)
-            moves = torch.minimum(caps, reach * size.detach())
-            # max of |a| m - m^2 / (2 reach) + eps^2 / (2 reach), at the moves that attain it.
-            half = 0.5 / reach[:, 0]
-            drop = (size * moves).sum(dim=1) + half * (self.eps**2 - moves.square().sum(dim=1))
+            scale = self._step_scale(size.detach(), max_step)
+            steps = torch.minimum(max_step, scale * size.detach())
+            # max of |a| m - m^2 / (2 scale) + eps^2 / (2 scale), at the steps that attain it.
+            half = 0.5 / scale[:, 0]
+            drop = (size * steps).sum(dim=1) + half * (self.eps**2 - steps.square().sum(dim=1))
         rounding = (rows.shape[1] + 16) * _UNIT * size.detach().sum(dim=1) * (2 + self.eps)
         return at_centre - drop - rounding
 
-    def minimiser(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """Return points where about that minimum is reached, (n, *input_shape)."""
+    def minimiser(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return points where that minimum is reached up to rounding, (n, *input_shape)."""
         rows = rows.flatten(1)
         size = rows.abs()
-        caps = torch.where(
-            rows > 0, (self.centre - self.lower)[owner], (self.upper - self.centre)[owner]
-        )
+        max_step = self._max_step(rows, owners)
         if self.norm == "Linf":
-            moves = caps
+            steps = max_step
         elif self.norm == "L2":
-            moves = torch.minimum(caps, self._reach(size, caps) * size)
+            steps = torch.minimum(max_step, self._step_scale(size, max_step) * size)
         else:
-            steepest = size.argsort(dim=1, descending=True)
-            spent = caps.gather(1, steepest).cumsum(dim=1)
-            left = (self.eps - spent + caps.gather(1, steepest)).clamp_min(0)
-            moves = caps.minimum(torch.zeros_like(caps).scatter(1, steepest, left))
-        return (self.centre[owner] - rows.sign() * moves).view(-1, *self.shape)
+            order = size.argsort(dim=1, descending=True)
+            spent = max_step.gather(1, order).cumsum(dim=1)
+            left = (self.eps - spent + max_step.gather(1, order)).clamp_min(0)
+            steps = max_step.minimum(torch.zeros_like(max_step).scatter(1, order, left))
+        return (self.centre[owners] - rows.sign() * steps).view(-1, *self.shape)
 
-    def _price(self, size: Tensor, caps: Tensor) -> Tensor:
-        """Return the multiplier of an L1 budget: the gain of the coordinate that exhausts it."""
+    def _max_step(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return how far each coordinate can move against the sign of its coefficient."""
+        down, up = self.centre - self.lower, self.upper - self.centre
+        return torch.where(rows > 0, down[owners], up[owners])
+
+    def _dual_variable(self, size: Tensor, max_step: Tensor) -> Tensor:
+        """Return the dual variable of an L1 budget: the coefficient that exhausts it."""
         order = size.argsort(dim=1, descending=True)
-        spent = caps.gather(1, order).cumsum(dim=1)
+        spent = max_step.gather(1, order).cumsum(dim=1)
         last = (spent < self.eps).sum(dim=1, keepdim=True)
-        price = size.gather(1, order).gather(1, last.clamp_max(size.shape[1] - 1))
+        dual = size.gather(1, order).gather(1, last.clamp_max(size.shape[1] - 1))
         # A budget that is not used up costs nothing.
-        return price.where(last < size.shape[1], 0.0)
+        return dual.where(last < size.shape[1], 0.0)
 
-    def _reach(self, size: Tensor, caps: Tensor) -> Tensor:
-        """Return t with |min(caps, t size)|_2 = eps: each moves t times its coefficient, or all."""
-        squares, caps_squared = size.square(), caps.square()
+    def _step_scale(self, size: Tensor, max_step: Tensor) -> Tensor:
+        """Return t with |min(max_step, t size)|_2 = eps."""
+        squares, max_squares = size.square(), max_step.square()
         capped = torch.zeros_like(size, dtype=torch.bool)
         t = torch.zeros_like(size[:, :1])
-        # What is at its cap at a t that is too small is so at the right one: t grows to that.
+        # Coordinates that are capped at a smaller t stay capped at the solution: t only increases.
         while True:
-            spent = caps_squared.where(capped, 0.0).sum(dim=1, keepdim=True)
+            spent = max_squares.where(capped, 0.0).sum(dim=1, keepdim=True)
             rest = squares.where(~capped, 0.0).sum(dim=1, keepdim=True)
             left = (self.eps**2 - spent).clamp_min(0)
             t = t.maximum((left / rest.clamp_min(1e-300)).sqrt())
-            more = (t * size >= caps) & ~capped
+            more = (t * size >= max_step) & ~capped
             if not more.any():
                 return t.clamp(1e-150, 1e150)
             capped |= more

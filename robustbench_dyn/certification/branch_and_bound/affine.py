@@ -12,9 +12,10 @@ from robustbench_dyn.certification.network.graph import Affine, Network
 
 
 class Composition(NamedTuple):
-    """Each affine value as a function of its sources: the input and the activations before it.
+    """Each affine output as a function of its sources: the input and the activations before it.
 
-    maps[k][s]: (entries of k, entries of s); offsets[k]: (entries of k,). By value; float64.
+    maps[k][s]: (entries of k, entries of s); offsets[k]: (entries of k,). By the index of the
+    output; float64.
     """
 
     maps: dict[int, dict[int, Tensor]]
@@ -32,16 +33,16 @@ def compose(network: Network) -> Composition:
         for k, node in enumerate(network.nodes[source:], start=source + 1):
             if not isinstance(node, Affine) or not any(i in columns for i in node.inputs):
                 continue
-            nothing = [zero.new_zeros(len(units), *network.shape(i)) for i in node.inputs]
-            inputs = [columns.get(i, z) for i, z in zip(node.inputs, nothing, strict=True)]
+            zeros = [zero.new_zeros(len(units), *network.shape(i)) for i in node.inputs]
+            inputs = [columns.get(i, z) for i, z in zip(node.inputs, zeros, strict=True)]
             columns[k] = node.linear(*inputs)
         for k, column in columns.items():
             maps.setdefault(k, {})[source] = column.flatten(1).T.contiguous()
-    values: list[Tensor] = [zero]
+    outputs: list[Tensor] = [zero]
     for k, node in enumerate(network.nodes, start=1):
         if isinstance(node, Affine):
-            value = node.linear(*(values[i] for i in node.inputs))
-            values.append(value if node.bias is None else value + node.bias)
+            value = node.linear(*(outputs[i] for i in node.inputs))
+            outputs.append(value if node.bias is None else value + node.bias)
         else:
-            values.append(zero.new_zeros(1, *network.shape(k)))
-    return Composition(maps, {k: value[0].flatten() for k, value in enumerate(values)})
+            outputs.append(zero.new_zeros(1, *network.shape(k)))
+    return Composition(maps, {k: value[0].flatten() for k, value in enumerate(outputs)})

@@ -1,4 +1,4 @@
-"""Where all signs are known and the ball is a polytope, the network is a linear program."""
+"""Fully split subproblems in Linf and L1: linear programs."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from torch import Tensor
 
 from robustbench_dyn.certification.bounds.ball import Ball
 
-# What multipliers may sum to, for a function of slopes of size 1: what lies outside of a leaf costs
-# so much. It is all used up where the leaf is empty.
+# The cost of violating the split decisions by 1, for an objective of slopes of size 1. The dual
+# variables sum to at most this; they reach it where the subproblem is empty.
 _PENALTY = 1e4
 
 
-class Leaf(NamedTuple):
-    """multipliers: (constraints,), at least 0; x: (inputs,), where the program is least."""
+class LeafSolution(NamedTuple):
+    """The solution of a fully split subproblem.
 
-    multipliers: Tensor
+    dual_variables: (constraints,), at least 0. x: (inputs,), the minimiser.
+    """
+
+    dual_variables: Tensor
     x: Tensor
 
 
-def solve(slope: Tensor, normals: Tensor, offsets: Tensor, ball: Ball) -> Leaf | None:
+def solve(slope: Tensor, normals: Tensor, offsets: Tensor, ball: Ball) -> LeafSolution | None:
     """Minimise slope x over the ball of one example where normals x + offsets >= 0.
 
-    slope: (inputs,); normals: (constraints, inputs); offsets: (constraints,); all float64. The
-    multipliers are what HiGHS says: they are good for a bound, whose proof is another's. None: it
-    found nothing.
+    slope: (inputs,); normals: (constraints, inputs); offsets: (constraints,); all float64. The dual
+    variables are what HiGHS returns: they give a bound, which is proved elsewhere. None: it found
+    no solution.
     """
     d, n = len(slope), len(normals)
     penalty = _PENALTY * max(1.0, float(slope.abs().max()))
-    # Each constraint may be missed by what one last variable says.
+    # The last variable says how far the constraints may be violated.
     cost = np.append(slope.numpy(), penalty)
     rows = sparse.csr_matrix(np.hstack([-normals.numpy(), -np.ones((n, 1))]))
-    sides, bounds = offsets.numpy(), [*zip(ball.lower[0].tolist(), ball.upper[0].tolist(),
-                                           strict=True), (0.0, None)]  # fmt: skip
+    sides = offsets.numpy()
+    box = zip(ball.lower[0].tolist(), ball.upper[0].tolist(), strict=True)
+    bounds: list[tuple[float, float | None]] = [*box, (0.0, None)]
     if ball.norm == "L1":
-        # Moves, at least the distance in each coordinate, that the budget pays for.
+        # Steps, at least the distance in each coordinate, with the budget as their sum.
         centre, unit = ball.centre[0].numpy(), sparse.eye(d)
         nothing = sparse.csr_matrix((d, 1))
         rows = sparse.bmat(
@@ -52,8 +56,10 @@ def solve(slope: Tensor, normals: Tensor, offsets: Tensor, ball: Ball) -> Leaf |
         )
         sides = np.concatenate([sides, centre, -centre, [ball.eps]])
         cost, bounds = np.append(cost, np.zeros(d)), bounds + [(0.0, None)] * d
-    found = linprog(cost, A_ub=rows, b_ub=sides, bounds=bounds, method="highs")
-    if found.x is None or found.status != 0:
+    result = linprog(cost, A_ub=rows, b_ub=sides, bounds=bounds, method="highs")
+    if result.x is None or result.status != 0:
         return None
-    multipliers = -np.asarray(found.ineqlin.marginals)[:n]
-    return Leaf(torch.from_numpy(multipliers).clamp_min(0), torch.from_numpy(found.x[:d]))
+    dual_variables = -np.asarray(result.ineqlin.marginals)[:n]
+    return LeafSolution(
+        torch.from_numpy(dual_variables).clamp_min(0), torch.from_numpy(result.x[:d])
+    )

@@ -1,1 +1,1 @@
-"""The certifiers, one a file."""
+"""The certifiers, one a file: names and settings. Their proofs import torch, and come later."""

@@ -1,52 +1,43 @@
-"""The certificate of interval bounds: the cheapest look at the ball, and the widest."""
+"""The certificate of interval bounds: the cheapest bounds over the ball, and the widest."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from robustbench_dyn.certification.base import Certifier, Proof
-from robustbench_dyn.certification.bounds.back_substitution import difference_bounds
-from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.bounds.intermediate import (
-    Relaxed,
-    interval_bounds,
-    relax,
-)
-from robustbench_dyn.certification.objectives import (
-    compared,
-    examples_among,
-    pairs_to_prove,
-    radii_of,
-)
 from robustbench_dyn.threat_models import ThreatModel
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-@torch.no_grad()
-def prove(
-    relaxed: Relaxed, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
-) -> Proof:
-    """Exclude each rival whose difference to the label stays above 0 by interval arithmetic.
-
-    The maps after the last activation are bounded together with the difference of classes (Gowal
-    et al., arXiv 1810.12715, Section 3: elision of the last layer).
-    """
-    ball = Ball(x, threat_model)
-    bounds = interval_bounds(relaxed, ball)
-    pairs = pairs_to_prove(x, logits, y)
-    pairs = compared(pairs, relaxed, bounds, x, logits, y, threat_model)
-    least, rounding = difference_bounds(
-        relaxed.exact, bounds, ball, pairs.differences, pairs.example, lines={}
-    )
-    allowed = pairs.allowed(rounding)
-    radii = radii_of(pairs.at(least > allowed), logits, y, threat_model.eps)
-    return Proof(radii, within_rounding=examples_among(allowed.isinf(), pairs, len(x)))
+    from robustbench_dyn.certification.bounds.intermediate import RelaxationState
 
 
-CERTIFIER = Certifier(
-    name="interval",
-    description="interval bounds of every value over the ball and [0, 1]",
-    deterministic=True,
-    prepare=relax,
-    prove=prove,
-)
+@dataclass(frozen=True, kw_only=True)
+class Interval(Certifier["RelaxationState"]):
+    """Bound margins by interval arithmetic, with elision of the last layer (arXiv 1810.12715)."""
+
+    name: ClassVar = "interval"
+    description: ClassVar = "interval bounds of every neuron over the ball and [0, 1]"
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+    ) -> RelaxationState:
+        """Raise CertificateError, naming the operation, where one has no handler."""
+        from robustbench_dyn.certification.bounds.intermediate import relaxation_state
+
+        return relaxation_state(model, input_shape)
+
+    def prove(
+        self,
+        state: RelaxationState,
+        x: Tensor,
+        logits: Tensor,
+        y: Tensor,
+        threat_model: ThreatModel,
+    ) -> Proof:
+        """Exclude classes from one ball."""
+        from robustbench_dyn.certification.proofs import interval
+
+        return interval.prove(state, x, logits, y, threat_model)

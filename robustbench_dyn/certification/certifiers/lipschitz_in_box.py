@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from robustbench_dyn.certification.base import Certifier, Proof
-from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.certifiers.lipschitz import Bounded, prepare
-from robustbench_dyn.certification.rounding.allowance import margins_of
-from robustbench_dyn.models.forward import call_without_graph
-from robustbench_dyn.threat_models import ThreatModel
+from robustbench_dyn.threat_models import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from robustbench_dyn.certification.proofs.lipschitz import LipschitzState
 
 
-@torch.no_grad()
-def prove(state: Bounded, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel) -> Proof:
-    """Exclude each rival whose margin at the middle of the box is above L times its half diagonal.
+@dataclass(frozen=True, kw_only=True)
+class LipschitzInBox(Certifier["LipschitzState"]):
+    """Compare the margins at the middle of the box with L times half its diagonal."""
 
-    An Linf ball of radius eps within [0, 1] is a box. A pixel at 0 can only grow, so the box is
-    nearer to its own middle than to x: a half diagonal of eps sqrt(d) / 2 where all pixels are 0
-    or 1, and of eps sqrt(d) where none is within eps of them.
-    """
-    ball = Ball(x, threat_model)
-    middle = ((ball.lower + ball.upper) / 2).view_as(x).to(x.dtype)
-    # From the middle as it was rounded.
-    at = middle.double().flatten(1)
-    half = torch.maximum(ball.upper - at, at - ball.lower)
-    reach = half.norm(dim=1).cpu() * (1.0 + (half.shape[1] + 8) * 2.0**-52)
-    n_classes, labels = logits.shape[1], y.cpu()
-    at_middle = call_without_graph(state.rounding.model, middle)
-    needed = state.bounds.expand(n_classes, n_classes)[labels] * reach[:, None] * (1.0 + 1e-12)
-    margins = margins_of(at_middle, labels)
-    excluded = margins > needed
-    others = torch.ones_like(excluded).scatter(1, labels[:, None], False)
-    rows = (excluded & others).any(dim=1).nonzero().flatten()
-    within_rounding = torch.zeros(len(x), dtype=torch.bool)
-    if len(rows):
-        here = rows.to(x.device)
-        allowed = state.rounding.allowed(middle[here], at_middle[here], y[here], reach[rows])
-        within_rounding[rows] = (allowed.isinf() & excluded[rows]).any(dim=1)
-        excluded[rows] = margins[rows] - allowed > needed[rows]
-    radii = excluded.double() * threat_model.eps
-    radii = radii.scatter(1, labels[:, None], math.inf)
-    return Proof(radii, forward_passes=len(x), within_rounding=within_rounding)
+    name: ClassVar = "lipschitz_in_box"
+    description: ClassVar = (
+        "global L2 Lipschitz bound from the middle of the Linf ball within [0, 1]"
+    )
+    norms: ClassVar[frozenset[Norm]] = frozenset({"Linf"})
+    measures_rounding: ClassVar = True
 
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+    ) -> LipschitzState:
+        """Raise CertificateError where a part of model has no known bound."""
+        from robustbench_dyn.certification.proofs import lipschitz
 
-CERTIFIER = Certifier(
-    name="lipschitz_in_box",
-    description="global L2 Lipschitz bound from the middle of the Linf ball within [0, 1]",
-    deterministic=True,
-    prepare=prepare,
-    prove=prove,
-    norms=frozenset({"Linf"}),
-    measures_rounding=True,
-)
+        return lipschitz.prepare(model, strict_rounding=strict_rounding)
+
+    def prove(
+        self, state: LipschitzState, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> Proof:
+        """Exclude classes from one ball; takes one forward pass of the model."""
+        from robustbench_dyn.certification.proofs import lipschitz_in_box
+
+        return lipschitz_in_box.prove(state, x, logits, y, threat_model)

@@ -2,85 +2,53 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import suppress
-from functools import partial
-from itertools import combinations
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor, nn
+from robustbench_dyn.certification.base import Certifier, Phase, Proof, require
+from robustbench_dyn.threat_models import ThreatModel
 
-from robustbench_dyn.certification.base import Certifier, Phase, name_from_l2
-from robustbench_dyn.certification.certifiers.lipschitz import Bounded, prove
-from robustbench_dyn.certification.network.graph import Network
-from robustbench_dyn.certification.network.recording import record
-from robustbench_dyn.certification.network.tracing import dtype_of, trace
-from robustbench_dyn.certification.rounding.allowance import layer_rounding
-from robustbench_dyn.certification.sdp.increments import global_sectors, increments
-from robustbench_dyn.certification.sdp.solver import certified_bound, search
-from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.lipschitz.bounds import pairwise_lipschitz
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-# One step of the search costs the cube of this.
-_MOST_UNITS = 400
-_MOST_INPUTS = 1024
-_ACTIVATIONS = frozenset({"leaky_relu", "relu", "sigmoid", "softplus", "tanh"})
+    from robustbench_dyn.certification.proofs.lipschitz import LipschitzState
 
 
-@torch.no_grad()
-def pairwise_lipsdp(network: Network) -> Tensor:
-    """Return upper bounds on the L2 Lipschitz constants of all logit differences, proved.
+@dataclass(frozen=True, kw_only=True)
+class LipSDP(Certifier["LipschitzState"]):
+    """Divide each margin by a semidefinite L2 Lipschitz bound of its logit difference.
 
-    Returns (classes, classes), float64, on the CPU. All pairs share one set of multipliers.
+    LipSDP with diagonal dual variables (arXiv 1906.04893). max_units, max_inputs: the largest
+    network that is treated; one step of the optimisation costs the cube of the activations.
     """
-    known = increments(network, global_sectors(network))
-    classes = network.n_classes
-    pairs = list(combinations(range(classes), 2))
-    units = torch.eye(classes, dtype=torch.float64, device=known.logits.device)
-    first, second = (units[list(indices)] for indices in zip(*pairs, strict=True))
-    found = search(known, first - second)
-    bounds = torch.full((classes, classes), torch.inf, dtype=torch.float64).fill_diagonal_(0.0)
-    if found is None:
-        return bounds
-    for (i, j), square in zip(pairs, found.squares.tolist(), strict=True):
-        bound = certified_bound(known, units[i] - units[j], found.multipliers, square)
-        bounds[i, j] = bounds[j, i] = bound
-    return bounds
 
+    name: ClassVar = "lipsdp"
+    description: ClassVar = (
+        "semidefinite L2 Lipschitz bound of each logit difference (LipSDP), small networks"
+    )
+    phase: ClassVar = Phase.CLEAN
+    radii_from_l2: ClassVar = True
 
-def small_network(model: nn.Module, input_shape: tuple[int, ...], most_units: int) -> Network:
-    """Return model as a network of float64.
+    max_units: int = 400
+    max_inputs: int = 1024
 
-    Raises CertificateError where it has too many activations or inputs, or none; that is seen on
-    the recorded operations, before anything is made of a large network's weights.
-    """
-    operations = record(model, input_shape, dtype_of(model)).operations
-    n_units = sum(math.prod(o.shape) for o in operations if o.name in _ACTIVATIONS)
-    n_inputs = math.prod(input_shape)
-    if n_units > most_units or n_inputs > _MOST_INPUTS or not n_units:
-        raise CertificateError(
-            f"semidefinite bounds are for networks of 1 to {most_units} activations and up to "
-            f"{_MOST_INPUTS} inputs, and this one has {n_units} and {n_inputs}; choose another "
-            "certifier"
+    def __post_init__(self) -> None:
+        require(self, at_least=1, max_units=self.max_units, max_inputs=self.max_inputs)
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+    ) -> LipschitzState:
+        """Raise CertificateError where model is too large, or has activations without a sector."""
+        from robustbench_dyn.certification.proofs import lipsdp
+
+        return lipsdp.prepare(
+            model, input_shape, max_units=self.max_units, max_inputs=self.max_inputs
         )
-    return trace(model, input_shape)[0]
 
+    def prove(
+        self, state: LipschitzState, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> Proof:
+        """Return radii that hold at any eps."""
+        from robustbench_dyn.certification.proofs import lipschitz
 
-def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Bounded:
-    bounds = pairwise_lipsdp(small_network(model, input_shape, _MOST_UNITS))
-    # Steps that are nonexpansive by design may be beyond the search's last digits.
-    with suppress(CertificateError):
-        bounds = bounds.minimum(pairwise_lipschitz(model))
-    # Such networks are small enough for the worst case.
-    return Bounded(bounds, layer_rounding(model, strict=True))
-
-
-CERTIFIER = Certifier(
-    name="lipsdp",
-    description="semidefinite L2 Lipschitz bound of each logit difference (LipSDP), small networks",
-    deterministic=True,
-    prepare=_prepare,
-    prove=prove,
-    label=partial(name_from_l2, "lipsdp"),
-    phase=Phase.CLEAN,
-)
+        return lipschitz.prove(state, x, logits, y, threat_model)

@@ -2,119 +2,60 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from robustbench_dyn.certification.base import Certifier, Phase, Proof
-from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.bounds.intermediate import (
-    Relaxed,
-    interval_bounds,
-    relax,
-    relaxed_bounds,
-)
-from robustbench_dyn.certification.bounds.intervals import Bounds
-from robustbench_dyn.certification.certifiers.lipsdp import small_network
-from robustbench_dyn.certification.network.graph import Network
-from robustbench_dyn.certification.objectives import (
-    compared,
-    examples_among,
-    pairs_to_prove,
-    radii_of,
-)
-from robustbench_dyn.certification.sdp.increments import (
-    Sector,
-    global_sectors,
-    increments,
-    local_sectors,
-)
-from robustbench_dyn.certification.sdp.solver import certified_bound, search
-from robustbench_dyn.threat_models import ThreatModel
+from robustbench_dyn.certification.base import Certifier, Phase, Proof, require
+from robustbench_dyn.threat_models import Norm, ThreatModel
 
-# Of the network, for relaxing it, and of those that bend within the ball, for the search.
-_MOST_UNITS, _MOST_BENDING = 2000, 256
-# A ball around the centre alone: bounds over it are the centre's values with their rounding.
-_POINT = 1e-200
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from robustbench_dyn.certification.bounds.intermediate import RelaxationState
 
 
-@torch.no_grad()
-def prove(
-    relaxed: Relaxed, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
-) -> Proof:
-    """Exclude each rival whose margin no change within the ball can use up.
+@dataclass(frozen=True, kw_only=True)
+class LocalLipSDP(Certifier["RelaxationState"]):
+    """Compare each margin with a semidefinite L2 Lipschitz bound within the ball.
 
-    From x to a point of the ball at distance r, F_y - F_j falls by at most L r. L is that of
-    LipSDP, where the sector of each activation is that of its secants from x to what it reaches
-    in the ball, by a linear relaxation: one that cannot switch has one slope.
+    max_units, max_inputs: the largest network that is treated. max_unstable: how many activations
+    may switch within a ball; where more do, nothing is proved of it.
     """
-    bounds, _ = relaxed_bounds(relaxed, Ball(x, threat_model))
-    pairs = pairs_to_prove(x, logits, y)
-    pairs = compared(pairs, relaxed, bounds, x, logits, y, threat_model)
-    margins = pairs.margin - pairs.allowed(pairs.possible)
-    within_rounding = examples_among(margins.isneginf(), pairs, len(x))
-    allowed = margins.clamp_min(0.0) / threat_model.eps
-    proved = torch.zeros_like(allowed, dtype=torch.bool)
-    centre = interval_bounds(relaxed, Ball(x, ThreatModel(threat_model.norm, _POINT)))
-    for example in torch.unique(pairs.example).tolist():
-        rows = (pairs.example == example).nonzero().flatten()
-        proved[rows] = _exclude(
-            relaxed.exact, centre, bounds, example, pairs.differences[rows], allowed[rows]
-        )
-    radii = radii_of(pairs.at(proved), logits, y, threat_model.eps)
-    return Proof(radii, within_rounding=within_rounding)
 
-
-def _exclude(
-    network: Network, centre: Bounds, bounds: Bounds, example: int, differences: Tensor,
-    allowed: Tensor,
-) -> Tensor:  # fmt: skip
-    """Say which differences have a Lipschitz bound below the one that is allowed, (n,)."""
-    nothing = torch.zeros_like(allowed, dtype=torch.bool)
-    gradients = differences @ increments(network, _at(network, centre, example)).logits
-    sectors = local_sectors(network, centre, bounds, example)
-    n_bending = sum(int((sector.high > sector.low).sum()) for sector in sectors.values())
-    # No bound is less than the slope at the centre.
-    if (gradients.norm(dim=1) >= allowed).any() or n_bending > _MOST_BENDING:
-        return nothing
-    known = increments(network, sectors)
-    found = search(known, differences, allowed)
-    if found is None:
-        return nothing
-    return torch.tensor(
-        [
-            square <= limit**2
-            and certified_bound(known, difference, found.multipliers, square) <= limit * (1 - 1e-9)
-            for difference, square, limit in zip(
-                differences, found.squares.tolist(), allowed.tolist(), strict=True
-            )
-        ],
-        device=allowed.device,
+    name: ClassVar = "local_lipsdp"
+    description: ClassVar = (
+        "semidefinite L2 Lipschitz bound within the ball (local LipSDP), small networks"
     )
+    norms: ClassVar[frozenset[Norm]] = frozenset({"L2"})
+    phase: ClassVar = Phase.AFTER_FIRST_ATTACK
 
+    max_units: int = 2000
+    max_inputs: int = 1024
+    max_unstable: int = 256
 
-def _at(network: Network, centre: Bounds, example: int) -> dict[int, Sector]:
-    """Return sectors of one slope, about that at the centre."""
-    slopes = {}
-    for k in network.activations:
-        node = network.nodes[k - 1]
-        z = centre.lower[node.inputs[0]][example].flatten()
-        slope = node.activation.derivative(z)  # type: ignore[union-attr]
-        slopes[k] = Sector(slope, slope)
-    return slopes
+    def __post_init__(self) -> None:
+        require(self, at_least=1, max_units=self.max_units, max_inputs=self.max_inputs)
+        require(self, max_unstable=self.max_unstable)
 
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+    ) -> RelaxationState:
+        """Raise CertificateError where model is too large, or has activations without a sector."""
+        from robustbench_dyn.certification.proofs import local_lipsdp
 
-def _prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Relaxed:
-    # Refuses what is large and what has no sectors.
-    global_sectors(small_network(model, input_shape, _MOST_UNITS))
-    return relax(model, input_shape)
+        return local_lipsdp.prepare(
+            model, input_shape, max_units=self.max_units, max_inputs=self.max_inputs
+        )
 
+    def prove(
+        self,
+        state: RelaxationState,
+        x: Tensor,
+        logits: Tensor,
+        y: Tensor,
+        threat_model: ThreatModel,
+    ) -> Proof:
+        """Exclude classes from one ball."""
+        from robustbench_dyn.certification.proofs import local_lipsdp
 
-CERTIFIER = Certifier(
-    name="local_lipsdp",
-    description="semidefinite L2 Lipschitz bound within the ball (local LipSDP), small networks",
-    deterministic=True,
-    prepare=_prepare,
-    prove=prove,
-    norms=frozenset({"L2"}),
-    phase=Phase.AFTER_FIRST_ATTACK,
-)
+        return local_lipsdp.prove(state, x, logits, y, threat_model, max_unstable=self.max_unstable)

@@ -1,4 +1,4 @@
-"""A network as affine maps and activations: what interval bounds and relaxations walk over."""
+"""Networks as affine maps and activations, on which bounds are computed."""
 
 from __future__ import annotations
 
@@ -15,55 +15,60 @@ from robustbench_dyn.certification.activations import Activation
 
 @dataclass(frozen=True)
 class Affine:
-    """linear(*inputs) + bias, batch first.
+    """The map linear(*inputs) + bias, batch first.
 
-    spread: linear with its weights replaced by their absolute values. adjoint: the transpose of
-    linear, from coefficients on the output to those on each input. terms: how many numbers are
-    summed for one output; 0 where values are only moved. cancelled: what the model adds and takes
-    off again, as it computes, beside the bias that is left; it rounds all the same.
+    inputs: the indices of the outputs that it reads. shape: of one example's output. linear:
+    without bias. abs_linear: linear with its weights replaced by their absolute values. adjoint:
+    the transpose of linear, from coefficients on the output to those on each input. n_summands: how
+    many numbers are added for one output; 0 where values are only moved. cancelled: what the model
+    adds and subtracts again, as it computes, beside the bias that is left; it rounds all the same.
     """
 
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     linear: Callable[..., Tensor]
-    spread: Callable[..., Tensor]
+    abs_linear: Callable[..., Tensor]
     adjoint: Callable[[Tensor], tuple[Tensor, ...]]
     bias: Tensor | None
-    terms: int
+    n_summands: int
     cancelled: Tensor | None = None
 
     @property
-    def rounding(self) -> int:
-        """How many units roundoff of the sum of all terms' absolute values the model may err by."""
-        return self.terms + 2 if self.terms else 0
+    def rounding_units(self) -> int:
+        """How many units roundoff of the output's magnitude the model may err by."""
+        return self.n_summands + 2 if self.n_summands else 0
 
-    def sizes(self, *inputs: Tensor) -> Tensor:
-        """Return sums of the absolute values of all terms, given those of the inputs."""
-        size = self.spread(*inputs)
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        """Return sums of the absolute values of all summands, given those of the inputs."""
+        magnitude = self.abs_linear(*inputs)
         for constant in (self.bias, self.cancelled):
-            size = size if constant is None else size + constant.abs()
-        return size
+            magnitude = magnitude if constant is None else magnitude + constant.abs()
+        return magnitude
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """An activation applied entry by entry."""
+    """An activation applied entry by entry to the output of one node."""
 
     inputs: tuple[int]
     shape: tuple[int, ...]
     activation: Activation
 
 
+Node = Affine | Pointwise
+
+
 @dataclass(frozen=True)
 class Network:
-    """nodes[k] gives value k + 1; value 0 is the input, the last value the logits.
+    """Nodes in the order in which they are computed.
 
-    All arithmetic is of `dtype`; model_dtype is that of the model itself, whose rounding a proof
-    has to allow for.
+    Outputs are numbered: output 0 is the input, output k that of nodes[k - 1], and the last one the
+    logits. All arithmetic is of `dtype`; model_dtype is that of the model itself, whose rounding a
+    proof has to allow for.
     """
 
     input_shape: tuple[int, ...]
-    nodes: tuple[Affine | Pointwise, ...]
+    nodes: tuple[Node, ...]
     dtype: torch.dtype
     model_dtype: torch.dtype
 
@@ -73,21 +78,22 @@ class Network:
         return torch.finfo(self.model_dtype).eps / 2
 
     @cached_property
-    def flushed(self) -> tuple[float, ...]:
+    def flush_errors(self) -> tuple[float, ...]:
         """For each node, what flushing denormal inputs to zero may change of an output, in units.
 
         A processor may or may not flush; the smallest normal number bounds what it drops.
         """
         smallest = torch.finfo(self.model_dtype).tiny / self.unit
-        found = []
+        errors = []
         for node in self.nodes:
-            reach = 1.0
+            gain = 1.0
             if isinstance(node, Affine):
                 ones = [torch.ones(1, *self.shape(i), dtype=self.dtype) for i in node.inputs]
                 device = torch.device("cpu") if node.bias is None else node.bias.device
-                reach = float(node.spread(*(one.to(device) for one in ones)).max()) + node.terms
-            found.append(smallest * reach)
-        return tuple(found)
+                gain = float(node.abs_linear(*(one.to(device) for one in ones)).max())
+                gain += node.n_summands
+            errors.append(smallest * gain)
+        return tuple(errors)
 
     @property
     def n_classes(self) -> int:
@@ -96,48 +102,47 @@ class Network:
 
     @property
     def activations(self) -> list[int]:
-        """The indices of the values that activations give."""
+        """The indices of the outputs of activations."""
         return [k + 1 for k, node in enumerate(self.nodes) if isinstance(node, Pointwise)]
 
-    def shape(self, value: int) -> tuple[int, ...]:
-        """Return the shape of one example's value."""
-        return self.nodes[value - 1].shape if value else self.input_shape
+    @property
+    def preactivations(self) -> list[int]:
+        """The indices of the outputs that activations are applied to, each once, in order."""
+        return sorted({node.inputs[0] for node in self.nodes if isinstance(node, Pointwise)})
 
-    def cost(self, value: int) -> int:
-        """Return about how many multiplications it takes to compute a value from the input."""
+    def shape(self, k: int) -> tuple[int, ...]:
+        """Return the shape of one example's output k."""
+        return self.nodes[k - 1].shape if k else self.input_shape
+
+    def n_multiplications(self, k: int) -> int:
+        """Return about how many multiplications it takes to compute output k from the input."""
         return sum(
-            math.prod(node.shape) * (max(1, node.terms) if isinstance(node, Affine) else 1)
-            for node in self.nodes[:value]
+            math.prod(node.shape) * (max(1, node.n_summands) if isinstance(node, Affine) else 1)
+            for node in self.nodes[:k]
         )
 
-    @property
-    def arguments(self) -> list[int]:
-        """The indices of the values that activations are applied to, without repetition."""
-        found = {node.inputs[0] for node in self.nodes if isinstance(node, Pointwise)}
-        return sorted(found)
-
-    def is_affine(self, value: int) -> bool:
-        """Say whether a value is an affine function of the input."""
+    def is_affine(self, k: int) -> bool:
+        """Say whether output k is an affine function of the input."""
         reached, affine = {0}, True
-        waiting = [value]
+        waiting = [k]
         while waiting:
-            k = waiting.pop()
-            if k in reached:
+            i = waiting.pop()
+            if i in reached:
                 continue
-            reached.add(k)
-            node = self.nodes[k - 1]
+            reached.add(i)
+            node = self.nodes[i - 1]
             affine = affine and isinstance(node, Affine)
             waiting += node.inputs
         return affine
 
-    def values(self, x: Tensor) -> list[Tensor]:
-        """Return every value at x, (batch, *input_shape), of the network's dtype."""
-        found = [x]
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """Return every output at x, (batch, *input_shape), of the network's dtype."""
+        outputs = [x]
         for node in self.nodes:
-            inputs = [found[k] for k in node.inputs]
+            inputs = [outputs[i] for i in node.inputs]
             if isinstance(node, Pointwise):
-                found.append(node.activation(*inputs))
+                outputs.append(node.activation(*inputs))
             else:
                 value = node.linear(*inputs)
-                found.append(value if node.bias is None else value + node.bias)
-        return found
+                outputs.append(value if node.bias is None else value + node.bias)
+        return outputs

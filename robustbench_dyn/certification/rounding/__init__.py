@@ -1,1 +1,1 @@
-"""What a network's own rounding may do to a proof about it."""
+"""The effect of a network's own rounding on proofs about it."""

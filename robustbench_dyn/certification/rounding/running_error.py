@@ -1,4 +1,4 @@
-"""How far a network's own arithmetic may be from exact arithmetic, anywhere in a ball.
+"""Running errors: bounds of the distance between a network's arithmetic and exact arithmetic.
 
 A running error analysis (Wilkinson; Higham, Accuracy and Stability of Numerical Algorithms, 2nd
 edition, section 3.3) in the L2 norm. While a module runs, each operation on a value that depends on
@@ -7,7 +7,7 @@ the input is accompanied by two bounds, one number for each example:
     drift: how far the exact value may move while the input moves within its ball;
     error: how far the value as it is computed may be from the exact one, anywhere in that ball.
 
-error_rules.py says what an operation makes of them; an operation without a rule has no bound.
+The error rules say how an operation changes them; an operation without a rule has no bound.
 """
 
 from __future__ import annotations
@@ -21,39 +21,58 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from robustbench_dyn.certification.network.escapes import (
+from robustbench_dyn.certification.escapes import (
     RefuseEscapes,
-    check_operation,
-    name_of,
+    operation_name,
+    refuse_data_dependence,
 )
-from robustbench_dyn.certification.rounding.rules import (
-    KEEP_FRESH,
-    MOVE,
-    RULES,
+from robustbench_dyn.certification.rounding.error_rules import (
+    ERROR_RULES,
+    KEEP_ENTRIES,
+    MOVES,
     Call,
-    Followed,
-    Ranges,
+    ErrorBounds,
+    Tracked,
     combined,
     size_of,
 )
 from robustbench_dyn.errors import CertificateError
 
+# Their results may be written into, and then depend on the input.
+_FACTORIES = frozenset(
+    [
+        "empty",
+        "empty_like",
+        "full",
+        "full_like",
+        "new_empty",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "ones_like",
+        "zeros",
+        "zeros_like",
+    ]
+)
+_CASTS = frozenset({"float", "half", "bfloat16", "double"})
 
-class Run(NamedTuple):
-    """What a module gave: its output, the same in exact arithmetic, and the output's bounds.
 
-    value: (batch, *shape); exact: the same in float64. unknown: what has no bound, or nothing.
+class Analysis(NamedTuple):
+    """A module's output, the same in exact arithmetic, and the output's error bounds.
+
+    value: (batch, *shape); exact: the same in float64. unbounded: which operation has no bound, or
+    nothing.
     """
 
     value: Tensor
     exact: Tensor
-    ranges: Ranges
-    unknown: str
+    error_bounds: ErrorBounds
+    unbounded: str
 
 
 @torch.no_grad()
 def run_exactly(module: nn.Module, exact: Tensor) -> Tensor:
-    """Return what module makes of inputs in float64, (batch, *shape), with the weights as they are.
+    """Return the output of module in float64, (batch, *shape), with its weights unchanged.
 
     Raises CertificateError where it cannot be run so.
     """
@@ -65,7 +84,7 @@ def run_exactly(module: nn.Module, exact: Tensor) -> Tensor:
 
 
 class _Promotion(TorchFunctionMode):
-    """Computes in float64 what depends on values of float64, and leaves the rest as it is."""
+    """Computes in float64 what depends on values of float64, and leaves the rest unchanged."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -79,55 +98,54 @@ class _Promotion(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-_CASTS = frozenset({"float", "half", "bfloat16", "double"})
-
-
 def _promoted(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
-        # What is of float64 stays the same memory, which may be written.
+        # A tensor of float64 keeps its memory, which may be written.
         return leaf.double() if leaf.is_floating_point() else leaf
     return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
 
 
 @torch.no_grad()
-def run(module: nn.Module, value: Tensor, exact: Tensor, drift: Tensor) -> Run:
+def analyse(module: nn.Module, value: Tensor, exact: Tensor, drift: Tensor) -> Analysis:
     """Run module at value, (batch, *shape), and bound its error for inputs within drift of value.
 
-    exact: (batch, *shape) float64, what value is in exact arithmetic; it goes its own way, and
-    tells what the error is here. drift: (batch,), float64.
+    exact: (batch, *shape) float64, the value in exact arithmetic; it is computed alongside, and
+    shows the error at this input. drift: (batch,), float64.
     """
-    analysis = _Analysis(len(value))
-    ranges = Ranges(drift, torch.zeros_like(drift))
+    analyser = _Analyser(len(value))
+    error_bounds = ErrorBounds(drift, torch.zeros_like(drift))
     inputs = value.clone()
     version = inputs._version
-    analysis.follow(inputs, exact.clone(), ranges)
+    analyser.track(inputs, exact.clone(), error_bounds)
     try:
-        with RefuseEscapes(analysis.depends), analysis:
+        with RefuseEscapes(analyser.depends), analyser:
             out = module(inputs)
     except CertificateError as error:
-        analysis.unknown = str(error)
+        analyser.unbounded = str(error)
         out = module(value.clone())
-    found = analysis.known.get(id(out)) if isinstance(out, Tensor) else None
+    found = analyser.tracked.get(id(out)) if isinstance(out, Tensor) else None
     if inputs._version != version and next(module.children(), None) is not None:
         # One of its parts may have read the input before that, another one after it.
-        analysis.unknown, found = f"{type(module).__name__} writes into its input", None
+        analyser.unbounded, found = f"{type(module).__name__} writes into its input", None
     if found is None:
-        unknown = analysis.unknown or "the output cannot be traced back to the input"
-        return Run(out, out.double(), _infinite(ranges), unknown)
-    # A copy: what a module gives may be memory that it writes again.
-    return Run(out.clone(), found.exact.clone(), found.ranges.settled(), analysis.unknown)
+        unbounded = analyser.unbounded or "the output cannot be traced back to the input"
+        return Analysis(out, out.double(), _infinite(error_bounds), unbounded)
+    # A copy: the module's output may be memory that it writes again.
+    return Analysis(
+        out.clone(), found.exact.clone(), found.error_bounds.aggregated(), analyser.unbounded
+    )
 
 
-class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows what depends on the input through every operation."""
+class _Analyser(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tracks values that depend on the input through every operation."""
 
     def __init__(self, n: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.n = n
-        # A followed tensor is kept alive, so that its identity stays its own.
-        self.known = dict[int, Followed]()
-        self.memory = dict[int, list[Followed]]()
-        self.unknown = ""
+        # A tracked tensor is kept alive, so that its identity is not given to another one.
+        self.tracked = dict[int, Tracked]()
+        self.memory = dict[int, list[Tracked]]()
+        self.unbounded = ""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -136,29 +154,29 @@ class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def depends(self, leaf: Any) -> bool:
         """Say whether a tensor depends on the input."""
-        found = self.known.get(id(leaf)) if isinstance(leaf, Tensor) else None
+        found = self.tracked.get(id(leaf)) if isinstance(leaf, Tensor) else None
         return found is not None and not found.constant
 
-    def follow(
-        self, value: Tensor, exact: Tensor, ranges: Ranges, *, constant: bool = False
-    ) -> Followed:
-        followed = Followed(value, exact, ranges, constant)
-        self.known[id(value)] = followed
-        self.memory.setdefault(_place(value), []).append(followed)
-        return followed
+    def track(
+        self, value: Tensor, exact: Tensor, error_bounds: ErrorBounds, *, constant: bool = False
+    ) -> Tracked:
+        tracked = Tracked(value, exact, error_bounds, constant)
+        self.tracked[id(value)] = tracked
+        self.memory.setdefault(_storage(value), []).append(tracked)
+        return tracked
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        check_operation(function, args, kwargs, self.depends)
+        refuse_data_dependence(function, args, kwargs, self.depends)
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         for tensor in tensors:
-            if id(tensor) not in self.known and _place(tensor) in self.memory:
+            if id(tensor) not in self.tracked and _storage(tensor) in self.memory:
                 self._find_alias(tensor)
-        followed = [self.known[id(t)] for t in tensors if id(t) in self.known]
-        name = name_of(function)
-        if not followed and name not in _FACTORIES:
+        tracked = [self.tracked[id(t)] for t in tensors if id(t) in self.tracked]
+        name = operation_name(function)
+        if not tracked and name not in _FACTORIES:
             return function(*args, **kwargs)
         exact_args, exact_kwargs = tree_map(self._promoted, (args, kwargs))
         result = function(*args, **kwargs)
@@ -170,77 +188,75 @@ class _Analysis(TorchDispatchMode):  # type: ignore[no-untyped-call]
         several = isinstance(result, (tuple, list))
         for k, value in enumerate(result if several else [result]):
             if isinstance(value, Tensor):
-                call = Call(name.rstrip("_"), args, kwargs, followed, value, k, self.n)
+                call = Call(name.rstrip("_"), args, kwargs, tracked, value, k, self.n)
                 self._note(call, exact[k] if several else exact)
         return result
 
     def _promoted(self, leaf: Any) -> Any:
-        """Return an argument as it stands in exact arithmetic."""
-        known = self.known.get(id(leaf)) if isinstance(leaf, Tensor) else None
-        return _promoted(leaf) if known is None else known.exact
+        """Return an argument in exact arithmetic."""
+        found = self.tracked.get(id(leaf)) if isinstance(leaf, Tensor) else None
+        return _promoted(leaf) if found is None else found.exact
 
     def _find_alias(self, tensor: Tensor) -> None:
-        """Follow a tensor that lies in followed memory without having been seen."""
-        for one in self.memory[_place(tensor)]:
-            if one.value.data_ptr() == tensor.data_ptr() and one.value.shape == tensor.shape and (
-                one.value.stride() == tensor.stride()
-            ):  # fmt: skip
-                self.known[id(tensor)] = one
+        """Track a tensor in tracked memory that no operation returned."""
+        for one in self.memory[_storage(tensor)]:
+            same_place = one.value.data_ptr() == tensor.data_ptr()
+            same_layout = one.value.shape == tensor.shape and one.value.stride() == tensor.stride()
+            if same_place and same_layout:
+                self.tracked[id(tensor)] = one
                 one.aliases.append(tensor)
                 return
-        self.unknown = self.unknown or "memory of a value that is read in another way"
-        self.follow(tensor, tensor.double(), _infinite(self.memory[_place(tensor)][0].ranges))
+        self.unbounded = self.unbounded or "memory of a value that is read in another way"
+        error_bounds = self.memory[_storage(tensor)][0].error_bounds
+        self.track(tensor, tensor.double(), _infinite(error_bounds))
 
     def _note(self, call: Call, exact: Tensor) -> None:
-        constant = call.name in _FACTORIES or all(one.constant for one in call.followed)
-        ranges = self._ranges(call, constant=constant)
-        known = self.known.get(id(call.value))
-        if known is None:
-            self.follow(call.value, exact, ranges, constant=constant)
+        constant = call.name in _FACTORIES or all(one.constant for one in call.tracked)
+        error_bounds = self._bound(call, constant=constant)
+        if self.tracked.get(id(call.value)) is None:
+            self.track(call.value, exact, error_bounds, constant=constant)
             return
-        # Written in place: all that lies in the same memory changes with it. The exact values do so
-        # by themselves, since what is a view of a followed value has a view of its exact value.
-        for one in self.memory[_place(call.value)]:
+        # Written in place: all values in the same memory change with it. The exact values do so by
+        # themselves, since a view of a tracked value has a view of its exact value.
+        for one in self.memory[_storage(call.value)]:
             whole = one.value.numel() == call.value.numel()
-            one.ranges = ranges if whole else combined(one.ranges, ranges)
+            one.error_bounds = error_bounds if whole else combined(one.error_bounds, error_bounds)
             one.constant = constant and (whole or one.constant)
 
-    def _ranges(self, call: Call, *, constant: bool) -> Ranges:
+    def _bound(self, call: Call, *, constant: bool) -> ErrorBounds:
         zero = torch.zeros(self.n, dtype=torch.float64, device=call.value.device)
         if constant:
-            return Ranges(zero, zero)
+            return ErrorBounds(zero, zero)
         floating = call.value.is_floating_point()
-        rule = RULES.get(call.name)
-        if call.name not in KEEP_FRESH:
-            for one in call.followed:
-                one.ranges = one.ranges.settled()
+        rule = ERROR_RULES.get(call.name)
+        if call.name not in KEEP_ENTRIES:
+            for one in call.tracked:
+                one.error_bounds = one.error_bounds.aggregated()
         found = None
         if rule is not None and floating and call.value.numel() % self.n == 0:
             found = rule(call)
         if found is None:
-            # Indices and comparisons by themselves are no harm; what is made of them has no rule.
+            # Indices and comparisons by themselves do no harm; an operation that selects or
+            # branches by them has no rule.
             if (floating and call.value.numel()) or call.name == "_to_copy":
-                self.unknown = self.unknown or f"the rounding of {call.name!r} has no known bound"
-            return Ranges(zero + math.inf, zero + math.inf)
-        # Beyond the largest number, what is computed has nothing to do with what is meant.
-        if call.name in MOVE:
+                self.unbounded = (
+                    self.unbounded or f"the rounding of {call.name!r} has no known bound"
+                )
+            return ErrorBounds(zero + math.inf, zero + math.inf)
+        # Beyond the largest number, the computed value has nothing to do with the exact one.
+        if call.name in MOVES:
             return found
-        settled = found.settled()
-        size = size_of(call.value, self.n) + settled.drift + 2 * settled.error
+        total = found.aggregated()
+        size = size_of(call.value, self.n) + total.drift + 2 * total.error
         fits = size < torch.finfo(call.value.dtype).max
-        return found if bool(fits.all()) else Ranges(
-            *(part.where(fits, math.inf) for part in settled[:2])
-        )  # fmt: skip
+        if bool(fits.all()):
+            return found
+        return ErrorBounds(total.drift.where(fits, math.inf), total.error.where(fits, math.inf))
 
 
-def _infinite(ranges: Ranges) -> Ranges:
-    return Ranges(*(torch.full_like(part, math.inf) for part in ranges[:2]))
+def _infinite(error_bounds: ErrorBounds) -> ErrorBounds:
+    return ErrorBounds(*(torch.full_like(part, math.inf) for part in error_bounds[:2]))
 
 
-def _place(tensor: Tensor) -> int:
+def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-# What they make may be written into, and then depends on the input.
-_FACTORIES = frozenset({"empty", "empty_like", "full", "full_like", "new_empty", "new_full",
-                        "new_ones", "new_zeros", "ones_like", "zeros", "zeros_like"})  # fmt: skip

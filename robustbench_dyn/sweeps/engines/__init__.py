@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.plugins import Entry, Registry
 from robustbench_dyn.sweeps.shards import Shard
 
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation.pipeline import Progress
 
-__all__ = ["Engine", "Event", "engine_names", "get_engine"]
+__all__ = ["ENGINES", "Engine", "Event"]
 
 State = Literal["started", "at work", "died", "done", "failed", "unsound"]
 
@@ -35,19 +35,10 @@ class Event(NamedTuple):
 Engine = Callable[[Sequence[Shard], Path, int], Iterator[Event]]
 
 
-def engine_names() -> tuple[str, ...]:
-    """Name the engines."""
-    return ("local", "ray")
-
-
-def get_engine(name: str) -> Engine:
-    """Return an engine; raises InputError where there is none, or where it is not installed."""
-    if name == "local":
-        from robustbench_dyn.sweeps.engines import local  # noqa: PLC0415
-
-        return local.run
-    if name == "ray":
-        from robustbench_dyn.sweeps.engines import ray_cluster  # noqa: PLC0415
-
-        return ray_cluster.run
-    raise InputError(f"no engine is called {name!r}; choose one of {', '.join(engine_names())}")
+ENGINES: Registry[Engine] = Registry(
+    "engine",
+    (
+        Entry("local", "robustbench_dyn.sweeps.engines.local:run"),
+        Entry("ray", "robustbench_dyn.sweeps.engines.ray_cluster:run"),
+    ),
+)

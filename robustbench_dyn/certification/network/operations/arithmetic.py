@@ -1,0 +1,88 @@
+"""Handlers of scales by constants, sums and means."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from robustbench_dyn.certification.network.graph import Affine, Node
+from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
+from robustbench_dyn.certification.network.trace import NodeRef
+
+
+def _mul(context: OperationContext) -> Node:
+    factors = list(context.args)
+    if isinstance(factors[1], NodeRef):
+        factors.reverse()
+    x, factor = factors
+    if isinstance(factor, NodeRef):
+        raise context.refuse(" of two values that both depend on the input")
+    return context.scaled(x, context.constant_per_example(factor))
+
+
+def _div(context: OperationContext) -> Node:
+    x, divisor = context.args
+    if isinstance(divisor, NodeRef) or context.operation.kwargs:
+        raise context.refuse(" by a value that depends on the input, or rounded")
+    inverse = context.constant_per_example(divisor).double().reciprocal()
+    return context.scaled(x, inverse.to(context.dtype))
+
+
+def _neg(context: OperationContext) -> Node:
+    return context.scaled(context.args[0], context.constant(-1.0), n_summands=0)
+
+
+def _sum(context: OperationContext) -> Node:
+    name, (first, second) = context.operation.name, context.args[:2]
+    alpha = float(context.operation.kwargs.get("alpha", (*context.args[2:], 1)[0]))
+    signs = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[name]
+    operands = list(zip((first, second), signs, strict=True))
+    refs = [(operand, sign) for operand, sign in operands if isinstance(operand, NodeRef)]
+    bias = None
+    for operand, sign in operands:
+        if not isinstance(operand, NodeRef):
+            bias = sign * context.constant_per_example(operand)
+    if any(context.shapes[ref.index] != context.operation.shape for ref, _ in refs):
+        raise context.refuse(" that repeats values")
+    weights = [sign for _, sign in refs]
+
+    def total(values: tuple[Tensor, ...], weights: list[float]) -> Tensor:
+        scaled = [
+            value if weight == 1 else weight * value
+            for value, weight in zip(values, weights, strict=True)
+        ]
+        return scaled[0] if len(scaled) == 1 else scaled[0] + scaled[1]
+
+    return Affine(
+        inputs=tuple(ref.index for ref, _ in refs),
+        shape=context.operation.shape,
+        linear=lambda *zs: total(zs, weights),
+        abs_linear=lambda *zs: total(zs, [abs(weight) for weight in weights]),
+        adjoint=lambda a: tuple(a if weight == 1 else weight * a for weight in weights),
+        bias=bias,
+        n_summands=len(weights) + 1,
+    )
+
+
+def _mean(context: OperationContext) -> Node:
+    name, (index,) = context.operation.name, context.operation.inputs
+    before, after = math.prod(context.shapes[index]), math.prod(context.operation.shape)
+    n_summands = before if name == "sum" else 2 * math.ceil(before / max(after, 1)) + 2
+    if name == "avg_pool2d":
+        n_summands = math.prod(context.args[1]) + 1
+    return context.nonnegative_map(n_summands)
+
+
+OPERATIONS: dict[str, Handler] = {
+    "_adaptive_avg_pool2d": _mean,
+    "add": _sum,
+    "avg_pool2d": _mean,
+    "div": _div,
+    "mean": _mean,
+    "mul": _mul,
+    "neg": _neg,
+    "rsub": _sum,
+    "sub": _sum,
+    "sum": _mean,
+}

@@ -1,0 +1,150 @@
+"""The context of an operation handler, with the nodes that most handlers make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from robustbench_dyn.certification.activations import Activation
+from robustbench_dyn.certification.network.graph import Affine, Node, Pointwise
+from robustbench_dyn.certification.network.trace import NodeRef, Operation
+from robustbench_dyn.errors import CertificateError
+
+_RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"})
+
+
+@dataclass(frozen=True)
+class OperationContext:
+    """A traced operation, for its handler.
+
+    operation: its name and arguments, in which a NodeRef stands for the output of a node, and
+    anything else is a constant. shapes: of one example's output, by the index of a NodeRef. dtype
+    and device: what the node has to compute in.
+    """
+
+    operation: Operation
+    shapes: list[tuple[int, ...]]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def args(self) -> Any:
+        """The operation's positional arguments."""
+        return self.operation.args
+
+    def refuse(self, why: str = "") -> CertificateError:
+        """Return the error that says that these arguments cannot be bounded; to be raised.
+
+        why: continues a sentence that ends with the operation's name, as " in train mode" does.
+        """
+        return CertificateError(
+            f"interval bounds and relaxations do not support the operation "
+            f"{self.operation.name!r}{why}; choose another certifier, or give it a handler"
+        )
+
+    def constant(self, value: Tensor | float) -> Tensor:
+        """Return a constant in the dtype of the network."""
+        if isinstance(value, Tensor):
+            return value.to(self.device, self.dtype)
+        return torch.tensor(value, dtype=self.dtype, device=self.device)
+
+    def constant_per_example(self, value: Tensor | float) -> Tensor:
+        """Return a constant operand for one example; refuse one that differs over the batch."""
+        tensor = self.constant(value)
+        if tensor.dim() == len(self.operation.shape) + 1:
+            if len(tensor) != 1 and not (tensor == tensor[:1]).all():
+                raise self.refuse(" with a constant that differs over the batch")
+            tensor = tensor[0]
+        return tensor
+
+    def pointwise(self, activation: Activation) -> Pointwise:
+        """Return the node of an activation of the operation's only input."""
+        (index,) = self.operation.inputs
+        return Pointwise((index,), self.operation.shape, activation)
+
+    def scaled(
+        self,
+        x: NodeRef,
+        factor: Tensor,
+        *,
+        bias: Tensor | None = None,
+        n_summands: int = 2,
+        cancelled: Tensor | None = None,
+    ) -> Affine:
+        """Return the node x factor + bias, entry by entry."""
+        if self.shapes[x.index] != self.operation.shape:
+            raise self.refuse(" that repeats values")
+        magnitude = factor.abs()
+        return Affine(
+            inputs=(x.index,),
+            shape=self.operation.shape,
+            linear=lambda z: z * factor,
+            abs_linear=lambda z: z * magnitude,
+            adjoint=lambda a: (a * factor,),
+            bias=bias,
+            n_summands=n_summands,
+            cancelled=cancelled,
+        )
+
+    def nonnegative_map(self, n_summands: int) -> Affine:
+        """Return the operation itself as an affine map that has no negative weights.
+
+        n_summands: how many numbers it adds for one entry; 0 where it only moves them. The
+        transpose follows by automatic differentiation.
+        """
+        operation = self.operation
+        shapes = [self.shapes[index] for index in operation.inputs]
+
+        def zeros(n: int, dtype: torch.dtype = self.dtype) -> list[Tensor]:
+            return [torch.zeros(n, *shape, dtype=dtype, device=self.device) for shape in shapes]
+
+        try:
+            offset = self._call(*zeros(1))
+        except RuntimeError as error:
+            raise self.refuse(f" over the batch ({error})") from error
+        if offset.shape != (1, *operation.shape):
+            raise self.refuse(" over the batch")
+        bias = offset[0].clone() if offset.any() else None
+
+        def linear(*values: Tensor) -> Tensor:
+            return self._call(*values) if bias is None else self._call(*values) - bias
+
+        def adjoint(coefficients: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                points = [z.requires_grad_() for z in zeros(len(coefficients), coefficients.dtype)]
+                return torch.autograd.grad(
+                    self._call(*points),
+                    points,
+                    coefficients,
+                    create_graph=coefficients.requires_grad,
+                )
+
+        return Affine(operation.inputs, operation.shape, linear, linear, adjoint, bias, n_summands)
+
+    def _call(self, *values: Tensor) -> Tensor:
+        """Apply the operation to a batch of any size, with values in place of its NodeRefs."""
+        operation, n = self.operation, len(values[0])
+        if operation.name in _RESHAPES:
+            return values[0].reshape(n, *operation.shape)
+        if operation.name == "expand":
+            return values[0].expand(n, *operation.shape)
+        remaining = iter(values)
+
+        def put(leaf: Any) -> Any:
+            if isinstance(leaf, NodeRef):
+                return next(remaining)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                return self.constant(leaf[:1]).expand(n, *leaf.shape[1:])
+            return leaf
+
+        args, kwargs = (tree_map(put, part) for part in (operation.args, operation.kwargs))
+        result = operation.function(*args, **kwargs)
+        return result if operation.result is None else result[operation.result]
+
+
+Handler = Callable[[OperationContext], Node]

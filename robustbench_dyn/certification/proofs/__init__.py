@@ -1,0 +1,1 @@
+"""The computation behind each certifier: the preparation of a model, and the proof."""

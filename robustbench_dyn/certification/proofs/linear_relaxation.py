@@ -1,0 +1,173 @@
+"""The proof by linear relaxation: every activation lies between two lines."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.certification.base import Proof
+from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
+from robustbench_dyn.certification.bounds.back_substitution import LowerBounds, objective_bounds
+from robustbench_dyn.certification.bounds.ball import Ball
+from robustbench_dyn.certification.bounds.budgets import BUDGET, N_ITERATIONS
+from robustbench_dyn.certification.bounds.intermediate import (
+    RelaxationState,
+    intermediate_bounds,
+    interval_bounds,
+)
+from robustbench_dyn.certification.objectives import (
+    Objectives,
+    examples_with,
+    proved_radii,
+)
+from robustbench_dyn.certification.proofs.relaxed_objectives import relaxed_objectives
+from robustbench_dyn.threat_models import ThreatModel
+
+# Where intervals are wider than this many times the logits, a relaxation is not tried.
+_HOPELESS = 1e4
+# Slopes are optimised where the bound is below 0 by at most this many times the margin; those
+# behind intermediate bounds, which cost more and gain less, where it is by the second number.
+_WITHIN_REACH, _CLOSE = 1.0, 0.21
+
+
+@torch.no_grad()
+def prove(
+    state: RelaxationState,
+    x: Tensor,
+    logits: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    *,
+    n_iterations: int,
+    budget: int,
+) -> Proof:
+    """Exclude each class whose margin stays above 0 by a linear relaxation.
+
+    Each step is more expensive, and is applied to what the ones before left open: intervals;
+    back-substitution with the initial slopes, over intermediate bounds that are tightened the same
+    way; slopes optimised for each objective; slopes optimised for the intermediate bounds, too.
+    """
+    ball = Ball(x, threat_model)
+    bounds = interval_bounds(state, ball)
+    objectives = relaxed_objectives(state, bounds, x, logits, y, threat_model)
+    by_intervals = objective_bounds(
+        state.exact,
+        bounds,
+        ball,
+        objectives.coefficients,
+        objectives.example,
+        linear_bounds={},
+    )
+    lower_bound = _as_computed(by_intervals, state, objectives)
+    scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)[objectives.example]
+    smallest = (by_intervals.value / scale).minimum(lower_bound)
+    smallest = _min_per_example(smallest, objectives, len(x))
+    left = (smallest <= 0) & (smallest.isinf() | (smallest > -_HOPELESS))
+    left = left[objectives.example]
+    relaxed = relaxed_margins(
+        state,
+        x,
+        objectives.at(left),
+        threat_model,
+        n_iterations=n_iterations,
+        budget=budget,
+    )
+    lower_bound[left] = relaxed.maximum(lower_bound[left])
+    radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
+    within_rounding = examples_with(lower_bound.isneginf(), objectives, len(x))
+    return Proof(radii, within_rounding=within_rounding)
+
+
+def _as_computed(found: LowerBounds, state: RelaxationState, objectives: Objectives) -> Tensor:
+    """Bound margins as the network computes them, (n,); -inf where rounding forbids a proof."""
+    return found.value - objectives.allowance(found.rounding, strict=state.strict)
+
+
+def relaxed_margins(
+    state: RelaxationState,
+    x: Tensor,
+    objectives: Objectives,
+    threat_model: ThreatModel,
+    *,
+    n_iterations: int = N_ITERATIONS,
+    budget: int = BUDGET,
+) -> Tensor:
+    """Return lower bounds of the objectives over the ball, (n,), float64.
+
+    They are bounds of what the network computes: the allowance for rounding is subtracted.
+    n_iterations: steps of ascent on slopes; 0 keeps the initial ones. budget: of
+    intermediate_bounds.
+    """
+    examples, owners = torch.unique(objectives.example, return_inverse=True)
+    if not len(examples):
+        return objectives.coefficients.new_zeros(0)
+    at_x = state.exact.outputs(x[examples].double())[-1]
+    margins = (objectives.coefficients * at_x[owners]).sum(dim=1)
+    lower_bound = _relax(state, x, objectives, threat_model, margins, n_iterations, budget)
+    todo = _open(lower_bound, objectives, _CLOSE * margins, len(x))
+    if n_iterations and todo.any():
+        better = _relax(
+            state,
+            x,
+            objectives.at(todo),
+            threat_model,
+            margins[todo],
+            2 * n_iterations,
+            budget,
+            n_intermediate=n_iterations,
+        )
+        lower_bound[todo] = lower_bound[todo].maximum(better)
+    return lower_bound
+
+
+def _relax(
+    state: RelaxationState,
+    x: Tensor,
+    objectives: Objectives,
+    threat_model: ThreatModel,
+    margins: Tensor,
+    n_iterations: int,
+    budget: int,
+    *,
+    n_intermediate: int = 0,
+) -> Tensor:
+    """Bound the objectives; n_intermediate: steps of ascent for the intermediate bounds."""
+    examples, owners = torch.unique(objectives.example, return_inverse=True)
+    ball = Ball(x[examples], threat_model)
+    bounds, linear_bounds = intermediate_bounds(
+        state, ball, budget=budget, n_iterations=n_intermediate
+    )
+    found = objective_bounds(
+        state.exact, bounds, ball, objectives.coefficients, owners, linear_bounds=linear_bounds
+    )
+    lower_bound = _as_computed(found, state, objectives)
+    if linear_bounds and n_iterations:
+        todo = _open(lower_bound, objectives, _WITHIN_REACH * margins, len(x))
+        todo = todo.nonzero().flatten()
+        # Searched in the fast dtype, and proved in float64.
+        better = optimised_bounds(
+            state.fast,
+            state.exact,
+            bounds,
+            ball,
+            len(state.exact.nodes),
+            objectives.coefficients[todo],
+            owners[todo],
+            linear_bounds,
+            n_iterations=n_iterations,
+        )
+        better_bound = _as_computed(better, state, objectives.at(todo))
+        lower_bound[todo] = lower_bound[todo].maximum(better_bound)
+    return lower_bound
+
+
+def _open(lower_bound: Tensor, objectives: Objectives, reach: Tensor, n: int) -> Tensor:
+    """Say which objectives are unproved, of examples whose objectives lack at most reach, (n,)."""
+    smallest = _min_per_example(lower_bound + reach, objectives, n)
+    return (lower_bound <= 0) & (smallest[objectives.example] > 0)
+
+
+def _min_per_example(values: Tensor, objectives: Objectives, n: int) -> Tensor:
+    """Return the smallest value of each example's objectives, (n,); inf where it has none."""
+    smallest = values.new_full((n,), torch.inf)
+    return smallest.scatter_reduce(0, objectives.example, values, "amin")

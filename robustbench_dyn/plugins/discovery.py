@@ -1,0 +1,209 @@
+"""Find plugins: shipped folders, folders that the user names, entry points of packages."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from robustbench_dyn.errors import DynbenchError, RegistryError
+from robustbench_dyn.plugins.card import Card, Kind
+from robustbench_dyn.resources import shipped
+from robustbench_dyn.strict_yaml import read_yaml
+
+# The second one is of packages that bring architectures alone.
+ENTRY_POINT_GROUPS = ("robustbench_dyn", "robustbench_dyn.architectures")
+
+_MODULE_PREFIX = "_dynbench_plugin_"
+
+_registered: list[Path] = []
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin as found, before its code is imported: a card, or the problem that it has.
+
+    name: as in the card, or the folder's name. origin: the folder or package, for messages.
+    """
+
+    name: str
+    folder: Path
+    origin: str
+    card: Card | None = None
+    problem: str = ""
+
+    def provides(self, kind: Kind) -> bool:
+        """Whether the card names that kind; without a card, the plugin may bring any."""
+        return self.card is None or kind in self.card.provides
+
+
+def load_plugins(*folders: str | Path) -> None:
+    """Use the plugins in these folders, each a plugin or a folder of plugins, in this process.
+
+    A folder that is in use already changes nothing. Raises RegistryError where one does not exist.
+    """
+    for folder in folders:
+        root = _existing(Path(folder))
+        if root not in _registered:
+            _registered.append(root)
+
+
+def find_plugins(*folders: Path) -> list[Plugin]:
+    """Return the shipped plugins, those in use, those in folders, and those of installed packages.
+
+    A folder is one plugin where it holds card.yaml, and otherwise a folder of plugins. Raises
+    RegistryError where a folder does not exist.
+    """
+    found = dict[Path, Plugin]()
+    for root in (shipped("plugins"), *_registered, *folders):
+        for folder in _plugin_folders(_existing(root)):
+            found.setdefault(folder, read_plugin(folder, f"the folder {folder}"))
+    for origin, folder in _packaged(tuple(sys.path)):
+        found.setdefault(folder, read_plugin(folder, origin))
+    return list(found.values())
+
+
+def read_plugin(folder: Path, origin: str) -> Plugin:
+    """Read the card of the plugin in a folder, without importing its code."""
+    path = folder / "card.yaml"
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    card = _read_card(folder, changed)
+    if isinstance(card, str):
+        return Plugin(folder.name, folder, origin, problem=card)
+    missing = [package for package in card.requires if not _installed(package)]
+    problem = ""
+    if missing:
+        # Found without importing the plugin, which a list of all names must not do.
+        problem = (
+            f"it needs {' and '.join(missing)}, which is not installed: "
+            f"pip install {' '.join(missing)}"
+        )
+    return Plugin(card.name, folder, origin, card, problem)
+
+
+def import_plugin(plugin: Plugin) -> ModuleType:
+    """Import the plugin's __init__.py; raises RegistryError, with the reason, where that fails."""
+    if plugin.problem:
+        raise RegistryError(plugin.problem)
+    module = _import_folder(plugin.folder, plugin.name, hash_code(plugin.folder))
+    if isinstance(module, str):
+        raise RegistryError(module)
+    return module
+
+
+def hash_code(folder: Path) -> str:
+    """Return the SHA-256 over the names and contents of a folder's Python files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def code_of(thing: Callable[..., Any]) -> str:
+    """Return the SHA-256 of the code that defines a class or function of a plugin.
+
+    That is all Python files of its folder; outside of plugins, the file that defines it. Empty for
+    this package, whose parts have versions, and for what no file defines.
+    """
+    root = thing.__module__.partition(".")[0]
+    if root == __name__.partition(".")[0]:
+        return ""
+    if root.startswith(_MODULE_PREFIX):
+        return hash_code(Path(sys.modules[root].__path__[0]))
+    try:
+        return hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # defined in a notebook or a shell
+        return ""
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        raise RegistryError(f"the plugin folder {root} does not exist; give a folder")
+    return root.resolve()
+
+
+def _plugin_folders(root: Path) -> Iterable[Path]:
+    if (root / "card.yaml").is_file():
+        return [root]
+    return (
+        folder.resolve()
+        for folder in sorted(root.iterdir())
+        if (folder / "card.yaml").is_file() or (folder / "__init__.py").is_file()
+    )
+
+
+@cache
+def _packaged(path: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """Return origin and folder of each plugin of an installed package; path: as sys.path is."""
+    del path  # it is here for the cache: a scan of all packages takes longer than all else
+    found = list[tuple[str, Path]]()
+    for group in ENTRY_POINT_GROUPS:
+        for entry in entry_points(group=group):
+            package = entry.dist.name if entry.dist else "an installed package"
+            origin = f"the package {package} (entry point {entry.name} = {entry.value})"
+            found.append((origin, _entry_folder(entry)))
+    return found
+
+
+def _entry_folder(entry: EntryPoint) -> Path:
+    try:
+        spec = importlib.util.find_spec(entry.module)
+    # To find a module inside a package is to import the package, which may raise anything.
+    except Exception:
+        spec = None
+    if spec is None or spec.origin is None:
+        # Such a folder does not exist, so the plugin's problem names the module.
+        return Path(f"<module {entry.module} not found>") / entry.name
+    return Path(spec.origin).resolve().parent
+
+
+@cache
+def _read_card(folder: Path, changed: int) -> Card | str:
+    """Return a plugin's card, or what is wrong with it."""
+    del changed  # it is here for the cache: a card that was edited is read again
+    try:
+        return read_yaml(folder / "card.yaml", Card)
+    except DynbenchError as error:
+        return str(error)
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+@cache
+def _import_folder(folder: Path, name: str, code_sha256: str) -> ModuleType | str:
+    """Return the module of a folder, or the reason why it cannot be imported."""
+    # A name of its own in sys.modules: a plugin must not shadow an installed package.
+    place = hashlib.sha256(f"{folder} {code_sha256}".encode()).hexdigest()[:16]
+    module_name = f"{_MODULE_PREFIX}{name}_{place}"
+    path = folder / "__init__.py"
+    if not path.is_file():
+        return "it has no __init__.py"
+    spec = importlib.util.spec_from_file_location(
+        module_name, path, submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        return "its __init__.py is no Python module"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    # A plugin's code may raise anything, which must not stop the other plugins.
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        return f"it cannot be imported: {type(error).__name__}: {error}"
+    return module
