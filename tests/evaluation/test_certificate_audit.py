@@ -264,12 +264,19 @@ def test_an_audit_needs_named_certifiers(certifiers):
         audit_certificates(halfspaces(), x, y, "L2", certifiers)
 
 
-def test_the_model_is_given_back_as_it_was():
+def test_the_model_is_frozen_only_during_the_audit():
     model = halfspaces().train()
     x, y = points(DISTANCES)
-    audit(model, x, y, "L2", "lipschitz")
-    assert model.training
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    weight, during = model.head.weight, []
+
+    def prove(honest, *query):
+        during.append((model.training, weight.requires_grad))
+        return honest.prove(*query)
+
+    certifier = amended(prepare("lipschitz", model, "L2"), prove).certifier
+    audit(model, x, y, "L2", certifier)
+    assert during == [(False, False)]
+    assert (model.training, weight.requires_grad) == (True, True)
 
 
 def test_seed_and_batch_size_reach_the_attacks():
