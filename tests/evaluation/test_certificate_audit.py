@@ -100,6 +100,24 @@ def test_either_kind_of_attack_alone_refutes(attacks, minimum_norm, by):
     assert [refutation.example.attack for refutation in result.refutations] == by
 
 
+def test_a_nearer_example_replaces_a_farther_one():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+
+    def reflect(problem):
+        """Return the mirror images behind the plane, twice as far away as the plane."""
+        candidates = problem.x.clone()
+        candidates[..., 0, :2] = problem.x[..., 0, :2].flip(-1)
+        return candidates
+
+    far = attack_of(reflect, name="reflect")
+    alone = audit(model, x, y, "L2", "lipschitz", attacks="none", minimum_norm=far)
+    assert alone.nearest == pytest.approx(2, rel=1e-4)
+    false = grown("lipschitz", model, "L2", 1.5)
+    result = audit(model, x, y, "L2", false, minimum_norm=far)
+    assert [refutation.example.attack for refutation in result.refutations] == ["apgd-ce"] * 4
+
+
 def test_without_attacks_false_radii_stand():
     model = halfspaces()
     x, y = points(DISTANCES)
@@ -264,12 +282,19 @@ def test_an_audit_needs_named_certifiers(certifiers):
         audit_certificates(halfspaces(), x, y, "L2", certifiers)
 
 
-def test_the_model_is_given_back_as_it_was():
+def test_the_model_is_frozen_only_during_the_audit():
     model = halfspaces().train()
     x, y = points(DISTANCES)
-    audit(model, x, y, "L2", "lipschitz")
-    assert model.training
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    weight, during = model.head.weight, []
+
+    def prove(honest, *query):
+        during.append((model.training, weight.requires_grad))
+        return honest.prove(*query)
+
+    certifier = amended(prepare("lipschitz", model, "L2"), prove).certifier
+    audit(model, x, y, "L2", certifier)
+    assert during == [(False, False)]
+    assert (model.training, weight.requires_grad) == (True, True)
 
 
 def test_seed_and_batch_size_reach_the_attacks():
@@ -304,3 +329,14 @@ def test_bisection_finds_the_largest_eps_of_the_grid():
 
 def test_default_attacks_exist_for_every_norm():
     assert set(DEFAULT_ATTACKS) == set(FACTORS)
+
+
+def test_a_proof_of_less_than_the_ball_certifies_nothing():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+
+    def prove(honest, *query):
+        return Proof(honest.prove(*query).class_radii * 0.9)
+
+    prepared = amended(prepare("interval", model, "L2"), prove)
+    assert certified_radii(model, prepared, x, y, "L2").isnan().all()
