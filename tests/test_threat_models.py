@@ -51,7 +51,7 @@ def membership_fault(projection, x_adv, x, threat_model):
 @given(seeds, norms, dtypes, exponents, st.floats(-3, 3))
 @example(0, "Linf", torch.float32, 0.0, 3.0)
 @example(0, "L2", torch.float32, -8.0, 0.0)
-def test_projection_is_exactly_inside_the_ball_and_the_input_range(
+def test_projections_lie_inside_the_ball_and_the_input_range(
     seed, norm, dtype, exponent, width
 ):
     x_adv, x = points(seed, dtype, scale=10**width)
@@ -190,7 +190,7 @@ def test_projection_of_a_point_does_not_depend_on_its_neighbours(seed, norm, exp
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_projection_leaves_its_arguments_alone_and_takes_empty_batches(norm):
+def test_projection_changes_no_argument_and_takes_empty_batches(norm):
     x_adv, x = points(0)
     kept = x_adv.clone(), x.clone()
     result = project(x_adv, x, ThreatModel(norm, 0.1))
@@ -237,7 +237,7 @@ def test_distance_in_float32_or_in_another_norm_is_rejected(norm, dtype):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_distance_is_nan_for_the_examples_that_are_not_finite_and_only_for_them(norm, bad):
+def test_distance_is_nan_for_exactly_the_examples_not_finite(norm, bad):
     x_adv, x = points(0)
     x_adv[2, 1, 1] = bad
     finite = distance(x_adv, x, norm).isfinite()

@@ -1,13 +1,9 @@
 """The tables in docs/ match the results of the benchmarks."""
 
 import re
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import tables
 
 PAGES = sorted(tables.DOCS.glob("*.md"))

@@ -125,7 +125,7 @@ def test_few_classes_get_right_verdicts(n_classes):
 # The alarm
 
 
-def test_a_constant_of_1_05_that_claims_1_sets_off_the_alarm(tmp_path):
+def test_a_constant_of_1_05_that_claims_1_raises_soundness_error(tmp_path):
     model = halfspaces(factor=1.05, claim=1.0)
     x, y = points([0.4] * 8)
     threat_model = ThreatModel("L2", 0.4 * 1.02)
@@ -144,7 +144,7 @@ def test_a_constant_of_1_05_that_claims_1_sets_off_the_alarm(tmp_path):
         evaluate(model, (x, y), threat_model, attacks="pgd", store=store)
 
 
-def test_the_same_layer_with_an_honest_claim_sets_off_nothing(tmp_path):
+def test_the_same_layer_with_its_true_bound_raises_nothing(tmp_path):
     store = Store(tmp_path / "s.sqlite")
     evaluation = evaluate(
         halfspaces(factor=1.05),
@@ -158,7 +158,7 @@ def test_the_same_layer_with_an_honest_claim_sets_off_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("attacks", ["apgd-t", "fab-t", "apgd-t,fab-t", "standard"])
-def test_an_audit_tries_the_classes_that_its_certificate_rules_out(attacks):
+def test_an_audit_attacks_classes_that_its_certificate_excludes(attacks):
     # Attacks on target classes leave out those that certificates exclude: here all of them.
     model = halfspaces(factor=1.05, claim=1.0, n_classes=4)
     data = points([0.4] * 8, n_classes=4)
@@ -166,7 +166,7 @@ def test_an_audit_tries_the_classes_that_its_certificate_rules_out(attacks):
         evaluate(model, data, ThreatModel("L2", 0.4 * 1.02), attacks=attacks)
 
 
-def test_the_alarm_needs_the_audit():
+def test_without_an_audit_a_wrong_certificate_goes_unseen():
     # The negative control of the audit itself: without it the wrong certificate goes unseen.
     model = halfspaces(factor=1.05, claim=1.0)
     evaluation = evaluate(
@@ -199,7 +199,7 @@ def proves_within(radius):
     return prove
 
 
-def test_dear_proofs_come_after_the_first_attack_and_are_audited_by_the_next():
+def test_late_certificates_are_audited_by_the_next_attack():
     options = after_idle(("true", proves_within(0.39)))
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.41)]
     proved, left = evaluate_grid(halfspaces(), points([0.4] * 12), grid, **options)
@@ -213,13 +213,13 @@ def test_dear_proofs_come_after_the_first_attack_and_are_audited_by_the_next():
     assert (proved.examples["reason"] == "audited: survived idle+pgd").sum() == 5
 
 
-def test_a_wrong_proof_after_the_first_attack_sets_off_the_alarm():
+def test_a_wrong_late_certificate_raises_soundness_error():
     options = after_idle(("wrong", proves_within(0.45)))
     with pytest.raises(SoundnessError, match=r"certified within 0\.41"):
         evaluate(halfspaces(), points([0.4] * 12), ThreatModel("L2", 0.41), **options)
 
 
-def test_what_survived_at_a_larger_eps_has_every_dear_proof_before_it():
+def test_survivors_of_a_larger_eps_meet_every_late_certifier():
     options = after_idle(("weak", proves_within(0.1)), ("strong", proves_within(0.3)))
     grid = [ThreatModel("L2", eps) for eps in (0.2, 0.35)]
     proved, left = evaluate_grid(halfspaces(), points([0.4] * 3), grid, audit_share=0, **options)
@@ -276,7 +276,7 @@ def test_a_constant_network_is_never_certified():
     assert statuses(evaluation) == ["undecided", "misclassified", "misclassified"] * 2
 
 
-def test_a_constant_network_with_a_margin_is_certified_everywhere():
+def test_a_constant_network_with_a_margin_is_certified():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
     nn.init.zeros_(model[1].weight)
     model[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
@@ -299,7 +299,7 @@ def test_logits_that_are_not_finite_are_errors_and_never_robust():
     assert evaluation.summary["empirical_accuracy"] <= 1 - sum(bad) / len(bad)
 
 
-def test_a_network_that_differentiates_in_its_forward_is_evaluated():
+def test_a_network_that_differentiates_itself_is_evaluated():
     class Gradient(Network):
         def forward(self, x):
             if not x.requires_grad:
@@ -314,7 +314,7 @@ def test_a_network_that_differentiates_in_its_forward_is_evaluated():
     assert set(statuses(evaluation)) <= {"broken", "undecided"}
 
 
-def test_a_model_in_train_mode_is_evaluated_in_eval_mode_and_given_back():
+def test_a_model_in_train_mode_is_evaluated_in_eval_mode():
     def build():
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 3))
@@ -494,7 +494,7 @@ def test_an_attack_that_fails_costs_no_accuracy_and_is_told(monkeypatch):
         assert whole[column] == row[column]
 
 
-def test_an_attack_that_fails_on_some_examples_is_not_called_failed(monkeypatch):
+def test_an_attack_that_fails_on_some_examples_did_not_fail(monkeypatch):
     def now_and_then(problem):
         if float(problem.x[0, 0, 0, 0]) > 0.8:
             raise RuntimeError("too bright")
@@ -506,7 +506,7 @@ def test_an_attack_that_fails_on_some_examples_is_not_called_failed(monkeypatch)
     assert row["attacks"] == "moody+idle"
 
 
-def test_where_every_attack_failed_the_row_says_that_nothing_was_attacked(monkeypatch):
+def test_a_row_says_that_every_attack_failed(monkeypatch):
     found = run_with(searcher(explode), named("other", explode))
     assert set(statuses(found)) == {"undecided"}
     assert found.summary["clean_accuracy"] == found.summary["empirical_accuracy"] == 1
@@ -545,7 +545,7 @@ def test_the_text_of_an_error_steers_nothing(text, monkeypatch):
     assert found.verdicts[0].next_stage == ""
 
 
-def test_a_failure_is_tried_again_at_another_eps_and_not_at_the_same_one(monkeypatch, tmp_path):
+def test_a_failed_attack_runs_again_at_another_eps_alone(monkeypatch, tmp_path):
     fails, calls = [True], []
 
     def find(problem):
@@ -592,7 +592,7 @@ def test_a_certifier_that_fails_is_told_and_the_run_goes_on():
     assert trail[1].message == "ValueError: zip; next: pgd"
 
 
-def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypatch):
+def test_a_failure_on_the_clean_pass_is_flagged_at_every_eps(monkeypatch):
     faulty = proving("faulty", raises(ValueError("out of order")), phase=Phase.CLEAN)
     options = {"attacks": "pgd", "certifiers": [faulty.certifier]}
     grid = [ThreatModel("L2", eps) for eps in (0.35, 0.15)]
@@ -601,7 +601,7 @@ def test_a_certifier_that_fails_on_the_first_pass_is_told_at_every_eps(monkeypat
         assert found.summary["empirical_accuracy"] > 0
 
 
-def test_a_certifier_that_runs_out_of_memory_halves_the_batch_and_then_gives_up():
+def test_a_certifier_out_of_memory_halves_the_batch_and_gives_up():
     sizes = []
 
     def prove(_state, x, logits, _y, threat_model):
@@ -644,7 +644,7 @@ def test_what_auto_cannot_use_is_kept_and_shown_with_the_reason(capsys):
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-def test_a_padding_that_is_given_as_a_word_is_certified_as_its_number(padding):
+def test_padding_by_word_is_certified_as_padding_by_number(padding):
     def build(given):
         generator = torch.Generator().manual_seed(0)
         size = 4 if padding == "same" else 2
@@ -716,7 +716,7 @@ def test_what_another_version_proved_or_found_is_not_taken_over(part, tmp_path, 
     assert evaluate(halfspaces(), points(DISTANCES), L2, **options).key != first.key
 
 
-def test_a_suite_is_not_taken_for_its_members_with_other_settings(tmp_path):
+def test_a_suite_has_another_key_than_its_members(tmp_path):
     # Where a class for DLR is missing, the suite's Auto-PGD has five restarts instead of one.
     data, options = points(DISTANCES), {"store": tmp_path / "s.sqlite"}
     suite = evaluate(halfspaces(), data, L2, attacks="standard", **options)
@@ -736,7 +736,7 @@ def test_more_examples_reuse_what_is_known(counted, tmp_path):
     assert not other.examples[:3].equals(few.examples)
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_verdicts(tmp_path):
+def test_an_interrupted_run_ends_with_the_same_verdicts(tmp_path):
     model = Network()
     data = sample(model, n=24)
     threat_model = ThreatModel("L2", 0.3)
@@ -772,7 +772,7 @@ def test_progress_counts_up_to_all_examples():
 # Against AutoAttack
 
 
-def test_the_cascade_agrees_with_plain_autoattack(monkeypatch):
+def test_the_pipeline_agrees_with_plain_autoattack(monkeypatch):
     from pyautoattack import AutoAttack  # noqa: PLC0415
 
     monkeypatch.setattr("pyautoattack.checks.check_dynamic", lambda *_, **__: None)

@@ -1,10 +1,8 @@
 """Signs of masked gradients: each mask shows one, and honest networks show none."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from masked_gradients import MASKS, UNMASKED, Masked
 from oracles import halfspaces, points
 from oracles.records import record, stages
 from torch import nn
@@ -23,9 +21,6 @@ from robustbench_dyn.results.exchange import copy_part, merge
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.summary import gradient_free_gains
 from robustbench_dyn.results.verdicts import Sign, Verdict
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from masked_gradients import MASKS, UNMASKED, Masked
 
 # Those behind which gradients still lead to adversarial examples.
 HARMLESS = {"none", "logits * 1e6", "logits * 1e-12", "tanh", "softmax", "sigmoid 60"}
@@ -99,7 +94,7 @@ def test_without_examples_there_is_no_sign(feedforward, data):
     assert nothing == []
 
 
-def test_the_search_for_signs_is_cheap_and_leaves_the_model_alone(feedforward, data):
+def test_the_search_for_signs_is_cheap_and_changes_nothing(feedforward, data):
     model = CountingModel(feedforward).train()
     with torch.no_grad():
         y = feedforward(data.x).argmax(dim=1)
@@ -121,7 +116,7 @@ def test_gradients_are_called_zero_from_a_share_on(share):
     assert (masking.zero_gradients(gradient) is not None) == (share > masking.ZERO_GRADIENTS)
 
 
-def test_large_eps_leaves_less_than_chance_of_a_linear_classifier(data):
+def test_large_eps_breaks_a_linear_classifier(data):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     with torch.no_grad():
         y = linear(data.x).argmax(dim=1)
@@ -161,7 +156,7 @@ def broken(example_id, attack):
         ),
     ],
 )
-def test_what_black_box_attacks_broke_after_the_white_box_is_counted(attacks, expected):
+def test_gains_of_black_box_attacks_are_counted(attacks, expected):
     verdicts = [
         broken(k, a) for k, a in enumerate(["apgd-ce", "square", "square", "hop-skip-jump"])
     ]
@@ -254,7 +249,7 @@ def test_a_repeated_run_computes_nothing_and_says_the_same(model, tmp_path, monk
     assert 0 < sum(counted) <= 80
 
 
-def test_a_run_that_stops_before_the_last_attack_ends_as_an_undisturbed_one(tmp_path):
+def test_a_run_stopped_before_the_last_attack_goes_on(tmp_path):
     class StoppedError(Exception):
         pass
 

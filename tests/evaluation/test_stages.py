@@ -69,7 +69,7 @@ def raises(error):
     return fail
 
 
-def test_the_clean_stage_classifies_and_certifies_by_exact_distances():
+def test_the_clean_stage_agrees_with_exact_distances():
     model, certifiers = under_test(), lipschitz()
     stage = CleanStage(model, certifiers, ClassRadii(model, certifiers), "L2")
     results = stage.run(batch())
@@ -164,7 +164,7 @@ def test_stages_are_ordered_by_phase():
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_a_hit_inside_a_radius_is_an_error_only_of_a_certain_certificate(deterministic):
+def test_a_hit_inside_a_radius_refutes_certain_certificates_alone(deterministic):
     boastful = excluding(0.25).certifier
     kind = type("Boastful", (type(boastful),), {"deterministic": deterministic})
     options = {"attacks": "pgd", "certifiers": [kind()]}

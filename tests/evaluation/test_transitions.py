@@ -222,7 +222,7 @@ def test_what_is_no_result_of_a_stage_is_refused():
 # Certificates that are withdrawn
 
 
-def test_a_withdrawn_certificate_leaves_the_example_to_the_attacks():
+def test_without_its_certificate_an_example_meets_the_attacks():
     verdict = without_certificate(proved(), "it draws at random", (PGD, SQUARE))
     assert (verdict.status, verdict.next_stage) == (Status.UNDECIDED, "pgd")
     assert verdict.certifier == ""
@@ -416,7 +416,7 @@ def test_the_reason_tells_the_trail(status, next_stage, trail, words):
     assert explain(status, next_stage, trail, EPS) == words
 
 
-def test_certifiers_of_the_clean_pass_that_proved_too_little_stand_in_the_trail():
+def test_certifiers_that_proved_too_little_stand_in_the_trail():
     tried = step("lipschitz", OPEN, 0.75)
     known = undecided(tried, eps=0.75, certified_radius=0.6, certifier="lipschitz")
     below, between = (infer_from_other_eps([known], eps, STAGES) for eps in (0.5, 0.7))

@@ -140,7 +140,7 @@ def near_orthonormal(rows, columns, residual, *, seed=0):
 
 @few
 @given(seeds, st.integers(1, 12), st.integers(1, 12), st.sampled_from([1.0, 1e-3, 0.0]))
-def test_the_matrix_bound_is_an_upper_bound_and_exact_for_orthonormal_ones(
+def test_the_matrix_bound_is_exact_for_orthonormal_matrices(
     seed, rows, columns, residual
 ):
     matrix = near_orthonormal(rows, columns, residual, seed=seed)
@@ -154,7 +154,7 @@ def test_the_matrix_bound_is_an_upper_bound_and_exact_for_orthonormal_ones(
 
 @few
 @given(seeds, st.integers(1, 9), st.floats(0, 1))
-def test_the_perron_bound_is_an_upper_bound_that_iterations_bring_down(seed, n, sparsity):
+def test_the_perron_bound_falls_with_iterations_and_holds(seed, n, sparsity):
     matrix = normal(n, n, seed=seed).abs()
     matrix = matrix * (normal(n, n, seed=seed + 1).abs() > sparsity)
     matrix = matrix + matrix.T
@@ -262,7 +262,7 @@ def test_what_the_grid_misses_is_covered_where_it_misses_most(share):
         assert 1 <= symbol_norm(kernel) <= 2 ** (1 / 2**9)
 
 
-def test_the_largest_norm_on_a_coarse_grid_is_rejected_as_a_bound():
+def test_the_largest_norm_on_a_coarse_grid_is_no_bound():
     caught = 0
     for seed in range(20):
         kernel = normal(2, 2, 3, 3, seed=seed)
@@ -328,7 +328,7 @@ def orthogonal_kernel(channels, residual=0.0):
 
 
 @pytest.mark.parametrize("channels", [4, 24, 140])
-def test_orthogonal_convolutions_have_a_bound_of_one_up_to_their_residual(channels):
+def test_orthogonal_convolutions_have_a_bound_near_one(channels):
     assert conv_norm(orthogonal_kernel(channels)) == pytest.approx(1.0, abs=1e-9)
     residual = orthogonal_kernel(channels, residual=1e-3)
     assert conv_norm(residual) > 1.005
@@ -464,7 +464,7 @@ class DoubledOrthonormal(OrthonormalGradientStep):
         (DoubledOrthonormal(9, 5), (9,)),
     ],
 )
-def test_a_doubled_step_is_caught_by_its_bound_and_by_its_jacobian(step, shape):
+def test_a_doubled_step_shows_in_its_bound_and_its_jacobian(step, shape):
     assert expansion_fault(step, shape) == "bound"
     assert expansion_fault(step, shape, bound=1.0 + 1e-4) == "jacobian"
     # Its own bound says by how much it expands, and is still an upper bound.
@@ -648,7 +648,7 @@ def test_normalised_rows_are_no_retraction():
     assert expansion_fault(step, (9,)) == "bound"
 
 
-def test_scaled_orthonormal_weights_show_in_the_bound_and_are_mended():
+def test_scaled_orthonormal_weights_show_in_the_bound():
     step = orthonormal()
     kept = step.weight
     with torch.no_grad():
@@ -749,7 +749,7 @@ def test_a_cache_that_never_looks_again_is_caught():
     assert caching_fault(StaleWhenFrozen) == "stale after a change in place"
 
 
-def test_a_derived_tensor_kept_in_inference_mode_serves_gradients_later():
+def test_a_tensor_cached_in_inference_mode_serves_gradients():
     step = DenseGradientStep(4, 3)
     x = normal(2, 4).float()
     with frozen_eval(step):
@@ -985,7 +985,7 @@ def test_average_pooling_where_one_over_k_is_no_bound_is_refused(pool):
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, (3, 2)])
-def test_maximum_pooling_without_overlap_is_nonexpansive_and_its_bound_is_exact(kernel):
+def test_the_bound_of_maximum_pooling_without_overlap_is_exact(kernel):
     pool = nn.MaxPool2d(kernel)
     assert lipschitz_bound(pool) == 1.0
     x, y = normal(64, 2, 7, 7), normal(64, 2, 7, 7, seed=1)
@@ -1001,7 +1001,7 @@ def test_maximum_pooling_without_overlap_is_nonexpansive_and_its_bound_is_exact(
     "options",
     [{"stride": 1}, {"stride": (3, 2)}, {"dilation": 2}],
 )
-def test_maximum_pooling_whose_windows_overlap_expands_and_is_refused(options):
+def test_maximum_pooling_with_overlap_is_refused(options):
     pool = nn.MaxPool2d(3, **options)
     with pytest.raises(CertificateError, match="do not overlap"):
         lipschitz_bound(pool)
@@ -1037,7 +1037,7 @@ def spectrum_fault(bounds, matrix):
 @pytest.mark.parametrize("size", [4, 5, 7])
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.5])
 @pytest.mark.parametrize("channels", [(3, 3), (2, 4), (4, 2)])
-def test_the_spectrum_of_a_periodic_convolution_holds_on_all_sizes(size, noise, channels):
+def test_the_spectrum_of_a_periodic_convolution_holds_anywhere(size, noise, channels):
     conv = periodic(channels=channels, noise=noise)
     matrix = materialise(conv, (channels[0], size, size))
     assert not spectrum_fault(conv.gram_range(), matrix)
@@ -1052,7 +1052,7 @@ def test_the_spectrum_of_a_periodic_convolution_holds_on_all_sizes(size, noise, 
     assert not under_estimates(math.sqrt(upper), materialise(padded, (channels[0], size, size)))
 
 
-def test_zero_padding_loses_the_lower_bound_and_so_is_no_orthogonal_map():
+def test_zero_padding_loses_the_lower_bound():
     shift = torch.zeros(1, 1, 3, 3)
     shift[0, 0, 1, 0] = 1.0
     padded = nn.Conv2d(1, 1, 3, padding=1)
@@ -1096,7 +1096,7 @@ def test_a_periodic_step_is_its_formula():
     assert torch.allclose(conv.step(x, 0.3, bias, torch.tanh), expected, atol=1e-10)
 
 
-def test_the_penalty_is_the_distance_of_the_symbols_gram_matrix_from_the_identity():
+def test_the_penalty_is_the_distance_of_gram_matrices_from_1():
     conv = periodic(noise=0.2)
     symbol = torch.fft.fft2(conv.weight.detach().double(), s=(8, 8)).permute(2, 3, 0, 1)
     defect = symbol.mH @ symbol - torch.eye(3, dtype=torch.complex128)
@@ -1298,7 +1298,7 @@ def test_a_classifiers_own_bound_is_that_of_all_its_logits():
     assert lipschitz_bound(twins) == pytest.approx(math.sqrt(2))
 
 
-def test_logits_without_a_linear_head_get_one_bound_for_all_pairs():
+def test_without_a_linear_head_all_pairs_have_one_bound():
     model, matrix = linear_classifier()
     sequential = nn.Sequential(model.features, model.head, nn.Identity())
     bounds = pairwise_lipschitz(sequential)
@@ -1333,7 +1333,7 @@ class NoHead(nn.Module):
         (NoHead(), "NoHead"),
     ],
 )
-def test_a_classifier_with_an_unknown_part_has_no_pairwise_bounds(model, name):
+def test_an_unknown_part_leaves_no_pairwise_bounds(model, name):
     with pytest.raises(CertificateError, match=name):
         pairwise_lipschitz(model)
 

@@ -65,7 +65,7 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(method):
         assert math.log2(coarse / fine) == pytest.approx(flow.order, abs=0.15)
 
 
-def test_the_implicit_midpoint_rule_keeps_the_norm_and_euler_does_not():
+def test_the_midpoint_rule_keeps_the_norm_and_euler_does_not():
     x = torch.randn(3, 2, dtype=torch.float64)
     drift = {
         method: float((Flow(Rotation(), method=method, n_steps=10)(x).norm() - x.norm()).abs())
@@ -112,7 +112,7 @@ def _gauss():
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-def test_an_activation_is_the_slope_of_its_primitive_and_keeps_its_range(name):
+def test_an_activation_is_the_derivative_of_its_primitive(name):
     activation = find_activation(name)
     x = torch.linspace(-3, 3, 200, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(activation.primitive(x).sum(), x)
@@ -162,7 +162,7 @@ def test_no_slope_that_is_found_exceeds_a_bound(k):
         assert bound < math.inf
 
 
-def test_a_pair_of_switching_steps_is_nonexpansive_although_one_of_them_grows():
+def test_a_pair_of_switching_steps_is_nonexpansive():
     pair = SwitchingPair(6).double().requires_grad_(False)
     expansive, contractive = pair.bounds()
     assert expansive > 1.1
@@ -196,14 +196,14 @@ def test_a_naive_step_is_bounded_by_where_its_terms_point(sign, expected, activa
     assert steepest > (1 + sign / 2) / 2 + 0.2
 
 
-def test_a_naive_step_with_slopes_of_both_signs_is_bounded_by_the_triangle_inequality():
+def test_slopes_of_both_signs_leave_the_triangle_inequality():
     one = torch.ones(1, 1, 1, 1)
     step = naive_step(inner=one, outer=-one, activation="sin")
     assert lipschitz_bound(step) == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_naive_step_is_never_steeper_than_its_bound_on_images_with_a_border(seed):
+def test_a_naive_step_stays_below_its_bound_at_image_borders(seed):
     draw = torch.Generator().manual_seed(seed)
     kernel = torch.randn(2, 4, 4, 3, 3, generator=draw)
     outer = -kernel[0].transpose(0, 1).flip(2, 3) if seed % 2 else kernel[1]
@@ -223,7 +223,7 @@ def test_a_naive_step_is_never_steeper_than_its_bound_on_images_with_a_border(se
 
 @pytest.mark.parametrize("flexible", [True, False])
 @pytest.mark.parametrize("input_shape", [(1, 28, 28), (3, 32, 32), (2, 1, 1)])
-def test_the_product_of_all_bounds_of_expansive_contractive_is_at_most_1(flexible, input_shape):
+def test_the_bounds_of_expansive_contractive_multiply_to_1(flexible, input_shape):
     architecture = discover().get("expansive_contractive")
     options = {"channels": 12, "depth": 3, "flexible": flexible}
     model = build_model(architecture, input_shape=input_shape, n_classes=10, options=options)
@@ -265,7 +265,7 @@ class ShiftedLast(orthogonal.Rotation):
         return x + h * self.adjoint(shift(force, -1))
 
 
-def test_a_pair_of_switching_steps_sees_the_neighbours_of_a_pixel_and_two_pairs_see_further():
+def test_each_pair_of_switching_steps_widens_the_receptive_field():
     pair = SwitchingPair(6).double()
     assert reach(pair) >= 1
     assert reach(nn.Sequential(pair, SwitchingPair(6).double())) > reach(pair)
@@ -274,7 +274,7 @@ def test_a_pair_of_switching_steps_sees_the_neighbours_of_a_pixel_and_two_pairs_
     assert reach(blind) == 0
 
 
-def test_equal_shifts_in_turn_see_no_further_than_one():
+def test_equal_shifts_in_turn_widen_no_receptive_field():
     once = SwitchingPair(6).double()
     once.contraction = ShiftedRotation(6).double()
     twice = SwitchingPair(6).double()
@@ -282,7 +282,7 @@ def test_equal_shifts_in_turn_see_no_further_than_one():
     assert reach(nn.Sequential(once, twice)) == reach(once)
 
 
-def test_a_shifted_rotation_is_orthogonal_and_its_adjoint_is_its_inverse():
+def test_the_adjoint_of_a_shifted_rotation_is_its_inverse():
     rotation = ShiftedRotation(6).double()
     x = images()
     assert torch.allclose(rotation.adjoint(rotation(x)), x, atol=1e-6)
@@ -291,7 +291,7 @@ def test_a_shifted_rotation_is_orthogonal_and_its_adjoint_is_its_inverse():
     assert torch.allclose((rotation(x) * z).sum(), (x * rotation.adjoint(z)).sum())
 
 
-def test_what_training_bends_is_retracted():
+def test_weights_off_the_manifold_are_retracted():
     rotation = ShiftedRotation(6)
     with torch.no_grad():
         rotation.weight.add_(0.05 * torch.randn(6, 6))

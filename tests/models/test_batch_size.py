@@ -65,7 +65,7 @@ def test_batches_stay_inside_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("message", ["CUDA out of memory", "can't allocate memory: 9 bytes"])
-def test_running_out_of_memory_halves_the_batch_and_changes_no_verdict(message):
+def test_batches_halved_for_memory_change_no_verdict(message):
     cramped, options = Cramped(5, message), {"attacks": "pgd", "certifiers": "none"}
     found = evaluate(cramped, DATA, L2, batch_size=24, **options)
     assert max(cramped.seen) == 24

@@ -98,7 +98,7 @@ def test_what_is_no_function_is_flagged_and_nothing_is_certified(model, flag):
     assert evaluation.examples["certified_radius"].isna().all()
 
 
-def test_neighbours_unlike_any_data_show_what_a_batch_of_alike_examples_hides():
+def test_random_neighbours_reveal_a_coupling_alike_ones_hide():
     model, x = ByLargest(), torch.full((4, 1, 4, 4), 0.5)
     with frozen_eval(model):
         assert find_defects(model, x, seed=0, most=8)[1] == ["batch_coupled"]
@@ -111,7 +111,7 @@ def test_alone_in_its_batch_an_example_has_no_neighbours():
 
 
 @pytest.mark.parametrize("model", [Noisy, NoisyByNumpy, NoisyByPython, Dropping])
-def test_two_identical_runs_agree_and_leave_the_callers_streams_alone(model):
+def test_identical_runs_agree_and_leave_random_states_alone(model):
     drawing, again = model(), model()
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())  # noqa: NPY002
     first = evaluate(drawing, DATA, L2, attacks="pgd")
@@ -134,7 +134,7 @@ def test_two_identical_runs_agree_and_leave_the_callers_streams_alone(model):
         assert torch.rand(1) != one
 
 
-def test_random_outputs_replace_a_suite_by_the_one_in_expectation():
+def test_random_outputs_get_the_suite_in_expectation():
     few = {"certifiers": "none", "audit_share": 0}
     for model, attacks, expected in (
         (Noisy(), "standard", "eot-apgd-ce"),
@@ -164,7 +164,7 @@ def test_a_change_during_the_run_withdraws_what_was_certified(tmp_path):
     assert leaderboard(store)["certified_accuracy"].tolist() == [0.0]
 
 
-def test_a_change_at_a_later_eps_withdraws_the_certificates_of_all(tmp_path):
+def test_a_change_at_a_later_eps_withdraws_all_certificates(tmp_path):
     grid, options = [L2, ThreatModel("L2", 0.15)], {"attacks": "pgd", "audit_share": 0}
     honest, store = Honest(), Store(tmp_path / "s.sqlite")
     evaluate(honest, DATA, L2, **options)
@@ -194,7 +194,7 @@ def test_a_repeated_run_keeps_the_flags_and_needs_no_pass(tmp_path):
     assert certified(third) == 0
 
 
-def test_an_adaptive_solver_is_flagged_by_a_run_and_a_fixed_one_is_not():
+def test_an_adaptive_solver_is_flagged_and_a_fixed_one_is_not():
     x = inputs()
     for method, flags in (("dopri5", ["batch_coupled"]), ("heun2", [])):
         model = network(method=method)
@@ -213,7 +213,7 @@ def test_networks_of_the_zoo_agree_within_rounding(name):
             assert find_defects(model, x, seed=0, most=250)[1] == []
 
 
-def test_rounding_is_measured_by_the_largest_logit_and_nothing_else_passes():
+def test_differences_are_measured_by_the_largest_logit():
     logits = torch.tensor([[1000.0, 0.0], [1.0, -1.0]])
     ulp = torch.finfo(torch.float32).eps * 1000
     assert not differ(logits, logits + 200 * ulp)

@@ -41,6 +41,6 @@ def by_type(model):
 
 
 @pytest.mark.parametrize("change", [in_place, by_data, by_state, by_buffer, by_type])
-def test_a_model_whose_weights_changed_is_no_longer_the_registered_one(model, change):
+def test_a_model_with_changed_weights_is_not_the_registered_one(model, change):
     change(model)
     assert registered_identity(model) is None

@@ -117,7 +117,7 @@ def test_a_broken_plugin_says_why_and_leaves_others_usable(tmp_path, code, messa
         registry.get("broken")
 
 
-def test_a_missing_package_is_named_before_the_plugin_is_imported(tmp_path):
+def test_a_missing_package_is_named_before_the_import(tmp_path):
     code = "raise RuntimeError('imported')"
     plugin(tmp_path, "needy", code=code, requires="[torch, no-such-package]")
     plugin(tmp_path, "content", requires="[torch]")

@@ -62,7 +62,7 @@ def test_every_pass_of_an_evaluation_is_in_full_precision():
 
 
 @pytest.mark.usefixtures("careless")
-def test_every_pass_of_a_smoothed_classifier_is_in_full_precision():
+def test_all_passes_of_a_smoothed_model_are_in_full_precision():
     model, data = problem()
     evaluate_smoothed(model, data, [ThreatModel("L2", 0.1)], Smoothing(0.25, n0=5, n=20))
     assert all(model.seen)

@@ -116,7 +116,7 @@ def test_the_bound_includes_a_kernel_that_is_not_orthogonal():
         assert lipschitz_bound(layer) == pytest.approx(1.02, abs=1e-3)
 
 
-def test_orthogonal_convolutions_without_fewer_channels_keep_norms():
+def test_orthogonal_convolutions_with_enough_channels_keep_norms():
     torch.manual_seed(0)
     model = small("orthogonal_cnn")
     widening = [m for m in model.features if hasattr(m, "stride")][:2]

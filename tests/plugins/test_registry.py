@@ -39,7 +39,7 @@ def test_an_unknown_name_is_told_with_the_nearest():
         registry(hint="a suite or ").get("zzzzzz")
 
 
-def test_plugins_come_after_built_ins_and_cannot_take_their_names():
+def test_plugins_cannot_take_the_names_of_built_ins():
     found = [Entry("mine", Search, origin="the folder x")]
     names = registry(from_plugins=lambda: found)
     assert list(names) == ["pgd", "square", "mine"]

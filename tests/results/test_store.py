@@ -176,7 +176,7 @@ def test_a_folder_that_does_not_exist_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["CREATE TABLE t (a)", "PRAGMA user_version = 99"])
-def test_somebody_elses_database_is_left_alone(tmp_path, content):
+def test_a_foreign_database_is_left_alone(tmp_path, content):
     path = tmp_path / "other.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute(content)
@@ -327,7 +327,7 @@ def test_flat_records_of_older_files_become_typed(tmp_path, monkeypatch):
     assert {"k", "s"}.isdisjoint({network.spec.key(), smoothed.spec.key()})
 
 
-def test_a_record_is_read_back_and_its_key_depends_on_every_field():
+def test_the_key_of_a_record_depends_on_every_field():
     smoothing = SmoothingSpec(sigma=0.1, n0=10, n=100, alpha=0.01)
     first = record(certifiers=("smoothing",), smoothing=smoothing)
     assert Record.from_json(first.to_json()) == first
@@ -353,7 +353,7 @@ OTHER = {
 }
 
 
-def test_votes_only_grow_and_those_of_a_merged_store_count_where_they_are_more(tmp_path):
+def test_votes_only_grow_also_by_merging(tmp_path):
     store, other = Store(), Store(tmp_path / "other.sqlite")
     for kept, draws in ((store, 4), (store, 2), (other, 3)):
         kept.add_votes("v", 0, "select", Votes(draws, (draws, 0), 0.5))

@@ -83,7 +83,7 @@ def test_a_class_without_the_invariants_is_caught():
     assert len(accepted(Unchecked)) == len(BREAKING)
 
 
-def test_a_class_that_compares_the_other_way_round_lets_nan_through_and_is_caught():
+def test_inverted_comparisons_let_nan_through_and_are_caught():
     class Inverted(Verdict):
         def __post_init__(self):
             if self.adversarial_distance > self.eps or self.certified_radius < self.eps:
@@ -153,7 +153,7 @@ def test_verdicts_cannot_be_changed():
         verdict.status = Status.CERTIFIED
 
 
-def test_the_message_shows_the_record_but_not_the_bytes_of_an_image():
+def test_the_message_shows_the_record_without_image_bytes():
     with pytest.raises(InputError, match="example_id=7") as caught:
         record(Status.BROKEN, attack="", x_adv=b"secret")
     assert "secret" not in str(caught.value)

@@ -14,6 +14,7 @@ import torch
 from oracles import halfspaces, points
 from oracles.command import dynbench_here, refused
 from oracles.digits_plugin import write_plugin
+from oracles.killed_votes import N_DRAWS, evaluate_two
 from scipy.stats import binomtest
 from torch import nn
 
@@ -87,7 +88,7 @@ def test_ties_and_logits_that_are_not_finite_vote_for_no_class(value):
     assert evaluation.summary["certified_accuracy"] == evaluation.summary["clean_accuracy"] == 0
 
 
-def test_the_module_is_a_function_of_its_input_whose_gradient_is_the_mean():
+def test_the_module_is_a_function_with_the_mean_gradient():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     classifier = SmoothedClassifier(network, 0.2, n_draws=5)
@@ -103,7 +104,7 @@ def test_the_module_is_a_function_of_its_input_whose_gradient_is_the_mean():
 
 
 @pytest.mark.parametrize(("norm", "factor"), [("L2", 1.0), ("Linf", 2**-0.5), ("L1", 2**0.5)])
-def test_the_ascent_comes_out_behind_the_exact_boundary_and_no_sooner(norm, factor):
+def test_the_attack_crosses_the_exact_boundary_and_no_sooner(norm, factor):
     x, y = points((0.1, 0.2, 0.3))
     classifier = SmoothedClassifier(halfspaces(), 0.1)
     streams = Streams.of(x, y, 0)
@@ -131,7 +132,7 @@ def test_the_ascent_comes_out_behind_the_exact_boundary_and_no_sooner(norm, fact
 # ---- brackets
 
 
-def test_the_bracket_holds_the_exact_robust_accuracy_and_each_status_is_right():
+def test_the_bracket_holds_the_exact_robust_accuracy():
     (evaluation,) = evaluated().evaluations
     status = [v.status.value for v in evaluation.verdicts]
     assert status == ["broken", "broken", *["certified"] * 4]
@@ -190,7 +191,7 @@ def test_smaller_eps_follow_from_larger_ones_without_votes():
     assert [cost.stage for e in evaluations[:2] for cost in e.costs] == ["eot-pgd"] * 2
 
 
-def test_a_hit_inside_the_radius_is_counted_told_and_no_soundness_error(monkeypatch, caplog):
+def test_a_hit_inside_the_radius_is_a_flag_and_no_error(monkeypatch, caplog):
     # A certifier that is wrong on purpose: radii five times too wide.
     from robustbench_dyn.smoothing import stages as module  # noqa: PLC0415
 
@@ -235,7 +236,7 @@ def wrong_certificates():
     return bool(binomtest(certified, n, smoothing.alpha, alternative="greater").pvalue < 1e-3)
 
 
-def test_a_run_errs_no_more_often_than_alpha_at_the_worst_of_points():
+def test_a_run_errs_at_most_at_rate_alpha_on_the_boundary():
     assert not wrong_certificates()
 
 
@@ -244,7 +245,7 @@ def test_a_run_that_reuses_the_selection_samples_is_caught(monkeypatch):
     assert wrong_certificates()
 
 
-def test_an_attack_that_fails_for_want_of_gradients_is_told_and_refutes_nothing():
+def test_an_attack_without_gradients_fails_and_is_flagged():
     class Stepped(nn.Module):
         def forward(self, x):
             return halfspaces()(x).detach().round(decimals=3)
@@ -265,7 +266,7 @@ def test_without_attacks_the_empirical_accuracy_is_unknown():
     assert evaluation.verdicts[0].reason == "no attack was run"
 
 
-def test_rows_name_the_smoothed_classifier_and_stand_beside_all_others():
+def test_rows_name_the_smoothed_classifier_and_its_draws():
     store = Store()
     evaluated(store=store, name="half")
     evaluated(store=store, name="half", smoothing=Smoothing(0.2, n0=20, n=200, alpha=0.01))
@@ -321,7 +322,7 @@ def final(store):
     )
 
 
-def test_a_run_that_is_stopped_anywhere_ends_as_an_undisturbed_one_and_repeats_one_batch_at_most():
+def test_a_run_stopped_anywhere_repeats_one_batch_at_most():
     def run(model, store):
         smoothing = Smoothing(0.1, n0=20, n=70)
         evaluated((0.12, 0.3), model=model, store=store, smoothing=smoothing, batch_size=20)
@@ -346,30 +347,10 @@ def test_a_run_that_is_stopped_anywhere_ends_as_an_undisturbed_one_and_repeats_o
     assert max(extra.values()) <= look + 20 * 16 + 20 + 70
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from oracles import halfspaces
-sys.path.insert(0, "smoothing")
-from test_smoothing import run_to_kill
-model = halfspaces()
-def slow(module, inputs):
-    time.sleep(0.02)
-    print(len(inputs[0]), flush=True)
-model.register_forward_pre_hook(slow)
-run_to_kill(model, Path(sys.argv[1]))
-"""
-
-
-def run_to_kill(model, store):
-    smoothing = Smoothing(0.1, n0=20, n=1000)
-    evaluated((0.12, 0.3), model=model, store=store, smoothing=smoothing, batch_size=20)
-
-
-def test_a_process_that_is_killed_in_the_middle_of_an_example_goes_on_there(tmp_path):
+def test_a_killed_process_goes_on_in_the_middle_of_an_example(tmp_path):
     path = tmp_path / "killed.sqlite"
     killed = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)],
+        [sys.executable, "-m", "oracles.killed_votes", str(path)],
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         text=True,
@@ -381,9 +362,9 @@ def test_a_process_that_is_killed_in_the_middle_of_an_example_goes_on_there(tmp_
     killed.stdout.close()
     store, undisturbed = Store(path), Store()
     ((draws,),) = rows(store, "SELECT draws FROM votes WHERE stage = 'estimate'")
-    assert 0 < draws < 1000
-    run_to_kill(halfspaces(), store)
-    run_to_kill(halfspaces(), undisturbed)
+    assert 0 < draws < N_DRAWS
+    evaluate_two(halfspaces(), store)
+    evaluate_two(halfspaces(), undisturbed)
     assert final(store) == final(undisturbed)
     store.close()
 
@@ -402,7 +383,7 @@ def test_another_alpha_and_another_norm_need_no_new_votes():
     assert len(store.runs()) == 3
 
 
-def test_where_memory_runs_out_batches_are_halved_and_the_votes_are_the_same():
+def test_batches_halved_for_memory_give_the_same_votes():
     class Small(nn.Module):
         def forward(self, x):
             if len(x) > 60:
@@ -428,7 +409,7 @@ def test_the_first_examples_of_a_run_are_those_of_a_longer_one():
 # ---- the table of the field, and the command
 
 
-def test_certificates_are_written_in_the_columns_of_the_field_rounded_down(tmp_path):
+def test_certificates_are_written_rounded_down(tmp_path):
     radius = 0.30000999999999999
     found = [
         CertifiedExample(3, 1, 1, radius, 61.5),

@@ -71,7 +71,7 @@ def exceeds_alpha(n_failures):
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.05, 0.3, 0.8])
-def test_certificates_of_a_halfspace_fail_no_more_often_than_alpha(distance):
+def test_certificates_of_a_halfspace_fail_at_most_at_rate_alpha(distance):
     n_failures = failures(distance)
     assert not exceeds_alpha(n_failures)
     # They do fail: a test that is never near alpha would find nothing out.
@@ -152,7 +152,7 @@ def test_a_bound_of_a_half_or_less_abstains():
     assert certify([1, 9, 0], [99, 1, 0], smoothing) == Certificate(ABSTAINED, 0.0)
 
 
-def test_draws_without_a_class_count_against_the_class_and_never_win():
+def test_draws_without_a_class_count_against_every_class():
     smoothing = Smoothing(0.25, n=100, alpha=0.05)
     assert certify([9, 1, 0], [58, 0, 42], smoothing).prediction == ABSTAINED
     assert certify([0, 0, 9], [0, 0, 100], smoothing) == Certificate(ABSTAINED, 0.0)

@@ -162,7 +162,7 @@ def test_the_bounds_of_training_equal_those_of_the_certifier(make, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("make", [residual, hamiltonian, linear])
-def test_the_bounds_of_training_are_never_below_those_of_the_certifier(make, norm):
+def test_bounds_of_training_are_not_below_the_certifiers(make, norm):
     # Which sees through affine maps that follow one another, and meets ball and box at once.
     model, (x, y) = make(), images()
     threat_model = ThreatModel(norm, EPS[norm])
@@ -197,7 +197,7 @@ def test_the_gradient_is_that_of_finite_differences(make, norm):
     assert float(slope) == pytest.approx(float((values[0] - values[1]) / (2 * step)), rel=1e-4)
 
 
-def test_a_followed_network_computes_what_the_model_does_after_each_step():
+def test_a_traced_network_follows_the_weights():
     model, (x, _) = rescaled(), images()
     network = trainable_network(model, (1, 8, 8))
     for parameter in model.parameters():
@@ -212,7 +212,7 @@ def test_a_followed_network_computes_what_the_model_does_after_each_step():
     assert torch.allclose(stale().outputs(x)[-1], model(x))
 
 
-def test_radius_and_share_grow_from_nothing_to_what_the_recipe_says():
+def test_radius_and_share_grow_to_what_the_recipe_says():
     settings = CertifiedTraining(norm="Linf", eps=0.1, warm_up_epochs=2, ramp_epochs=4, kappa=0.5)
     assert settings.at(0) == settings.at(2) == (0, 1)
     assert settings.at(4) == pytest.approx((0.05, 0.75))
@@ -265,7 +265,7 @@ def certified_accuracy(model, dataset, threat_model):
     return float((radii(proof) >= threat_model.eps).double().mean())
 
 
-def test_certified_training_certifies_digits_that_plain_training_does_not(architecture, tmp_path):
+def test_certified_training_certifies_more_digits(architecture, tmp_path):
     certified = training.train(recipe(tmp_path), architecture, tmp_path / "a.safetensors")
     section = next(line for line in RECIPE.splitlines() if line.startswith("certified_training"))
     plain = training.train(
@@ -302,7 +302,7 @@ def test_certified_training_certifies_more_of_the_moons_by_flows(name, tmp_path)
 
 
 @pytest.mark.parametrize("stop_at", [30, 100])
-def test_a_certified_training_that_was_stopped_ends_with_the_same_weights(
+def test_a_stopped_certified_training_ends_with_the_same_weights(
     stop_at, architecture, tmp_path
 ):
     def stop(report):
