@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.attacks.halfspaces import Halfspaces, examples_at_distance, step_across
+from robustbench_dyn.attacks import controls
+from robustbench_dyn.attacks.controls import Damage, Damaged
+from robustbench_dyn.attacks.halfspaces import Halfspaces, examples_at_distance
 from robustbench_dyn.plugins.contract import Finding, Outcome, Rule, check_contract
 from robustbench_dyn.threat_models import Norm, ThreatModel, distance, project
 
@@ -24,8 +26,6 @@ _SLACK = 1.5
 # Random searches miss some examples; an attack that does nothing misses all.
 _LEAST_FOUND = 0.5
 _NATIVE = ("", "robustbench-dyn")
-
-Damage = Callable[[Tensor, Any, Tensor], Tensor]
 
 
 class Searching(Protocol):
@@ -87,7 +87,7 @@ def rules(norm: Norm, n_classes: int = 3) -> list[Rule[Subject]]:
 
     def broken(**damages: Damage) -> list[tuple[str, Subject]]:
         return [
-            (fault.replace("_", " "), Subject(_Damaged(damage), norm, n_classes))
+            (fault.replace("_", " "), Subject(Damaged(damage), norm, n_classes))
             for fault, damage in damages.items()
         ]
 
@@ -110,7 +110,7 @@ def rules(norm: Norm, n_classes: int = 3) -> list[Rule[Subject]]:
             broken(
                 does_nothing=lambda _x_adv, _model, x: x.clone(),
                 goes_away_from_the_boundary=lambda x_adv, _model, x: 2 * x - x_adv,
-                goes_anywhere=_step_at_random,
+                goes_anywhere=controls.step_at_random,
             ),
         ),
         Rule(
@@ -122,62 +122,29 @@ def rules(norm: Norm, n_classes: int = 3) -> list[Rule[Subject]]:
                 draws_from_random=lambda x_adv, *_: x_adv + 1e-3 * random.random(),
             ),
         ),
-        Rule("the caller's generators are put back", _keeps_generators, broken(draws=_draw)),
+        Rule(
+            "the caller's generators are put back", _keeps_generators, broken(draws=controls.draw)
+        ),
         Rule(
             "the model's modes, flags, gradients and weights are put back",
             _keeps_model,
             broken(
-                leaves_eval_mode=_leave_eval_mode, freezes=_freeze, adds_gradients=_add_gradients
+                leaves_eval_mode=controls.leave_eval_mode,
+                freezes=controls.freeze,
+                adds_gradients=controls.add_gradients,
             ),
         ),
-        Rule("x and y are left as they were", _keeps_examples, broken(writes_into_x=_overwrite)),
+        Rule(
+            "x and y are left as they were",
+            _keeps_examples,
+            broken(writes_into_x=controls.overwrite),
+        ),
         Rule(
             "each example has the same candidate alone as among others",
             _ignores_neighbours,
             broken(mixes_its_batch=lambda x_adv, *_: x_adv + 1e-3 * x_adv.mean()),
         ),
     ]
-
-
-@dataclass(frozen=True)
-class _Damaged:
-    """A correct attack, and what is done to its candidates."""
-
-    damage: Damage
-
-    def search(
-        self, model: Halfspaces, x: Tensor, y: Tensor, threat_model: ThreatModel, **_: object
-    ) -> Tensor:
-        """Return damaged candidates."""
-        return self.damage(step_across(model, x, y, threat_model), model, x)
-
-
-def _step_at_random(_x_adv: Tensor, _model: nn.Module, x: Tensor) -> Tensor:
-    return x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-
-
-def _draw(x_adv: Tensor, _model: nn.Module, _x: Tensor) -> Tensor:
-    torch.rand(1)
-    return x_adv
-
-
-def _leave_eval_mode(x_adv: Tensor, model: nn.Module, _x: Tensor) -> Tensor:
-    model.eval()
-    return x_adv
-
-
-def _freeze(x_adv: Tensor, model: nn.Module, _x: Tensor) -> Tensor:
-    model.requires_grad_(False)
-    return x_adv
-
-
-def _add_gradients(x_adv: Tensor, model: nn.Module, _x: Tensor) -> Tensor:
-    model(x_adv).sum().backward()
-    return x_adv
-
-
-def _overwrite(x_adv: Tensor, _model: nn.Module, x: Tensor) -> Tensor:
-    return x.copy_(x_adv)
 
 
 def _same_kind(subject: Subject) -> Outcome:

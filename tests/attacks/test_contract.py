@@ -62,7 +62,7 @@ def test_each_fault_is_caught_by_its_rule(rule, fault, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_undamaged_attack_keeps_the_contract(norm):
-    sound = contract.Subject(contract._Damaged(lambda x_adv, *_: x_adv), norm, 3)
+    sound = contract.Subject(contract.Damaged(lambda x_adv, *_: x_adv), norm, 3)
     findings = list(contract.check_contract(sound, contract.rules(norm)))
     # It runs the model in the mode that it comes in, and gradients are off.
     assert [finding.rule for finding in findings if not finding.holds] == []
