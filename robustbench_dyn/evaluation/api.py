@@ -182,14 +182,7 @@ def open_pipeline(
     where = device_of(model, device)
     with full_precision(), open_store(store) as opened, frozen_eval(model.to(where)):
         tested = ModelUnderTest(
-            model,
-            dataset.x,
-            highest_label=int(dataset.y.max()),
-            n_classes=dataset.n_classes,
-            device=where,
-            seed=seed,
-            batch_size=batch_size,
-            name=name,
+            model, dataset, device=where, seed=seed, batch_size=batch_size, name=name
         )
         plan = NetworkPlan(
             tested,

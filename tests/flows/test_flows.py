@@ -140,9 +140,7 @@ def near_orthonormal(rows, columns, residual, *, seed=0):
 
 @few
 @given(seeds, st.integers(1, 12), st.integers(1, 12), st.sampled_from([1.0, 1e-3, 0.0]))
-def test_the_matrix_bound_is_exact_for_orthonormal_matrices(
-    seed, rows, columns, residual
-):
+def test_the_matrix_bound_is_exact_for_orthonormal_matrices(seed, rows, columns, residual):
     matrix = near_orthonormal(rows, columns, residual, seed=seed)
     assert not under_estimates(matrix_norm(matrix), matrix)
     assert matrix_norm(matrix) <= gram_iteration(matrix)
