@@ -33,7 +33,8 @@ class ModelUnderTest:
     it is known. in_expectation: whether the outputs are random, so that predictions are by the
     majority of passes. A registered model is validated by `examine` only before its first pass: a
     repeated run needs none at all; any other is validated here.
-    dataset: of the evaluation; its number of classes is 0 where it is unknown. batch_size: inputs that the model is given at once, at most. name: of an unregistered model.
+    dataset: of the evaluation; its number of classes is 0 where it is unknown. batch_size: inputs
+    that the model is given at once, at most. name: of an unregistered model.
     """
 
     def __init__(
