@@ -21,8 +21,9 @@ from robustbench_dyn.evaluation.inputs import (
     device_of,
     open_store,
 )
-from robustbench_dyn.evaluation.pipeline import Pipeline, Progress
+from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
+from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.models.validation import ModelUnderTest

@@ -25,7 +25,8 @@ from robustbench_dyn.evaluation.inputs import (
     open_store,
 )
 from robustbench_dyn.evaluation.outcomes import Stage
-from robustbench_dyn.evaluation.pipeline import Pipeline, Progress
+from robustbench_dyn.evaluation.pipeline import Pipeline
+from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.precision import PRECISION, full_precision
 from robustbench_dyn.models.validation import ModelUnderTest
