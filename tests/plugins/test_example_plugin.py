@@ -16,6 +16,7 @@ from robustbench_dyn.certification.catalogue import select_certifiers
 from robustbench_dyn.cli.scaffolding import render
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.plugins import Card, discovery
+from robustbench_dyn.sweeps.sweep import Sweep, sweep
 
 EXAMPLE = Path(__file__).parent / "example_plugin"
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -74,6 +75,26 @@ def test_a_run_uses_everything_that_the_plugin_brings(command):
     assert stages["ascent"] > 0
     assert stages["interval"] > 0
     assert {"ascent", "interval", "bound"} <= set(stages)
+
+
+def test_the_workers_of_a_sweep_use_the_plugin(tmp_path):
+    config = Sweep.model_validate(
+        {
+            "models": ["example"],
+            "datasets": ["diagonal"],
+            "threat_models": [{"norm": "L2", "eps": [0.05]}],
+            "seeds": [0],
+            "n_examples": 20,
+            "examples_per_shard": 10,
+            "attacks": "ascent",
+            "certifiers": "interval,bound",
+        }
+    )
+    outcome = sweep(config, tmp_path / "s.sqlite", workers=2, plugins=(EXAMPLE,))
+    assert (outcome.failed, outcome.unsound) == ({}, {})
+    (row,) = outcome.rows
+    assert (row["attacks"], row["certifiers"]) == ("ascent", "interval+bound")
+    assert row["certified_accuracy"] > 0.5
 
 
 def test_the_certifier_proves_what_its_bound_says():
