@@ -15,10 +15,19 @@ from robustbench_dyn.cli.scaffolding import NewKind, render
 from robustbench_dyn.datasets import contract as datasets
 from robustbench_dyn.plugins.contract import Control, Rule
 
+# Those in the docs are the modules of tests/plugins/example_plugin.
+NAMES: dict[NewKind, str] = {
+    "architecture": "residual",
+    "attack": "ascent",
+    "certifier": "bound",
+    "dataset": "diagonal",
+    "operation": "squash",
+}
+
 
 def template(kind: NewKind) -> str:
-    """Return what `dynbench new example` writes, as a code block."""
-    return f"```python\n{render('example', kind).rstrip()}\n```"
+    """Return what `dynbench new NAME --kind KIND` writes, as a code block."""
+    return f"```python\n{render(NAMES[kind], kind).rstrip()}\n```"
 
 
 def of_rules(rules: Iterable[Rule[Any]]) -> str:

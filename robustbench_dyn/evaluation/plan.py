@@ -18,6 +18,7 @@ from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifi
 from robustbench_dyn.certification.catalogue import select_certifiers
 from robustbench_dyn.certification.network.operations import OPERATIONS
 from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.outcomes import Stage
 from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, ClassRadii, CleanStage
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound
@@ -91,6 +92,7 @@ class NetworkPlan:
                 strict_rounding=strict_rounding,
             )
         self._certifiers = selection.ready
+        _check_names(self.certifiers, self._attacks)
         # A suite gives way to the one in expectation where the outputs are random; attacks that
         # were named one by one stay.
         suite = isinstance(attacks, str) and attacks in SUITES
@@ -168,6 +170,18 @@ def arrange(
     order = list(Phase)
     # Sorting is stable: within a phase the order stays.
     return sorted(stages, key=lambda stage: order.index(stage.phase))
+
+
+def _check_names(certifiers: Sequence[Certifier[Any]], attacks: Sequence[Attack]) -> None:
+    """Raise InputError where two stages have one name, by which the store knows them."""
+    taken = {CleanStage.name, *(certifier.name for certifier in certifiers)}
+    for attack in attacks:
+        if attack.name in taken:
+            raise InputError(
+                f"an attack and another stage are called {attack.name!r}; rename one of them"
+            )
+    if any(certifier.name == CleanStage.name for certifier in certifiers):
+        raise InputError(f"no certifier may be called {CleanStage.name!r}; rename it")
 
 
 def stage_spec(

@@ -20,7 +20,7 @@ class StageSpec:
 
     label: its name in tables. version: of its search or proof. settings: the values of its fields.
     library: the name and version of the library that it runs, if it is another's. code_sha256: of
-    its code, if that comes from outside of this package, and of a plugin's operations.
+    its code, if that comes from outside of this package, and of operations that plugins add.
     gradient_free: an attack that uses no gradient of the model. only_on_signs: an attack that is
     run on signs of masked gradients alone.
     """

@@ -11,7 +11,9 @@ from oracles.attacks import attack_of
 from torch import nn
 
 from robustbench_dyn.attacks import Attack, resolve_attacks
+from robustbench_dyn.attacks.wrapping import wrap
 from robustbench_dyn.errors import InputError, ShapeError
+from robustbench_dyn.models.counting import CountingModel
 from robustbench_dyn.threat_models import ThreatModel
 
 # One for each call of a library, with small budgets, and one native attack.
@@ -91,6 +93,7 @@ def test_settings_are_the_fields_without_the_schedule():
     ("settings", "message"),
     [
         ({"n_steps": 0}, "n_steps=0 is below 1"),
+        ({"n_steps": None}, "n_steps=None is not a whole number"),
         ({"n_steps": 1.5}, "n_steps=1.5 is not a whole number"),
         ({"n_steps": True}, "n_steps=True is not a whole number"),
         ({"rate": "fast"}, "rate='fast' is not a number"),
@@ -313,6 +316,29 @@ def test_networks_that_differentiate_in_their_forward_are_fooled(name, norm):
 @pytest.mark.parametrize("kind", [Bare, Permuting])
 def test_awkward_models_are_fooled(kind, name, norm):
     assert share_fooled(kind(), name, norm) >= 0.5
+
+
+@pytest.mark.parametrize("guard", [torch.no_grad, torch.enable_grad])
+def test_a_wrapped_network_has_the_graph_that_it_needs(guard):
+    model = GradientFlow().requires_grad_(False)
+    x, _ = images(Net(), n=3)
+    with guard():
+        logits = wrap(model, x, 10)(x)
+    assert not logits.requires_grad
+    assert torch.equal(logits, model(x.clone().requires_grad_()).detach())
+
+
+def test_a_pass_that_fails_without_a_graph_draws_no_random_numbers():
+    class Random(GradientFlow):
+        def forward(self, x):
+            return super().forward(x + 0.1 * torch.randn_like(x))
+
+    model = CountingModel(Random())
+    x, y = images(Net(), n=4)
+    first, second = (
+        run("apgd-t", model, x, y, ThreatModel("Linf", 0.05), seed=2) for _ in range(2)
+    )
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode, torch.enable_grad])

@@ -1,7 +1,9 @@
 """Attacks by name, with settings, and suites of them."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +148,18 @@ def test_attacks_are_registered_under_their_own_names():
         assert kind.__name__ in attacks.__all__
     for name in SUITES:
         assert SUITES.get(name).description
+
+
+def test_the_docs_name_the_settings_of_each_attack():
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    documented, above = {}, ()
+    for row in re.findall(r"^\| (`.*`) \| (.*) \|$", page, re.MULTILINE):
+        names = re.findall(r"`([\w-]+)`", row[0])
+        settings = (*(above if "the same" in row[1] else ()), *re.findall(r"`(\w+)`", row[1]))
+        documented |= {name: set(settings) for name in names}
+        above = settings
+    for name in ATTACKS:
+        assert documented.get(name, set()) == set(ATTACKS.get(name)().settings()), name
 
 
 def test_attacks_without_gradients_are_known():

@@ -146,3 +146,14 @@ def test_one_pass_of_a_deterministic_network_suffices():
     fooled = [Rows()(found).argmax(dim=1) != y for found in (one, many)]
     assert torch.equal(*fooled)
     assert fooled[0].any()
+
+
+def test_votes_are_counted_anew_only_where_the_label_is_outvoted():
+    class Low(Rows):
+        def forward(self, x):
+            return super().forward(x) - 100
+
+    x, y = examples(Rows())
+    model = CountingModel(Low())
+    attacked(model, "eot-apgd-ce", x, y, ThreatModel("L2", 1e-3), n_passes=1)
+    assert model.forward_passes == 101 * len(x) + 1

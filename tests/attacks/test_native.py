@@ -21,7 +21,7 @@ SHORT = {
     "fab-min": {"n_iterations": 15},
     "hop-skip-jump": {"n_queries": 3000},
     "rays": {"n_queries": 2000},
-    "square": {"n_queries": 1000},
+    "square": {"n_queries": 600},
 }
 RADII = {"L2": 0.35, "Linf": 0.06, "L1": 1.5}
 

@@ -10,7 +10,7 @@ from oracles.refutation import built, certificates, predictions, refuted
 from robustbench_dyn import evaluate
 from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.catalogue import certifier_names
-from robustbench_dyn.certification.network import trace as tracing
+from robustbench_dyn.certification.network import tracer
 from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.lipschitz import bounds as lipschitz
@@ -127,7 +127,7 @@ GUARDS = {
     "distances": ({(rounding, "_distances"): together}, "weight_of_the_grad_mode", "lipschitz"),
     "what leaves torch": (
         {
-            (tracing, "RefuseEscapes"): Unguarded,
+            (tracer, "RefuseEscapes"): Unguarded,
             (objectives, "explained_by_rounding"): lambda observed, _worst_case: 0 * observed,
         },
         "constants_by_numpy",
@@ -135,7 +135,7 @@ GUARDS = {
     ),
     "shapes": (
         {
-            (tracing, "refuse_data_dependence"): nothing,
+            (tracer, "refuse_data_dependence"): nothing,
             (objectives, "explained_by_rounding"): lambda observed, _worst_case: 0 * observed,
         },
         "shape_by_nonzero",

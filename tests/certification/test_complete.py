@@ -58,6 +58,7 @@ def test_the_bracket_of_digits_closes(digits):
         assert earlier in (later, "undecided")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "eps", "attack"),
     [("L2", 0.5, "pgd"), ("L2", 0.8, "pgd"), ("Linf", 0.12, "fgsm"), ("L1", 1.5, "fab-t")],

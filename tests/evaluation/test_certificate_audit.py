@@ -1,102 +1,132 @@
-"""The audit of certificates by attacks: silent on true ones, and loud on wrong ones."""
+"""Audits refute false certificates, and let true ones stand."""
 
 import math
 
-import numpy as np
-import pandas as pd
 import pytest
-import soundness
 import torch
 from oracles import halfspaces, points
 from oracles.attacks import attack_of
 from oracles.certifiers import amended
-from oracles.digits_plugin import HONEST, UNSOUND, write_plugin
 from torch import nn
 
 from robustbench_dyn import ThreatModel
 from robustbench_dyn.certification.base import Proof
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import CertificateError, InputError
+from robustbench_dyn.evaluation.certificate_audit import (
+    DEFAULT_ATTACKS,
+    AdversarialExample,
+    Refutation,
+    audit_certificates,
+    find_refutations,
+    radius_shells,
+)
+from robustbench_dyn.evaluation.certified_radii import STEPS_PER_OCTAVE, certified_radii
 from robustbench_dyn.flows import Classifier
 from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.plugins import load_plugins
 
 DISTANCES = (0.05, 0.11, 0.2, 0.31)
 # The plane x_i = x_j is at L2 distance d, and at these in the other norms.
 FACTORS = {"L2": 1.0, "Linf": 2**-0.5, "L1": 2**0.5}
+RISE = 2 ** (1 / STEPS_PER_OCTAVE)
+
+no_attack = attack_of(lambda problem: problem.x.clone(), name="no-attack")
 
 
-def audit(model, prepared, x, y, norm, attacks="apgd-ce", **options):
-    with frozen_eval(model):
-        certified = soundness.certified_radii(model, prepared, x, y, norm)
-        finds = soundness.nearest_finds(model, x, y, certified, norm, attacks=attacks, **options)
-    return certified, soundness.sound_alarm(certified, finds)
+def audit(model, x, y, norm, certifier, *, attacks="apgd-ce", **options):
+    """Return the result of the only certifier."""
+    (result,) = audit_certificates(
+        model, x, y, norm, [certifier], attacks=attacks, **options
+    ).values()
+    return result
 
 
-def certifier(name, model, norm):
+def prepare(name, model, norm):
     (prepared,) = resolve_certifiers(name, model, (1, 4, 4), norm)
     return prepared
 
 
-def grown(prepared, factor):
-    """Return the same certifier, whose radii are `factor` times as long."""
+def grown(name, model, norm, factor):
+    """Return the certifier of that name, whose radii are `factor` times as long."""
 
     def prove(honest, x, logits, y, threat_model):
-        asked = ThreatModel(threat_model.norm, threat_model.eps / factor)
-        proof = honest.prove(x, logits, y, asked)
-        # Not shorter than what was asked for, by rounding.
+        smaller = ThreatModel(threat_model.norm, threat_model.eps / factor)
+        proof = honest.prove(x, logits, y, smaller)
+        # By rounding, the product could be shorter than the eps that is to be proved.
         return Proof(proof.class_radii * factor * (1 + 1e-12))
 
-    return amended(prepared, prove)
+    return amended(prepare(name, model, norm), prove).certifier
 
 
 @pytest.mark.parametrize("norm", ["L2", "Linf", "L1"])
-def test_true_certificates_survive_attacks_that_come_close(norm):
+def test_true_certificates_stand_however_close_attacks_come(norm):
     model = halfspaces(n_classes=4)
     x, y = points(DISTANCES[1:3], n_classes=4)
-    attacks = "fab-t" if norm == "L1" else "apgd-ce,fab-t"
-    certified, found = audit(model, certifier("interval", model, norm), x, y, norm, attacks)
-    # Interval bounds of a linear map are exact: the grid alone stands between.
+    result = audit(model, x, y, norm, "interval", attacks=None)
+    # Interval bounds of a linear map are exact: only the grid makes a radius shorter.
     exact = torch.tensor(DISTANCES[1:3], dtype=torch.float64) * FACTORS[norm]
-    assert bool((certified <= exact).all())
-    assert bool((certified * 2 ** (1 / soundness.AN_OCTAVE) > exact * (1 - 1e-4)).all())
-    assert found.hits == []
-    assert 1 < found.nearest < 2 ** (1 / soundness.AN_OCTAVE) * 1.02
+    assert bool((result.radii <= exact).all())
+    assert bool((result.radii * RISE > exact * (1 - 1e-4)).all())
+    assert result.refutations == ()
+    assert 1 < result.nearest < RISE * 1.02
 
 
 @pytest.mark.parametrize("name", ["lipschitz", "interval", "linear_relaxation"])
 @pytest.mark.parametrize("norm", ["L2", "Linf"])
-def test_radii_half_as_long_again_are_caught(name, norm):
+def test_radii_half_as_long_again_are_refuted(name, norm):
     model = halfspaces()
     x, y = points(DISTANCES)
-    honest = certifier(name, model, norm)
-    _, silent = audit(model, honest, x, y, norm)
-    assert silent.hits == []
+    assert audit(model, x, y, norm, name).refutations == ()
     # From L2, an Linf radius is 16^(1/2) times too short: it takes more to make it wrong.
     factor = 1.5 if (name, norm) != ("lipschitz", "Linf") else 6.0
-    certified, loud = audit(model, grown(honest, factor), x, y, norm)
-    assert [hit.row for hit in loud.hits] == [0, 1, 2, 3]
-    for hit in loud.hits:
-        assert hit.find.distance <= hit.radius == certified[hit.row]
+    result = audit(model, x, y, norm, grown(name, model, norm, factor))
+    assert [refutation.row for refutation in result.refutations] == [0, 1, 2, 3]
+    assert result.nearest < 1
+    for row, radius, example in result.refutations:
+        assert example.distance <= radius == result.radii[row]
         with torch.no_grad():
-            assert model(hit.find.x_adv[None]).argmax() != y[hit.row]
+            assert model(example.x_adv[None]).argmax() != y[row]
 
 
-def test_auto_pgd_finds_what_the_minimum_norm_attack_misses(monkeypatch):
+@pytest.mark.parametrize(
+    ("attacks", "minimum_norm", "by"),
+    [("apgd-ce", no_attack, ["apgd-ce"] * 4), (no_attack, "fab-min", ["fab-min"] * 4)],
+)
+def test_either_kind_of_attack_alone_refutes(attacks, minimum_norm, by):
     model = halfspaces()
     x, y = points(DISTANCES)
-    blind = attack_of(lambda problem: problem.x.clone(), name="blind")
-    resolve = soundness.resolve_attacks
-    monkeypatch.setattr(
-        soundness,
-        "resolve_attacks",
-        lambda names, *a, **k: [blind] if names == "fab-min" else resolve(names, *a, **k),
-    )
-    _, loud = audit(model, grown(certifier("lipschitz", model, "L2"), 1.5), x, y, "L2")
-    assert [hit.find.attack for hit in loud.hits] == ["apgd-ce"] * 4
+    false = grown("lipschitz", model, "L2", 1.5)
+    result = audit(model, x, y, "L2", false, attacks=attacks, minimum_norm=minimum_norm)
+    assert [refutation.example.attack for refutation in result.refutations] == by
 
 
-def test_a_norm_by_a_few_power_iterations_is_caught():
+def test_a_nearer_example_replaces_a_farther_one():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+
+    def reflect(problem):
+        """Return the mirror images behind the plane, twice as far away as the plane."""
+        candidates = problem.x.clone()
+        candidates[..., 0, :2] = problem.x[..., 0, :2].flip(-1)
+        return candidates
+
+    far = attack_of(reflect, name="reflect")
+    alone = audit(model, x, y, "L2", "lipschitz", attacks="none", minimum_norm=far)
+    assert alone.nearest == pytest.approx(2, rel=1e-4)
+    false = grown("lipschitz", model, "L2", 1.5)
+    result = audit(model, x, y, "L2", false, minimum_norm=far)
+    assert [refutation.example.attack for refutation in result.refutations] == ["apgd-ce"] * 4
+
+
+def test_without_attacks_false_radii_stand():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+    false = grown("lipschitz", model, "L2", 1.5)
+    result = audit(model, x, y, "L2", false, attacks=no_attack, minimum_norm=no_attack)
+    assert (result.refutations, result.nearest) == ((), math.inf)
+
+
+def test_a_norm_by_a_few_power_iterations_is_refuted():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer = nn.Linear(16, 16, bias=False)
@@ -110,22 +140,22 @@ def test_a_norm_by_a_few_power_iterations_is_caught():
     assert 0.6 * sizes[0] < estimate < 0.98 * sizes[0]
 
     def network(bound):
-        """Return two classes whose difference is as steep as the norm of the layer."""
+        """Return two classes; their logit difference has the layer's norm as Lipschitz constant."""
         head = nn.Linear(16, 2)
         head.weight.data = torch.stack([left[:, 0], torch.zeros(16)])
         head.bias.data = torch.zeros(2)
         return Classifier(Bounded(nn.Sequential(nn.Flatten(), layer), bound), head)
 
     x = 0.5 + 0.02 * torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    for bound, caught in ((float(sizes[0]) * (1 + 1e-6), False), (estimate, True)):
+    for bound, refuted in ((float(sizes[0]) * (1 + 1e-6), False), (estimate, True)):
         model = network(bound).eval()
         with torch.no_grad():
             middle = float((model(x)[:, 0]).mean())
             model.head.bias[0] -= middle
             y = model(x).argmax(dim=1)
-        certified, found = audit(model, certifier("lipschitz", model, "L2"), x, y, "L2")
-        assert not certified.isnan().any()
-        assert bool(found.hits) == caught
+        result = audit(model, x, y, "L2", "lipschitz")
+        assert not result.radii.isnan().any()
+        assert bool(result.refutations) == refuted
 
 
 class Bounded(nn.Module):
@@ -140,101 +170,173 @@ class Bounded(nn.Module):
         return self.bound
 
 
+@pytest.mark.parametrize("norm", ["L2", "Linf", "L1"])
+@pytest.mark.parametrize("factor", [0.0, 1.0], ids=["constant", "falsely constant"])
+def test_infinite_radii_are_attacked_in_the_whole_cube(norm, factor):
+    model = halfspaces(factor=factor, claim=0.0)
+    model.head.bias = nn.Parameter(torch.tensor([1e-3, 0.0]))
+    x, y = points(DISTANCES[:1])
+    result = audit(model, x, y, norm, "lipschitz", attacks=None, minimum_norm=no_attack)
+    assert result.radii.tolist() == [math.inf]
+    assert len(result.refutations) == factor
+
+
 def test_shells_attack_each_example_just_inside_its_radius():
     certified = torch.tensor([0.1, 0.101, 0.5, math.nan, 1e-9, 0.0, 0.5], dtype=torch.float64)
-    seen = {}
-    for eps, rows in soundness.shells(certified, 0.01):
+    share = {}
+    for eps, rows in radius_shells(certified, 0.01):
         for row in rows.tolist():
-            seen[row] = eps / float(certified[row])
-    assert sorted(seen) == [0, 1, 2, 6]
-    assert all(0.98 / soundness.STEP < share <= 0.98 + 1e-12 for share in seen.values())
+            share[row] = eps / float(certified[row])
+    assert sorted(share) == [0, 1, 2, 6]
+    assert all(0.98 / 1.1 < value <= 0.98 + 1e-12 for value in share.values())
 
 
-def test_nothing_is_attacked_where_nothing_is_certified():
+def test_uncertified_examples_are_not_attacked():
     model = halfspaces(factor=1e9)
     x, y = points(DISTANCES)
-    certified, found = audit(model, certifier("lipschitz", model, "L2"), x, 1 - y, "L2")
-    assert certified.isnan().all()
-    assert found == ([], math.inf)
+    attacked = []
+
+    def perturb(problem):
+        attacked.append(len(problem.x))
+        return problem.x.clone()
+
+    attack = attack_of(perturb)
+    result = audit(model, x, 1 - y, "L2", "lipschitz", attacks=attack, minimum_norm=attack)
+    assert result.radii.isnan().all()
+    assert (result.refutations, result.nearest, attacked) == ((), math.inf, [])
+    audit(model, x, y, "L2", "lipschitz", attacks=attack, minimum_norm=attack)
+    assert attacked
 
 
-# ---- the job
+def test_an_example_refutes_every_certificate_around_it():
+    examples = {row: AdversarialExample("apgd-ce", 0.5, torch.zeros(1)) for row in (0, 2)}
+    shorter, longer = (
+        torch.tensor([radius, 0.2, math.nan], dtype=torch.float64) for radius in (0.4, 0.6)
+    )
+    assert find_refutations(shorter, examples) == []
+    assert find_refutations(longer, examples) == [Refutation(0, 0.6, examples[0])]
 
 
-@pytest.fixture
-def job(tmp_path, monkeypatch):
-    for name, code in (("honest", HONEST), ("louder", UNSOUND)):
-        factor = 3 if code == UNSOUND else 1
-        write_plugin(tmp_path / "plugins" / name, code, factor=factor)
-    (tmp_path / "results").mkdir()
-    monkeypatch.setattr(soundness, "PATH", tmp_path / "results" / "soundness.csv")
-    load_plugins(tmp_path / "plugins")
-    monkeypatch.setattr(soundness, "ATTACKS", {"L2": "apgd-ce"})
-    monkeypatch.setattr(soundness, "SECONDS_A_BALL", 1.0)
-
-    def run(*models, n_examples=8):
-        named = [part for model in models for part in ("--model", model)]
-        soundness.main(
-            [*named, "--dataset", "digits", "--norm", "L2", "--n-examples", str(n_examples)]
-        )
-        return pd.read_csv(soundness.PATH)
-
-    return run
+def test_certifiers_share_the_attacks_of_the_longest_radius():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+    false = grown("interval", model, "L2", 1.5)
+    results = audit_certificates(
+        model, x, y, "L2", ["lipschitz", false], attacks="apgd-ce", minimum_norm=no_attack
+    )
+    assert list(results) == ["lipschitz", "interval"]
+    true, refuted = results.values()
+    assert true.attack_cost == refuted.attack_cost
+    assert true.refutations == ()
+    assert len(refuted.refutations) == len(x)
+    # Both are measured by the same examples, in radii of their own.
+    assert refuted.nearest < 1 < true.nearest
 
 
-def test_the_job_writes_a_row_per_certifier_and_goes_on(job, monkeypatch):
-    resolve = soundness.resolve_certifiers
-
-    def refusing(name, *arguments):
-        if name == "interval":
-            raise CertificateError("too round")
-        return resolve(name, *arguments)
-
-    monkeypatch.setattr(soundness, "resolve_certifiers", refusing)
-    first = job("honest")
-    assert first["certifier"].tolist() == sorted(soundness.certifier_names())
-    done = first[first["problem"].isna()]
-    assert (done["hits"] == 0).all()
-    assert done["with_suite"].sum() > 0
-    assert first.set_index("certifier").loc["interval", "problem"] == "too round"
-    before = soundness.PATH.read_bytes()
-    calls = []
-    examine = soundness.examine
-    monkeypatch.setattr(soundness, "examine", lambda *a: (calls.append(a), examine(*a))[1])
-    job("honest")
-    assert not calls
-    assert soundness.PATH.read_bytes() == before
-    job("honest", n_examples=9)
-    assert len(calls) == 1
+def test_settings_of_certifiers_are_in_the_label():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+    names = ["complete:seconds_per_example=1", "lipschitz"]
+    results = audit_certificates(
+        model, x, y, "Linf", names, attacks="none", minimum_norm=no_attack, exhaustive_examples=3
+    )
+    assert list(results) == ["lipschitz-from-L2", "complete(seconds_per_example=1)"]
+    lipschitz, complete = results.values()
+    assert (lipschitz.n_examples, complete.n_examples) == (4, 3)
+    assert complete.radii.isnan().tolist() == [False, False, False, True]
 
 
-def test_a_find_counts_against_each_radius_it_lies_within():
-    finds = {
-        0: soundness.Find("apgd-ce", 0.5, torch.zeros(1)),
-        2: soundness.Find("apgd-ce", 0.5, torch.zeros(1)),
-    }
-    shorter, longer = (torch.tensor([radius, 0.2, math.nan]) for radius in (0.4, 0.6))
-    assert soundness.sound_alarm(shorter, finds) == ([], pytest.approx(0.5 / 0.4))
-    (hit,), nearest = soundness.sound_alarm(longer, finds)
-    assert (hit.row, hit.radius, hit.find) == (0, pytest.approx(0.6), finds[0])
-    assert nearest == pytest.approx(0.5 / 0.6)
+@pytest.mark.parametrize("norm", ["L1", "L2"])
+def test_an_inapplicable_certifier_keeps_its_reason(norm):
+    x, y = points(DISTANCES)
+    # It supports L2 alone, and no network without activations.
+    result = audit(halfspaces(), x, y, norm, "local_lipsdp", attacks="none")
+    assert result.not_applicable.startswith(
+        "certifier 'local_lipsdp' supports L2" if norm == "L1" else "semidefinite bounds are for"
+    )
+    assert result.radii.isnan().all()
+    assert result.attack_cost is None
+    applied = audit(halfspaces(), x, y, norm, "lipschitz", attacks="none")
+    assert applied.not_applicable == ""
+    assert applied.attack_cost is not None
 
 
-def test_a_wrong_certificate_ends_the_job_with_code_1(job, tmp_path):
-    with pytest.raises(SystemExit, match="louder digits L2 lipschitz") as ended:
-        job("honest", "louder")
-    assert ended.value.code not in (0, None)
-    saved = sorted((tmp_path / "results").glob("*.npz"))
-    assert saved
-    kept = np.load(saved[0])
-    moved = float(np.linalg.norm((kept["x_adv"] - kept["x"]).astype(float)))
-    assert moved == pytest.approx(float(kept["distance"]))
-    assert moved <= kept["certified_radius"]
-    # It stays refuted, though nothing is computed again.
-    with pytest.raises(SystemExit, match="louder digits L2 lipschitz"):
-        job("honest")
+def test_a_proof_that_fails_is_recorded_beside_the_others():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+
+    def prove(*_):
+        raise CertificateError("no proof")
+
+    failing = amended(prepare("interval", model, "L2"), prove).certifier
+    results = audit_certificates(model, x, y, "L2", ["lipschitz", failing], attacks="apgd-ce")
+    assert results["interval"].not_applicable == "no proof"
+    assert results["interval"].attack_cost is None
+    assert results["lipschitz"].nearest > 1
 
 
-def test_unknown_weights_are_named(job):
-    with pytest.raises(InputError, match="no weights are called unknown"):
-        job("unknown")
+@pytest.mark.parametrize("certifiers", ["auto", "none", [], ["lipschitz", "auto"]])
+def test_an_audit_needs_named_certifiers(certifiers):
+    x, y = points(DISTANCES)
+    with pytest.raises(InputError, match="names no certifier to audit"):
+        audit_certificates(halfspaces(), x, y, "L2", certifiers)
+
+
+def test_the_model_is_frozen_only_during_the_audit():
+    model = halfspaces().train()
+    x, y = points(DISTANCES)
+    weight, during = model.head.weight, []
+
+    def prove(honest, *query):
+        during.append((model.training, weight.requires_grad))
+        return honest.prove(*query)
+
+    certifier = amended(prepare("lipschitz", model, "L2"), prove).certifier
+    audit(model, x, y, "L2", certifier)
+    assert during == [(False, False)]
+    assert (model.training, weight.requires_grad) == (True, True)
+
+
+def test_seed_and_batch_size_reach_the_attacks():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+    problems = []
+
+    def perturb(problem):
+        problems.append((problem.seed, len(problem.x)))
+        return problem.x.clone()
+
+    attack = attack_of(perturb)
+    audit(model, x, y, "L2", "lipschitz", attacks="none", minimum_norm=attack, seed=7, batch_size=3)
+    assert problems == [(7, 3), (7, 1)]
+
+
+def test_bisection_finds_the_largest_eps_of_the_grid():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+    prepared = prepare("interval", model, "L2")
+    with frozen_eval(model):
+        together = certified_radii(model, prepared, x, y, "L2")
+        alone = certified_radii(model, prepared, x, y, "L2", batch_size=1)
+    assert torch.equal(together, alone)
+    with torch.no_grad():
+        logits = model(x)
+    for row, radius in enumerate(together.tolist()):
+        for eps, holds in ((radius, True), (radius * RISE, False)):
+            proof = prepared.prove(x, logits, y, ThreatModel("L2", eps))
+            assert bool(proof.class_radii[row].amin() >= eps) == holds
+
+
+def test_default_attacks_exist_for_every_norm():
+    assert set(DEFAULT_ATTACKS) == set(FACTORS)
+
+
+def test_a_proof_of_less_than_the_ball_certifies_nothing():
+    model = halfspaces()
+    x, y = points(DISTANCES)
+
+    def prove(honest, *query):
+        return Proof(honest.prove(*query).class_radii * 0.9)
+
+    prepared = amended(prepare("interval", model, "L2"), prove)
+    assert certified_radii(model, prepared, x, y, "L2").isnan().all()

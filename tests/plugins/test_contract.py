@@ -3,7 +3,14 @@
 import pytest
 
 from robustbench_dyn.errors import DataUnavailableError
-from robustbench_dyn.plugins.contract import Outcome, Rule, check_contract
+from robustbench_dyn.plugins.contract import (
+    Control,
+    Finding,
+    Outcome,
+    Rule,
+    check_contract,
+    with_controls,
+)
 
 
 def positive(number):
@@ -60,3 +67,35 @@ def test_missing_data_break_no_rule():
     rule = Rule("loads", raising(DataUnavailableError("not here")), [])
     with pytest.raises(DataUnavailableError, match="not here"):
         check(2, rule)
+
+
+def findings(**holds):
+    return [Finding(rule, kept, f"{rule} is {kept}") for rule, kept in holds.items()]
+
+
+def test_controls_that_are_caught_are_named():
+    controls = [
+        Control("sound", "grows radii", lambda: findings(sound=False, useful=True)),
+        Control("sound", "adds radii", lambda: findings(sound=False, useful=True)),
+        Control("useful", "proves nothing", lambda: findings(sound=True, useful=False)),
+    ]
+    found = list(with_controls(findings(sound=True, useful=False), controls))
+    assert found == [
+        ("sound", True, "sound is True", ("grows radii", "adds radii")),
+        ("useful", False, "useful is False", ("proves nothing",)),
+    ]
+
+
+def test_a_control_that_is_not_caught_fails_its_rule():
+    controls = [
+        Control("sound", "grows radii", lambda: findings(sound=False)),
+        Control("sound", "adds radii", lambda: findings(sound=True)),
+    ]
+    (found,) = with_controls(findings(sound=True), controls)
+    assert found == ("sound", False, "the test is wrong: it passes one that adds radii", ())
+
+
+def test_a_rule_without_a_control_is_not_kept():
+    (found,) = with_controls(findings(sound=True), [])
+    assert found.holds is False
+    assert found.detail == "the test is wrong: it passes one that breaks the rule"

@@ -12,7 +12,8 @@ from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intervals import propagate
 from robustbench_dyn.certification.network.graph import Network
 from robustbench_dyn.certification.network.lowering import Handlers, to_network
-from robustbench_dyn.certification.network.trace import Trace, differentiable_trace, trace
+from robustbench_dyn.certification.network.trace import Trace
+from robustbench_dyn.certification.network.tracer import differentiable_trace, trace
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.forward import call_without_graph
 from robustbench_dyn.models.freezing import frozen_eval

@@ -20,7 +20,7 @@ from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.contract.findings import Findings
 from robustbench_dyn.certification.network.graph import Affine, Pointwise
 from robustbench_dyn.certification.network.lowering import Handlers
-from robustbench_dyn.certification.network.trace import trace
+from robustbench_dyn.certification.network.tracer import trace
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.plugins.contract import Finding
 from robustbench_dyn.threat_models import NORMS, ThreatModel, project
@@ -181,6 +181,7 @@ def _check_nodes(state: RelaxationState, x: Tensor, points: Tensor, findings: Fi
         inputs = [outputs[i] for i in node.inputs]
         if isinstance(node, Pointwise):
             _check_slopes(node, inputs[0], moved[node.inputs[0]], findings)
+            _check_lines(node, inputs[0], moved[node.inputs[0]], findings)
             continue
         value = node.linear(*inputs)
         row = torch.randn(value.shape, generator=generator, dtype=torch.float64)
@@ -210,6 +211,26 @@ def _check_slopes(node: Pointwise, z: Tensor, w: Tensor, findings: Findings) -> 
     sector = activation.sector(z, z, torch.minimum(z, w), torch.maximum(z, w))
     inside = (secant >= sector[0][apart] - 1e-6) & (secant <= sector[1][apart] + 1e-6)
     findings.expect(SLOPES, bool(inside.all()), "a secant is outside of its sector")
+
+
+def _check_lines(node: Pointwise, z: Tensor, w: Tensor, findings: Findings) -> None:
+    """Check lines of several slopes between z and w: optimisation may choose any of them."""
+    activation = node.activation
+    lower, upper = torch.minimum(z, w), torch.maximum(z, w)
+    shares = torch.linspace(0, 1, 9, dtype=torch.float64)
+    points = torch.stack([lower + share * (upper - lower) for share in shares])
+    values = activation(points)
+    for share in shares[::2]:
+        slope = activation.min_slope + share * (activation.max_slope - activation.min_slope)
+        for above in (False, True):
+            line = activation.line(torch.full_like(lower, float(slope)), lower, upper, above=above)
+            gap = line.slope * points + line.offset - values
+            excess = float(-gap.min() if above else gap.max())
+            findings.expect(
+                LINES,
+                excess <= _TOLERANCE,
+                f"exceeded by {excess:.3g} for slope {float(slope):.3g}",
+            )
 
 
 def _check_rounding(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_dyn.certification.bounds.traced_network import parameter_dtype, traced_network
 from robustbench_dyn.certification.network.graph import Network
-from robustbench_dyn.certification.network.trace import trace
+from robustbench_dyn.certification.network.tracer import trace
 from robustbench_dyn.certification.proofs.lipschitz import LipschitzState
 from robustbench_dyn.certification.rounding.allowance import layer_rounding
 from robustbench_dyn.certification.sdp.incremental_system import (

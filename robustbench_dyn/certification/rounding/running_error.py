@@ -1,4 +1,4 @@
-"""How far a network's own arithmetic may be from exact arithmetic, anywhere in a ball.
+"""Running errors: bounds of the distance between a network's arithmetic and exact arithmetic.
 
 A running error analysis (Wilkinson; Higham, Accuracy and Stability of Numerical Algorithms, 2nd
 edition, section 3.3) in the L2 norm. While a module runs, each operation on a value that depends on

@@ -1,4 +1,4 @@
-"""Attack "example": steps along the normalised gradient of the cross-entropy, each projected."""
+"""Attack "ascent": steps along the normalised gradient of the cross-entropy, each projected."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,10 +13,10 @@ from robustbench_dyn.threat_models import project
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example(Attack):
+class Ascent(Attack):
     """Its fields are its settings; step_size is a share of eps."""
 
-    name: ClassVar = "example"
+    name: ClassVar = "ascent"
     description: ClassVar = "normalised gradient steps on the cross-entropy"
     norms: ClassVar = frozenset({"L2"})
     n_steps: int = 20
@@ -34,4 +34,4 @@ class Example(Attack):
         return x_adv
 
 
-ATTACKS = (Example,)
+ATTACKS = (Ascent,)

@@ -1,4 +1,4 @@
-"""Certifier "example": within eps, no margin falls by more than its Lipschitz bound times eps."""
+"""Certifier "bound": within eps, no margin falls by more than its Lipschitz bound times eps."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,10 +12,10 @@ from robustbench_dyn.certification.rounding.allowance import margins_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example(Certifier[LipschitzState]):
+class Bound(Certifier[LipschitzState]):
     """Its fields would be its settings."""
 
-    name: ClassVar = "example"
+    name: ClassVar = "bound"
     description: ClassVar = "global L2 Lipschitz bound of each logit difference, at one eps"
     norms: ClassVar = frozenset({"L2"})
 
@@ -37,4 +37,4 @@ class Example(Certifier[LipschitzState]):
         return Proof(radii.scatter(1, y.cpu()[:, None], torch.inf))
 
 
-CERTIFIERS = (Example,)
+CERTIFIERS = (Bound,)

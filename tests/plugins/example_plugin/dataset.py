@@ -1,4 +1,4 @@
-"""Data set "example": points of the unit square, above and below its diagonal."""
+"""Data set "diagonal": points of the unit square, above and below its diagonal."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def load_raw(split: Split, data_dir: Path | None) -> RawSplit:
 
 DATASETS = (
     DatasetInfo(
-        name="example",
+        name="diagonal",
         input_shape=(2, 1, 1),
         class_names=("below", "above"),
         sizes=SIZES,
