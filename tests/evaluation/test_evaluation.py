@@ -772,6 +772,7 @@ def test_progress_counts_up_to_all_examples():
 # Against AutoAttack
 
 
+@pytest.mark.slow
 def test_an_evaluation_agrees_with_plain_autoattack(monkeypatch):
     from pyautoattack import AutoAttack  # noqa: PLC0415
 
