@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from robustbench_dyn.datasets import Dataset, DatasetInfo, load_dataset
     from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
     from robustbench_dyn.evaluation.api import Evaluation, benchmark, evaluate, evaluate_grid
+    from robustbench_dyn.evaluation.certificate_audit import audit_certificates
     from robustbench_dyn.evaluation.distances import CurveEvaluation, evaluate_distances
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.plugins import load_plugins
@@ -45,6 +46,7 @@ __all__ = [
     "ThreatModel",
     "Verdict",
     "__version__",
+    "audit_certificates",
     "benchmark",
     "curve",
     "evaluate",
@@ -76,6 +78,7 @@ _HOMES = {
     "Store": "results.store",
     "ThreatModel": "threat_models",
     "Verdict": "results.verdicts",
+    "audit_certificates": "evaluation.certificate_audit",
     "benchmark": "evaluation.api",
     "curve": "reporting.curves",
     "evaluate": "evaluation.api",

@@ -51,9 +51,7 @@ def membership_fault(projection, x_adv, x, threat_model):
 @given(seeds, norms, dtypes, exponents, st.floats(-3, 3))
 @example(0, "Linf", torch.float32, 0.0, 3.0)
 @example(0, "L2", torch.float32, -8.0, 0.0)
-def test_projections_lie_inside_the_ball_and_the_input_range(
-    seed, norm, dtype, exponent, width
-):
+def test_projections_lie_inside_the_ball_and_the_input_range(seed, norm, dtype, exponent, width):
     x_adv, x = points(seed, dtype, scale=10**width)
     assert membership_fault(project, x_adv, x, ThreatModel(norm, 10**exponent)) == ""
 

@@ -22,8 +22,8 @@ from robustbench_dyn.results.summary import attacks_that_failed
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation import pipeline
     from robustbench_dyn.evaluation.api import Evaluation
+    from robustbench_dyn.evaluation.progress import Progress as RunProgress
     from robustbench_dyn.plugins.contract import Finding as Rule
     from robustbench_dyn.properties import Finding
     from robustbench_dyn.sweeps.engines import Event
@@ -34,7 +34,7 @@ _ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "ga
 
 
 @contextmanager
-def progress_display(*, enabled: bool) -> Iterator[Callable[[pipeline.Progress], None] | None]:
+def progress_display(*, enabled: bool) -> Iterator[Callable[[RunProgress], None] | None]:
     """Show examples decided, the bracket so far, and the time left."""
     if not enabled:
         yield None
@@ -43,7 +43,7 @@ def progress_display(*, enabled: bool) -> Iterator[Callable[[pipeline.Progress],
     with _counting_bars(console) as bars:
         tasks: dict[float, TaskID] = {}
 
-        def show(report: pipeline.Progress) -> None:
+        def show(report: RunProgress) -> None:
             if report.eps not in tasks:
                 tasks[report.eps] = bars.add_task("", total=report.total, details="")
             stage, bracket = f"eps {report.eps:.4g} {report.stage}", _bracket(report.counts)

@@ -21,8 +21,9 @@ from robustbench_dyn.evaluation.inputs import (
     device_of,
     open_store,
 )
-from robustbench_dyn.evaluation.pipeline import Pipeline, Progress
+from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
+from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.models.validation import ModelUnderTest
@@ -182,14 +183,7 @@ def open_pipeline(
     where = device_of(model, device)
     with full_precision(), open_store(store) as opened, frozen_eval(model.to(where)):
         tested = ModelUnderTest(
-            model,
-            dataset.x,
-            highest_label=int(dataset.y.max()),
-            n_classes=dataset.n_classes,
-            device=where,
-            seed=seed,
-            batch_size=batch_size,
-            name=name,
+            model, dataset, device=where, seed=seed, batch_size=batch_size, name=name
         )
         plan = NetworkPlan(
             tested,

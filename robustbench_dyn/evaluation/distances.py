@@ -23,8 +23,9 @@ from robustbench_dyn.evaluation.api import (
 )
 from robustbench_dyn.evaluation.candidates import Hit
 from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
-from robustbench_dyn.evaluation.pipeline import Pipeline, Progress
+from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Certifiers, NetworkPlan
+from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.evaluation.transitions import broken
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status, Verdict

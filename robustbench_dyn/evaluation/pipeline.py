@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from robustbench_dyn.evaluation.batching import Batching
 from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
+from robustbench_dyn.evaluation.progress import Progress, progress_of
 from robustbench_dyn.evaluation.soundness import (
     describe_hit,
     raise_counterexamples,
@@ -39,26 +40,12 @@ from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.flags import CHANGED, NOT_A_FUNCTION
 from robustbench_dyn.results.store import Store
-from robustbench_dyn.results.summary import count_statuses
 from robustbench_dyn.results.verdicts import Sign, Status, Verdict
 from robustbench_dyn.threat_models import ThreatModel
 
 log = logging.getLogger(__name__)
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
-
-
-class Progress(NamedTuple):
-    """The state of a run at one eps: examples whose verdict is final, of all, and the counts.
-
-    stage: "certify", the name of the certifier or of the attack at work, or "done".
-    """
-
-    eps: float
-    stage: str
-    done: int
-    total: int
-    counts: dict[Status, int]
 
 
 class Pipeline(Generic[AnyPlan]):
@@ -348,13 +335,9 @@ class Pipeline(Generic[AnyPlan]):
         )
 
     def _report(self, threat_model: ThreatModel, stage: str) -> None:
-        if self._progress is None:
-            return
-        verdicts = self._verdicts.values()
-        done = sum(v.status is not Status.UNDECIDED or not v.next_stage for v in verdicts)
-        self._progress(
-            Progress(threat_model.eps, stage, done, len(self._wanted), count_statuses(verdicts))
-        )
+        if self._progress is not None:
+            total = len(self._wanted)
+            self._progress(progress_of(threat_model.eps, stage, self._verdicts.values(), total))
 
 
 def _is_attack(stage: Stage) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.models.counting import CountingModel
@@ -32,34 +33,32 @@ class ModelUnderTest:
     it is known. in_expectation: whether the outputs are random, so that predictions are by the
     majority of passes. A registered model is validated by `examine` only before its first pass: a
     repeated run needs none at all; any other is validated here.
-    x: inputs of the evaluation, (n, *input_shape); n_classes: of its data set, 0 where unknown.
-    batch_size: inputs that the model is given at once, at most. name: of an unregistered model.
+    dataset: of the evaluation; its number of classes is 0 where it is unknown. batch_size: inputs
+    that the model is given at once, at most. name: of an unregistered model.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        x: Tensor,
+        dataset: Dataset,
         *,
-        highest_label: int,
-        n_classes: int,
         device: torch.device,
         seed: int,
         batch_size: int | Literal["auto"],
         name: str | None,
     ) -> None:
         self.network = CountingModel(model)
-        self.n_classes, self.in_expectation = n_classes, False
-        self._x, self._highest_label = x, highest_label
+        self.n_classes, self.in_expectation = dataset.n_classes, False
+        self._x, self._highest_label = dataset.x, int(dataset.y.max())
         self._device, self._seed, self._batch_size = device, seed, batch_size
         # Logits from before all stages, once a pass was made, and how many passes were watched.
         self._at_start: Tensor | None = None
         self._watched = 0
-        known = registered_identity(model) if n_classes else None
+        known = registered_identity(model) if self.n_classes else None
         self.flags = [] if known else self.examine()
         with seeded(seed, "preparation"):
             self.identity = known or identify(
-                model, probe_logits(self.network, x, device), name=name
+                model, probe_logits(self.network, self._x, device), name=name
             )
 
     @property

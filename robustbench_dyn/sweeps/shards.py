@@ -12,7 +12,7 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation.api import Evaluation
-    from robustbench_dyn.evaluation.pipeline import Progress
+    from robustbench_dyn.evaluation.progress import Progress
     from robustbench_dyn.results.spec import EvaluationSpec
     from robustbench_dyn.smoothing.statistics import Smoothing
 

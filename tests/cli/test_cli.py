@@ -185,7 +185,7 @@ def test_invalid_input_gives_one_line(arguments, words, tmp_path, here):
 
 
 def test_invalid_input_ends_the_process_with_exit_code_2(tmp_path):
-    refused(dynbench("run", "--model", "lipflo", cwd=tmp_path), "did you mean 'lipflow'")
+    refused(dynbench("export", "verdicts.csv", cwd=tmp_path), "there is no store")
 
 
 def test_a_truncated_data_file_gives_one_line(tmp_path, here):

@@ -1,6 +1,8 @@
 """Audits refute false certificates, and let true ones stand."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -340,3 +342,11 @@ def test_a_proof_of_less_than_the_ball_certifies_nothing():
 
     prepared = amended(prepare("interval", model, "L2"), prove)
     assert certified_radii(model, prepared, x, y, "L2").isnan().all()
+
+
+def test_the_example_in_the_docs_runs():
+    page = (Path(__file__).parents[2] / "docs" / "certification.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n(.*?audit_certificates.*?)^```", page, re.DOTALL | re.M)
+    names = {}
+    exec(source, names)
+    assert all(result.attack_cost for result in names["results"].values())

@@ -1,4 +1,4 @@
-"""The cascade against models whose robustness is known, and against AutoAttack."""
+"""Evaluations of models whose robustness is known, and against AutoAttack."""
 
 import math
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_few_classes_get_right_verdicts(n_classes):
     assert statuses(evaluation) == ["broken"] * 3 + ["certified"] * 3
 
 
-# The alarm
+# Soundness checks
 
 
 def test_a_constant_of_1_05_that_claims_1_raises_soundness_error(tmp_path):
@@ -526,7 +526,7 @@ def test_the_table_names_the_attacks_that_failed_on_all_examples(monkeypatch, ca
     assert "rogue failed on all 6 examples it was run on: RuntimeError: boom" in printed
 
 
-@pytest.mark.parametrize("text", ["boom; survived nothing", "next: nobody", "; next: pgd; ", ""])
+@pytest.mark.parametrize("text", ["boom; survived nothing", "next: none", "; next: pgd; ", ""])
 def test_the_text_of_an_error_steers_nothing(text, monkeypatch):
     def raising(_problem):
         raise RuntimeError(text)
@@ -772,7 +772,8 @@ def test_progress_counts_up_to_all_examples():
 # Against AutoAttack
 
 
-def test_the_pipeline_agrees_with_plain_autoattack(monkeypatch):
+@pytest.mark.slow
+def test_an_evaluation_agrees_with_plain_autoattack(monkeypatch):
     from pyautoattack import AutoAttack  # noqa: PLC0415
 
     monkeypatch.setattr("pyautoattack.checks.check_dynamic", lambda *_, **__: None)

@@ -7,7 +7,14 @@ from oracles import halfspaces, points
 from oracles.records import record, stages
 from torch import nn
 
-from robustbench_dyn import Status, ThreatModel, evaluate, load_dataset, load_model
+from robustbench_dyn import (
+    Status,
+    ThreatModel,
+    evaluate,
+    evaluate_grid,
+    load_dataset,
+    load_model,
+)
 from robustbench_dyn.attacks.wrapping import posed
 from robustbench_dyn.evaluation import masking
 from robustbench_dyn.evaluation.masking import (
@@ -202,9 +209,22 @@ def attacked(model, attacks="standard", **options):
     return evaluate(model, points(DISTANCES), L2, attacks=attacks, certifiers=[], **options)
 
 
-@pytest.mark.parametrize("suite", ["standard", "autoattack"])
-def test_on_signs_further_attacks_join_the_suite(suite):
-    evaluation = attacked(Rounded(), suite)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Runs of the standard suite on either model: its evaluation and its store."""
+    runs = {}
+    for kind in (Rounded, halfspaces):
+        store = tmp_path_factory.mktemp("run") / "s.sqlite"
+        runs[kind] = attacked(kind(), store=store), store
+    return runs
+
+
+SUITES = ["standard", pytest.param("autoattack", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_on_signs_further_attacks_join_the_suite(suite, finished):
+    evaluation = finished[Rounded][0] if suite == "standard" else attacked(Rounded(), suite)
     summary = evaluation.summary
     assert summary["attacks"].endswith("square+hop-skip-jump+square-long")
     assert "zero_gradients:1" in summary["flags"]
@@ -215,9 +235,9 @@ def test_on_signs_further_attacks_join_the_suite(suite):
     assert left["reason"].str.endswith("hop-skip-jump+square-long").all()
 
 
-@pytest.mark.parametrize("suite", ["standard", "autoattack"])
-def test_without_signs_nothing_is_added(suite):
-    evaluation = attacked(halfspaces(), suite)
+@pytest.mark.parametrize("suite", SUITES)
+def test_without_signs_nothing_is_added(suite, finished):
+    evaluation = finished[halfspaces][0] if suite == "standard" else attacked(halfspaces(), suite)
     assert evaluation.summary["attacks"].endswith("square")
     assert evaluation.summary["flags"] == ""
     left = evaluation.examples[evaluation.examples["status"] == Status.UNDECIDED]
@@ -227,15 +247,15 @@ def test_without_signs_nothing_is_added(suite):
     assert "hop-skip-jump" not in stages
 
 
-def test_named_attacks_get_no_company():
+def test_no_attack_joins_attacks_that_were_named():
     evaluation = attacked(Rounded(), "apgd-ce,square")
     assert evaluation.summary["attacks"] == "apgd-ce+square"
     assert "signs" not in [cost.stage for cost in evaluation.costs]
 
 
-@pytest.mark.parametrize("model", [Rounded(), halfspaces()])
-def test_a_repeated_run_computes_nothing_and_says_the_same(model, tmp_path, monkeypatch):
-    first = attacked(model, store=tmp_path / "s.sqlite")
+@pytest.mark.parametrize("kind", [Rounded, halfspaces])
+def test_a_repeated_run_computes_nothing(kind, finished, monkeypatch):
+    first, store = finished[kind]
     counted, calling = [], counting.call
 
     def call(model, x):
@@ -243,13 +263,13 @@ def test_a_repeated_run_computes_nothing_and_says_the_same(model, tmp_path, monk
         return calling(model, x)
 
     monkeypatch.setattr(counting, "call", call)
-    again = attacked(model, store=tmp_path / "s.sqlite")
+    again = attacked(kind(), store=store)
     assert first.summary == again.summary
     # The identity of an unregistered model, and a look at whether it is a function.
     assert 0 < sum(counted) <= 80
 
 
-def test_a_run_stopped_before_the_last_attack_goes_on(tmp_path):
+def test_a_run_stopped_before_the_last_attack_goes_on(finished, tmp_path):
     class StoppedError(Exception):
         pass
 
@@ -257,7 +277,7 @@ def test_a_run_stopped_before_the_last_attack_goes_on(tmp_path):
         if progress.stage == "square-long":
             raise StoppedError
 
-    undisturbed = attacked(Rounded())
+    undisturbed, _ = finished[Rounded]
     with pytest.raises(StoppedError):
         attacked(Rounded(), store=tmp_path / "s.sqlite", progress=stop)
     resumed = attacked(Rounded(), store=tmp_path / "s.sqlite")
@@ -267,8 +287,8 @@ def test_a_run_stopped_before_the_last_attack_goes_on(tmp_path):
     assert undisturbed.summary["forward_passes"] == resumed.summary["forward_passes"]
 
 
-def test_passes_of_the_search_for_signs_are_charged():
-    evaluation = attacked(halfspaces())
+def test_passes_of_the_search_for_signs_are_charged(finished):
+    evaluation, _ = finished[halfspaces]
     assert sum(c.forward_passes for c in evaluation.costs) == evaluation.summary["forward_passes"]
     assert sum(c.backward_passes for c in evaluation.costs) == evaluation.summary["backward_passes"]
 
@@ -286,9 +306,7 @@ def test_signs_are_kept_and_merged(tmp_path):
     assert Store(tmp_path / "c.sqlite").signs("k", 0.5) == [Sign("zero_gradients", 0.75)]
 
 
-def test_the_sign_of_all_eps_is_looked_for_once():
-    from robustbench_dyn import evaluate_grid  # noqa: PLC0415
-
+def test_signs_of_the_model_are_looked_for_once():
     evaluations = evaluate_grid(
         halfspaces(),
         points(DISTANCES),

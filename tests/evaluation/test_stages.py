@@ -11,6 +11,7 @@ from robustbench_dyn import Status, ThreatModel, evaluate
 from robustbench_dyn.attacks import PGD
 from robustbench_dyn.certification.base import Phase, Proof
 from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.evaluation.inputs import as_dataset
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Certified, Failed, Open
 from robustbench_dyn.evaluation.plan import arrange
 from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, ClassRadii, CleanStage
@@ -22,12 +23,9 @@ L2 = ThreatModel("L2", 0.25)
 
 
 def under_test(network=None):
-    x, _ = points(DISTANCES)
     return ModelUnderTest(
         network or halfspaces(),
-        x,
-        highest_label=1,
-        n_classes=0,
+        as_dataset(points(DISTANCES), None),
         device=torch.device("cpu"),
         seed=0,
         batch_size=16,

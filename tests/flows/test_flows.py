@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.samples import normal
 from torch import nn
 from torch.nn import functional as F
 
@@ -50,10 +51,6 @@ few = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)
 # An exact singular value carries a few float64 roundings itself.
 SVD_ROUNDING = 1e-12
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def spectral_norm(matrix):
@@ -140,9 +137,7 @@ def near_orthonormal(rows, columns, residual, *, seed=0):
 
 @few
 @given(seeds, st.integers(1, 12), st.integers(1, 12), st.sampled_from([1.0, 1e-3, 0.0]))
-def test_the_matrix_bound_is_exact_for_orthonormal_matrices(
-    seed, rows, columns, residual
-):
+def test_the_matrix_bound_is_exact_for_orthonormal_matrices(seed, rows, columns, residual):
     matrix = near_orthonormal(rows, columns, residual, seed=seed)
     assert not under_estimates(matrix_norm(matrix), matrix)
     assert matrix_norm(matrix) <= gram_iteration(matrix)

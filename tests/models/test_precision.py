@@ -1,4 +1,4 @@
-"""float32 is float32 while anything is judged, whatever flags the caller has set."""
+"""Full float32 precision in every pass, whatever flags the caller has set."""
 
 import warnings
 

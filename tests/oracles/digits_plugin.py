@@ -1,4 +1,4 @@
-"""A plugin for the digits that anybody can write in a minute: the nearest centroid."""
+"""A small plugin for the digits: the nearest centroid."""
 
 import hashlib
 

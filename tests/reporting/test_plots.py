@@ -8,6 +8,7 @@ from torch import nn
 
 from robustbench_dyn import load_dataset, load_model
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.evaluation import distances
 from robustbench_dyn.evaluation.distances import evaluate_distances
 from robustbench_dyn.reporting.curves import curve
 from robustbench_dyn.reporting.plots import plot_curves, plot_flow, save
@@ -89,12 +90,20 @@ def test_curves_claim_nothing_between_two_radii(moons, flow):
     assert between == {table["certified_accuracy"][2], table["empirical_accuracy"][1]}
 
 
-def test_the_command_draws_balls_of_any_certifier(moons, tmp_path, monkeypatch, capsys):
-    arguments = ["plot", "flow", "--model", "feedforward", "--n-examples", 12, "--to", "flow.svg"]
+@pytest.mark.slow
+def test_the_command_draws_balls_of_any_certifier(tmp_path, monkeypatch, capsys):
+    moons, evaluations = load_dataset("moons", n_examples=4), []
+
+    def evaluate(*arguments, **options):
+        evaluations.append(evaluate_distances(*arguments, **options))
+        return evaluations[-1]
+
+    monkeypatch.setattr(distances, "evaluate_distances", evaluate)
+    arguments = ["plot", "flow", "--model", "feedforward", "--n-examples", 4, "--to", "flow.svg"]
     result = dynbench_here(arguments, tmp_path, monkeypatch, capsys)
     assert (result.returncode, result.stdout) == (0, "written to flow.svg\n"), result.stderr
     network = load_model("feedforward", dataset="moons")
-    evaluation = evaluate_distances(network, moons, "L2", n_radii=13)
+    (evaluation,) = evaluations
     figure = plot_flow(network, moons, evaluation, title="feedforward")
     assert len(figure.axes[1].patches) > len(moons.x) / 2
     save(figure, tmp_path / "same.svg")

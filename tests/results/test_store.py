@@ -338,6 +338,12 @@ def test_the_key_of_a_record_depends_on_every_field():
         if part.name != "certifiers":
             votes.add(other.votes_key() or "none")
     assert len(keys) == 1 + len(fields(spec))
+    # The settings and the version of each stage count, whatever its label says.
+    for other in (
+        replace(spec.attacks[0], settings={"n_steps": 7}),
+        replace(spec.attacks[0], version=2),
+    ):
+        assert replace(spec, attacks=(other,)).key() not in keys
     # Votes depend on the weights, code, data, seed, precision, device, torch and the noise.
     assert len(votes) == 1 + 8 + 1
 

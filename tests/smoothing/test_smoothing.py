@@ -343,7 +343,7 @@ def test_a_run_stopped_anywhere_repeats_one_batch_at_most():
     # Each start looks at the model: at 1 and 4 inputs, and at 2 in batches of several kinds.
     look = 5 + 20
     assert max(extra[k] for k in range(1, n_votes + 1)) <= 20 + look
-    # What is lost of the attack is one chunk: its ascent, and its judge.
+    # What is lost of the attack is one chunk: its ascent, and its candidate check.
     assert max(extra.values()) <= look + 20 * 16 + 20 + 70
 
 

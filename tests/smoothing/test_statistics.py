@@ -1,4 +1,4 @@
-"""What votes prove: the bounds against scipy, and the failure rate where the radius is known."""
+"""Radii from votes: the bounds against scipy, and the failure rate at known radii."""
 
 import itertools
 import math

@@ -302,9 +302,7 @@ def test_certified_training_certifies_more_of_the_moons_by_flows(name, tmp_path)
 
 
 @pytest.mark.parametrize("stop_at", [30, 100])
-def test_a_stopped_certified_training_ends_with_the_same_weights(
-    stop_at, architecture, tmp_path
-):
+def test_a_stopped_certified_training_ends_with_the_same_weights(stop_at, architecture, tmp_path):
     def stop(report):
         if report.step == stop_at:
             raise KeyboardInterrupt

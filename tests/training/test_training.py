@@ -70,9 +70,7 @@ def test_training_is_fixed_by_its_seed_and_learns(architecture, recipe, tmp_path
 
 
 @pytest.mark.parametrize("stop_at", [16, 22])
-def test_a_stopped_training_ends_with_the_same_weights(
-    stop_at, architecture, recipe, tmp_path
-):
+def test_a_stopped_training_ends_with_the_same_weights(stop_at, architecture, recipe, tmp_path):
     def stop(report):
         if report.step == stop_at:
             raise KeyboardInterrupt
@@ -159,9 +157,7 @@ def test_recipes_are_strict(change, message, tmp_path):
         recipes.read_recipe(path)
 
 
-def test_another_model_and_too_few_examples_are_refused(
-    architecture, recipe, tmp_path
-):
+def test_another_model_and_too_few_examples_are_refused(architecture, recipe, tmp_path):
     other = recipe.model_copy(update={"model": "euler_resnet"})
     with pytest.raises(InputError, match="for model 'euler_resnet'"):
         training.train(other, architecture, tmp_path / "w.safetensors")
@@ -220,7 +216,7 @@ def test_a_hinge_is_its_formula_and_vanishes_beyond_its_margin():
     logits = torch.tensor([[1.0, 0.8, 0.0], [0.0, 3.0, 0.0]], dtype=torch.float64)
     y = torch.tensor([0, 1])
     hinge = Loss(kind="hinge", margin=0.5)
-    # Of the first example's rivals one lies 0.2 behind; all others are further than the margin.
+    # One class of the first example lies 0.2 behind; the others are further than the margin.
     assert float(training.margin_loss(logits, y, hinge)) == pytest.approx(0.3 / 3 / 2)
     assert training.margin_loss(10 * logits, y, hinge) == 0
 
@@ -304,9 +300,7 @@ def test_the_penalty_keeps_convolutions_near_orthogonality(tmp_path):
     assert defects[1.0] < defects[0.0] / 2
 
 
-def test_a_penalty_that_no_layer_measures_is_refused(
-    architecture, tmp_path
-):
+def test_a_penalty_that_no_layer_measures_is_refused(architecture, tmp_path):
     recipe = published(architecture, orthogonality=1.0)
     with pytest.raises(InputError, match="no module of the model has the method"):
         training.train(recipe, architecture, tmp_path / "w.safetensors")
