@@ -7,7 +7,7 @@ import pytest
 import yaml
 from oracles.command import dynbench_here
 from oracles.digits_plugin import HONEST, UNSOUND, write_plugin
-from oracles.sweeps import SMALL, SMOOTHED, content, dump
+from oracles.sweeps import SMALL, SMOOTHED, content, dump, in_this_process
 
 from robustbench_dyn import (
     InputError,
@@ -55,6 +55,15 @@ def test_a_second_sweep_computes_nothing(undisturbed, plugins):
     assert costs == [
         store.costs(key, eps) for key in store.records() for eps in (0.3, 0.6, 8 / 255)
     ]
+
+
+def test_rows_have_the_order_of_the_sweep_whatever_ends_first(undisturbed, plugins, monkeypatch):
+    def backwards(shards, store, workers):
+        return in_this_process(list(reversed(shards)), store, workers)
+
+    path, outcome = undisturbed
+    monkeypatch.setattr(ENGINES, "get", lambda _name: backwards)
+    assert sweep(content(), path, workers=2, plugins=(plugins,)).rows == outcome.rows
 
 
 def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
