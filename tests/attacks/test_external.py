@@ -149,6 +149,7 @@ def shortened(kind, budgets):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "norm", "eps"),
     [

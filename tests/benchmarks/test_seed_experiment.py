@@ -129,6 +129,7 @@ def test_a_published_recipe_trains_at_its_full_size(few_images, tmp_path):
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_cifar10_recipes_run_and_train_once(few_images, tmp_path):
     data = load_dataset("cifar10", n_examples=3)
     rows = []

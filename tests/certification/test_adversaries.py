@@ -43,6 +43,7 @@ def refutations(adversary, names=None, norms=NORMS):
 FUNCTIONS = [adversary for adversary in ADVERSARIES if adversary.family != "changing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversary", FUNCTIONS, ids=lambda adversary: adversary.name)
 def test_no_certificate_of_an_adversary_is_refuted(adversary):
     n_certified, found = refutations(adversary)

@@ -185,6 +185,7 @@ def test_a_fully_split_subproblem_is_bounded_by_its_minimum(norm):
     assert min(empty, full) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", POLYTOPES)
 def test_wrong_solutions_of_the_linear_program_prove_nothing(norm, monkeypatch):
     # Slopes are hardly optimised, so that fully split subproblems are reached.

@@ -98,6 +98,7 @@ def test_every_certifier_is_tested():
     } == set(certifier_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_certificates_a_tenth_too_long_are_caught(norm):
     def prove_longer(honest, x, logits, y, threat_model):

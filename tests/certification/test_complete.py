@@ -82,6 +82,7 @@ def test_the_bracket_of_digits_closes_in_every_norm(digits, norm, eps, attack):
     assert not (proved & (attacked["status"] == "broken")).any()
 
 
+@pytest.mark.slow
 def test_certificates_stand_up_to_a_strong_attack(digits):
     model, x, y = digits
     proved = evaluate(model, (x, y), LINF, attacks="none", certifiers="complete").examples
@@ -95,6 +96,7 @@ def test_certificates_stand_up_to_a_strong_attack(digits):
     assert (proved["adversarial_distance"][broken] <= LINF.eps).all()
 
 
+@pytest.mark.slow
 def test_repeated_and_resumed_runs_end_with_the_same_verdicts(digits, tmp_path):
     model, x, y = digits
     options = {"attacks": "fgsm", "batch_size": 8}

@@ -68,6 +68,7 @@ def test_halfspaces_have_the_distance_of_the_closed_form():
 # Certifiers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", certifier_names())
 def test_built_in_certifiers_keep_the_contract(name):
     findings = check_certifier(CERTIFIERS.create(name))
@@ -177,6 +178,7 @@ class Listed(Interval):
     budgets: tuple[int, ...] = (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("certifier", "rule"),
     [

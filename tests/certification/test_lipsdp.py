@@ -72,6 +72,7 @@ def problem(seed, n=1):
 # Global bounds
 
 
+@pytest.mark.slow
 @few
 @given(seeds, st.floats(0.2, 2.0))
 def test_bounds_lie_between_exact_and_product_of_norms(seed, gain):

@@ -18,6 +18,7 @@ def command(tmp_path, monkeypatch, capsys):
     return lambda *arguments: dynbench_here(arguments, tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "title"),
     [

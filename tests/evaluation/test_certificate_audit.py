@@ -60,6 +60,7 @@ def grown(name, model, norm, factor):
     return amended(prepare(name, model, norm), prove).certifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["L2", "Linf", "L1"])
 def test_true_certificates_stand_however_close_attacks_come(norm):
     model = halfspaces(n_classes=4)

@@ -643,6 +643,7 @@ def test_what_auto_cannot_use_is_kept_and_shown_with_the_reason(capsys):
         evaluate(Faulty(), sample(Network()), L2, certifiers="lipschitz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_padding_by_word_is_certified_as_padding_by_number(padding):
     def build(given):
@@ -736,6 +737,7 @@ def test_more_examples_reuse_what_is_known(counted, tmp_path):
     assert not other.examples[:3].equals(few.examples)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_verdicts(tmp_path):
     model = Network()
     data = sample(model, n=24)

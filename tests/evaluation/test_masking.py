@@ -222,6 +222,7 @@ def finished(tmp_path_factory):
 SUITES = ["standard", pytest.param("autoattack", marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_on_signs_further_attacks_join_the_suite(suite, finished):
     evaluation = finished[Rounded][0] if suite == "standard" else attacked(Rounded(), suite)
@@ -269,6 +270,7 @@ def test_a_repeated_run_computes_nothing(kind, finished, monkeypatch):
     assert 0 < sum(counted) <= 80
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_the_last_attack_goes_on(finished, tmp_path):
     class StoppedError(Exception):
         pass

@@ -77,6 +77,7 @@ def test_a_run_uses_everything_that_the_plugin_brings(command):
     assert {"ascent", "interval", "bound"} <= set(stages)
 
 
+@pytest.mark.slow
 def test_the_workers_of_a_sweep_use_the_plugin(tmp_path):
     config = Sweep.model_validate(
         {
@@ -134,6 +135,7 @@ def test_lists_show_its_names_with_their_origin(command, what, name, facts):
     assert re.search(row, command("list", what, "--plugins", EXAMPLE).stdout)
 
 
+@pytest.mark.slow
 def test_the_plugin_keeps_every_contract(command):
     result = command("check", EXAMPLE)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -61,6 +61,7 @@ def test_the_same_picture_gives_the_same_bytes(moons, flow, evaluation, suffix, 
     assert contents[0] == contents[1]
 
 
+@pytest.mark.slow
 def test_curves_bracket_each_model(moons, evaluation):
     cheap = "lipschitz,interval"
     evaluations = {

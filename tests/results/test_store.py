@@ -194,6 +194,7 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path):
         Store(path)
 
 
+@pytest.mark.slow
 def test_two_processes_may_write_at_once(tmp_path):
     path = tmp_path / "s.sqlite"
     writers = [

@@ -236,10 +236,12 @@ def wrong_certificates():
     return bool(binomtest(certified, n, smoothing.alpha, alternative="greater").pvalue < 1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_errs_at_most_at_rate_alpha_on_the_boundary():
     assert not wrong_certificates()
 
 
+@pytest.mark.slow
 def test_a_run_that_reuses_the_selection_samples_is_caught(monkeypatch):
     monkeypatch.setitem(noisy._STREAM_IDS, "estimate", noisy._STREAM_IDS["select"])
     assert wrong_certificates()
@@ -347,6 +349,7 @@ def test_a_run_stopped_anywhere_repeats_one_batch_at_most():
     assert max(extra.values()) <= look + 20 * 16 + 20 + 70
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_in_the_middle_of_an_example(tmp_path):
     path = tmp_path / "killed.sqlite"
     killed = subprocess.Popen(
