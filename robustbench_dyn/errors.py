@@ -21,6 +21,10 @@ class IntegrityError(DynbenchError):
     """A file is not the file that its checksum or format promises."""
 
 
+class OutputError(DynbenchError):
+    """A file cannot be written."""
+
+
 class RegistryError(DynbenchError):
     """A plugin is unknown, broken, or named twice."""
 
