@@ -29,6 +29,10 @@ class RegistryError(DynbenchError):
     """A plugin is unknown, broken, or named twice."""
 
 
+class ForeignCodeError(DynbenchError):
+    """Code from outside of this package broke a limit, or ended the process that it runs in."""
+
+
 class CertificateError(DynbenchError):
     """A certifier cannot say anything about this model."""
 

@@ -24,6 +24,7 @@ from robustbench_dyn.evaluation.inputs import (
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.progress import Progress
+from robustbench_dyn.isolation.process import reported
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.models.validation import ModelUnderTest
@@ -181,7 +182,12 @@ def open_pipeline(
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     where = device_of(model, device)
-    with full_precision(), open_store(store) as opened, frozen_eval(model.to(where)):
+    with (
+        reported(),
+        full_precision(),
+        open_store(store) as opened,
+        frozen_eval(model.to(where)),
+    ):
         tested = ModelUnderTest(
             model, dataset, device=where, seed=seed, batch_size=batch_size, name=name
         )

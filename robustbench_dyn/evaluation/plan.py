@@ -16,6 +16,7 @@ from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.catalogue import SUITES, resolve_attacks
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
 from robustbench_dyn.certification.catalogue import select_certifiers
+from robustbench_dyn.certification.isolated import select_in_process
 from robustbench_dyn.certification.network.operations import OPERATIONS
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
@@ -24,6 +25,7 @@ from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, Class
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.determinism import seeded
+from robustbench_dyn.models.isolated import IsolatedModel, count_parameters
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.plugins import BUILT_IN, code_of
@@ -84,7 +86,8 @@ class NetworkPlan:
             self._attacks = resolve_attacks(
                 attacks, norm, model.n_classes, has_surrogates=surrogates
             )
-            selection = select_certifiers(
+            select = select_in_process if isinstance(network, IsolatedModel) else select_certifiers
+            selection = select(
                 certifiers,
                 network,
                 tuple(dataset.x.shape[1:]),
@@ -131,7 +134,7 @@ class NetworkPlan:
         )
         self.record = Record(
             spec=spec,
-            parameters=sum(p.numel() for p in network.parameters()),
+            parameters=count_parameters(network),
             lipschitz_bound=_bound(network),
             not_applicable=selection.not_applicable,
         )
@@ -242,6 +245,9 @@ def _code(stage: Attack | Certifier[Any]) -> str:
 
 
 def _bound(model: nn.Module) -> float | None:
+    if isinstance(model, IsolatedModel):
+        told: float | None = model.facts["lipschitz_bound"]
+        return told
     try:
         return lipschitz_bound(model)
     # The model's own method may raise anything; the certifier tells what.

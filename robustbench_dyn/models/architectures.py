@@ -37,22 +37,27 @@ class Architecture:
         return self.card.name
 
     def weights_for(self, dataset: str, norm: Norm | None = None, variant: str = "") -> Weights:
-        """Return the weights of that variant trained on dataset, those for norm first.
+        """Return the weights of that variant trained on dataset; see weights_for."""
+        return weights_for(self.card, dataset, norm, variant)
 
-        Raises InputError, naming the weights there are, where none fit.
-        """
-        fitting = [w for w in self.card.weights if (w.dataset, w.variant) == (dataset, variant)]
-        if not fitting:
-            existing = sorted(
-                {f"{full_name(self.name, w.variant)} on {w.dataset}" for w in self.card.weights}
-            )
-            name = full_name(self.name, variant)
-            raise InputError(
-                f"model {name!r} has no weights for dataset {dataset!r}; "
-                f"there are weights for: {', '.join(existing) or 'none'}. "
-                f"Train some: dynbench train --model {name} --dataset {dataset}"
-            )
-        return min(fitting, key=lambda weights: weights.norm != norm)
+
+def weights_for(card: Card, dataset: str, norm: Norm | None = None, variant: str = "") -> Weights:
+    """Return the weights of that variant trained on dataset, those for norm first.
+
+    Raises InputError, naming the weights there are, where none fit.
+    """
+    fitting = [w for w in card.weights if (w.dataset, w.variant) == (dataset, variant)]
+    if not fitting:
+        existing = sorted(
+            {f"{full_name(card.name, w.variant)} on {w.dataset}" for w in card.weights}
+        )
+        name = full_name(card.name, variant)
+        raise InputError(
+            f"model {name!r} has no weights for dataset {dataset!r}; "
+            f"there are weights for: {', '.join(existing) or 'none'}. "
+            f"Train some: dynbench train --model {name} --dataset {dataset}"
+        )
+    return min(fitting, key=lambda weights: weights.norm != norm)
 
 
 def full_name(name: str, variant: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.models.isolated import IsolatedModel
+
 
 def call(model: nn.Module, x: Tensor) -> Tensor:
     """Return model(x) for a copy of x, as a copy of the output.
@@ -39,6 +41,8 @@ def call_with_graph(model: nn.Module, x: Tensor) -> Tensor:
 
 def writes_into_input(model: nn.Module, x: Tensor) -> bool:
     """Return whether the forward of model writes into its input; x stays as it is."""
+    if isinstance(model, IsolatedModel):
+        return model.writes_into_input(x)
     copy = x.detach().clone()
     with torch.no_grad():
         try:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustbench_dyn.errors import IntegrityError, RegistryError
-from robustbench_dyn.models.architectures import Architecture, full_name, split_name
+from robustbench_dyn.models.architectures import (
+    Architecture,
+    full_name,
+    split_name,
+    weights_for,
+)
 from robustbench_dyn.plugins import (
-    Card,
     Entry,
     Lazy,
     Plugin,
@@ -20,11 +24,13 @@ from robustbench_dyn.plugins import (
     find_plugins,
     hash_code,
     import_plugin,
+    is_trusted,
 )
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from robustbench_dyn.isolation.process import Limits
     from robustbench_dyn.strict_yaml import Option
     from robustbench_dyn.threat_models import Norm
 
@@ -53,15 +59,18 @@ def architecture_entry(plugin: Plugin) -> Entry:
     card = plugin.card
     return Entry(
         name=plugin.name,
-        target=Lazy(partial(_import_architecture, plugin, card)) if card else None,
+        target=Lazy(partial(import_architecture, plugin)) if card else None,
         description=card.summary if card else "",
         origin=plugin.origin,
         problem=plugin.problem,
     )
 
 
-def _import_architecture(plugin: Plugin, card: Card) -> Architecture:
-    module = import_plugin(plugin)
+def import_architecture(plugin: Plugin) -> Architecture:
+    """Import a plugin with a card; raises RegistryError, with the reason alone."""
+    module, card = import_plugin(plugin), plugin.card
+    if card is None:
+        raise RegistryError("it has no card.yaml")
     build = getattr(module, "build", None)
     if not callable(build):
         raise RegistryError(
@@ -107,19 +116,47 @@ def load_model(
     norm: Norm | None = None,
     threat_model: Norm | None = None,
     plugins: tuple[Path, ...] = (),
+    limits: Limits | None = None,
 ) -> nn.Module:
     """Return a registered architecture with its trained weights, in eval mode, on the CPU.
 
     Maps (batch, C, H, W) in [0, 1] to logits (batch, K). model_name: NAME, or NAME/VARIANT where
     an architecture has several sets of weights. threat_model is another name of norm, which
-    RobustBench uses. plugins: folders of plugins, beside those in use. Raises RegistryError for an
+    RobustBench uses. plugins: folders of plugins, beside those in use. The code of a plugin that is
+    not trusted runs in a process of its own, within limits; what is returned stands in for the
+    network, and has no parameters (models.isolated.IsolatedModel). Raises RegistryError for an
     unknown or broken plugin, InputError where it has no weights for dataset, IntegrityError where
     the weights file is not the one that the card names.
     """
     name, variant = split_name(model_name)
-    architecture = discover(plugins).get(name)
-    weights = architecture.weights_for(dataset, norm or threat_model, variant)
-    return load_weights(architecture, weights)
+    registry = discover(plugins)
+    plugin = _plugin_of(name, plugins)
+    if plugin is None or plugin.card is None or is_trusted(plugin):
+        architecture = registry.get(name)
+        weights = architecture.weights_for(dataset, norm or threat_model, variant)
+        return load_weights(architecture, weights)
+    from robustbench_dyn.models.identity import ModelIdentity  # noqa: PLC0415
+    from robustbench_dyn.models.isolated import load_isolated  # noqa: PLC0415
+
+    weights = weights_for(plugin.card, dataset, norm or threat_model, variant)
+    model = load_isolated(plugin, model_name, weights, plugins=plugins, limits=limits)
+    model.identity = ModelIdentity(  # type: ignore[assignment]
+        name=full_name(name, weights.variant),
+        family=plugin.card.family,
+        plugin_version=plugin.card.version,
+        code_sha256=hash_code(plugin.folder),
+        weights_sha256=weights.sha256,
+        state_sha256=model.facts["state_sha256"],
+    )
+    return model
+
+
+def _plugin_of(name: str, folders: tuple[Path, ...]) -> Plugin | None:
+    """Return the plugin whose architecture has this name, if it can be used."""
+    for plugin in find_plugins(*folders):
+        if plugin.name == name and plugin.provides("architecture") and not plugin.problem:
+            return plugin
+    return None
 
 
 def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:

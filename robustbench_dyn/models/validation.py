@@ -147,11 +147,11 @@ def validated_logits(model: nn.Module, x: Tensor, highest_label: int) -> Tensor:
             f"the model has {n_classes} outputs, but the labels go up to {highest_label}; "
             "it needs at least two, and one for each class"
         )
-    _check_frozen(model, x, logits)
+    check_frozen(model, x, logits)
     return logits
 
 
-def _check_frozen(model: nn.Module, x: Tensor, logits: Tensor) -> None:
+def check_frozen(model: nn.Module, x: Tensor, logits: Tensor) -> None:
     """Raise InputError where something that the network keeps while frozen is stale."""
     slack = _STALE * float(logits.abs().max())
     difference = float((trainable_forward(model, x) - logits).abs().max())

@@ -7,8 +7,10 @@ from robustbench_dyn.plugins.discovery import (
     find_plugins,
     hash_code,
     import_plugin,
+    is_trusted,
     load_plugins,
     read_plugin,
+    trust_plugins,
 )
 from robustbench_dyn.plugins.entries import from_plugins, subclass_of
 from robustbench_dyn.plugins.registry import (
@@ -34,9 +36,11 @@ __all__ = [
     "from_plugins",
     "hash_code",
     "import_plugin",
+    "is_trusted",
     "load_plugins",
     "parse_names",
     "read_plugin",
     "subclass_of",
+    "trust_plugins",
     "unknown",
 ]

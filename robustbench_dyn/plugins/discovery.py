@@ -25,6 +25,9 @@ ENTRY_POINT_GROUPS = ("robustbench_dyn", "robustbench_dyn.architectures")
 _MODULE_PREFIX = "_dynbench_plugin_"
 
 _registered: list[Path] = []
+# Folders whose plugins may run in this process; the root of all stands for every plugin.
+_trusted: list[Path] = []
+_EVERYTHING = Path("/")
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,30 @@ class Plugin:
         return self.card is None or kind in self.card.provides
 
 
-def load_plugins(*folders: str | Path) -> None:
-    """Use the plugins in these folders, each a plugin or a folder of plugins, in this process.
+def load_plugins(*folders: str | Path, trust: bool = False) -> None:
+    """Use the plugins in these folders, each a plugin or a folder of plugins, from now on.
 
-    A folder that is in use already changes nothing. Raises RegistryError where one does not exist.
+    trust: run their code inside this process, where it can do all that the user can; otherwise it
+    runs in a process of its own, with limits (docs/security.md). A folder that is in use already
+    changes nothing, but for trust. Raises RegistryError where one does not exist.
     """
     for folder in folders:
         root = _existing(Path(folder))
         if root not in _registered:
             _registered.append(root)
+        if trust and root not in _trusted:
+            _trusted.append(root)
+
+
+def trust_plugins() -> None:
+    """Run the code of all plugins inside this process, those of installed packages included."""
+    _trusted.append(_EVERYTHING)
+
+
+def is_trusted(plugin: Plugin) -> bool:
+    """Return whether a plugin may run inside this process: it ships, or the user trusts it."""
+    roots = [shipped("plugins").resolve(), *_trusted]
+    return _EVERYTHING in roots or any(plugin.folder.is_relative_to(root) for root in roots)
 
 
 def find_plugins(*folders: Path) -> list[Plugin]:
@@ -90,9 +108,18 @@ def read_plugin(folder: Path, origin: str) -> Plugin:
 
 
 def import_plugin(plugin: Plugin) -> ModuleType:
-    """Import the plugin's __init__.py; raises RegistryError, with the reason, where that fails."""
+    """Import the plugin's __init__.py; raises RegistryError, with the reason, where that fails.
+
+    That may be because the plugin is not trusted.
+    """
     if plugin.problem:
         raise RegistryError(plugin.problem)
+    if not is_trusted(plugin):
+        raise RegistryError(
+            "its code is not part of this package, and what it does there cannot be done in a "
+            "process of its own; give --trust (in Python: load_plugins(FOLDER, trust=True)) to "
+            "run it inside this one"
+        )
     module = _import_folder(plugin.folder, plugin.name, hash_code(plugin.folder))
     if isinstance(module, str):
         raise RegistryError(module)

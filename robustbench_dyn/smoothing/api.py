@@ -27,7 +27,9 @@ from robustbench_dyn.evaluation.inputs import (
 from robustbench_dyn.evaluation.outcomes import Stage
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.progress import Progress
+from robustbench_dyn.isolation.process import reported
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.models.isolated import count_parameters
 from robustbench_dyn.models.precision import PRECISION, full_precision
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
@@ -93,7 +95,12 @@ def evaluate_smoothed(
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     where = device_of(model, device)
-    with full_precision(), open_store(store) as opened, frozen_eval(model.to(where)):
+    with (
+        reported(),
+        full_precision(),
+        open_store(store) as opened,
+        frozen_eval(model.to(where)),
+    ):
         tested = ModelUnderTest(
             model, dataset, device=where, seed=seed, batch_size=batch_size, name=name
         )
@@ -165,7 +172,7 @@ class SmoothedPlan:
             torch_version=torch.__version__,
             package_version=__version__,
         )
-        parameters = sum(p.numel() for p in model.network.model.parameters())
+        parameters = count_parameters(model.network.model)
         self.record = Record(spec=spec, parameters=parameters)
         counter = VoteCounter(
             model, smoothing, StoredVotes(store, spec.votes_key()), seed=seed, n_draws=N_DRAWS

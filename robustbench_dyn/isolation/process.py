@@ -1,0 +1,292 @@
+"""A process for foreign code, as the process that asks it for work sees it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn import errors
+from robustbench_dyn.errors import ForeignCodeError, InputError
+from robustbench_dyn.isolation.channel import (
+    Channel,
+    ChannelClosedError,
+    MalformedMessageError,
+    Message,
+)
+from robustbench_dyn.isolation.confinement import memory_in_use
+
+log = logging.getLogger(__name__)
+
+_GIB = 2**30
+# Between two looks at whether the process still lives, and within its memory.
+_TICK = 0.2
+# Importing torch and the plugin may take this long on a busy machine.
+_LEAST_SECONDS_TO_START = 120.0
+_SHOWN = 300
+# What the environment may tell to foreign code; it may hold passwords besides.
+_ENVIRONMENT = ("PATH", "LANG", "LC_", "LD_LIBRARY_PATH", "OMP_", "MKL_", "GOMP_", "KMP_", "CUDA_")
+# Errors that keep their type on the way here; all others become a RuntimeError.
+_ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.InputError,
+        errors.ShapeError,
+        errors.IntegrityError,
+        errors.RegistryError,
+        errors.CertificateError,
+        errors.DataUnavailableError,
+        MemoryError,
+        torch.cuda.OutOfMemoryError,
+        NotImplementedError,
+        ValueError,
+        TypeError,
+    )
+}
+
+
+class ProcessEnded(BaseException):
+    """The process is gone, or was killed for breaking a limit.
+
+    No Exception: what records the failures of a model must not take this for one of them, and go
+    on. `reported` turns it into a ForeignCodeError.
+    """
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Raise the end of a process as ForeignCodeError."""
+    try:
+        yield
+    except ProcessEnded as end:
+        raise ForeignCodeError(str(end)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What foreign code may take.
+
+    memory_gib: beyond what Python and torch take themselves. seconds_per_call: wall clock of one
+    pass, or of a proof of one example. open_files: descriptors.
+    Raises InputError for a limit that is no positive number.
+    """
+
+    memory_gib: float = 8.0
+    seconds_per_call: float = 60.0
+    open_files: int = 256
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 < value < 1e9 or (name == "open_files" and value < 32):
+                raise InputError(
+                    f"the limit {name}={value!r} makes no sense; give a positive number"
+                    + (", at least 32" if name == "open_files" else "")
+                )
+
+
+class ChildProcess:
+    """A process that does what it is asked for, one call at a time.
+
+    who: whose code it runs, for messages. reads: what it may read besides Python's own folders.
+    gpu: whether it uses one, whose driver maps more memory than any limit allows.
+    Raises ForeignCodeError where this system has no such processes.
+    """
+
+    def __init__(
+        self, who: str, *, limits: Limits, reads: Iterable[Path] = (), gpu: bool = False
+    ) -> None:
+        if os.name != "posix":
+            raise ForeignCodeError(
+                f"{who} is code from outside of this package, and this system offers no process "
+                "with limits for it; give --trust to run it in this process"
+            )
+        self.who, self.limits = who, limits
+        self._lock = threading.Lock()
+        self._ended = ""
+        self._folder = Path(tempfile.mkdtemp(prefix="dynbench-"))
+        self._output = (self._folder / "output").open("w+b")
+        work = self._folder / "work"
+        work.mkdir()
+        ours, theirs = socket.socketpair()
+        files = [_shared_file("to"), _shared_file("from")]
+        most = int(limits.memory_gib * _GIB)
+        self._channel = Channel(ours, writes=files[0], reads=files[1], most_bytes=most)
+        package = Path(__file__).resolve().parents[2]
+        handles = (theirs.fileno(), *files)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "robustbench_dyn.isolation.child", *map(str, handles)],
+                cwd=work,
+                env=_environment(package, work),
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=handles,
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+        # The process, its folder and the files go when nothing refers to this object any more.
+        self._finalizer = weakref.finalize(
+            self, _end, self._process, ours, files, self._output, self._folder
+        )
+        self._memory = 0
+        settings = {
+            "reads": [str(package), *map(str, reads)],
+            "writes": [str(work)],
+            "memory": most,
+            "open_files": limits.open_files,
+            "gpu": gpu,
+            "threads": torch.get_num_threads(),
+            "end_with_parent": threading.current_thread() is threading.main_thread(),
+            "parent": os.getpid(),
+        }
+        seconds = max(_LEAST_SECONDS_TO_START, limits.seconds_per_call)
+        with reported():
+            self.confined = bool(self.call("start", settings, seconds=seconds).content["landlock"])
+        self._memory = most + memory_in_use(self._process.pid)
+
+    def call(
+        self,
+        name: str,
+        content: Mapping[str, Any] | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        *,
+        seconds: float | None = None,
+    ) -> Message:
+        """Ask for something, as "module:function" of this package, and wait for the answer.
+
+        seconds: that it may take, by default seconds_per_call. Raises what the function raised:
+        an error of this package, MemoryError and the like as themselves, any other as RuntimeError.
+        Raises ProcessEnded where the process ends, takes too long or too much, or answers what is
+        no answer; it is killed then, and every further call raises the same.
+        """
+        with self._lock:
+            if self._ended:
+                raise ProcessEnded(self._ended)
+            limit = self.limits.seconds_per_call if seconds is None else seconds
+            try:
+                self._channel.send(Message(name, content or {}, tensors or {}))
+                self._wait(name, limit)
+                answer = self._channel.receive()
+            except ChannelClosedError:
+                raise self._end_of_process(name) from None
+            except MalformedMessageError as error:
+                raise self._killed(f"answered what is no answer ({error})") from None
+            except BaseException:
+                # Interrupted half way: the next answer would be that of this call.
+                self._ended = self._ended or f"a call of {self.who} was interrupted"
+                self.close()
+                raise
+        if answer.name == "error":
+            raise _error(answer.content)
+        return answer
+
+    def close(self) -> None:
+        """End the process, and remove what it has left behind."""
+        self._finalizer()
+
+    def _wait(self, name: str, seconds: float) -> None:
+        """Wait for an answer, while the process lives and keeps to its limits."""
+        ends = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._channel.connection, select.POLLIN)
+        while not poll.poll(1000 * min(_TICK, max(0.0, ends - time.monotonic()))):
+            if self._process.poll() is not None:
+                raise self._end_of_process(name)
+            if time.monotonic() >= ends:
+                what = name.partition(":")[2] or name
+                raise self._killed(f"took more than {seconds:g} s for one call ({what})")
+            if self._memory and memory_in_use(self._process.pid) > self._memory:
+                raise self._killed(f"took more than {self.limits.memory_gib:g} GiB of memory")
+
+    def _end_of_process(self, name: str) -> ProcessEnded:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        code = self._process.poll()
+        how = "closed its connection"
+        if code is not None:
+            how = (
+                f"ended its process with exit code {code}"
+                if code >= 0
+                else f"was ended by signal {signal.Signals(-code).name}"
+            )
+        return self._killed(f"{how} during a call ({name.partition(':')[2] or name})")
+
+    def _killed(self, how: str) -> ProcessEnded:
+        printed = self._printed()
+        self._ended = f"{self.who} {how}; what was computed before is kept" + (
+            f"; it had printed: {printed}" if printed else ""
+        )
+        self.close()
+        return ProcessEnded(self._ended)
+
+    def _printed(self) -> str:
+        """Return the end of what the process has printed, on one line."""
+        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - _SHOWN))
+        text = self._output.read().decode(errors="replace")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _end(
+    process: subprocess.Popen[bytes],
+    connection: socket.socket,
+    files: Iterable[int],
+    output: Any,
+    folder: Path,
+) -> None:
+    # The whole group: it may have started processes of its own.
+    with suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    connection.close()
+    output.close()
+    for file in files:
+        os.close(file)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _error(content: Mapping[str, Any]) -> Exception:
+    kind, message = str(content.get("type", "")), str(content.get("message", ""))
+    known = _ERRORS.get(kind)
+    if known is not None:
+        return known(message)
+    return RuntimeError(message if kind == "RuntimeError" else f"{kind}: {message}")
+
+
+def _shared_file(name: str) -> int:
+    """Return a file that has no name and stays in memory, where this system has such."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(f"dynbench-{name}", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        return os.dup(file.fileno())
+
+
+def _environment(package: Path, work: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
+    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HOME": str(work),
+        "TMPDIR": str(work),
+        "PYTHONUNBUFFERED": "1",
+    }
