@@ -47,3 +47,4 @@ def pytest_xdist_auto_num_workers(config):
 def own_plugins(monkeypatch):
     """Let each test load plugins that no later test sees."""
     monkeypatch.setattr(discovery, "_registered", [*discovery._registered])
+    monkeypatch.setattr(discovery, "_trusted", [*discovery._trusted])

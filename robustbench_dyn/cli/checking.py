@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from robustbench_dyn.cli.options import DataDir, Plugins, print_error
+from robustbench_dyn.cli.options import (
+    DataDir,
+    LimitsText,
+    Plugins,
+    Trust,
+    parse_limits,
+    print_error,
+)
+from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError, RegistryError
 
 if TYPE_CHECKING:
     from robustbench_dyn.plugins import Kind, Plugin, Registry
     from robustbench_dyn.plugins.contract import Finding
+
+
+# Contracts of the shipped things take seconds to minutes.
+_LONGEST = 3600.0
 
 
 class Subject(NamedTuple):
@@ -46,6 +58,8 @@ def check(
         Path | None, typer.Option(help="Folder for a model's counterexamples, as .npy files.")
     ] = None,
     plugins: Plugins = None,
+    trust: Trust = False,
+    limits: LimitsText = "",
     data_dir: DataDir = None,
 ) -> None:
     """Test the contract of a model, attack, certifier, data set or operation.
@@ -53,7 +67,10 @@ def check(
     Of a model: each property that it claims, on data, random and searched points, in float64. Of
     the others: each rule, with a negative control, a counterpart that breaks the rule on purpose.
     """
-    del plugins  # loaded while the options were read
+    del plugins, trust  # heeded while the options were read
+    foreign = _untrusted(name)
+    if foreign:
+        run_supervised(foreign, parse_limits(limits), seconds=_LONGEST)
     options = ArchitectureOptions(dataset, n_examples, keep)
     broken = list[str]()
     for subject in _subjects(name):
@@ -65,6 +82,24 @@ def check(
     if broken:
         print_error(f"{name} does not keep its contract: {'; '.join(broken)}")
         raise typer.Exit(1)
+
+
+def _untrusted(name: str) -> str:
+    """Return where foreign code comes from that a check of this name may run; or nothing."""
+    from robustbench_dyn.plugins import BUILT_IN, find_plugins, is_trusted
+
+    plugin = _plugin(name)
+    if plugin is not None:
+        return "" if is_trusted(plugin) else plugin.origin
+    for registry in _registries().values():
+        if name in registry and registry.entry(name).origin == BUILT_IN:
+            return ""
+    foreign = [found for found in find_plugins() if not is_trusted(found)]
+    # Without its code, it is not known what attacks and the like a plugin brings.
+    named = [found for found in foreign if found.name == name.partition("/")[0]]
+    shipped = {found.name for found in find_plugins() if is_trusted(found)}
+    known = name.partition("/")[0] in shipped
+    return next((found.origin for found in named or ([] if known else foreign)), "")
 
 
 def _subjects(name: str) -> Iterator[Subject]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from robustbench_dyn.cli.options import Plugins
+from robustbench_dyn.cli.options import Plugins, Trust
 
 if TYPE_CHECKING:
     from robustbench_dyn.plugins import Plugin, Registry
@@ -21,11 +21,12 @@ def list_(
         typer.Argument(help="What to list."),
     ],
     plugins: Plugins = None,
+    trust: Trust = False,
 ) -> None:
     """List models, data sets, attacks, certifiers, or operations that can be bounded."""
     from robustbench_dyn.cli.terminal import plain_table
 
-    del plugins  # loaded while the options were read
+    del plugins, trust  # heeded while the options were read
     headings, rows = {
         "models": _models,
         "datasets": _datasets,

@@ -7,22 +7,31 @@ from typing import Annotated
 
 import typer
 
-from robustbench_dyn.cli.options import DataDir, Device, Plugins, check_device
+from robustbench_dyn.cli.options import (
+    DataDir,
+    Device,
+    LimitsText,
+    Plugins,
+    Trust,
+    check_device,
+    parse_limits,
+)
+from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
 
 
 def show(
     model: Annotated[str, typer.Argument(help="Name of the model; see dynbench list models.")],
     plugins: Plugins = None,
+    trust: Trust = False,
 ) -> None:
     """Show a model's card: what it claims, and its sets of weights."""
     from robustbench_dyn.models.architectures import full_name, split_name
-    from robustbench_dyn.models.loading import discover
+    from robustbench_dyn.models.loading import find_architecture
 
-    del plugins  # loaded while the options were read
-    architecture = discover().get(split_name(model)[0])
-    card = architecture.card
-    typer.echo(f"{card.name} {card.version} ({card.family}), from {architecture.origin}")
+    del plugins, trust  # heeded while the options were read
+    plugin, card = find_architecture(split_name(model)[0])
+    typer.echo(f"{card.name} {card.version} ({card.family}), from {plugin.origin}")
     typer.echo(card.summary)
     for title, values in (("properties", card.properties), ("sources", card.sources)):
         if values:
@@ -54,16 +63,24 @@ def train(
         int | None, typer.Option(help="Train on the first N examples only.")
     ] = None,
     plugins: Plugins = None,
+    trust: Trust = False,
+    limits: LimitsText = "",
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by its recipe; an interrupted training resumes."""
+    del trust  # heeded while the options were read
     from robustbench_dyn.cli.terminal import training_display
     from robustbench_dyn.models.architectures import split_name
-    from robustbench_dyn.models.loading import discover
-    from robustbench_dyn.training import loop, recipes
+    from robustbench_dyn.models.loading import discover, find_architecture
+    from robustbench_dyn.plugins import is_trusted
 
     del plugins  # loaded while the options were read
     name, variant = split_name(model)
+    plugin, _ = find_architecture(name)
+    if not is_trusted(plugin):
+        run_supervised(plugin.origin, parse_limits(limits))
+    from robustbench_dyn.training import loop, recipes
+
     architecture = discover().get(name)
     path = recipe or recipes.find_recipe(architecture, dataset, variant)
     config = recipes.read_recipe(path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import Norm, check_norm
+
+if TYPE_CHECKING:
+    from robustbench_dyn.isolation.limits import Limits
 
 
 def use_plugins(folders: list[Path] | None) -> list[Path] | None:
@@ -20,12 +24,36 @@ def use_plugins(folders: list[Path] | None) -> list[Path] | None:
     return folders
 
 
+def use_trust(trust: bool) -> bool:
+    """Let the code of plugins run inside this process, where the user says so."""
+    if trust:
+        from robustbench_dyn.plugins import trust_plugins
+
+        trust_plugins()
+    return trust
+
+
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
         "--plugins",
         help="A folder of plugins, or of one plugin; may be repeated.",
         callback=use_plugins,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run the code of plugins inside this process, where it can do all that you can.",
+        callback=use_trust,
+    ),
+]
+LimitsText = Annotated[
+    str,
+    typer.Option(
+        "--limits",
+        help="Of the process of a plugin: memory_gib=8,seconds_per_call=60,open_files=256.",
     ),
 ]
 Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT; see dynbench list models.")]
@@ -58,6 +86,19 @@ def parse_norm(text: str) -> Norm:
     """Return the norm of this name; raises InputError for any other name."""
     check_norm(text)
     return cast(Norm, text)
+
+
+def parse_limits(text: str) -> Limits:
+    """Parse NAME=NUMBER with commas; raises InputError for any other name or a bad number."""
+    from robustbench_dyn.isolation.limits import Limits
+    from robustbench_dyn.plugins import parse_names, unknown
+
+    (_, given), *more = parse_names(f"limits:{text}") if text else [("", {})]
+    known = [part.name for part in fields(Limits)]
+    for name in [*given, *(name for name, _ in more)]:
+        if name not in known:
+            raise InputError(unknown("limit", name, known))
+    return Limits(**given)
 
 
 def parse_batch_size(text: str) -> int | Literal["auto"]:

@@ -15,6 +15,7 @@ from robustbench_dyn.cli.options import (
     Plugins,
     StoreFile,
     TestSplit,
+    Trust,
     parse_norm,
 )
 
@@ -31,8 +32,10 @@ def plot_flow_(
     ] = "moons",
     n_examples: Annotated[int, typer.Option(help="Number of points.")] = 60,
     plugins: Plugins = None,
+    trust: Trust = False,
 ) -> None:
     """Draw a flow in the plane: trajectories, decision regions, certified balls, attacks."""
+    del trust  # heeded while the options were read
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
@@ -55,9 +58,11 @@ def plot_curves_(
     n_examples: NExamples = 100,
     store: StoreFile = Path("dynbench.sqlite"),
     plugins: Plugins = None,
+    trust: Trust = False,
     data_dir: DataDir = None,
 ) -> None:
     """Draw certified and empirical accuracy over eps, one bracket per model."""
+    del trust  # heeded while the options were read
     from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances

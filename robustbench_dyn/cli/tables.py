@@ -13,8 +13,11 @@ from robustbench_dyn import __version__
 from robustbench_dyn.cli.options import (
     AsJson,
     DataDir,
+    LimitsText,
     Plugins,
     StoreFile,
+    Trust,
+    parse_limits,
     print_error,
     require_store,
 )
@@ -34,6 +37,8 @@ def sweep_(
     store: StoreFile = Path("dynbench.sqlite"),
     as_json: AsJson = False,
     plugins: Plugins = None,
+    trust: Trust = False,
+    limits: LimitsText = "",
     data_dir: DataDir = None,
 ) -> None:
     """Evaluate models x data sets x threat models x seeds; resumes where it was stopped."""
@@ -49,6 +54,8 @@ def sweep_(
             workers=workers,
             device=device,
             plugins=tuple(plugins or ()),
+            trust=trust,
+            limits=parse_limits(limits),
             data_dir=data_dir,
             progress=progress,
         )

@@ -16,7 +16,6 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn import errors
-from robustbench_dyn.errors import ForeignCodeError, InputError
+from robustbench_dyn.errors import ForeignCodeError
 from robustbench_dyn.isolation.channel import (
     Channel,
     ChannelClosedError,
@@ -32,6 +31,7 @@ from robustbench_dyn.isolation.channel import (
     Message,
 )
 from robustbench_dyn.isolation.confinement import memory_in_use
+from robustbench_dyn.isolation.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -77,29 +77,6 @@ def reported() -> Iterator[None]:
         yield
     except ProcessEnded as end:
         raise ForeignCodeError(str(end)) from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What foreign code may take.
-
-    memory_gib: beyond what Python and torch take themselves. seconds_per_call: wall clock of one
-    pass, or of a proof of one example. open_files: descriptors.
-    Raises InputError for a limit that is no positive number.
-    """
-
-    memory_gib: float = 8.0
-    seconds_per_call: float = 60.0
-    open_files: int = 256
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 < value < 1e9 or (name == "open_files" and value < 32):
-                raise InputError(
-                    f"the limit {name}={value!r} makes no sense; give a positive number"
-                    + (", at least 32" if name == "open_files" else "")
-                )
 
 
 class ChildProcess:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from robustbench_dyn.errors import ForeignCodeError
 from robustbench_dyn.isolation.channel import Message
-from robustbench_dyn.isolation.process import ChildProcess, Limits, reported
+from robustbench_dyn.isolation.limits import Limits
+from robustbench_dyn.isolation.process import ChildProcess, reported
 
 if TYPE_CHECKING:
     from robustbench_dyn.plugins import Plugin, Weights

@@ -16,6 +16,7 @@ from robustbench_dyn.models.architectures import (
     weights_for,
 )
 from robustbench_dyn.plugins import (
+    Card,
     Entry,
     Lazy,
     Plugin,
@@ -30,7 +31,7 @@ from robustbench_dyn.plugins import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustbench_dyn.isolation.process import Limits
+    from robustbench_dyn.isolation.limits import Limits
     from robustbench_dyn.strict_yaml import Option
     from robustbench_dyn.threat_models import Norm
 
@@ -86,6 +87,18 @@ def import_architecture(plugin: Plugin) -> Architecture:
     )
 
 
+def find_architecture(name: str, plugin_folders: tuple[Path, ...] = ()) -> tuple[Plugin, Card]:
+    """Return the plugin whose architecture has this name, and its card, without importing it.
+
+    Raises RegistryError, with the nearest name, where there is none or it is broken.
+    """
+    entry = discover(plugin_folders).entry(name)
+    for plugin in find_plugins(*plugin_folders):
+        if plugin.name == name and plugin.card is not None and not plugin.problem:
+            return plugin, plugin.card
+    raise RegistryError(f"model {name!r} from {entry.origin} is broken: {entry.problem}")
+
+
 def build_model(
     architecture: Architecture,
     *,
@@ -129,34 +142,25 @@ def load_model(
     the weights file is not the one that the card names.
     """
     name, variant = split_name(model_name)
-    registry = discover(plugins)
-    plugin = _plugin_of(name, plugins)
-    if plugin is None or plugin.card is None or is_trusted(plugin):
-        architecture = registry.get(name)
+    plugin, card = find_architecture(name, plugins)
+    if is_trusted(plugin):
+        architecture = discover(plugins).get(name)
         weights = architecture.weights_for(dataset, norm or threat_model, variant)
         return load_weights(architecture, weights)
     from robustbench_dyn.models.identity import ModelIdentity  # noqa: PLC0415
     from robustbench_dyn.models.isolated import load_isolated  # noqa: PLC0415
 
-    weights = weights_for(plugin.card, dataset, norm or threat_model, variant)
+    weights = weights_for(card, dataset, norm or threat_model, variant)
     model = load_isolated(plugin, model_name, weights, plugins=plugins, limits=limits)
     model.identity = ModelIdentity(  # type: ignore[assignment]
         name=full_name(name, weights.variant),
-        family=plugin.card.family,
-        plugin_version=plugin.card.version,
+        family=card.family,
+        plugin_version=card.version,
         code_sha256=hash_code(plugin.folder),
         weights_sha256=weights.sha256,
         state_sha256=model.facts["state_sha256"],
     )
     return model
-
-
-def _plugin_of(name: str, folders: tuple[Path, ...]) -> Plugin | None:
-    """Return the plugin whose architecture has this name, if it can be used."""
-    for plugin in find_plugins(*folders):
-        if plugin.name == name and plugin.provides("architecture") and not plugin.problem:
-            return plugin
-    return None
 
 
 def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:

@@ -13,6 +13,7 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation.api import Evaluation
     from robustbench_dyn.evaluation.progress import Progress
+    from robustbench_dyn.isolation.limits import Limits
     from robustbench_dyn.results.spec import EvaluationSpec
     from robustbench_dyn.smoothing.statistics import Smoothing
 
@@ -40,6 +41,8 @@ class Shard:
     device: str = "cpu"
     threads: int = 1
     plugins: tuple[Path, ...] = ()
+    trust: bool = False
+    limits: Limits | None = None
     data_dir: Path | None = None
     smoothing: Smoothing | None = None
 
@@ -85,14 +88,16 @@ def run_shard(shard: Shard, store: Path, progress: Callable[[Progress], None] | 
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
     from robustbench_dyn.evaluation.api import evaluate_grid  # noqa: PLC0415
     from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
-    from robustbench_dyn.plugins import load_plugins  # noqa: PLC0415
+    from robustbench_dyn.plugins import load_plugins, trust_plugins  # noqa: PLC0415
     from robustbench_dyn.smoothing import evaluate_smoothed  # noqa: PLC0415
 
     torch.set_num_threads(shard.threads)
     load_plugins(*shard.plugins)
+    if shard.trust:
+        trust_plugins()
     data = load_dataset(shard.dataset, n_examples=shard.stop, data_dir=shard.data_dir)
     data = data.rows(shard.start, shard.stop)
-    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm)
+    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm, limits=shard.limits)
     threat_models = [ThreatModel(shard.norm, eps) for eps in shard.eps]
     common: dict[str, Any] = {
         "seed": shard.seed,

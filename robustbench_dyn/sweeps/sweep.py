@@ -16,9 +16,10 @@ from robustbench_dyn.certification.catalogue import named_certifiers
 from robustbench_dyn.datasets import dataset_info
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.api import finalise_run
-from robustbench_dyn.models.architectures import split_name
-from robustbench_dyn.models.loading import discover
-from robustbench_dyn.plugins import load_plugins
+from robustbench_dyn.isolation.limits import Limits
+from robustbench_dyn.models.architectures import split_name, weights_for
+from robustbench_dyn.models.loading import find_architecture
+from robustbench_dyn.plugins import load_plugins, trust_plugins
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
 from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml
@@ -108,21 +109,27 @@ def sweep(
     workers: int | None = None,
     device: str = "cpu",
     plugins: tuple[Path, ...] = (),
+    trust: bool = False,
+    limits: Limits | None = None,
     data_dir: Path | None = None,
     progress: Callable[[Event, int], None] | None = None,
 ) -> Outcome:
     """Run a sweep; verdicts that the store already holds are not computed again.
 
     workers: by default one per core, and never more than there are shards; the cores are divided
-    between them. progress: called with every event and the number of shards. Raises InputError,
-    before anything runs, for an unknown name, a bad eps or a combination that does not exist.
+    between them. trust and limits: of plugins' code, see load_plugins and load_model. progress:
+    called with every event and the number of shards. Raises InputError, before anything runs, for
+    an unknown name, a bad eps or a combination that does not exist.
     """
     if workers is not None and workers < 1:
         raise InputError(f"workers={workers} must be at least 1")
     run = ENGINES.get(engine)
     load_plugins(*plugins)
+    if trust:
+        trust_plugins()
     folders = tuple(folder.resolve() for folder in plugins)
     shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
+    shards = [replace(shard, trust=trust, limits=limits) for shard in shards]
     _check(config)
     workers = min(workers or _cores(), len(shards))
     shards = [replace(shard, threads=max(1, _cores() // workers)) for shard in shards]
@@ -176,7 +183,6 @@ def _split(
 
 
 def _check(config: Sweep) -> None:
-    registry = discover()
     infos = [dataset_info(name) for name in config.datasets]
     norms = [grid.norm for grid in config.threat_models]
     for (model, smoothing), n_examples in config.sizes.items():
@@ -186,9 +192,9 @@ def _check(config: Sweep) -> None:
                 f"only, and the sweep has {', '.join(norms)} only; add L2 or drop it"
             )
         name, variant = split_name(model)
-        architecture = registry.get(name)
+        _, card = find_architecture(name)
         for info in infos:
-            architecture.weights_for(info.name, variant=variant)
+            weights_for(card, info.name, variant=variant)
             if n_examples > info.sizes["test"]:
                 raise InputError(
                     f"n_examples={n_examples}, but {info.name} has {info.sizes['test']} "

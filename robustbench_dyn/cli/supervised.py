@@ -1,0 +1,76 @@
+"""Commands whose whole work is a plugin's own code: they run in a process with limits.
+
+`check` and `train` need the plugin's modules, classes and optimisers at hand. They are run a second
+time, in a process that trusts the plugin, and this one waits for its report.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import NoReturn
+
+from robustbench_dyn.errors import ForeignCodeError
+from robustbench_dyn.isolation.limits import Limits
+
+_REPORT = "DYNBENCH_REPORT"
+_CODE = "from robustbench_dyn.cli.supervised import main; main()"
+
+
+def run_supervised(origin: str, limits: Limits, *, seconds: float | None = None) -> NoReturn:
+    """Run the command of this process in another one, and exit as that one does.
+
+    origin: where its code comes from, for messages. seconds: that it may take; None for any time.
+    Raises ForeignCodeError where it ends without having come to its end, or takes too long.
+    """
+    reads, writes = os.pipe()
+    settings = f"{writes},{limits.memory_gib},{limits.open_files}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CODE, *sys.argv[1:], "--trust"],
+        env={**os.environ, _REPORT: settings},
+        pass_fds=(writes,),
+    )
+    os.close(writes)
+    with os.fdopen(reads, "rb") as report:
+        while True:
+            try:
+                process.wait(timeout=seconds)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise ForeignCodeError(
+                    f"the code of {origin} took more than {seconds:g} s; it was ended"
+                ) from None
+            except KeyboardInterrupt:
+                # The other process is interrupted as well, and says so.
+                seconds = 10
+        os.set_blocking(report.fileno(), False)
+        told = (report.read(16) or b"").decode(errors="replace")
+    if told.isdigit():
+        sys.exit(int(told))
+    code = process.returncode
+    how = f"with exit code {code}" if code >= 0 else f"by signal {-code}"
+    raise ForeignCodeError(
+        f"the code of {origin} ended its process {how} before the command had come to its end"
+    )
+
+
+def main() -> None:
+    """Run the command within limits, and report its exit code, unless foreign code exits first."""
+    report, memory, open_files = os.environ.pop(_REPORT).split(",")
+    os.set_inheritable(int(report), False)
+    # torch has taken its memory before the limit counts.
+    import torch  # noqa: F401
+
+    from robustbench_dyn import cli
+    from robustbench_dyn.isolation.confinement import limit_resources
+
+    taken = int(float(memory) * 2**30)
+    limit_resources(memory=taken, open_files=int(open_files), files_of=taken, address_space=False)
+    try:
+        cli.main()
+    except SystemExit as end:
+        os.write(int(report), str(end.code or 0).encode())
+        raise
