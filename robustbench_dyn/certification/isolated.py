@@ -19,6 +19,7 @@ from robustbench_dyn.errors import CertificateError, ForeignCodeError
 from robustbench_dyn.models.isolated import IsolatedModel
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
+_SERVICE = "evaluation.serving"
 # Preparing all certifiers of `auto` takes seconds on a small network.
 _LEAST_SECONDS_TO_PREPARE = 600.0
 
@@ -50,6 +51,7 @@ class PreparedInProcess(PreparedCertifier):
             "prove",
             about,
             {"x": x, "logits": logits},
+            service=_SERVICE,
             seconds=max(1, len(x)) * model.process.limits.seconds_per_call,
         )
         proof = _checked(answer.content, answer.tensors, x, logits)
@@ -90,7 +92,7 @@ def select_in_process(
         "strict_rounding": strict_rounding,
     }
     seconds = max(_LEAST_SECONDS_TO_PREPARE, model.process.limits.seconds_per_call)
-    told = model.call("select", about, {}, seconds=seconds).content
+    told = model.call("select", about, {}, service=_SERVICE, seconds=seconds).content
     try:
         there = _There(model, int(told["selection"]))
         ready = [_certifier(name, settings, named.certifiers) for name, settings in told["ready"]]

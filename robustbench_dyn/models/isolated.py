@@ -19,6 +19,7 @@ from robustbench_dyn.isolation.process import ChildProcess, reported
 if TYPE_CHECKING:
     from robustbench_dyn.plugins import Plugin, Weights
 
+_PASSES = "models.serving"
 _SERVICE = "evaluation.serving"
 # To import a plugin's libraries and to build its network.
 _LEAST_SECONDS_TO_LOAD = 120.0
@@ -63,6 +64,7 @@ class IsolatedModel(nn.Module):
         content: Mapping[str, Any],
         tensors: Mapping[str, Tensor],
         *,
+        service: str = _PASSES,
         seconds: float | None = None,
     ) -> Message:
         """Ask the process for something about this network; see ChildProcess.call."""
@@ -75,7 +77,7 @@ class IsolatedModel(nn.Module):
             "unused": unused,
         }
         return self.process.call(
-            f"{_SERVICE}:{function}", {**about, **content}, tensors, seconds=seconds
+            f"{service}:{function}", {**about, **content}, tensors, seconds=seconds
         )
 
     def no_longer_needed(self, graph: int) -> None:
