@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from robustbench_dyn.attacks import native, suites
+from robustbench_dyn.attacks import isolated, native, suites
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.external import autoattack, torchattacks
 from robustbench_dyn.attacks.suites import Suite
@@ -28,7 +28,9 @@ ATTACKS: Registry[type[Attack]] = Registry(
         for module in (torchattacks, native, autoattack)
         for kind in module.ATTACKS
     ],
-    from_plugins=from_plugins("attacks", subclass_of(Attack)),
+    from_plugins=from_plugins(
+        "attacks", subclass_of(Attack), of_foreign=isolated.of_foreign_plugin
+    ),
 )
 SUITES: Registry[Suite] = Registry(
     "suite of attacks",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from robustbench_dyn.certification import isolated
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.plugins import Entry, Registry, from_plugins, parse_names, subclass_of
@@ -12,6 +13,8 @@ from robustbench_dyn.threat_models import Norm
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from robustbench_dyn.models.isolated import IsolatedModel
 
 AnyCertifier = Certifier[Any]
 
@@ -31,7 +34,9 @@ CERTIFIERS: Registry[type[AnyCertifier]] = Registry(
     "certifier",
     [Entry(name, f"{_PACKAGE}.{target}") for name, target in _BUILT_IN.items()],
     hint="auto, none, or ",
-    from_plugins=from_plugins("certifiers", subclass_of(Certifier)),
+    from_plugins=from_plugins(
+        "certifiers", subclass_of(Certifier), of_foreign=isolated.of_foreign_plugin
+    ),
 )
 
 
@@ -146,7 +151,11 @@ def select_certifiers(
     Raises InputError for an unknown name or one that does not support the norm, CertificateError
     where a certifier that was given cannot treat model.
     """
+    from robustbench_dyn.models.isolated import IsolatedModel  # noqa: PLC0415
+
     named = named_certifiers(spec)
+    if isinstance(model, IsolatedModel):
+        return _select_in_process(named, model, input_shape, norm, strict_rounding)
     given = {
         certifier.name: _prepare(certifier, model, input_shape, norm, strict_rounding)
         for certifier in named.certifiers
@@ -154,6 +163,41 @@ def select_certifiers(
     if not named.auto:
         return Selection(list(given.values()), {}, [])
     return _choose(model, input_shape, norm, given, strict_rounding)
+
+
+def _select_in_process(
+    named: NamedCertifiers,
+    model: IsolatedModel,
+    input_shape: tuple[int, ...],
+    norm: Norm,
+    strict_rounding: bool,
+) -> Selection:
+    """Select for a model in another process; raise CertificateError for an object of this one."""
+    for certifier in named.certifiers:
+        name = certifier.name
+        if name not in CERTIFIERS or type(certifier) is not CERTIFIERS.get(name):
+            raise CertificateError(
+                f"certifier {name!r} is an object of this process, and the model runs in another "
+                "one; give a certifier by name, or trust the model's plugin"
+            )
+    told = isolated.prepare_in_process(
+        model,
+        named.certifiers,
+        input_shape,
+        norm,
+        auto=named.auto,
+        strict_rounding=strict_rounding,
+    )
+    ready = list[PreparedCertifier]()
+    for name, settings in told.ready:
+        wanted = next((c for c in named.certifiers if c.name == name), None)
+        if wanted is None and name not in _BUILT_IN:
+            raise CertificateError(f"the model's process prepared {name!r}, which nobody wanted")
+        certifier = wanted or CERTIFIERS.create(name)
+        if certifier.settings() != settings:
+            raise CertificateError(f"the model's process prepared {name!r} with other settings")
+        ready.append(isolated.PreparedInProcess(certifier, told.there))
+    return Selection(ready, told.not_applicable, told.crashed)
 
 
 def _prepare(

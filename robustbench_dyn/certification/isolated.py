@@ -1,23 +1,26 @@
-"""Certifiers of a network in another process: they read its module, and so they run there."""
+"""Certifiers in another process: they read the module of a model, and so they run where it is.
+
+A foreign model is in a process of its own, with its certifiers. A certifier of a plugin that is not
+trusted is in a process, too; a model that ships is loaded there a second time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import field, make_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field
 
-from robustbench_dyn.certification.base import Certifier, PreparedCertifier, Proof
-from robustbench_dyn.certification.catalogue import (
-    CERTIFIERS,
-    Selection,
-    Spec,
-    named_certifiers,
-)
+from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier, Proof
 from robustbench_dyn.errors import CertificateError, ForeignCodeError
-from robustbench_dyn.models.isolated import IsolatedModel
+from robustbench_dyn.plugins import Entry, FactsOfStage, Plugin, StandIn, stand_ins
 from robustbench_dyn.threat_models import Norm, ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from robustbench_dyn.models.isolated import IsolatedModel
 
 _SERVICE = "evaluation.serving"
 # Preparing all certifiers of `auto` takes seconds on a small network.
@@ -52,7 +55,7 @@ class PreparedInProcess(PreparedCertifier):
             about,
             {"x": x, "logits": logits},
             service=_SERVICE,
-            seconds=max(1, len(x)) * model.process.limits.seconds_per_call,
+            n_examples=len(x),
         )
         proof = _checked(answer.content, answer.tensors, x, logits)
         predicted = logits.argmax(dim=1) == y
@@ -61,65 +64,135 @@ class PreparedInProcess(PreparedCertifier):
         )
 
 
-def select_in_process(
-    spec: Spec,
-    model: nn.Module,
-    input_shape: tuple[int, ...],
+class Prepared(NamedTuple):
+    """What a process has prepared: names with settings; and, as of Selection, what it has not."""
+
+    there: _There
+    ready: list[tuple[str, dict[str, Any]]]
+    not_applicable: dict[str, str]
+    crashed: list[str]
+
+
+def prepare_in_process(
+    model: IsolatedModel,
+    certifiers: Iterable[Certifier[Any]],
+    input_shape: Sequence[int],
     norm: Norm,
     *,
+    auto: bool = False,
     strict_rounding: bool = False,
-) -> Selection:
-    """Do what catalogue.select_certifiers does, in the process of an IsolatedModel.
+) -> Prepared:
+    """Prepare certifiers, and those of `auto`, in the process of a model; they have names there.
 
-    Raises CertificateError for a certifier object whose class has no name there.
+    Raises what catalogue.select_certifiers raises, ForeignCodeError where the answer makes no
+    sense.
     """
-    if not isinstance(model, IsolatedModel):
-        raise TypeError(f"{type(model).__name__} is in this process")
-    named = named_certifiers(spec)
-    for certifier in named.certifiers:
-        if certifier.name not in CERTIFIERS or type(certifier) is not CERTIFIERS.get(
-            certifier.name
-        ):
-            raise CertificateError(
-                f"certifier {certifier.name!r} is an object of this process, and the model "
-                "runs in another one; give a certifier by name, or trust the model's plugin"
-            )
     about = {
-        "auto": named.auto,
-        "certifiers": [[c.name, c.settings()] for c in named.certifiers],
+        "auto": auto,
+        "certifiers": [[c.name, c.settings()] for c in certifiers],
         "input_shape": list(input_shape),
         "norm": norm,
         "strict_rounding": strict_rounding,
     }
-    seconds = max(_LEAST_SECONDS_TO_PREPARE, model.process.limits.seconds_per_call)
-    told = model.call("select", about, {}, service=_SERVICE, seconds=seconds).content
+    told = model.call("select", about, {}, service=_SERVICE, least=_LEAST_SECONDS_TO_PREPARE)
     try:
-        there = _There(model, int(told["selection"]))
-        ready = [_certifier(name, settings, named.certifiers) for name, settings in told["ready"]]
-        reasons = {str(name): str(reason) for name, reason in told["not_applicable"].items()}
-        crashed = [str(name) for name in told["crashed"] if name in reasons]
+        facts = told.content
+        reasons = {str(name): str(reason) for name, reason in facts["not_applicable"].items()}
+        return Prepared(
+            _There(model, int(facts["selection"])),
+            [(str(name), dict(settings)) for name, settings in facts["ready"]],
+            reasons,
+            [str(name) for name in facts["crashed"] if name in reasons],
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ForeignCodeError(
             f"{model.process.who} names certifiers in a way that makes no sense: {error}"
         ) from error
-    return Selection([PreparedInProcess(c, there) for c in ready], reasons, crashed)
 
 
-def _certifier(
-    name: str, settings: Mapping[str, Any], given: tuple[Certifier[Any], ...]
-) -> Certifier[Any]:
-    """Return the certifier that was prepared: one that was given, or a default one of `auto`."""
-    wanted = next((c for c in given if c.name == name), None)
-    certifier = wanted or CERTIFIERS.create(name)
-    if certifier.settings() != dict(settings):
-        raise ValueError(f"{name} has other settings than were asked for")
-    return certifier
+def of_foreign_plugin(plugin: Plugin) -> Iterator[Entry]:
+    """Yield an Entry for each certifier of an untrusted plugin."""
+    return stand_ins(plugin, "certifiers", FactsOfCertifier, _make)
+
+
+def facts_of(kind: type[Certifier[Any]]) -> dict[str, Any]:
+    """Return what a stand-in must know of a certifier, as JSON can say it."""
+    names = set(FactsOfCertifier.model_fields) - {"norms", "settings", "phase"}
+    return {
+        **{name: getattr(kind, name) for name in names},
+        "norms": sorted(kind.norms),
+        "phase": kind.phase.value,
+        "settings": kind().settings(),
+    }
+
+
+class FactsOfCertifier(FactsOfStage):
+    """What a process says of a certifier; see certification.base.Certifier."""
+
+    phase: Phase = Field(default=Phase.BEFORE_ATTACKS)
+    deterministic: bool = True
+    radii_from_l2: bool = False
+    measures_rounding: bool = False
+
+
+class IsolatedCertifier(Certifier[Any], StandIn):
+    """The base of the stand-ins; the state is the certifier, prepared in the process."""
+
+    name: ClassVar[str] = "isolated"
+    description: ClassVar[str] = ""
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
+    ) -> Any:
+        """Load the model in a process, and prepare the certifier there.
+
+        Raises CertificateError for a model that does not ship, since no process can load it.
+        """
+        from robustbench_dyn.models.isolated import load_again
+
+        there = load_again(model)
+        if there is None:
+            raise CertificateError(
+                f"certifier {self.name!r} is code from outside of this package, and reads the "
+                "module of this model, which no other process can load; give --trust (in Python: "
+                "load_plugins(FOLDER, trust=True)) to run it inside this one"
+            )
+        norm = "L2" if "L2" in self.norms else min(self.norms)
+        prepared = prepare_in_process(
+            there, [self], input_shape, norm, strict_rounding=strict_rounding
+        )
+        return PreparedInProcess(self, prepared.there)
+
+    def prove(
+        self, state: Any, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
+    ) -> Proof:
+        """Return the Proof of the process; see certification.isolated."""
+        proof: Proof = state.prove(x, logits, y, threat_model)
+        return proof
+
+
+def _make(plugin: Plugin, facts: FactsOfCertifier) -> type[Certifier[Any]]:
+    known = {name: getattr(facts, name) for name in FactsOfCertifier.model_fields}
+    settings = [
+        (name, type(default), field(default=default))
+        for name, default in known.pop("settings").items()
+    ]
+    return make_dataclass(
+        facts.name,
+        settings,
+        bases=(IsolatedCertifier,),
+        namespace={**known, "plugin": plugin},
+        frozen=True,
+        kw_only=True,
+    )
 
 
 def _checked(
     content: Mapping[str, Any], tensors: Mapping[str, Tensor], x: Tensor, logits: Tensor
 ) -> Proof:
     """Return a Proof of tensors that have the types, shapes and ranges of one."""
+    import torch
+
     radii, passes = tensors.get("class_radii"), content.get("forward_passes")
     if radii is None or radii.dtype != torch.float64 or radii.shape != logits.shape:
         raise RuntimeError("the process returned no radii, (batch, classes) in float64")

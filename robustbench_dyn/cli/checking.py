@@ -10,10 +10,9 @@ import typer
 
 from robustbench_dyn.cli.options import (
     DataDir,
-    LimitsText,
+    Limited,
     Plugins,
     Trust,
-    parse_limits,
     print_error,
 )
 from robustbench_dyn.cli.supervised import run_supervised
@@ -59,7 +58,7 @@ def check(
     ] = None,
     plugins: Plugins = None,
     trust: Trust = False,
-    limits: LimitsText = "",
+    limits: Limited = "",
     data_dir: DataDir = None,
 ) -> None:
     """Test the contract of a model, attack, certifier, data set or operation.
@@ -67,10 +66,12 @@ def check(
     Of a model: each property that it claims, on data, random and searched points, in float64. Of
     the others: each rule, with a negative control, a counterpart that breaks the rule on purpose.
     """
-    del plugins, trust  # heeded while the options were read
+    del plugins, trust, limits  # heeded while the options were read
+    from robustbench_dyn.plugins import limits_in_use
+
     foreign = _untrusted(name)
     if foreign:
-        run_supervised(foreign, parse_limits(limits), seconds=_LONGEST)
+        run_supervised(foreign, limits_in_use(), seconds=_LONGEST)
     options = ArchitectureOptions(dataset, n_examples, keep)
     broken = list[str]()
     for subject in _subjects(name):

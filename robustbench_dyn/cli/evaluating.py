@@ -17,7 +17,7 @@ from robustbench_dyn.cli.options import (
     Certifiers,
     DataDir,
     Device,
-    LimitsText,
+    Limited,
     Model,
     NExamples,
     NormName,
@@ -28,7 +28,6 @@ from robustbench_dyn.cli.options import (
     check_device,
     check_export,
     parse_batch_size,
-    parse_limits,
     parse_norm,
 )
 from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
@@ -72,11 +71,11 @@ def run(
     ] = False,
     plugins: Plugins = None,
     trust: Trust = False,
-    limits: LimitsText = "",
+    limits: Limited = "",
     data_dir: DataDir = None,
 ) -> None:
     """Attack and certify a model: each test example ends certified, broken or undecided."""
-    del trust  # heeded while the options were read
+    del trust, limits  # heeded while the options were read
     from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.api import evaluate_grid
@@ -89,9 +88,7 @@ def run(
     check_export(export)
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
-    network = load_model(
-        model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()), limits=parse_limits(limits)
-    )
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         evaluations = evaluate_grid(
             network,
@@ -151,11 +148,11 @@ def smooth(
     as_json: AsJson = False,
     plugins: Plugins = None,
     trust: Trust = False,
-    limits: LimitsText = "",
+    limits: Limited = "",
     data_dir: DataDir = None,
 ) -> None:
     """Certify and attack the smoothed classifier of a model (randomised smoothing)."""
-    del trust  # heeded while the options were read
+    del trust, limits  # heeded while the options were read
     from robustbench_dyn.smoothing.statistics import Smoothing
 
     # Checked before the heavy imports, so that invalid options fail at once.
@@ -171,9 +168,7 @@ def smooth(
         check_export_path(export, (".tsv",))
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
-    network = load_model(
-        model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()), limits=parse_limits(limits)
-    )
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         smoothed = evaluate_smoothed(
             network,
@@ -218,11 +213,11 @@ def curve(
     as_json: AsJson = False,
     plugins: Plugins = None,
     trust: Trust = False,
-    limits: LimitsText = "",
+    limits: Limited = "",
     data_dir: DataDir = None,
 ) -> None:
     """Bracket the robust accuracy over eps, with a minimum-norm attack and certifiers."""
-    del trust  # heeded while the options were read
+    del trust, limits  # heeded while the options were read
     from robustbench_dyn.cli.terminal import plain_table, progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
@@ -236,9 +231,7 @@ def curve(
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     for value in radii or []:
         ThreatModel(norm, value).check_input_shape(tuple(data.x.shape[1:]))
-    network = load_model(
-        model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()), limits=parse_limits(limits)
-    )
+    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         evaluation = evaluate_distances(
             network,

@@ -10,11 +10,10 @@ import typer
 from robustbench_dyn.cli.options import (
     DataDir,
     Device,
-    LimitsText,
+    Limited,
     Plugins,
     Trust,
     check_device,
-    parse_limits,
 )
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
@@ -64,21 +63,20 @@ def train(
     ] = None,
     plugins: Plugins = None,
     trust: Trust = False,
-    limits: LimitsText = "",
+    limits: Limited = "",
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by its recipe; an interrupted training resumes."""
-    del trust  # heeded while the options were read
     from robustbench_dyn.cli.terminal import training_display
     from robustbench_dyn.models.architectures import split_name
     from robustbench_dyn.models.loading import discover, find_architecture
-    from robustbench_dyn.plugins import is_trusted
+    from robustbench_dyn.plugins import is_trusted, limits_in_use
 
-    del plugins  # loaded while the options were read
+    del plugins, trust, limits  # heeded while the options were read
     name, variant = split_name(model)
     plugin, _ = find_architecture(name)
     if not is_trusted(plugin):
-        run_supervised(plugin.origin, parse_limits(limits))
+        run_supervised(plugin.origin, limits_in_use())
     from robustbench_dyn.training import loop, recipes
 
     architecture = discover().get(name)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.threat_models import Norm, check_norm
-
-if TYPE_CHECKING:
-    from robustbench_dyn.isolation.limits import Limits
 
 
 def use_plugins(folders: list[Path] | None) -> list[Path] | None:
@@ -33,6 +31,21 @@ def use_trust(trust: bool) -> bool:
     return trust
 
 
+def use_limits(text: str) -> str:
+    """Limit the processes of plugins by NAME=NUMBER with commas; raises InputError otherwise."""
+    if not text:
+        return text
+    from robustbench_dyn.plugins import limit_plugins, parse_names, unknown
+
+    (_, given), *more = parse_names(f"limits:{text}")
+    known = [part.name for part in fields(Limits)]
+    for name in [*given, *(name for name, _ in more)]:
+        if name not in known:
+            raise InputError(unknown("limit", name, known))
+    limit_plugins(Limits(**given))
+    return text
+
+
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
@@ -49,11 +62,12 @@ Trust = Annotated[
         callback=use_trust,
     ),
 ]
-LimitsText = Annotated[
+Limited = Annotated[
     str,
     typer.Option(
         "--limits",
-        help="Of the process of a plugin: memory_gib=8,seconds_per_call=60,open_files=256.",
+        help="Of a plugin's process: memory_gib=8,seconds_per_call=60,open_files=256.",
+        callback=use_limits,
     ),
 ]
 Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT; see dynbench list models.")]
@@ -86,19 +100,6 @@ def parse_norm(text: str) -> Norm:
     """Return the norm of this name; raises InputError for any other name."""
     check_norm(text)
     return cast(Norm, text)
-
-
-def parse_limits(text: str) -> Limits:
-    """Parse NAME=NUMBER with commas; raises InputError for any other name or a bad number."""
-    from robustbench_dyn.isolation.limits import Limits
-    from robustbench_dyn.plugins import parse_names, unknown
-
-    (_, given), *more = parse_names(f"limits:{text}") if text else [("", {})]
-    known = [part.name for part in fields(Limits)]
-    for name in [*given, *(name for name, _ in more)]:
-        if name not in known:
-            raise InputError(unknown("limit", name, known))
-    return Limits(**given)
 
 
 def parse_batch_size(text: str) -> int | Literal["auto"]:

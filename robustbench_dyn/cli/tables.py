@@ -13,11 +13,10 @@ from robustbench_dyn import __version__
 from robustbench_dyn.cli.options import (
     AsJson,
     DataDir,
-    LimitsText,
+    Limited,
     Plugins,
     StoreFile,
     Trust,
-    parse_limits,
     print_error,
     require_store,
 )
@@ -38,13 +37,15 @@ def sweep_(
     as_json: AsJson = False,
     plugins: Plugins = None,
     trust: Trust = False,
-    limits: LimitsText = "",
+    limits: Limited = "",
     data_dir: DataDir = None,
 ) -> None:
     """Evaluate models x data sets x threat models x seeds; resumes where it was stopped."""
     from robustbench_dyn.cli.terminal import sweep_display, sweep_table
+    from robustbench_dyn.plugins import limits_in_use
     from robustbench_dyn.sweeps.sweep import read_sweep, sweep
 
+    del limits  # heeded while the options were read
     config = read_sweep(file)
     with sweep_display(enabled=not as_json) as progress:
         outcome = sweep(
@@ -55,7 +56,7 @@ def sweep_(
             device=device,
             plugins=tuple(plugins or ()),
             trust=trust,
-            limits=parse_limits(limits),
+            limits=limits_in_use(),
             data_dir=data_dir,
             progress=progress,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_dyn.datasets import cifar10, digits, fashion_mnist, mnist, toys
+from robustbench_dyn.datasets import cifar10, digits, fashion_mnist, isolated, mnist, toys
 from robustbench_dyn.datasets.dataset import SPLITS, Dataset, DatasetInfo, RawSplit, Split
 from robustbench_dyn.errors import InputError, IntegrityError
 from robustbench_dyn.plugins import Entry, Registry, from_plugins
@@ -32,7 +32,7 @@ DATASETS: Registry[DatasetInfo] = Registry(
             toys.SPIRALS,
         )
     ),
-    from_plugins=from_plugins("datasets", _check_type),
+    from_plugins=from_plugins("datasets", _check_type, of_foreign=isolated.of_foreign_plugin),
 )
 
 

@@ -16,7 +16,6 @@ from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.catalogue import SUITES, resolve_attacks
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
 from robustbench_dyn.certification.catalogue import select_certifiers
-from robustbench_dyn.certification.isolated import select_in_process
 from robustbench_dyn.certification.network.operations import OPERATIONS
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
@@ -86,8 +85,7 @@ class NetworkPlan:
             self._attacks = resolve_attacks(
                 attacks, norm, model.n_classes, has_surrogates=surrogates
             )
-            select = select_in_process if isinstance(network, IsolatedModel) else select_certifiers
-            selection = select(
+            selection = select_certifiers(
                 certifiers,
                 network,
                 tuple(dataset.x.shape[1:]),

@@ -5,23 +5,94 @@ Each function takes the state that earlier calls have left, and a message; it re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from robustbench_dyn.attacks import isolated as attacks
+from robustbench_dyn.attacks.catalogue import ATTACKS
+from robustbench_dyn.attacks.problem import AttackProblem
+from robustbench_dyn.certification import isolated as certifiers
 from robustbench_dyn.certification.base import PreparedCertifier
 from robustbench_dyn.certification.catalogue import CERTIFIERS, select_certifiers
+from robustbench_dyn.datasets import DATASETS
+from robustbench_dyn.datasets import isolated as datasets
 from robustbench_dyn.isolation.channel import Message
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.identity import hash_tensors
+from robustbench_dyn.models.isolated import IsolatedModel
 from robustbench_dyn.models.loading import import_architecture, load_weights
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.models.serving import State, part_of, serve
-from robustbench_dyn.plugins import Weights, load_plugins, read_plugin
+from robustbench_dyn.plugins import Kind, Registry, Weights, load_plugins, read_plugin
 from robustbench_dyn.threat_models import ThreatModel
+
+
+def use(_state: State, message: Message) -> Message:
+    """Use the plugins in folders, inside this process."""
+    load_plugins(*message.content["folders"], trust=True)
+    return Message("used")
+
+
+def describe(_state: State, message: Message) -> Message:
+    """Say what the plugin in a folder brings, by kind: the facts, or the problem, of each thing."""
+    folder = Path(message.content["folder"])
+    registries: dict[Kind, tuple[Registry[Any], Callable[[Any], dict[str, Any]]]] = {
+        "attacks": (ATTACKS, attacks.facts_of),
+        "certifiers": (CERTIFIERS, certifiers.facts_of),
+        "datasets": (DATASETS, datasets.facts_of),
+    }
+    found = dict[str, list[dict[str, Any]]]()
+    for kind, (registry, facts_of) in registries.items():
+        of_plugin = [
+            entry
+            for entry in registry.entries().values()
+            if entry.origin == read_plugin(folder, f"the folder {folder}").origin
+        ]
+        found[kind] = [
+            {"name": entry.name, "problem": entry.problem}
+            if entry.problem
+            else {"facts": facts_of(registry.get(entry.name))}
+            for entry in of_plugin
+        ]
+    return Message("described", found)
+
+
+def load_raw(_state: State, message: Message) -> Message:
+    """Read a split of a data set that a plugin brings."""
+    about = message.content
+    folder = Path(about["data_dir"]) if about["data_dir"] else None
+    raw = DATASETS.get(about["dataset"]).load_raw(about["split"], folder)
+    tensors = {"x": torch.from_numpy(raw.x.copy()), "y": torch.from_numpy(raw.y.copy())}
+    return Message("read", {"white": raw.white}, tensors)
+
+
+def perturb(state: State, message: Message) -> Message:
+    """Run an attack that a plugin brings; it asks the other process for logits and gradients."""
+    about, tensors = message.content, message.tensors
+    attack = ATTACKS.create(about["attack"], about["settings"])
+    surrogates: dict[str, Any] = {name: {} for name in about["surrogates"]}
+    torch.set_rng_state(tensors["random_state"])
+    candidates = attack.perturb(
+        AttackProblem(
+            model=IsolatedModel(state["asking"], {"surrogates": surrogates}),
+            x=tensors["x"],
+            y=tensors["y"],
+            threat_model=ThreatModel(about["norm"], about["eps"]),
+            seed=about["seed"],
+            n_classes=about["n_classes"],
+            batch_size=about["batch_size"],
+            class_radii=tensors["class_radii"],
+        )
+    )
+    return Message(
+        "searched", {}, {"candidates": candidates.detach(), "random_state": torch.get_rng_state()}
+    )
 
 
 def load(state: State, message: Message) -> Message:

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustbench_dyn import errors
+
 _LENGTH = struct.Struct("!Q")
 _MOST_JSON = 4 * 2**20
 _MOST_TENSORS = 64
@@ -39,6 +41,27 @@ _DTYPES = {
         torch.int64,
     )
 }
+_LONGEST_ERROR = 2000
+# Errors that keep their type on the way here; all others become a RuntimeError.
+_ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.InputError,
+        errors.ShapeError,
+        errors.IntegrityError,
+        errors.RegistryError,
+        errors.CertificateError,
+        errors.DataUnavailableError,
+        MemoryError,
+        torch.cuda.OutOfMemoryError,
+        NotImplementedError,
+        ValueError,
+        TypeError,
+    )
+}
+
+# The name of a message that asks something in return, and of one that tells of an error.
+ASKS, FAILED = "asks", "error"
 
 
 class ChannelClosedError(Exception):
@@ -56,6 +79,20 @@ class Message:
     name: str
     content: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def as_message(error: Exception) -> Message:
+    """Tell of an error: its type by name, and its text."""
+    return Message(FAILED, {"type": type(error).__name__, "message": str(error)[:_LONGEST_ERROR]})
+
+
+def as_exception(message: Message) -> Exception:
+    """Return the error that a message tells of; of an unknown type, a RuntimeError."""
+    kind, text = (str(message.content.get(key, "")) for key in ("type", "message"))
+    known = _ERRORS.get(kind)
+    if known is not None:
+        return known(text)
+    return RuntimeError(text if kind == "RuntimeError" else f"{kind}: {text}")
 
 
 class Channel:

@@ -17,10 +17,15 @@ from typing import Any
 
 import torch
 
-from robustbench_dyn.isolation.channel import Channel, ChannelClosedError, Message
+from robustbench_dyn.isolation.asking import Asking
+from robustbench_dyn.isolation.channel import (
+    Channel,
+    ChannelClosedError,
+    Message,
+    as_message,
+)
 from robustbench_dyn.isolation.confinement import confine, end_with_parent, limit_resources
 
-_LONGEST_ERROR = 2000
 _PACKAGE = "robustbench_dyn"
 
 # What a function that is called gets: what earlier calls have left here, and the message.
@@ -33,7 +38,7 @@ def main(connection: int, reads: int, writes: int) -> None:
     channel = Channel(
         socket.socket(fileno=connection), reads=reads, writes=writes, most_bytes=2**62
     )
-    state: State = {}
+    state: State = {"asking": Asking(channel)}
     while True:
         try:
             channel.send(_answer(state, channel.receive()))
@@ -50,8 +55,7 @@ def _answer(state: State, message: Message) -> Message:
         return service(state, message)
     # Foreign code may raise anything; SystemExit and KeyboardInterrupt end this process.
     except Exception as error:
-        told = {"type": type(error).__name__, "message": str(error)[:_LONGEST_ERROR]}
-        return Message("error", told)
+        return as_message(error)
 
 
 def _start(settings: Mapping[str, Any]) -> Message:

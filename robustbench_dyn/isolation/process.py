@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_dyn import errors
 from robustbench_dyn.errors import ForeignCodeError
 from robustbench_dyn.isolation.channel import (
+    ASKS,
+    FAILED,
     Channel,
     ChannelClosedError,
     MalformedMessageError,
     Message,
+    as_exception,
+    as_message,
 )
 from robustbench_dyn.isolation.confinement import memory_in_use
 from robustbench_dyn.isolation.limits import Limits
@@ -43,23 +46,6 @@ _LEAST_SECONDS_TO_START = 120.0
 _SHOWN = 300
 # What the environment may tell to foreign code; it may hold passwords besides.
 _ENVIRONMENT = ("PATH", "LANG", "LC_", "LD_LIBRARY_PATH", "OMP_", "MKL_", "GOMP_", "KMP_", "CUDA_")
-# Errors that keep their type on the way here; all others become a RuntimeError.
-_ERRORS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (
-        errors.InputError,
-        errors.ShapeError,
-        errors.IntegrityError,
-        errors.RegistryError,
-        errors.CertificateError,
-        errors.DataUnavailableError,
-        MemoryError,
-        torch.cuda.OutOfMemoryError,
-        NotImplementedError,
-        ValueError,
-        TypeError,
-    )
-}
 
 
 class ProcessEnded(BaseException):
@@ -148,11 +134,14 @@ class ChildProcess:
         tensors: Mapping[str, Tensor] | None = None,
         *,
         seconds: float | None = None,
+        answering: Callable[[Message], Message] | None = None,
     ) -> Message:
         """Ask for something, as "module:function" of this package, and wait for the answer.
 
-        seconds: that it may take, by default seconds_per_call. Raises what the function raised:
-        an error of this package, MemoryError and the like as themselves, any other as RuntimeError.
+        seconds: that it may take, by default seconds_per_call. answering: answers what the process
+        asks in return, before its own answer; each wait has its own time. Raises what the function
+        raised: an error of this package, MemoryError and the like as themselves, any other as
+        RuntimeError.
         Raises ProcessEnded where the process ends, takes too long or too much, or answers what is
         no answer; it is killed then, and every further call raises the same.
         """
@@ -164,6 +153,10 @@ class ChildProcess:
                 self._channel.send(Message(name, content or {}, tensors or {}))
                 self._wait(name, limit)
                 answer = self._channel.receive()
+                while answer.name == ASKS and answering is not None:
+                    self._channel.send(_answered(answering, answer))
+                    self._wait(name, limit)
+                    answer = self._channel.receive()
             except ChannelClosedError:
                 raise self._end_of_process(name) from None
             except MalformedMessageError as error:
@@ -173,9 +166,14 @@ class ChildProcess:
                 self._ended = self._ended or f"a call of {self.who} was interrupted"
                 self.close()
                 raise
-        if answer.name == "error":
-            raise _error(answer.content)
+        if answer.name == FAILED:
+            raise as_exception(answer)
         return answer
+
+    @property
+    def seconds_per_call(self) -> float:
+        """What one call may take."""
+        return self.limits.seconds_per_call
 
     def close(self) -> None:
         """End the process, and remove what it has left behind."""
@@ -223,6 +221,14 @@ class ChildProcess:
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def _answered(answering: Callable[[Message], Message], question: Message) -> Message:
+    try:
+        return answering(question)
+    # It is raised there, and comes back from there.
+    except Exception as error:
+        return as_message(error)
+
+
 def _end(
     process: subprocess.Popen[bytes],
     connection: socket.socket,
@@ -239,14 +245,6 @@ def _end(
     for file in files:
         os.close(file)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _error(content: Mapping[str, Any]) -> Exception:
-    kind, message = str(content.get("type", "")), str(content.get("message", ""))
-    known = _ERRORS.get(kind)
-    if known is not None:
-        return known(message)
-    return RuntimeError(message if kind == "RuntimeError" else f"{kind}: {message}")
 
 
 def _shared_file(name: str) -> int:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.errors import ForeignCodeError
+from robustbench_dyn.isolation.asking import Asking
 from robustbench_dyn.isolation.channel import Message
-from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.isolation.process import ChildProcess, reported
+from robustbench_dyn.plugins import find_plugins, folders_in_use, limits_in_use
 
 if TYPE_CHECKING:
     from robustbench_dyn.plugins import Plugin, Weights
@@ -34,7 +35,9 @@ class IsolatedModel(nn.Module):
     network: `parameters`, how many; `lipschitz_bound`, or None.
     """
 
-    def __init__(self, process: ChildProcess, facts: Mapping[str, Any], part: str = "") -> None:
+    def __init__(
+        self, process: ChildProcess | Asking, facts: Mapping[str, Any], part: str = ""
+    ) -> None:
         super().__init__()
         self.process, self.facts, self.part = process, facts, part
         self.training = False
@@ -65,9 +68,13 @@ class IsolatedModel(nn.Module):
         tensors: Mapping[str, Tensor],
         *,
         service: str = _PASSES,
-        seconds: float | None = None,
+        n_examples: int = 1,
+        least: float = 0.0,
     ) -> Message:
-        """Ask the process for something about this network; see ChildProcess.call."""
+        """Ask the process for something about this network; see ChildProcess.call.
+
+        n_examples: each may take the time of a call. least: seconds that it may take at least.
+        """
         unused, self._unused = self._unused, []
         device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
         about = {
@@ -76,6 +83,7 @@ class IsolatedModel(nn.Module):
             "device": str(device),
             "unused": unused,
         }
+        seconds = max(least, n_examples * self.process.seconds_per_call)
         return self.process.call(
             f"{service}:{function}", {**about, **content}, tensors, seconds=seconds
         )
@@ -126,17 +134,17 @@ def load_isolated(
     weights: Weights,
     *,
     plugins: Iterable[Path] = (),
-    limits: Limits | None = None,
     gpu: bool = False,
 ) -> IsolatedModel:
     """Return a foreign architecture with its trained weights, in a process of its own.
 
-    plugins: folders whose code the process may run besides. Raises what loading.load_weights
-    raises, and ForeignCodeError where the process ends.
+    plugins: folders whose code the process may run, besides those in use. Raises what
+    loading.load_weights raises, and ForeignCodeError where the process ends.
     """
     who = f"model {model_name!r} from {plugin.origin}"
-    folders = [plugin.folder, *(Path(folder).resolve() for folder in plugins)]
-    process = ChildProcess(who, limits=limits or Limits(), reads=folders, gpu=gpu)
+    more = (Path(folder).resolve() for folder in plugins)
+    folders = list(dict.fromkeys([plugin.folder, *folders_in_use(), *more]))
+    process = ChildProcess(who, limits=limits_in_use(), reads=folders, gpu=gpu)
     about = {
         "plugin": str(plugin.folder),
         "origin": plugin.origin,
@@ -147,6 +155,26 @@ def load_isolated(
     with reported():
         facts = process.call(f"{_SERVICE}:load", about, seconds=seconds).content
     return IsolatedModel(process, _checked_facts(facts))
+
+
+def load_again(model: nn.Module) -> IsolatedModel | None:
+    """Return a registered model of this process once more, in a process of its own.
+
+    None where it is no registered model, or where that one returns other logits.
+    """
+    from robustbench_dyn.models.identity import registered_identity  # noqa: PLC0415
+
+    identity = registered_identity(model)
+    if identity is None:
+        return None
+    for plugin in find_plugins():
+        weights = plugin.card.weights if plugin.card else ()
+        for one in weights:
+            if plugin.name == identity.name.partition("/")[0] and (
+                one.sha256 == identity.weights_sha256
+            ):
+                return load_isolated(plugin, identity.name, one)
+    return None
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -31,7 +31,6 @@ from robustbench_dyn.plugins import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustbench_dyn.isolation.limits import Limits
     from robustbench_dyn.strict_yaml import Option
     from robustbench_dyn.threat_models import Norm
 
@@ -129,7 +128,6 @@ def load_model(
     norm: Norm | None = None,
     threat_model: Norm | None = None,
     plugins: tuple[Path, ...] = (),
-    limits: Limits | None = None,
 ) -> nn.Module:
     """Return a registered architecture with its trained weights, in eval mode, on the CPU.
 
@@ -151,7 +149,7 @@ def load_model(
     from robustbench_dyn.models.isolated import load_isolated  # noqa: PLC0415
 
     weights = weights_for(card, dataset, norm or threat_model, variant)
-    model = load_isolated(plugin, model_name, weights, plugins=plugins, limits=limits)
+    model = load_isolated(plugin, model_name, weights, plugins=plugins)
     model.identity = ModelIdentity(  # type: ignore[assignment]
         name=full_name(name, weights.variant),
         family=card.family,

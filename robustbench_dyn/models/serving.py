@@ -29,6 +29,26 @@ def serve(parts: Mapping[str, nn.Module]) -> State:
     return {"parts": dict(parts), "graphs": {}, "n_graphs": 0, "unchecked": True}
 
 
+def answer(state: State, question: Message) -> Message:
+    """Answer what foreign code asks of a network of this process: passes and gradients alone.
+
+    Raises InputError for any other question.
+    """
+    known = {"models.serving:forward": forward, "models.serving:backward": backward}
+    what = question.content.get("what")
+    if what not in known:
+        raise InputError(f"{what!r} is no question that is answered")
+    part, graph = question.content.get("part"), question.content.get("graph")
+    if part not in state["parts"] or (graph is not None and graph not in state["graphs"]):
+        raise InputError("there is no such network, or no such pass")
+    # Only the networks' own process seeds generators, moves networks, or checks them.
+    device = next(iter(question.tensors.values())).device
+    state["unchecked"] = False
+    unused = [n for n in question.content.get("unused", ()) if isinstance(n, int)]
+    content = {**question.content, "seed": None, "device": str(device), "unused": unused}
+    return known[what](state, Message(question.name, content, question.tensors))
+
+
 def forward(state: State, message: Message) -> Message:
     """Return the logits of one pass; where `recorded` says so, keep its graph."""
     model, x = part_of(state, message), message.tensors["x"].to(message.content["device"])
@@ -76,13 +96,13 @@ def part_of(state: State, message: Message) -> nn.Module:
     return model.to(about["device"])
 
 
-def reseed(state: State, seed: int) -> None:
-    """Seed all global generators; the same seed as in the last call lets them go on.
+def reseed(state: State, seed: int | None) -> None:
+    """Seed all global generators; None, or the seed of the last call, lets them go on.
 
     The seed is a digest of the other process' generator: where that was seeded anew, or has drawn,
     so have these been; a model that draws at random draws the same in identical runs.
     """
-    if state.get("seed") == seed:
+    if seed is None or state.get("seed") == seed:
         return
     state["seed"] = seed
     torch.manual_seed(seed)

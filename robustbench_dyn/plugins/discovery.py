@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from robustbench_dyn.errors import DynbenchError, RegistryError
+from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.plugins.card import Card, Kind
 from robustbench_dyn.resources import shipped
 from robustbench_dyn.strict_yaml import read_yaml
@@ -28,6 +29,7 @@ _registered: list[Path] = []
 # Folders whose plugins may run in this process; the root of all stands for every plugin.
 _trusted: list[Path] = []
 _EVERYTHING = Path("/")
+_limits = [Limits()]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,21 @@ def load_plugins(*folders: str | Path, trust: bool = False) -> None:
 def trust_plugins() -> None:
     """Run the code of all plugins inside this process, those of installed packages included."""
     _trusted.append(_EVERYTHING)
+
+
+def limit_plugins(limits: Limits) -> None:
+    """Set the limits of the processes that run plugins from now on."""
+    _limits[:] = [limits]
+
+
+def limits_in_use() -> Limits:
+    """Return the limits of the processes that run plugins."""
+    return _limits[-1]
+
+
+def folders_in_use() -> list[Path]:
+    """Return the folders that load_plugins was given."""
+    return [*_registered]
 
 
 def is_trusted(plugin: Plugin) -> bool:
@@ -141,6 +158,9 @@ def code_of(thing: Callable[..., Any]) -> str:
     That is all Python files of its folder; outside of plugins, the file that defines it. Empty for
     this package, whose parts have versions, and for what no file defines.
     """
+    plugin = getattr(thing, "plugin", None)
+    if isinstance(plugin, Plugin):  # a stand-in for a class of a plugin in another process
+        return hash_code(plugin.folder)
     root = thing.__module__.partition(".")[0]
     if root == __name__.partition(".")[0]:
         return ""

@@ -8,23 +8,32 @@ from typing import Any
 
 from robustbench_dyn.errors import InputError, RegistryError
 from robustbench_dyn.plugins.card import Kind
-from robustbench_dyn.plugins.discovery import Plugin, find_plugins, import_plugin
+from robustbench_dyn.plugins.discovery import Plugin, find_plugins, import_plugin, is_trusted
 from robustbench_dyn.plugins.registry import Entry
 
 
-def from_plugins(kind: Kind, check: Callable[[str, Any], None]) -> Callable[[], Iterator[Entry]]:
+def from_plugins(
+    kind: Kind,
+    check: Callable[[str, Any], None],
+    *,
+    of_foreign: Callable[[Plugin], Iterator[Entry]] | None = None,
+) -> Callable[[], Iterator[Entry]]:
     """Return a function that yields an Entry for each thing of a kind in the plugins in use.
 
     kind names an attribute of a plugin's module, in capitals: a tuple of things that have a name,
     or a mapping from names to things. check(name, thing) raises InputError where a thing is of the
-    wrong type. A plugin that cannot be imported, or lacks what its card promises, is an Entry with
-    a problem.
+    wrong type. of_foreign: yields the entries of a plugin that is not trusted. A plugin that cannot
+    be imported, or lacks what its card promises, is an Entry with a problem.
     """
 
     def entries() -> Iterator[Entry]:
         for plugin in find_plugins():
-            if plugin.provides(kind):
+            if not plugin.provides(kind):
+                continue
+            if of_foreign is None or plugin.problem or is_trusted(plugin):
                 yield from entries_of(plugin, kind, check)
+            else:
+                yield from of_foreign(plugin)
 
     return entries
 

@@ -88,16 +88,18 @@ def run_shard(shard: Shard, store: Path, progress: Callable[[Progress], None] | 
     from robustbench_dyn.datasets import load_dataset  # noqa: PLC0415
     from robustbench_dyn.evaluation.api import evaluate_grid  # noqa: PLC0415
     from robustbench_dyn.models.loading import load_model  # noqa: PLC0415
-    from robustbench_dyn.plugins import load_plugins, trust_plugins  # noqa: PLC0415
+    from robustbench_dyn.plugins import limit_plugins, load_plugins, trust_plugins  # noqa: PLC0415
     from robustbench_dyn.smoothing import evaluate_smoothed  # noqa: PLC0415
 
     torch.set_num_threads(shard.threads)
     load_plugins(*shard.plugins)
     if shard.trust:
         trust_plugins()
+    if shard.limits is not None:
+        limit_plugins(shard.limits)
     data = load_dataset(shard.dataset, n_examples=shard.stop, data_dir=shard.data_dir)
     data = data.rows(shard.start, shard.stop)
-    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm, limits=shard.limits)
+    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm)
     threat_models = [ThreatModel(shard.norm, eps) for eps in shard.eps]
     common: dict[str, Any] = {
         "seed": shard.seed,

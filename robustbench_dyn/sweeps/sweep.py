@@ -117,7 +117,7 @@ def sweep(
     """Run a sweep; verdicts that the store already holds are not computed again.
 
     workers: by default one per core, and never more than there are shards; the cores are divided
-    between them. trust and limits: of plugins' code, see load_plugins and load_model. progress:
+    between them. trust and limits: of plugins' code, see load_plugins and limit_plugins. progress:
     called with every event and the number of shards. Raises InputError, before anything runs, for
     an unknown name, a bad eps or a combination that does not exist.
     """

@@ -1,0 +1,69 @@
+"""Data sets of plugins that are not trusted: a process reads them, and hands over the arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_dyn.datasets.dataset import Availability, DatasetInfo, RawSplit, Split
+from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
+from robustbench_dyn.plugins import Entry, FactsOfThing, Plugin, stand_ins, start_process
+
+if TYPE_CHECKING:
+    pass
+
+_SERVICE = "evaluation.serving"
+# A large data set takes long to read.
+_LEAST_SECONDS_TO_READ = 600.0
+
+
+class FactsOfDataset(FactsOfThing):
+    """What a process says of a data set; see DatasetInfo."""
+
+    input_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    sizes: dict[Split, int]
+    availability: dict[Split, Availability]
+    source: str
+    licence: str
+
+
+def of_foreign_plugin(plugin: Plugin) -> Iterator[Entry]:
+    """Yield an Entry for each data set of an untrusted plugin."""
+    return stand_ins(plugin, "datasets", FactsOfDataset, _make)
+
+
+def facts_of(info: DatasetInfo) -> dict[str, Any]:
+    """Return what a stand-in must know of a data set, as JSON can say it."""
+    return {name: getattr(info, name) for name in FactsOfDataset.model_fields}
+
+
+def _make(plugin: Plugin, facts: FactsOfDataset) -> DatasetInfo:
+    known = {name: getattr(facts, name) for name in FactsOfDataset.model_fields}
+    try:
+        return DatasetInfo(**known, load_raw=partial(_load_raw, plugin, facts.name))
+    except InputError as error:
+        raise RegistryError(str(error)) from error
+
+
+def _load_raw(plugin: Plugin, name: str, split: Split, data_dir: Path | None) -> RawSplit:
+    """Have a process read a split; it may read data_dir, and no other folder of the user's."""
+    from robustbench_dyn.isolation.process import reported
+
+    process = start_process(plugin, *([data_dir.resolve()] if data_dir else []))
+    about = {"dataset": name, "split": split, "data_dir": str(data_dir) if data_dir else None}
+    seconds = max(_LEAST_SECONDS_TO_READ, process.limits.seconds_per_call)
+    try:
+        with reported():
+            answer = process.call(f"{_SERVICE}:load_raw", about, seconds=seconds)
+    finally:
+        process.close()
+    x, y = (answer.tensors.get(part) for part in ("x", "y"))
+    white = answer.content.get("white")
+    if x is None or y is None or y.is_floating_point() or not isinstance(white, (int, float)):
+        raise IntegrityError(f"the process of data set {name!r} returned no images and labels")
+    if not 0 < white < float("inf"):
+        raise IntegrityError(f"the process of data set {name!r} says that white is {white}")
+    return RawSplit(x=x.numpy(), y=y.numpy(), white=white)

@@ -1,0 +1,136 @@
+"""Plugins that are not trusted: what they bring, as their own process describes it.
+
+Stand-ins take the places of their attacks, certifiers and data sets in the registries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robustbench_dyn.errors import DynbenchError, RegistryError
+from robustbench_dyn.plugins.card import Kind
+from robustbench_dyn.plugins.discovery import Plugin, folders_in_use, hash_code, limits_in_use
+from robustbench_dyn.plugins.registry import Entry
+
+if TYPE_CHECKING:
+    from robustbench_dyn.isolation.process import ChildProcess
+
+SERVICE = "evaluation.serving"
+# To import a plugin, with the libraries that it needs.
+_LEAST_SECONDS_TO_IMPORT = 120.0
+
+Facts = TypeVar("Facts", bound="FactsOfThing")
+_MADE = dict[tuple[Path, str, Kind, str], Any]()
+Default = bool | int | float | str | None
+
+
+class FactsOfThing(BaseModel):
+    """What a process says of one thing that a plugin brings; what is no such fact is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z][\w.-]{0,63}$")]
+
+
+class FactsOfStage(FactsOfThing):
+    """What attacks and certifiers have in common; see their base classes.
+
+    settings: the names of their fields, each with its default.
+    """
+
+    description: Annotated[str, Field(max_length=500)] = ""
+    norms: frozenset[Literal["L2", "Linf", "L1"]]
+    version: int = 1
+    settings: dict[Annotated[str, Field(pattern=r"^[a-z_]\w{0,63}$")], Default] = {}
+
+
+class StandIn:
+    """A base of the classes that take the place of a foreign plugin's classes."""
+
+    plugin: ClassVar[Plugin]
+
+
+def stand_ins(
+    plugin: Plugin, kind: Kind, facts: type[Facts], make: Callable[[Plugin, Facts], Any]
+) -> Iterator[Entry]:
+    """Yield an Entry for each thing of a kind that an untrusted plugin brings.
+
+    facts: what is believed of it. make(plugin, facts): returns its stand-in. Where the process
+    fails or describes nonsense, the Entry has that problem.
+    """
+    try:
+        described = _described(plugin.folder, hash_code(plugin.folder), plugin.origin)
+        if isinstance(described, str):
+            raise RegistryError(described)
+        for told in described.get(kind, ()):
+            if told.get("problem"):
+                yield Entry(
+                    str(told.get("name")), None, origin=plugin.origin, problem=str(told["problem"])
+                )
+                continue
+            known = facts.model_validate(told["facts"])
+            place = (plugin.folder, hash_code(plugin.folder), kind, known.model_dump_json())
+            # One stand-in for all lookups: a class is equal to itself alone.
+            if place not in _MADE:
+                _MADE[place] = make(plugin, known)
+            thing = _MADE[place]
+            yield Entry(
+                name=known.name,
+                target=thing,
+                description=str(getattr(thing, "description", "")),
+                origin=plugin.origin,
+            )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        problem = f"its process describes {kind} that make no sense ({where}: {first['msg']})"
+        yield Entry(plugin.name, None, origin=plugin.origin, problem=problem)
+    except DynbenchError as error:
+        yield Entry(plugin.name, None, origin=plugin.origin, problem=str(error))
+
+
+def start_process(plugin: Plugin, *reads: Path) -> ChildProcess:
+    """Return a new process that has the plugin and all folders in use at hand.
+
+    reads: what it may read besides. Raises ForeignCodeError where it ends.
+    """
+    from robustbench_dyn.isolation.process import ChildProcess, reported
+
+    folders = list(dict.fromkeys([plugin.folder, *folders_in_use()]))
+    who = f"plugin {plugin.name!r} from {plugin.origin}"
+    process = ChildProcess(who, limits=limits_in_use(), reads=[*folders, *reads])
+    with reported():
+        process.call(f"{SERVICE}:use", {"folders": [str(folder) for folder in folders]})
+    return process
+
+
+@cache
+def process_of(folder: Path, code_sha256: str, origin: str) -> ChildProcess:
+    """Return the process of a plugin's attacks; one for all calls of this process."""
+    del code_sha256  # it is here for the cache: code that was edited is imported again
+    return start_process(Plugin(folder.name, folder, origin))
+
+
+@cache
+def _described(folder: Path, code_sha256: str, origin: str) -> dict[str, list[Any]] | str:
+    """Return what a plugin brings, by kind, or why that is not known."""
+    from robustbench_dyn.isolation.process import reported
+
+    try:
+        process = process_of(folder, code_sha256, origin)
+        seconds = max(_LEAST_SECONDS_TO_IMPORT, process.limits.seconds_per_call)
+        with reported():
+            told = process.call(f"{SERVICE}:describe", {"folder": str(folder)}, seconds=seconds)
+        return {
+            kind: [thing for thing in things if isinstance(thing, dict)]
+            for kind, things in told.content.items()
+            if isinstance(things, list)
+        }
+    # The plugin's code may raise anything there.
+    except Exception as error:
+        return str(error) if isinstance(error, DynbenchError) else f"it fails: {error}"
