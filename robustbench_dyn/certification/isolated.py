@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from robustbench_dyn.models.isolated import IsolatedModel
 
 _SERVICE = "evaluation.serving"
-# Preparing all certifiers of `auto` takes seconds on a small network.
-_LEAST_SECONDS_TO_PREPARE = 600.0
+# To prepare certifiers, of which semidefinite ones take longest, takes the time of so many calls.
+_TO_PREPARE = 10
 
 
 class _There(NamedTuple):
@@ -55,7 +55,7 @@ class PreparedInProcess(PreparedCertifier):
             about,
             {"x": x, "logits": logits},
             service=_SERVICE,
-            n_examples=len(x),
+            times=max(1, len(x)),
         )
         proof = _checked(answer.content, answer.tensors, x, logits)
         predicted = logits.argmax(dim=1) == y
@@ -94,7 +94,7 @@ def prepare_in_process(
         "norm": norm,
         "strict_rounding": strict_rounding,
     }
-    told = model.call("select", about, {}, service=_SERVICE, least=_LEAST_SECONDS_TO_PREPARE)
+    told = model.call("select", about, {}, service=_SERVICE, times=_TO_PREPARE)
     try:
         facts = told.content
         reasons = {str(name): str(reason) for name, reason in facts["not_applicable"].items()}

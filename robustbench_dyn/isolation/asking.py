@@ -14,8 +14,6 @@ class Asking:
     """The other process, while it waits for the answer to its call."""
 
     who = "the process that asks for work"
-    # That process is the judge of time.
-    seconds_per_call = 0.0
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -26,10 +24,13 @@ class Asking:
         content: Mapping[str, Any],
         tensors: Mapping[str, Tensor],
         *,
-        seconds: float | None = None,
+        times: int = 1,
     ) -> Message:
-        """Ask for something and return the answer; raises what the other process raised."""
-        del seconds
+        """Ask for something and return the answer; raises what the other process raised.
+
+        times: of no account here, since the other process is the judge of time.
+        """
+        del times
         self._channel.send(Message(ASKS, {"what": name, **content}, tensors))
         answer = self._channel.receive()
         if answer.name == FAILED:

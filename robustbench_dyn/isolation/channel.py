@@ -12,6 +12,7 @@ import math
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,13 +122,17 @@ class Channel:
         except OSError as error:
             raise ChannelClosedError from error
 
-    def receive(self) -> Message:
-        """Wait for a message; raises ChannelClosedError or MalformedMessageError."""
-        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+    def receive(self, ends: float | None = None) -> Message:
+        """Wait for a message; raises ChannelClosedError or MalformedMessageError.
+
+        ends: the time on the monotonic clock by which all of it must be here, or else
+        MalformedMessageError is raised; None for any time.
+        """
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size, ends))
         if length > _MOST_JSON:
             raise MalformedMessageError(f"it announced {length} bytes of text")
         try:
-            name, content, described = json.loads(self._exactly(length))
+            name, content, described = json.loads(self._exactly(length, ends))
             if not (isinstance(name, str) and isinstance(content, dict)):
                 raise MalformedMessageError("it has no name or no content")
             return Message(name, content, self._tensors(described))
@@ -154,12 +159,16 @@ class Channel:
             offset += size
         return tensors
 
-    def _exactly(self, length: int) -> bytes:
+    def _exactly(self, length: int, ends: float | None) -> bytes:
         received = bytearray()
         while len(received) < length:
             try:
+                if ends is not None:
+                    self.connection.settimeout(max(0.01, ends - time.monotonic()))
                 part = self.connection.recv(min(length - len(received), 2**16))
-            except ConnectionError as error:
+            except TimeoutError as error:
+                raise MalformedMessageError("it stopped in the middle of a message") from error
+            except OSError as error:
                 raise ChannelClosedError from error
             if not part:
                 raise ChannelClosedError

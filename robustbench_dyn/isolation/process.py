@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 _GIB = 2**30
 # Between two looks at whether the process still lives, and within its memory.
 _TICK = 0.2
-# Importing torch and the plugin may take this long on a busy machine.
-_LEAST_SECONDS_TO_START = 120.0
+# Importing torch, before any foreign code, may take this long on a busy machine.
+_SECONDS_TO_START = 300.0
 _SHOWN = 300
 # What the environment may tell to foreign code; it may hold passwords besides.
 _ENVIRONMENT = ("PATH", "LANG", "LC_", "LD_LIBRARY_PATH", "OMP_", "MKL_", "GOMP_", "KMP_", "CUDA_")
@@ -83,7 +83,7 @@ class ChildProcess:
             )
         self.who, self.limits = who, limits
         self._lock = threading.Lock()
-        self._ended = ""
+        self._ended, self._has_printed = "", False
         self._folder = Path(tempfile.mkdtemp(prefix="dynbench-"))
         self._output = (self._folder / "output").open("w+b")
         work = self._folder / "work"
@@ -122,9 +122,9 @@ class ChildProcess:
             "end_with_parent": threading.current_thread() is threading.main_thread(),
             "parent": os.getpid(),
         }
-        seconds = max(_LEAST_SECONDS_TO_START, limits.seconds_per_call)
         with reported():
-            self.confined = bool(self.call("start", settings, seconds=seconds).content["landlock"])
+            started = self._call("start", settings, {}, _SECONDS_TO_START)
+        self.confined = bool(started.content["landlock"])
         self._memory = most + memory_in_use(self._process.pid)
 
     def call(
@@ -133,30 +133,42 @@ class ChildProcess:
         content: Mapping[str, Any] | None = None,
         tensors: Mapping[str, Tensor] | None = None,
         *,
-        seconds: float | None = None,
+        times: int = 1,
         answering: Callable[[Message], Message] | None = None,
     ) -> Message:
         """Ask for something, as "module:function" of this package, and wait for the answer.
 
-        seconds: that it may take, by default seconds_per_call. answering: answers what the process
+        times: how many times seconds_per_call it may take. answering: answers what the process
         asks in return, before its own answer; each wait has its own time. Raises what the function
         raised: an error of this package, MemoryError and the like as themselves, any other as
         RuntimeError.
         Raises ProcessEnded where the process ends, takes too long or too much, or answers what is
         no answer; it is killed then, and every further call raises the same.
         """
+        seconds = times * self.limits.seconds_per_call
+        return self._call(name, content or {}, tensors or {}, seconds, answering)
+
+    def close(self) -> None:
+        """End the process, and remove what it has left behind."""
+        self._finalizer()
+
+    def _call(
+        self,
+        name: str,
+        content: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        seconds: float,
+        answering: Callable[[Message], Message] | None = None,
+    ) -> Message:
         with self._lock:
             if self._ended:
                 raise ProcessEnded(self._ended)
-            limit = self.limits.seconds_per_call if seconds is None else seconds
             try:
-                self._channel.send(Message(name, content or {}, tensors or {}))
-                self._wait(name, limit)
-                answer = self._channel.receive()
+                self._channel.send(Message(name, content, tensors))
+                answer = self._received(name, seconds)
                 while answer.name == ASKS and answering is not None:
                     self._channel.send(_answered(answering, answer))
-                    self._wait(name, limit)
-                    answer = self._channel.receive()
+                    answer = self._received(name, seconds)
             except ChannelClosedError:
                 raise self._end_of_process(name) from None
             except MalformedMessageError as error:
@@ -170,16 +182,7 @@ class ChildProcess:
             raise as_exception(answer)
         return answer
 
-    @property
-    def seconds_per_call(self) -> float:
-        """What one call may take."""
-        return self.limits.seconds_per_call
-
-    def close(self) -> None:
-        """End the process, and remove what it has left behind."""
-        self._finalizer()
-
-    def _wait(self, name: str, seconds: float) -> None:
+    def _received(self, name: str, seconds: float) -> Message:
         """Wait for an answer, while the process lives and keeps to its limits."""
         ends = time.monotonic() + seconds
         poll = select.poll()
@@ -192,6 +195,11 @@ class ChildProcess:
                 raise self._killed(f"took more than {seconds:g} s for one call ({what})")
             if self._memory and memory_in_use(self._process.pid) > self._memory:
                 raise self._killed(f"took more than {self.limits.memory_gib:g} GiB of memory")
+        answer = self._channel.receive(ends)
+        if not self._has_printed and os.fstat(self._output.fileno()).st_size:
+            self._has_printed = True
+            log.warning("%s prints, which is not shown: %s", self.who, self._printed())
+        return answer
 
     def _end_of_process(self, name: str) -> ProcessEnded:
         with suppress(subprocess.TimeoutExpired):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _PASSES = "models.serving"
 _SERVICE = "evaluation.serving"
-# To import a plugin's libraries and to build its network.
-_LEAST_SECONDS_TO_LOAD = 120.0
+# To import a plugin's libraries and to build its network takes the time of so many calls.
+_TO_LOAD = 2
 
 
 class IsolatedModel(nn.Module):
@@ -68,13 +68,9 @@ class IsolatedModel(nn.Module):
         tensors: Mapping[str, Tensor],
         *,
         service: str = _PASSES,
-        n_examples: int = 1,
-        least: float = 0.0,
+        times: int = 1,
     ) -> Message:
-        """Ask the process for something about this network; see ChildProcess.call.
-
-        n_examples: each may take the time of a call. least: seconds that it may take at least.
-        """
+        """Ask the process for something about this network; see ChildProcess.call."""
         unused, self._unused = self._unused, []
         device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
         about = {
@@ -83,9 +79,8 @@ class IsolatedModel(nn.Module):
             "device": str(device),
             "unused": unused,
         }
-        seconds = max(least, n_examples * self.process.seconds_per_call)
         return self.process.call(
-            f"{service}:{function}", {**about, **content}, tensors, seconds=seconds
+            f"{service}:{function}", {**about, **content}, tensors, times=times
         )
 
     def no_longer_needed(self, graph: int) -> None:
@@ -151,9 +146,8 @@ def load_isolated(
         "folders": [str(folder) for folder in folders],
         "weights": weights.model_dump(mode="json"),
     }
-    seconds = max(_LEAST_SECONDS_TO_LOAD, process.limits.seconds_per_call)
     with reported():
-        facts = process.call(f"{_SERVICE}:load", about, seconds=seconds).content
+        facts = process.call(f"{_SERVICE}:load", about, times=_TO_LOAD).content
     return IsolatedModel(process, _checked_facts(facts))
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from robustbench_dyn.isolation.process import ChildProcess
 
 SERVICE = "evaluation.serving"
-# To import a plugin, with the libraries that it needs.
-_LEAST_SECONDS_TO_IMPORT = 120.0
+# To import a plugin, with the libraries that it needs, takes the time of so many calls.
+_TO_IMPORT = 2
 
 Facts = TypeVar("Facts", bound="FactsOfThing")
 _MADE = dict[tuple[Path, str, Kind, str], Any]()
@@ -123,9 +123,8 @@ def _described(folder: Path, code_sha256: str, origin: str) -> dict[str, list[An
 
     try:
         process = process_of(folder, code_sha256, origin)
-        seconds = max(_LEAST_SECONDS_TO_IMPORT, process.limits.seconds_per_call)
         with reported():
-            told = process.call(f"{SERVICE}:describe", {"folder": str(folder)}, seconds=seconds)
+            told = process.call(f"{SERVICE}:describe", {"folder": str(folder)}, times=_TO_IMPORT)
         return {
             kind: [thing for thing in things if isinstance(thing, dict)]
             for kind, things in told.content.items()
