@@ -43,8 +43,19 @@ def pytest_xdist_auto_num_workers(config):
     return min(cores, MOST_WORKERS)
 
 
+# The plugins of the tests run inside this process, which takes seconds less for each; tests of the
+# processes that run other plugins take the fixture `untrusted`.
+discovery.trust_plugins()
+
+
 @pytest.fixture(autouse=True)
 def own_plugins(monkeypatch):
     """Let each test load plugins that no later test sees."""
     monkeypatch.setattr(discovery, "_registered", [*discovery._registered])
     monkeypatch.setattr(discovery, "_trusted", [*discovery._trusted])
+
+
+@pytest.fixture
+def untrusted(own_plugins, monkeypatch):
+    """Run plugins as users do: in processes of their own."""
+    monkeypatch.setattr(discovery, "_trusted", [])

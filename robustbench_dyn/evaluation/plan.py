@@ -27,7 +27,7 @@ from robustbench_dyn.models.determinism import seeded
 from robustbench_dyn.models.isolated import IsolatedModel, count_parameters
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
-from robustbench_dyn.plugins import BUILT_IN, code_of
+from robustbench_dyn.plugins import BUILT_IN, code_of, find_plugins, hash_code, is_trusted
 from robustbench_dyn.results.flags import RANDOM
 from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.threat_models import Norm
@@ -236,7 +236,13 @@ def _code(stage: Attack | Certifier[Any]) -> str:
         for entry in OPERATIONS.entries().values()
         if entry.origin != BUILT_IN and not entry.problem
     )
-    operations = sorted({code_of(handler) for handler in handlers})
+    # In the process of a foreign model, untrusted plugins add operations as well.
+    foreign = {
+        hash_code(plugin.folder)
+        for plugin in find_plugins()
+        if plugin.card and plugin.provides("operations") and not is_trusted(plugin)
+    }
+    operations = sorted({code_of(handler) for handler in handlers} | foreign)
     return (
         hashlib.sha256(" ".join([code, *operations]).encode()).hexdigest() if operations else code
     )
