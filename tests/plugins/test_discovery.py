@@ -177,7 +177,7 @@ def test_listing_data_sets_imports_no_torch(tmp_path):
     write(tmp_path / "net", "import torch\nbuild = print", provides="", family="Flow")
     script = (
         "import sys; from robustbench_dyn.plugins import load_plugins\n"
-        f"load_plugins({str(tmp_path)!r})\n"
+        f"load_plugins({str(tmp_path)!r}, trust=True)\n"
         "from robustbench_dyn.datasets import dataset_names\n"
         "from robustbench_dyn.models.loading import discover\n"
         "assert 'corners' in dataset_names() and 'net' in discover()\n"
