@@ -2,9 +2,9 @@
 
     python benchmarks/isolation.py [--runs 21] [--n-examples 100]
 
-The plugin is a copy of `lipflow` under another name. Passes of 250 images are timed in pairs, inside
-and outside, in turns; then two whole evaluations, and the start of the process. `times_inside` is
-the median of the ratios of the pairs. Results: benchmarks/results/isolation.csv.
+The plugin is a copy of `lipflow` under another name. Passes of 250 images are timed in pairs,
+inside and outside, in turns; then whole evaluations. `times_inside` is the median of the ratios of
+the pairs. Results: benchmarks/results/isolation.csv.
 """
 
 from __future__ import annotations

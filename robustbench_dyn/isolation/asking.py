@@ -1,4 +1,4 @@
-"""What foreign code asks of the process that has called it, as an attack asks for logits."""
+"""Questions of foreign code to the process that has called it, as an attack asks for logits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Asking:
     ) -> Message:
         """Ask for something and return the answer; raises what the other process raised.
 
-        times: of no account here, since the other process is the judge of time.
+        times: of no account here, since the other process measures the time.
         """
         del times
         self._channel.send(Message(ASKS, {"what": name, **content}, tensors))

@@ -75,7 +75,7 @@ class MalformedMessageError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """What one process tells the other; content: what JSON can say."""
+    """A message of one process to the other; content: what JSON can say."""
 
     name: str
     content: Mapping[str, Any] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Channel:
         self._writes, self._reads, self._most_bytes = writes, reads, most_bytes
 
     def send(self, message: Message) -> None:
-        """Send a message; raises ChannelClosedError where nobody can receive it."""
+        """Send a message; raises ChannelClosedError where the other end is closed."""
         described, offset = list[tuple[str, str, list[int]]](), 0
         for name, tensor in message.tensors.items():
             flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

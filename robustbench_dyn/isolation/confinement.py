@@ -1,4 +1,4 @@
-"""What a process gives up before it runs foreign code: memory, files, network, signals.
+"""Confinement of a process before it runs foreign code: memory, files, network, signals.
 
 Limits of resources are POSIX's. On Linux 5.13 and later, Landlock takes the files away, and the
 memory of other processes; on 6.7 TCP, on 6.12 signals (https://docs.kernel.org/userspace-api/

@@ -9,7 +9,7 @@ from robustbench_dyn.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What foreign code may take.
+    """Bounds of what foreign code may take.
 
     memory_gib: beyond what Python and torch take themselves. seconds_per_call: wall clock of one
     pass, or of a proof of one example. open_files: descriptors.
