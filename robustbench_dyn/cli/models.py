@@ -9,6 +9,7 @@ import typer
 
 from robustbench_dyn.cli.options import DataDir, Device, Plugins, check_device
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.names import file_name
 
 
 def show(
@@ -69,7 +70,7 @@ def train(
     config = recipes.read_recipe(path)
     if config.dataset != dataset:
         raise InputError(f"the recipe {path} is for dataset {config.dataset!r}, not {dataset!r}")
-    target = out or Path("trained") / f"{model.replace('/', '-')}-{dataset}.safetensors"
+    target = out or Path("trained") / file_name(*model.split("/"), dataset, suffix=".safetensors")
     with training_display() as progress:
         trained = loop.train(
             config,
