@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustbench_dyn.errors import InputError, IntegrityError, TrainingError
-from robustbench_dyn.files import explained, write_bytes
+from robustbench_dyn.files import check_writable, write_bytes
 from robustbench_dyn.training.certified import trace_for_training
 from robustbench_dyn.training.optimizers import make_optimizer, make_schedule
 from robustbench_dyn.training.recipes import Recipe
@@ -31,12 +30,7 @@ def check_place(out: Path) -> Path:
         raise InputError(f"the file of weights {out} must end in {SUFFIX}")
     checkpoint = out.with_suffix(".checkpoint")
     for path in (out, checkpoint):
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; give --out another file for the weights")
-    with explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
+        check_writable(path)
     return checkpoint
 
 

@@ -60,8 +60,8 @@ def stop_in_epoch(epoch):
     [
         ("x.checkpoint", "must end in .safetensors"),
         ("x", "must end in .safetensors"),
-        ("folder.safetensors", "is a folder"),
-        ("taken.safetensors", "taken.checkpoint is a folder"),
+        ("folder.safetensors", "folder.safetensors cannot be written: Is a directory"),
+        ("taken.safetensors", "taken.checkpoint cannot be written: Is a directory"),
         ("moons.yaml/x.safetensors", "cannot be written"),
         ("/proc/x.safetensors", "cannot be written"),
     ],
