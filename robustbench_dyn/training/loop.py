@@ -115,15 +115,11 @@ def _train_epoch(
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = y[rows].to(device)
         epochs = epoch + (step - 1) / state.steps_per_epoch
-        loss = _batch_loss(state, inputs, labels, generator, epochs=epochs)
-        if recipe.orthogonality:
-            loss = loss + recipe.orthogonality * orthogonality_penalty(state.model)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        _retract(state.model)
-        state.schedule.step()
-        value = float(loss.detach())
+        try:
+            value = _step(state, inputs, labels, generator, epochs=epochs)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            # Weights that run away have no factorisation, by which some layers retract them.
+            raise state.diverged(epoch=epoch, step=step, what=str(error)) from error
         state.check_finite(epoch=epoch, step=step, loss=value)
         total += value
         if progress is not None:
@@ -135,6 +131,21 @@ def _train_epoch(
     state.epoch = epoch + 1
     state.seconds += _clock(device) - started
     state.save()
+
+
+def _step(
+    state: State, x: Tensor, y: Tensor, generator: torch.Generator, *, epochs: float
+) -> float:
+    """Take one step of the optimizer and of the schedule; return the loss before it."""
+    loss = _batch_loss(state, x, y, generator, epochs=epochs)
+    if state.recipe.orthogonality:
+        loss = loss + state.recipe.orthogonality * orthogonality_penalty(state.model)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    state.optimizer.step()
+    _retract(state.model)
+    state.schedule.step()
+    return float(loss.detach())
 
 
 def _check_eps(recipe: Recipe, input_shape: tuple[int, ...]) -> None:

@@ -130,20 +130,19 @@ class State:
 
     def check_finite(self, *, epoch: int, step: int, loss: float | None = None) -> None:
         """Raise TrainingError where the loss of a step, or else a weight, is not finite."""
-        if loss is None:
-            if are_finite(self.model.state_dict().values()):
-                return
-            what = "a weight is not finite"
-        else:
-            if math.isfinite(loss):
-                return
-            what = f"the loss is {loss:g}"
+        if loss is not None and not math.isfinite(loss):
+            raise self.diverged(epoch=epoch, step=step, what=f"the loss is {loss:g}")
+        if loss is None and not are_finite(self.model.state_dict().values()):
+            raise self.diverged(epoch=epoch, step=step, what="a weight is not finite")
+
+    def diverged(self, *, epoch: int, step: int, what: str) -> TrainingError:
+        """Return the error of a training that cannot go on, which says what is kept of it."""
         kept = (
             f"{self.checkpoint} holds the weights after epoch {self.epoch}"
             if self.checkpoint.exists()
             else "no epoch came to its end, so nothing is kept"
         )
-        raise TrainingError(
+        return TrainingError(
             f"training diverged in epoch {epoch + 1} of {self.recipe.epochs}, step {step}: {what}; "
             f"{kept}. Lower learning_rate or weight_decay in the recipe and train to another --out"
         )

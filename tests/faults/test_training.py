@@ -180,6 +180,17 @@ def test_weights_that_are_not_finite_are_not_written(
     assert (tmp_path / "w.checkpoint").exists() == (epoch > 0)
 
 
+def test_weights_without_a_factorisation_end_the_training(
+    recipe, architecture, tmp_path, monkeypatch
+):
+    def retract(_):
+        torch.linalg.cholesky(-torch.eye(2))
+
+    monkeypatch.setattr(training, "_retract", retract)
+    with pytest.raises(TrainingError, match=r"step 1: .*not positive-definite.*nothing is kept"):
+        train(recipe, architecture, tmp_path / "w.safetensors")
+
+
 def test_a_recipe_that_diverges_ends_with_a_sentence(tmp_path, monkeypatch, capsys):
     diverging = (
         RECIPE.replace("adam", "sgd").replace("0.01", "1000").replace("epochs: 3", "epochs: 30")
