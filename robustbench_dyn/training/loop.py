@@ -119,7 +119,7 @@ def _train_epoch(
             value = _step(state, inputs, labels, generator, epochs=epochs)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             # Weights that run away have no factorisation, by which some layers retract them.
-            raise state.diverged(epoch=epoch, step=step, what=str(error)) from error
+            raise state.diverged(epoch=epoch, step=step, what=str(error).rstrip(".")) from error
         state.check_finite(epoch=epoch, step=step, loss=value)
         total += value
         if progress is not None:
