@@ -62,7 +62,6 @@ def undecided(model: nn.Module, data: Dataset, threat_model: ThreatModel) -> Und
         name=data.name,
         split=data.split,
         class_names=data.class_names,
-        sha256=data.sha256,
     )
     certified = sum(v.status is Status.CERTIFIED for v in found.verdicts)
     return Undecided(part, certified, len(data))

@@ -25,6 +25,10 @@ class OutputError(DynbenchError):
     """A file cannot be written."""
 
 
+class TrainingError(DynbenchError):
+    """A training diverged: its loss or a weight is not finite."""
+
+
 class RegistryError(DynbenchError):
     """A plugin is unknown, broken, or named twice."""
 

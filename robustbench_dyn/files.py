@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EISDIR
 from pathlib import Path
 
 from robustbench_dyn.errors import OutputError
@@ -49,6 +50,19 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a binary file as a whole; raises OutputError where that fails."""
     with replacing(path) as partial:
         partial.write_bytes(content)
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError, before anything is computed, where a file could not be written to path.
+
+    Nothing is made: of a folder that does not exist, the nearest one above it is tried.
+    """
+    with explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
 
 
 def sync(path: Path) -> None:

@@ -37,7 +37,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class StrictFile(BaseModel):
     """A file that a person writes: an unknown key is an error, never ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 _File = TypeVar("_File", bound=StrictFile)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
 from robustbench_dyn.errors import InputError, ShapeError
@@ -29,9 +31,11 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
-        if not (math.isfinite(self.eps) and self.eps > 0):
+        number = isinstance(self.eps, Real) and not isinstance(self.eps, bool)
+        # Compared, for math.isfinite fails on whole numbers beyond the floats.
+        if not (number and 0 < self.eps <= sys.float_info.max):
             raise InputError(
-                f"eps={self.eps} is not a positive number; give eps in raw input units"
+                f"eps={self.eps!r} is not a positive number; give eps in raw input units"
             )
         # Two points of [0, 1]^d are at most 1 apart in Linf: a wider eps is a forgotten / 255.
         if self.norm == "Linf" and self.eps > 1:

@@ -192,7 +192,7 @@ def _select_in_process(
     for name, settings in told.ready:
         wanted = next((c for c in named.certifiers if c.name == name), None)
         if wanted is None and name not in _BUILT_IN:
-            raise CertificateError(f"the model's process prepared {name!r}, which was not asked for")
+            raise CertificateError(f"the model's process prepared {name!r} unasked")
         certifier = wanted or CERTIFIERS.create(name)
         if certifier.settings() != settings:
             raise CertificateError(f"the model's process prepared {name!r} with other settings")

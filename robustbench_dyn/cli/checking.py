@@ -17,6 +17,8 @@ from robustbench_dyn.cli.options import (
 )
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError, RegistryError
+from robustbench_dyn.files import check_writable, replacing
+from robustbench_dyn.names import file_name, inside
 
 if TYPE_CHECKING:
     from robustbench_dyn.plugins import Kind, Plugin, Registry
@@ -72,6 +74,8 @@ def check(
     foreign = _untrusted(name)
     if foreign:
         run_supervised(foreign, limits_in_use(), seconds=_LONGEST)
+    if keep is not None:
+        check_writable(keep / "counterexample.npy")
     options = ArchitectureOptions(dataset, n_examples, keep)
     broken = list[str]()
     for subject in _subjects(name):
@@ -187,11 +191,11 @@ def _check_model(subject: Subject, options: ArchitectureOptions) -> list[str]:
     if options.keep is not None and broken:
         import numpy as np
 
-        options.keep.mkdir(parents=True, exist_ok=True)
         for k, finding in enumerate(broken):
             if finding.witness is not None:
-                path = options.keep / f"{subject.thing.name}-{finding.claim}-{k}.npy"
-                np.save(path, finding.witness.numpy())
+                name = file_name(subject.thing.name, finding.claim, str(k), suffix=".npy")
+                with replacing(inside(options.keep, name)) as partial:
+                    np.save(partial, finding.witness.numpy())
     return sorted({finding.claim for finding in broken})
 
 

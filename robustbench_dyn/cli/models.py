@@ -17,6 +17,7 @@ from robustbench_dyn.cli.options import (
 )
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.names import file_name
 
 
 def show(
@@ -84,7 +85,7 @@ def train(
     config = recipes.read_recipe(path)
     if config.dataset != dataset:
         raise InputError(f"the recipe {path} is for dataset {config.dataset!r}, not {dataset!r}")
-    target = out or Path("trained") / f"{model.replace('/', '-')}-{dataset}.safetensors"
+    target = out or Path("trained") / file_name(*model.split("/"), dataset, suffix=".safetensors")
     with training_display() as progress:
         trained = loop.train(
             config,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.files import explained, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -30,7 +32,8 @@ def new(
 def write_plugin(folder: Path, kind: NewKind) -> Path:
     """Write a plugin of a kind, called as its folder; returns the folder.
 
-    Raises InputError where the folder exists or its name cannot be a plugin's.
+    Raises InputError where the folder exists or its name cannot be a plugin's, OutputError where it
+    cannot be written; nothing of it is left then.
     """
     name = folder.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -39,13 +42,19 @@ def write_plugin(folder: Path, kind: NewKind) -> Path:
         )
     if folder.exists():
         raise InputError(f"{folder} exists already; choose another name, or another folder by --to")
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text(render(name, kind), encoding="utf-8")
     provides = kind if kind == "architecture" else f"{kind}s"
     lines = [f"name: {name}", "summary: What it is, in one sentence.", 'version: "1"']
     lines += [f"provides: [{provides}]"]
     lines += ["family: What kind of network it is."] if kind == "architecture" else []
-    (folder / "card.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with explained(folder):
+        folder.mkdir(parents=True)
+    try:
+        write_text(folder / "__init__.py", render(name, kind))
+        # Last, for a folder without a card is no plugin.
+        write_text(folder / "card.yaml", "\n".join(lines) + "\n")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 

@@ -96,9 +96,7 @@ def leaderboard(
         page(tables.to_markdown(tables.published()))
         return
     table = tables.leaderboard(Store(require_store(store)))
-    if add:
-        table = tables.merge_leaderboards(table, into=tables.read_leaderboards(to))
-    for path in tables.write_leaderboards(table, to):
+    for path in tables.write_leaderboards(table, to, add=add):
         typer.echo(path)
 
 

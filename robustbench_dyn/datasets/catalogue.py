@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from robustbench_dyn.datasets import cifar10, digits, fashion_mnist, isolated, mnist, toys
-from robustbench_dyn.datasets.dataset import SPLITS, Dataset, DatasetInfo, RawSplit, Split
+from robustbench_dyn.datasets.dataset import (
+    SPLITS,
+    Dataset,
+    DatasetInfo,
+    RawSplit,
+    Split,
+    mark_verified,
+)
 from robustbench_dyn.errors import InputError, IntegrityError
 from robustbench_dyn.plugins import Entry, Registry, from_plugins
 
@@ -46,6 +53,8 @@ def dataset_info(name: str) -> DatasetInfo:
 
     Raises InputError, with the nearest name, where there is none of that name.
     """
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is no name of a data set; choose {', '.join(DATASETS)}")
     return DATASETS.get(name)
 
 
@@ -75,14 +84,16 @@ def load_dataset(
     import torch  # noqa: PLC0415 - listing the data sets must not import torch
 
     x = raw.x[:n_kept].astype(np.float32) / np.float32(raw.white)
-    return Dataset(
-        x=torch.from_numpy(x),
-        y=torch.from_numpy(raw.y[:n_kept].astype(np.int64)),
-        ids=torch.arange(n_kept),
-        name=info.name,
-        split=split,
-        class_names=info.class_names,
-        sha256=fingerprint(raw),
+    return mark_verified(
+        Dataset(
+            x=torch.from_numpy(x),
+            y=torch.from_numpy(raw.y[:n_kept].astype(np.int64)),
+            ids=torch.arange(n_kept),
+            name=info.name,
+            split=split,
+            class_names=info.class_names,
+            sha256=fingerprint(raw),
+        )
     )
 
 
@@ -103,6 +114,8 @@ def _count_kept(info: DatasetInfo, split: Split, n_examples: int | None) -> int:
 def _folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
     if data_dir is None:
         return None
+    if not isinstance(data_dir, (str, os.PathLike)):
+        raise InputError(f"data_dir={data_dir!r} must be the path of a folder")
     folder = Path(data_dir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"data_dir={str(folder)!r} is a file; give the folder that holds the data")

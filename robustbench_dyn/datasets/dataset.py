@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from weakref import WeakKeyDictionary
 
 from robustbench_dyn.errors import InputError
 
@@ -96,7 +97,8 @@ class Dataset:
 
     x: (n, C, H, W), float32 in [0, 1]. y: (n,), int64. ids: (n,), int64, index in the full split.
     sha256: hex digest of the raw x, then of y as bytes, of the full split, so that it does not
-    depend on n.
+    depend on n. Of a Dataset that you make or change yourself, leave it empty: an evaluation
+    computes it of the tensors, and refuses one that belongs to others.
     """
 
     x: Tensor
@@ -105,7 +107,7 @@ class Dataset:
     name: str
     split: Split
     class_names: tuple[str, ...]
-    sha256: str
+    sha256: str = ""
 
     @property
     def n_classes(self) -> int:
@@ -115,7 +117,39 @@ class Dataset:
     def rows(self, start: int, stop: int) -> Dataset:
         """Return the examples at positions start ... stop - 1."""
         kept = slice(start, stop)
-        return replace(self, x=self.x[kept], y=self.y[kept], ids=self.ids[kept])
+        part = replace(self, x=self.x[kept], y=self.y[kept], ids=self.ids[kept])
+        return mark_verified(part) if is_verified(self) else part
 
     def __len__(self) -> int:
         return int(self.y.shape[0])
+
+    def __getstate__(self) -> tuple[dict[str, Any], bool]:
+        return vars(self), is_verified(self)
+
+    def __setstate__(self, state: tuple[dict[str, Any], bool]) -> None:
+        fields, verified = state
+        self.__dict__.update(fields)
+        if verified:
+            mark_verified(self)
+
+
+# How often the tensors of a data set had been written into when its sha256 was known to be theirs.
+# No field, so that a changed copy is checked anew.
+_VERIFIED = WeakKeyDictionary[Dataset, tuple[int, ...]]()
+
+
+def mark_verified(dataset: Dataset) -> Dataset:
+    """Return the dataset, marked as one whose sha256 belongs to its tensors as they are now."""
+    _VERIFIED[dataset] = _versions(dataset)
+    return dataset
+
+
+def is_verified(dataset: Dataset) -> bool:
+    """Say whether sha256 is known to belong to the tensors, which nothing has changed since."""
+    return dataset in _VERIFIED and _VERIFIED[dataset] == _versions(dataset)
+
+
+def _versions(dataset: Dataset) -> tuple[int, ...]:
+    tensors = (dataset.x, dataset.y, dataset.ids)
+    # Those of torch.inference_mode do not count.
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)

@@ -14,13 +14,8 @@ import torch
 from torch import nn
 
 from robustbench_dyn.datasets import load_dataset
-from robustbench_dyn.evaluation.inputs import (
-    Data,
-    as_dataset,
-    check_options,
-    device_of,
-    open_store,
-)
+from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
+from robustbench_dyn.evaluation.options import check_certifiers, check_options, device_of
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.progress import Progress
@@ -177,7 +172,16 @@ def open_pipeline(
     progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[Pipeline[NetworkPlan]]:
     """Check what evaluate_grid is given; yield its pipeline, with the model frozen meanwhile."""
-    norm = check_options(threat_models, batch_size, audit_share)
+    norm = check_options(
+        model,
+        threat_models,
+        batch_size=batch_size,
+        audit_share=audit_share,
+        seed=seed,
+        name=name,
+        progress=progress,
+    )
+    check_certifiers(certifiers, strict_rounding=strict_rounding)
     dataset = as_dataset(data, n_examples)
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))

@@ -29,7 +29,8 @@ from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.evaluation.certified_radii import SMALLEST_EPS, certified_radii
 from robustbench_dyn.evaluation.distances import MINIMUM_NORM_ATTACK
-from robustbench_dyn.evaluation.inputs import as_dataset, device_of
+from robustbench_dyn.evaluation.inputs import as_dataset
+from robustbench_dyn.evaluation.options import device_of
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers
 from robustbench_dyn.models.counting import CountingModel, surrogates_of
 from robustbench_dyn.models.freezing import frozen_eval

@@ -23,13 +23,14 @@ from robustbench_dyn.evaluation.api import (
 )
 from robustbench_dyn.evaluation.candidates import Hit
 from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
+from robustbench_dyn.evaluation.options import is_number, is_whole
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.evaluation.transitions import broken
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status, Verdict
-from robustbench_dyn.threat_models import Norm, ThreatModel, widest_eps
+from robustbench_dyn.threat_models import Norm, ThreatModel, check_norm, widest_eps
 
 MINIMUM_NORM_ATTACK = "fab-min"
 CORRECT = (Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED)
@@ -73,6 +74,13 @@ def evaluate_distances(
     other options are those of evaluate_grid. Raises InputError for a radius wider than the norm's
     widest.
     """
+    check_norm(norm)
+    if not (is_whole(n_radii) and n_radii >= 1):
+        raise InputError(f"n_radii={n_radii!r} must be a whole number of at least 1")
+    if radii is not None and not (
+        isinstance(radii, Sequence) and all(is_number(radius) for radius in radii)
+    ):
+        raise InputError(f"radii={radii!r} must be a list of numbers")
     dataset = as_dataset(data, n_examples)
     widest = ThreatModel(norm, widest_eps(norm, tuple(dataset.x.shape[1:])))
     check_radii(radii or (), widest.eps)

@@ -1,49 +1,59 @@
-"""Check what an evaluation is given, and bring it into one form."""
+"""Check the data and the store of an evaluation, and bring them into one form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_dyn.datasets import Dataset, load_dataset
+from robustbench_dyn.datasets.dataset import SPLITS, is_verified, mark_verified
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.identity import hash_tensors
+from robustbench_dyn.names import check_name
 from robustbench_dyn.results.store import Store
-from robustbench_dyn.threat_models import Norm, ThreatModel
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Data = Dataset | str | tuple[Tensor, Tensor]
 
 
-def check_options(
-    threat_models: Sequence[ThreatModel], batch_size: int | Literal["auto"], audit_share: float
-) -> Norm:
-    """Return the norm of the threat models; raises InputError for options that make no sense."""
-    norms = {threat_model.norm for threat_model in threat_models}
-    if len(norms) != 1:
-        raise InputError(
-            f"give threat models of one norm, and at least one; these have {sorted(norms)}"
-        )
-    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
-        raise InputError(f"batch_size={batch_size!r} must be 'auto' or a number of at least 1")
-    if not 0 <= audit_share <= 1:
-        raise InputError(f"audit_share={audit_share} must be a fraction between 0 and 1")
-    return norms.pop()
-
-
 def as_dataset(data: Data, n_examples: int | None) -> Dataset:
-    """Return the first examples of a data set by name, a Dataset, or tensors, once checked."""
+    """Return the first examples of a data set by name, a Dataset, or tensors, once checked.
+
+    Raises InputError for tensors that are no examples, and for a Dataset whose sha256 belongs to
+    other tensors.
+    """
+    if n_examples is not None and (isinstance(n_examples, bool) or not _is_integer(n_examples)):
+        raise InputError(f"n_examples={n_examples!r} is not a whole number")
     if isinstance(data, str):
         data = load_dataset(data, n_examples=n_examples)
     if not isinstance(data, Dataset):
-        x, y = data
-        _check_tensors(x, y)
-        data = Dataset(
+        data = _from_tensors(data)
+    _check_tensors(data.x, data.y)
+    _check_ids(data)
+    if not is_verified(data):
+        data = _verified(data)
+    n = len(data)
+    if n_examples is not None and not 1 <= n_examples <= n:
+        raise InputError(f"n_examples={n_examples} must lie between 1 and the {n} there are")
+    first = data.rows(0, n if n_examples is None else int(n_examples))
+    return mark_verified(replace(first, y=first.y.long(), ids=first.ids.long()))
+
+
+def _from_tensors(data: object) -> Dataset:
+    """Return a pair of tensors (x, y) as a Dataset."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise InputError("data must be a data set's name, a Dataset, or a pair of tensors (x, y)")
+    x, y = data
+    _check_tensors(x, y)
+    return mark_verified(
+        Dataset(
             x=x,
             y=y.long(),
             ids=torch.arange(len(x)),
@@ -52,24 +62,38 @@ def as_dataset(data: Data, n_examples: int | None) -> Dataset:
             class_names=(),
             sha256=hash_tensors({"x": x, "y": y}),
         )
-    _check_tensors(data.x, data.y)
-    _check_ids(data)
-    n = len(data)
-    if n_examples is not None and not 1 <= n_examples <= n:
-        raise InputError(f"n_examples={n_examples} must lie between 1 and the {n} there are")
-    first = data.rows(0, n if n_examples is None else n_examples)
-    return replace(first, y=first.y.long(), ids=first.ids.long())
+    )
+
+
+def _verified(data: Dataset) -> Dataset:
+    """Return a Dataset that no loader made, or that was changed since, with its own sha256."""
+    check_name(data.name, "data set")
+    if data.split not in SPLITS:
+        raise InputError(f"split={data.split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    tensors = {"x": data.x, "y": data.y}
+    if not torch.equal(data.ids.cpu(), torch.arange(len(data))):
+        tensors["ids"] = data.ids
+    sha256 = hash_tensors(tensors)
+    if data.sha256 not in ("", sha256):
+        raise InputError(
+            f"sha256={data.sha256!r} does not belong to the tensors of this {data.name}; give "
+            "sha256='', and it is computed"
+        )
+    return replace(data, sha256=sha256)
 
 
 def _check_tensors(x: Tensor, y: Tensor) -> None:
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         raise InputError("data must be a data set's name, a Dataset, or a pair of tensors (x, y)")
+    for name, tensor in (("x", x), ("y", y)):
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise InputError(f"{name} must be an ordinary dense tensor; call to_dense() on it")
     if x.dim() < 2 or len(x) == 0 or y.shape != x.shape[:1]:
         raise InputError(
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; "
             "give x as (n, *input_shape) and y as (n,), n at least 1"
         )
-    if not x.is_floating_point() or y.is_floating_point():
+    if x.dtype not in _FLOATS or y.dtype not in _INTEGERS:
         raise InputError(f"x is {x.dtype} and y {y.dtype}; give float inputs and integer labels")
     if not x.isfinite().all() or x.min() < 0 or x.max() > 1:
         raise InputError(
@@ -83,10 +107,13 @@ def _check_tensors(x: Tensor, y: Tensor) -> None:
 def _check_ids(data: Dataset) -> None:
     """Raise InputError where a verdict could be taken for that of another example or class."""
     ids, y = data.ids, data.y
-    if not isinstance(ids, Tensor) or ids.shape != y.shape or ids.is_floating_point():
+    if not isinstance(ids, Tensor) or ids.shape != y.shape or ids.dtype not in _INTEGERS:
         raise InputError("ids must be a tensor of integers, (n,), one for each example")
     if len(set(ids.tolist())) < len(ids) or ids.min() < 0:
         raise InputError("ids must be different for all examples, and 0 or more")
+    names = data.class_names
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"class_names={names!r} must be a tuple of strings, empty where unknown")
     if data.n_classes and y.max() >= data.n_classes:
         raise InputError(
             f"labels go up to {int(y.max())}, but {data.name} has {data.n_classes} classes; "
@@ -94,13 +121,8 @@ def _check_ids(data: Dataset) -> None:
         )
 
 
-def device_of(model: nn.Module, device: str | torch.device | None) -> torch.device:
-    """Return the device that is named, or else that of the model's tensors."""
-    if device is not None:
-        return torch.device(device)
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer))
 
 
 @contextmanager
@@ -109,6 +131,8 @@ def open_store(store: Store | Path | str | None) -> Iterator[Store]:
     if isinstance(store, Store):
         yield store
         return
+    if store is not None and not isinstance(store, (str, Path)):
+        raise InputError(f"store={store!r} must be a Store, the path of a file, or None")
     opened = Store(Path(store) if store is not None else None)
     try:
         yield opened

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.names import check_name
+
 
 @dataclass(frozen=True)
 class ModelIdentity:
@@ -35,11 +37,13 @@ def identify(model: nn.Module, logits: Tensor, *, name: str | None = None) -> Mo
     """Return an identity for any module: hashes of its weights and of its logits.
 
     logits: of the model on a few fixed examples, (n, classes); modules with equal weights may
-    compute different functions.
+    compute different functions. Raises InputError where the name is none: give `name` then.
     """
+    name = name or type(model).__name__
+    check_name(name, "model")
     state = hash_tensors(model.state_dict())
     return ModelIdentity(
-        name=name or type(model).__name__,
+        name=name,
         code_sha256=hash_tensors({"logits": logits}),
         weights_sha256=state,
         state_sha256=state,

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.files import check_writable, replacing, write_text
+from robustbench_dyn.reporting.cells import to_csv_text
 from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS
 
 if TYPE_CHECKING:
@@ -22,11 +24,16 @@ EVALUATION_COLUMNS = ("model", "dataset", "norm", "seed", "attacks", "certifiers
 
 
 def check_export_path(path: Path, suffixes: tuple[str, ...] = (".csv", ".parquet")) -> None:
-    """Raise InputError if the suffix is not allowed or the folder does not exist."""
+    """Raise, before anything is computed, where no table can be written to path.
+
+    InputError: the suffix is not allowed, or the folder does not exist; OutputError: the disk
+    refuses.
+    """
     if path.suffix not in suffixes:
         raise InputError(f"the table {path} must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} of the table does not exist")
+    check_writable(path)
 
 
 def export_store(store: Store, path: Path, *, pending: bool = False) -> int:
@@ -34,36 +41,28 @@ def export_store(store: Store, path: Path, *, pending: bool = False) -> int:
 
     pending: include examples of stopped runs that still wait for an attack or certifier.
     Columns: key, model, dataset, norm, seed, attacks, certifiers, eps, then those of
-    Evaluation.examples. Raises InputError where path cannot be written.
+    Evaluation.examples. Raises InputError and OutputError as check_export_path does.
     """
     return write_tables(_tables(store, pending=pending), path)
 
 
 def write_tables(tables: Iterable[pd.DataFrame], path: Path) -> int:
-    """Write tables with equal columns into one file, atomically; return the number of rows."""
+    """Write tables with equal columns into one file, as a whole; return the number of rows.
+
+    In a CSV, text that a spreadsheet would take for a formula has an apostrophe in front
+    (cells.py). Raises InputError for a path of no table, OutputError where the disk refuses.
+    """
     check_export_path(path)
-    partial, written = path.with_suffix(path.suffix + ".partial"), 0
-    try:
-        if path.suffix == ".csv":
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                for table in tables:
-                    table.to_csv(file, index=False, header=not written, lineterminator="\n")
-                    written += len(table)
-        else:
-            written = _write_parquet(tables, partial)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return written
+    with replacing(path) as partial:
+        write = _write_csv if path.suffix == ".csv" else _write_parquet
+        return write(tables, partial)
 
 
 def write_certificates(certificates: Iterable[CertifiedExample], path: Path) -> None:
     """Write certificates of randomised smoothing as TSV, in the format of the field.
 
     Columns as in github.com/locuslab/smoothing: idx, label, predict (-1 for an abstention), radius
-    (L2, rounded down), correct and time. Raises InputError where path cannot be written.
+    (L2, rounded down), correct and time. Raises what check_export_path raises.
     """
     check_export_path(path, (".tsv",))
     lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
@@ -74,14 +73,35 @@ def write_certificates(certificates: Iterable[CertifiedExample], path: Path) -> 
             f"{example_id}\t{label}\t{max(prediction, -1)}\t{rounded}\t"
             f"{int(prediction == label)}\t{timedelta(seconds=seconds)}"
         )
-    partial = path.with_suffix(path.suffix + ".partial")
-    try:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _write_csv(tables: Iterable[pd.DataFrame], path: Path) -> int:
+    written = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for table in tables:
+            cells = table.apply(_as_csv_text)
+            cells.to_csv(file, index=False, header=not written, lineterminator="\n")
+            written += len(table)
+    return written
+
+
+def _as_csv_text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column whose texts no spreadsheet takes for formulas; numbers stay numbers."""
+    from pandas.api.types import is_numeric_dtype  # noqa: PLC0415  (slow to import)
+
+    if is_numeric_dtype(column):
+        return column
+    # A million rows have few different texts.
+    texts = {text: _csv_text(text) for text in column.unique() if isinstance(text, str)}
+    if all(text == shown for text, shown in texts.items()):
+        return column
+    return column.map(lambda value: texts.get(value, value))
+
+
+def _csv_text(text: str) -> str:
+    # csv.writer, which pandas calls, leaves a carriage return without quotes.
+    return to_csv_text(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _write_parquet(tables: Iterable[pd.DataFrame], path: Path) -> int:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.distances import CurveEvaluation
+from robustbench_dyn.files import check_writable, replacing
 from robustbench_dyn.lipschitz.bounds import Classifier
+from robustbench_dyn.reporting.cells import to_plot_text
 from robustbench_dyn.reporting.curves import curve
 from robustbench_dyn.results.verdicts import Status
 
@@ -45,7 +47,7 @@ def plot_flow(
     figure = _figure(10, 4.6)
     left, right = figure.subplots(1, 2)
     _draw_trajectories(left, trajectories, data.y)
-    left.set_title(f"{title} layer by layer".strip())
+    left.set_title(to_plot_text(f"{title} layer by layer".strip()))
     left.set(xlabel=f"first two principal components ({share:.0%} of the variance)")
     _draw_regions(right, model, data)
     _draw_evidence(right, evaluation, data)
@@ -99,7 +101,9 @@ def plot_curves(evaluations: Mapping[str, CurveEvaluation], *, title: str = "") 
         axes.plot(
             eps, 100 * high, linestyle="--", fillstyle="none", drawstyle="steps-post", **style
         )
-        axes.plot(eps, 100 * low, linestyle="-", label=name, drawstyle="steps-pre", **style)
+        axes.plot(
+            eps, 100 * low, linestyle="-", label=to_plot_text(name), drawstyle="steps-pre", **style
+        )
         axes.fill_between(
             eps.repeat(2)[1:-1],
             100 * low[1:].repeat(2),
@@ -111,28 +115,35 @@ def plot_curves(evaluations: Mapping[str, CurveEvaluation], *, title: str = "") 
             linewidth=0,
         )
     axes.set(xlabel=f"eps, {norm}", ylabel="accuracy in %", xlim=(0, last), ylim=(0, 100))
-    axes.set_title(title or "solid: certified; dashed: empirical; true accuracy in between")
+    title = title or "solid: certified; dashed: empirical; true accuracy in between"
+    axes.set_title(to_plot_text(title))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG or SVG file; raises InputError for another suffix."""
+    """Write a PNG or SVG file as a whole.
+
+    Raises InputError for another suffix, OutputError where the file cannot be written.
+    """
     from matplotlib import rc_context  # noqa: PLC0415
 
     check_plot_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # No date, and fixed ids: the same picture gives the same bytes.
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    with rc_context({"svg.hashsalt": "robustbench-dyn"}):
-        figure.savefig(path, dpi=150, metadata=cast(Any, metadata))
+    with replacing(path) as partial, rc_context({"svg.hashsalt": "robustbench-dyn"}):
+        figure.savefig(partial, dpi=150, metadata=cast(Any, metadata))
 
 
 def check_plot_path(path: Path) -> None:
-    """Raise InputError unless the path ends in .png or .svg."""
+    """Raise, before anything is computed, where no picture can be written to path.
+
+    InputError: it does not end in .png or .svg; OutputError: the disk refuses.
+    """
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} must end in {' or '.join(SUFFIXES)}")
+    check_writable(path)
 
 
 def _figure(width: float, height: float) -> Figure:

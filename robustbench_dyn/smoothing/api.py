@@ -17,13 +17,8 @@ from torch import nn
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.api import DEFAULT_AUDIT_SHARE, Evaluation, run_grid
-from robustbench_dyn.evaluation.inputs import (
-    Data,
-    as_dataset,
-    check_options,
-    device_of,
-    open_store,
-)
+from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
+from robustbench_dyn.evaluation.options import check_options, device_of
 from robustbench_dyn.evaluation.outcomes import Stage
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.progress import Progress
@@ -90,7 +85,17 @@ def evaluate_smoothed(
     [ci_low, ci_high] takes the verdicts as they are; what alpha leaves open comes on top.
     Raises InputError for bad input.
     """
-    norm = check_options(threat_models, batch_size, audit_share)
+    norm = check_options(
+        model,
+        threat_models,
+        batch_size=batch_size,
+        audit_share=audit_share,
+        seed=seed,
+        name=name,
+        progress=progress,
+    )
+    if not isinstance(smoothing, Smoothing):
+        raise InputError(f"smoothing={smoothing!r} must be a Smoothing, such as Smoothing(0.25)")
     dataset = as_dataset(data, n_examples)
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, NamedTuple
 
 from scipy.special import betainc, betaincinv, ndtri
@@ -45,6 +46,16 @@ class Smoothing:
     alpha: float = 0.001
 
     def __post_init__(self) -> None:
+        for name, kinds in (
+            ("sigma", Real),
+            ("alpha", Real),
+            ("n0", int),
+            ("n", int),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                kind = "whole number" if kinds is int else "number"
+                raise InputError(f"{name}={value!r} must be a {kind}")
         if not 0 < self.sigma <= _WIDEST_SIGMA:
             raise InputError(
                 f"sigma={self.sigma:g} must be positive and at most {_WIDEST_SIGMA:g}; give it in "

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustbench_dyn.strict_yaml import StrictFile
+from robustbench_dyn.strict_yaml import Eps, StrictFile
 from robustbench_dyn.threat_models import Norm, ThreatModel, project
 
 
@@ -17,8 +17,8 @@ class Adversary(StrictFile):
     """The ball of each training example, and the number of steps, of size 2.5 eps / n_steps."""
 
     norm: Norm
-    eps: Annotated[float, Field(gt=0)]
-    n_steps: Annotated[int, Field(ge=1)] = 5
+    eps: Eps
+    n_steps: Annotated[int, Field(ge=1, le=10_000)] = 5
 
 
 def perturb(

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustbench_dyn.datasets import load_dataset
-from robustbench_dyn.errors import InputError, IntegrityError
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.files import write_bytes
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model
+from robustbench_dyn.threat_models import ThreatModel
 from robustbench_dyn.training.adversarial import perturb
 from robustbench_dyn.training.augmentation import augment
-from robustbench_dyn.training.certified import certified_loss, trace_for_training
+from robustbench_dyn.training.certified import certified_loss
 from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty
-from robustbench_dyn.training.optimizers import make_optimizer, make_schedule
 from robustbench_dyn.training.recipes import Recipe
+from robustbench_dyn.training.state import State, check_place
 
 
 class EpochReport(NamedTuple):
@@ -65,16 +66,19 @@ def train(
 
     Each epoch writes a checkpoint beside `out`; the same call resumes from it, and deletes it at
     the end. n_examples: train on the first ones only. Raises InputError for a recipe of another
-    model, DataUnavailableError if the training split is not available.
+    model and for a file that cannot be written, DataUnavailableError if the training split is not
+    available, TrainingError once the loss or a weight is not finite; the checkpoint of the last
+    epoch then stays.
     """
     from safetensors.torch import save  # noqa: PLC0415
 
     if recipe.model != architecture.name:
         raise InputError(f"the recipe is for model {recipe.model!r}, not {architecture.name!r}")
+    checkpoint = check_place(out)
     data = load_dataset(recipe.dataset, split="train", n_examples=n_examples, data_dir=data_dir)
     if len(data.x) < recipe.batch_size:
         raise InputError(f"{len(data.x)} examples are fewer than one batch of {recipe.batch_size}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _check_eps(recipe, tuple(data.x.shape[1:]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build_model(
@@ -83,92 +87,19 @@ def train(
             n_classes=data.n_classes,
             options=recipe.options,
         )
-    state = _State(recipe, model.to(device), data.x, out.with_suffix(".checkpoint"))
+    state = State(recipe, model.to(device), data.x, checkpoint)
     state.resume()
     for epoch in range(state.epoch, recipe.epochs):
         _train_epoch(state, epoch, data.x, data.y, device, progress)
     model = model.cpu().eval()
     content = save({k: v.contiguous() for k, v in model.state_dict().items()})
-    out.write_bytes(content)
+    write_bytes(out, content)
     state.checkpoint.unlink(missing_ok=True)
     return Trained(model, out, hashlib.sha256(content).hexdigest(), state.seconds)
 
 
-class _State:
-    """The state of a training, which a checkpoint saves."""
-
-    def __init__(self, recipe: Recipe, model: nn.Module, x: Tensor, checkpoint: Path) -> None:
-        self.recipe, self.model, self.checkpoint = recipe, model, checkpoint
-        n_examples, input_shape = len(x), tuple(x.shape[1:])
-        self.steps_per_epoch = n_examples // recipe.batch_size
-        self.optimizer = make_optimizer(
-            recipe.optimizer,
-            model.parameters(),
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-        )
-        self.schedule = make_schedule(
-            self.optimizer,
-            recipe.decay,
-            learning_rate=recipe.learning_rate,
-            warmup=recipe.warmup,
-            epochs=recipe.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-        )
-        self.network = None
-        if recipe.certified_training is not None:
-            self.network = trace_for_training(model, input_shape)
-        self.epoch, self.seconds = 0, 0.0
-        self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
-
-    def save(self) -> None:
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(
-            {
-                "fingerprint": self.fingerprint,
-                "epoch": self.epoch,
-                "seconds": self.seconds,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-            },
-            partial,
-        )
-        # A rename is atomic, so that a kill leaves a complete checkpoint, the old or the new one.
-        partial.replace(self.checkpoint)
-
-    def resume(self) -> None:
-        if not self.checkpoint.is_file():
-            return
-        try:
-            checkpoint = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        except Exception as error:
-            raise IntegrityError(
-                f"the checkpoint {self.checkpoint} cannot be read; delete it to restart"
-            ) from error
-        if not self._matches(checkpoint["fingerprint"]):
-            raise InputError(
-                f"the checkpoint {self.checkpoint} belongs to another recipe; "
-                "delete it or give another --out"
-            )
-        self.model.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.schedule.load_state_dict(checkpoint["schedule"])
-        self.epoch, self.seconds = checkpoint["epoch"], checkpoint["seconds"]
-
-    def _matches(self, fingerprint: str) -> bool:
-        # An older checkpoint may lack keys of the recipe; they then have their defaults.
-        content, _, n_examples = fingerprint.rpartition(" ")
-        try:
-            recipe = Recipe.model_validate_json(content)
-        except ValidationError:
-            return False
-        return f"{recipe.model_dump_json()} {n_examples}" == self.fingerprint
-
-
 def _train_epoch(
-    state: _State,
+    state: State,
     epoch: int,
     x: Tensor,
     y: Tensor,
@@ -184,27 +115,48 @@ def _train_epoch(
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = y[rows].to(device)
         epochs = epoch + (step - 1) / state.steps_per_epoch
-        loss = _batch_loss(state, inputs, labels, generator, epochs=epochs)
-        if recipe.orthogonality:
-            loss = loss + recipe.orthogonality * orthogonality_penalty(state.model)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        _retract(state.model)
-        state.schedule.step()
-        total += float(loss.detach())
+        try:
+            value = _step(state, inputs, labels, generator, epochs=epochs)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            # Weights that run away have no factorisation, by which some layers retract them.
+            raise state.diverged(epoch=epoch, step=step, what=str(error).rstrip(".")) from error
+        state.check_finite(epoch=epoch, step=step, loss=value)
+        total += value
         if progress is not None:
             steps_done = epoch * state.steps_per_epoch + step
             steps = recipe.epochs * state.steps_per_epoch
             seconds = state.seconds + _clock(device) - started
             progress(EpochReport(epoch, recipe.epochs, steps_done, steps, total / step, seconds))
+    state.check_finite(epoch=epoch, step=state.steps_per_epoch)
     state.epoch = epoch + 1
     state.seconds += _clock(device) - started
     state.save()
 
 
+def _step(
+    state: State, x: Tensor, y: Tensor, generator: torch.Generator, *, epochs: float
+) -> float:
+    """Take one step of the optimizer and of the schedule; return the loss before it."""
+    loss = _batch_loss(state, x, y, generator, epochs=epochs)
+    if state.recipe.orthogonality:
+        loss = loss + state.recipe.orthogonality * orthogonality_penalty(state.model)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    state.optimizer.step()
+    _retract(state.model)
+    state.schedule.step()
+    return float(loss.detach())
+
+
+def _check_eps(recipe: Recipe, input_shape: tuple[int, ...]) -> None:
+    """Raise InputError where a ball of the training is as wide as the input space."""
+    for ball in (recipe.adversary, recipe.certified_training):
+        if ball is not None:
+            ThreatModel(ball.norm, ball.eps).check_input_shape(input_shape)
+
+
 def _batch_loss(
-    state: _State, x: Tensor, y: Tensor, generator: torch.Generator, *, epochs: float
+    state: State, x: Tensor, y: Tensor, generator: torch.Generator, *, epochs: float
 ) -> Tensor:
     recipe, model = state.recipe, state.model
     objective = partial(_loss, labels=y, loss=recipe.loss)

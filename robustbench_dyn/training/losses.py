@@ -23,9 +23,9 @@ class Loss(StrictFile):
     """
 
     kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
-    offset: float = 0.0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    margin: Annotated[float, Field(gt=0)] | None = None
+    offset: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    margin: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

@@ -18,8 +18,8 @@ OptimizerName = Literal["adam", "adamw", "sgd"]
 class Decay(StrictFile):
     """Divide the learning rate by `factor` every `every` epochs."""
 
-    every: Annotated[int, Field(ge=1)]
-    factor: Annotated[float, Field(gt=1)] = 10.0
+    every: Annotated[int, Field(ge=1, le=1_000_000)]
+    factor: Annotated[float, Field(gt=1, le=1e6)] = 10.0
 
 
 def make_optimizer(

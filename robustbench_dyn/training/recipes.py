@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.architectures import Architecture
+from robustbench_dyn.names import check_name
 from robustbench_dyn.strict_yaml import Name, Option, StrictFile, Variant, read_yaml
 from robustbench_dyn.threat_models import Norm
 from robustbench_dyn.training.adversarial import Adversary
@@ -17,7 +18,16 @@ from robustbench_dyn.training.certified import CertifiedTraining
 from robustbench_dyn.training.losses import Loss
 from robustbench_dyn.training.optimizers import Decay, OptimizerName
 
-Positive = Annotated[float, Field(gt=0)]
+
+def _checked_name(name: str) -> str:
+    check_name(name, "data set")
+    return name
+
+
+DatasetName = Annotated[str, AfterValidator(_checked_name)]
+Positive = Annotated[float, Field(gt=0, le=1e3)]
+# A million times the seed must stay a 64-bit integer (loop.py).
+Seed = Annotated[int, Field(ge=-(2**40), le=2**40)]
 
 
 class Recipe(StrictFile):
@@ -29,7 +39,7 @@ class Recipe(StrictFile):
     """
 
     model: Name
-    dataset: str
+    dataset: DatasetName
     norm: Norm | None = None
     variant: Variant = ""
     options: dict[str, Option] = Field(default_factory=dict)
@@ -37,17 +47,17 @@ class Recipe(StrictFile):
     augmentation: Augmentation = Augmentation()
     adversary: Adversary | None = None
     certified_training: CertifiedTraining | None = None
-    orthogonality: Annotated[float, Field(ge=0)] = 0.0
+    orthogonality: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     optimizer: OptimizerName = "adam"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     warmup: Annotated[float, Field(gt=0, lt=1)] = 0.2
     decay: Decay | None = None
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
+    batch_size: Annotated[int, Field(ge=1, le=10_000_000)] = 256
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -83,6 +93,7 @@ def find_recipe(architecture: Architecture, dataset: str, variant: str = "") -> 
 
     Raises InputError, naming the existing recipes, if there is no such file.
     """
+    check_name(f"{dataset}/{variant}" if variant else dataset, "recipe")
     folder = architecture.folder / "recipes"
     path = folder / (f"{dataset}-{variant}.yaml" if variant else f"{dataset}.yaml")
     if not path.is_file():

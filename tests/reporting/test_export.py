@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from oracles.records import record
 
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, OutputError
 from robustbench_dyn.reporting import export as exporting
 from robustbench_dyn.reporting.export import export_store
 from robustbench_dyn.results.store import Store
@@ -68,7 +68,7 @@ def test_a_failed_export_leaves_the_old_table(suffix, store, tmp_path):
         yield pd.DataFrame({"a": [1]})
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         exporting.write_tables(tables(), path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,203 @@
+"""Rows of leaderboards, checked as they come from a store or a CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.names import RULE, is_name
+from robustbench_dyn.reporting.cells import from_csv_text, to_csv_text
+from robustbench_dyn.results.summary import SUMMARY_COLUMNS
+from robustbench_dyn.threat_models import NORMS
+
+Row = dict[str, Any]
+Kind = Literal["name", "norm", "text", "count", "fraction", "number"]
+# A cell may be this long, in characters; longer ones are no work of this package.
+_LONGEST_CELL = 10_000
+_LONGEST_SHOWN = 60
+
+
+class Column(NamedTuple):
+    """A column: the kind of its values, whether each row needs one, and the least value."""
+
+    kind: Kind
+    needed: bool = False
+    least: float | None = None
+
+
+_REQUIRED_FRACTION = Column("fraction", needed=True)
+_COST = Column("number", needed=True, least=0)
+_TEXT = Column("text")
+COLUMNS: dict[str, Column] = dict.fromkeys(SUMMARY_COLUMNS, _TEXT) | {
+    "model": Column("name", needed=True),
+    "dataset": Column("name", needed=True),
+    "norm": Column("norm", needed=True),
+    "eps": Column("number", needed=True, least=0),
+    "n_examples": Column("count", needed=True, least=1),
+    "clean_accuracy": _REQUIRED_FRACTION,
+    "certified_accuracy": _REQUIRED_FRACTION,
+    "empirical_accuracy": Column("fraction"),
+    "gap": Column("fraction"),
+    "ci_low": _REQUIRED_FRACTION,
+    "ci_high": _REQUIRED_FRACTION,
+    "certifiers": Column("text", needed=True),
+    "attacks": Column("text", needed=True),
+    "forward_passes": Column("count", needed=True, least=0),
+    "backward_passes": Column("count", needed=True, least=0),
+    "seconds": _COST,
+    "parameters": Column("count", least=0),
+    "lipschitz_bound": Column("number", least=0),
+    "seed": Column("count"),
+}
+
+_RULES_OF_TEXTS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "text": (lambda value: isinstance(value, str), "a text"),
+    "name": (is_name, f"a name: {RULE}"),
+    "norm": (lambda value: value in NORMS, f"one of {', '.join(NORMS)}"),
+}
+
+
+def checked_row(row: Mapping[str, object], place: str) -> Row:
+    """Return the columns of a row, None where there is no value.
+
+    place: where the row stands, for the message. Raises InputError for a value of the wrong type
+    or out of its range, for a missing one, and for accuracies that contradict each other.
+    """
+    values = {name: _present(row.get(name)) for name in SUMMARY_COLUMNS}
+    for name, column in COLUMNS.items():
+        value = values[name]
+        if value is None or value == "":
+            if column.needed:
+                raise InputError(f"{place}: {name} is empty, and every row needs it")
+        elif broken := _broken_rule(value, column):
+            raise InputError(f"{place}: {name}={_shown(value)} must be {broken}")
+    _check_order(values, place)
+    return values
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a CSV as write_rows wrote it.
+
+    Raises InputError, with the file, the line and the rule, where it cannot be read or breaks one.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [checked_row(row, place) for place, row in _parsed(file, path)]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no leaderboard: it is no text in UTF-8") from None
+
+
+def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
+    """Return rows as CSV with a heading; no text is taken for a formula (cells.py)."""
+    lines = [",".join(SUMMARY_COLUMNS)]
+    for row in rows:
+        lines.append(",".join(_cell(name, _present(row[name])) for name in SUMMARY_COLUMNS))
+    return "\n".join(lines) + "\n"
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    kind = COLUMNS[name].kind
+    if kind in _RULES_OF_TEXTS:
+        # csv.writer leaves a carriage return without quotes.
+        text = to_csv_text(value).replace('"', '""')
+        return f'"{text}"' if re.search(r'[,"\r\n]', text) else text
+    # repr gives the digits that read back as the same float.
+    return str(int(value)) if kind == "count" else repr(float(value))
+
+
+def _parsed(file: Any, path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield where each line stands, and its values by column."""
+    reader = csv.reader(file, strict=True)
+    remedy = "give a folder of tables that dynbench leaderboard wrote"
+    line = 1
+    try:
+        header = next(reader, [])
+        if not header:
+            raise InputError(f"{path} is empty; {remedy}")
+        for column in SUMMARY_COLUMNS:
+            if header.count(column) != 1:
+                wrong = "lacks" if column not in header else "has twice"
+                raise InputError(
+                    f"{path} is no leaderboard, it {wrong} the column {column}; {remedy}"
+                )
+        line = reader.line_num + 1
+        for cells in reader:
+            place = f"{path}, line {line}"
+            if len(cells) != len(header):
+                raise InputError(
+                    f"{place}: {len(cells)} fields, but the heading has {len(header)}; each row "
+                    "needs one field a column"
+                )
+            named = dict(zip(header, cells, strict=True))
+            yield place, {name: _value(name, named[name], place) for name in SUMMARY_COLUMNS}
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: no CSV ({error}); {remedy}") from error
+
+
+def _value(name: str, cell: str, place: str) -> object:
+    """Return the value of a cell: a number where the column has numbers."""
+    kind = COLUMNS[name].kind
+    if len(cell) > _LONGEST_CELL:
+        raise InputError(f"{place}: {name} is longer than {_LONGEST_CELL} characters")
+    if kind in _RULES_OF_TEXTS:
+        return from_csv_text(cell)
+    if not cell:
+        return None
+    try:
+        if kind == "count":
+            # Earlier tables have whole numbers as 12.0 where another row has none.
+            return int(cell.removesuffix(".0"))
+        return float(cell)
+    except ValueError:
+        raise InputError(f"{place}: {name}={_shown(cell)} is no number") from None
+
+
+def _present(value: object) -> object:
+    """Return the value, and None for NaN, which stands for no value in tables."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _broken_rule(value: object, column: Column) -> str:
+    """Return the rule that a value breaks; empty where it breaks none."""
+    if column.kind in _RULES_OF_TEXTS:
+        holds, rule = _RULES_OF_TEXTS[column.kind]
+        return "" if holds(value) else rule
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if column.kind == "fraction":
+        return "" if 0 <= number <= 1 else "a fraction between 0 and 1"
+    whole = column.kind == "count"
+    if not (abs(number) < math.inf and (not whole or number == int(number))):
+        return "a whole number" if whole else "a finite number"
+    too_small = column.least is not None and number < column.least
+    return f"at least {column.least:g}" if too_small else ""
+
+
+def _check_order(values: Row, place: str) -> None:
+    """Raise InputError where eps is 0, or an accuracy exceeds one that bounds it."""
+    if values["eps"] == 0:
+        raise InputError(f"{place}: eps=0 must be positive")
+    for low, high in (
+        ("certified_accuracy", "empirical_accuracy"),
+        ("certified_accuracy", "clean_accuracy"),
+        ("empirical_accuracy", "clean_accuracy"),
+        ("ci_low", "ci_high"),
+    ):
+        if values[low] is not None and values[high] is not None and values[low] > values[high]:
+            raise InputError(
+                f"{place}: {low}={values[low]} exceeds {high}={values[high]}; it must not"
+            )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

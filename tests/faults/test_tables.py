@@ -1,0 +1,417 @@
+"""Leaderboards lose no row: all rows are checked first, and a kill leaves old or new tables."""
+
+import csv
+import math
+import os
+import shutil
+import sys
+from fractions import Fraction
+
+import pytest
+from oracles.command import dynbench_here, refused
+from oracles.records import record
+
+from robustbench_dyn.errors import InputError, OutputError
+from robustbench_dyn.reporting import folder as folders
+from robustbench_dyn.reporting.leaderboard import (
+    format_eps,
+    leaderboard,
+    read_leaderboards,
+    write_leaderboards,
+)
+from robustbench_dyn.resources import shipped
+from robustbench_dyn.results.store import Run, Store
+from robustbench_dyn.results.summary import SUMMARY_COLUMNS
+
+ROW = dict.fromkeys(SUMMARY_COLUMNS, "") | {
+    "model": "m",
+    "dataset": "digits",
+    "norm": "L2",
+    "eps": 0.5,
+    "n_examples": 100,
+    "clean_accuracy": 0.9,
+    "certified_accuracy": 0.5,
+    "empirical_accuracy": 0.6,
+    "gap": 0.1,
+    "ci_low": 0.4,
+    "ci_high": 0.7,
+    "certifiers": "lipschitz",
+    "attacks": "pgd",
+    "forward_passes": 7,
+    "backward_passes": 3,
+    "seconds": 12.3,
+    "parameters": None,
+    "lipschitz_bound": None,
+    "seed": 0,
+}
+TABLE = "digits-L2-0.5.csv"
+
+
+def store_of(*rows, path=None):
+    store = Store(path)
+    for k, row in enumerate(rows):
+        store.add_evaluation(f"k{k}", record())
+        store.add_run(Run(f"k{k}", row["eps"], row["n_examples"], row))
+    return store
+
+
+def board(*changes):
+    return leaderboard(store_of(*(ROW | change for change in changes)))
+
+
+def csv_of(rows, *, columns=SUMMARY_COLUMNS):
+    lines = [",".join(columns)]
+    lines += [",".join(str(row[c]).replace("None", "") for c in columns) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [(2 / 7, 0.285714), (0.5, 0.5000000001), (8 / 255, 0.031372549), (0.1, math.nextafter(0.1, 1))],
+)
+def test_equal_looking_eps_have_files_of_their_own(pair, tmp_path):
+    changes = [{"eps": eps, "model": f"m{k}"} for k, eps in enumerate(pair)]
+    written = write_leaderboards(board(*changes), tmp_path / "t")
+    assert len({path.name for path in written}) == 3
+    assert sorted(read_leaderboards(tmp_path / "t")["eps"]) == sorted(pair)
+
+
+def test_the_text_of_an_eps_reads_back_as_that_eps():
+    for eps in (1e-7, 1 / 3, 2 / 7, 0.2, 51 / 255, 196.0, 1e6, 1e20, 0.1 + 0.2, 8 / 255, 5e-324):
+        text = format_eps(eps)
+        assert float(Fraction(text)) == eps
+        assert "+" not in text
+    assert [format_eps(eps) for eps in (2 / 7, 1e20, 0.5000000001)] == [
+        "2/7",
+        "1e20",
+        "0.5000000001",
+    ]
+
+
+def test_the_published_tables_stay_as_they_are(tmp_path):
+    target = tmp_path / "t"
+    shutil.copytree(shipped("leaderboards"), target)
+    before = content(target)
+    table = read_leaderboards(target)
+    assert len(table) == sum(text.count(b"\n") - 1 for n, text in before.items() if "csv" in n)
+    write_leaderboards(table, target)
+    assert content(target) == before
+    write_leaderboards(table, target, add=True)
+    assert content(target) == before, "a note beside the tables stays"
+
+
+def test_added_rows_come_to_the_rows_that_are_there(tmp_path):
+    target = tmp_path / "t"
+    write_leaderboards(board({"model": "a"}, {"model": "b", "eps": 1.0}), target)
+    # A name that an earlier version gave to a table.
+    (target / TABLE).rename(target / "digits-L2-0.50.csv")
+    write_leaderboards(board({"model": "c"}), target, add=True)
+    assert sorted(read_leaderboards(target)["model"]) == ["a", "b", "c"]
+    assert sorted(content(target)) == ["README.md", TABLE, "digits-L2-1.csv"]
+
+
+BAD = {
+    "dataset": [("", "empty"), ("../../x", "a name"), ("/etc/x", "a name"), ("a b", "a name")],
+    "model": [("", "empty"), ("=1+1", "a name"), ("m|n", "a name"), ("<b>", "a name")],
+    "norm": [("", "empty"), ("L3", "one of Linf, L2, L1")],
+    "eps": [("", "empty"), ("x", "no number"), ("0", "positive"), ("-1", "at least 0")],
+    "n_examples": [("0", "at least 1"), ("1.5", "no number"), ("", "empty"), ("nan", "no number")],
+    "clean_accuracy": [
+        ("1.2", "fraction"),
+        ("90%", "no number"),
+        ("", "empty"),
+        ("0.1", "exceeds"),
+    ],
+    "certified_accuracy": [("-0.1", "fraction"), ("0.7", "exceeds"), ("nan", "empty")],
+    "empirical_accuracy": [("0.95", "exceeds"), ("inf", "fraction")],
+    "ci_low": [("0.8", "exceeds")],
+    "seconds": [("-1", "at least 0"), ("inf", "finite")],
+    "forward_passes": [("-1", "at least 0"), ("many", "no number")],
+    "parameters": [("9" * 5000, "no number")],
+    "flags": [("x" * 20_000, "longer than")],
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "words"), [(c, *case) for c, cases in BAD.items() for case in cases]
+)
+def test_a_bad_cell_is_named_with_file_and_line(column, cell, words, tmp_path):
+    rows = [ROW, ROW | {"model": "n"}, ROW | {column: cell}]
+    (tmp_path / TABLE).write_text(csv_of(rows))
+    with pytest.raises(InputError) as caught:
+        read_leaderboards(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / TABLE}, line 4: {column}"[: len(str(tmp_path)) + 20])
+    assert column in message
+    assert words in message
+    assert len(message) < 500
+
+
+def test_good_rows_are_all_read(tmp_path):
+    (tmp_path / TABLE).write_text(csv_of([ROW, ROW | {"model": "n", "empirical_accuracy": ""}]))
+    assert read_leaderboards(tmp_path)["model"].tolist() == ["m", "n"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda _: b"", "is empty"),
+        (lambda _: bytes(range(256)), "no text in UTF-8"),
+        (lambda text: text + b"a,b\n", "line 4: 2 fields"),
+        (lambda text: text[:-1] + b",1\n", "line 3: 27 fields"),
+        (lambda text: text + b"\0\n", "line 4"),
+        (lambda text: text + b'"open', "line 4"),
+        (lambda text: text.replace(b"model", b"norm", 1), "lacks the column model"),
+        (lambda text: text.replace(b"model", b"model,model", 1), "has twice the column model"),
+    ],
+)
+def test_a_damaged_csv_is_refused_and_nothing_is_written(
+    damage, words, tmp_path, monkeypatch, capsys
+):
+    target = tmp_path / "t"
+    target.mkdir()
+    (target / TABLE).write_bytes(damage(csv_of([ROW, ROW | {"model": "n"}]).encode()))
+    before = content(target)
+    store_of(ROW, path=tmp_path / "s.sqlite").close()
+    arguments = ["leaderboard", "--store", "s.sqlite", "--to", "t", "--add"]
+    refused(dynbench_here(arguments, tmp_path, monkeypatch, capsys), "t/" + TABLE, words)
+    assert content(target) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dataset": ""}, "dataset is empty"),
+        ({"dataset": None}, "dataset is empty"),
+        ({"dataset": "../../x"}, "dataset='../../x'"),
+        ({"norm": None}, "norm is empty"),
+        ({"eps": "0.5"}, "eps='0.5' must be a finite number"),
+        ({"n_examples": True}, "n_examples=True"),
+        ({"clean_accuracy": [1]}, "clean_accuracy=[1]"),
+        ({"certified_accuracy": 0.95}, "exceeds"),
+        ({"family": 3}, "family=3 must be a text"),
+    ],
+)
+def test_a_bad_row_of_a_store_stops_before_the_write(change, words, tmp_path):
+    write_leaderboards(board({}), tmp_path / "t")
+    before = content(tmp_path / "t")
+    store = store_of(ROW | {"model": "first", "eps": 0.1})
+    store.add_evaluation("bad", record())
+    store.add_run(Run("bad", 0.5, 100, ROW | change))
+    with pytest.raises(InputError, match=r"run bad at eps 0\.5") as caught:
+        write_leaderboards(leaderboard(store), tmp_path / "t")
+    assert words in str(caught.value)
+    assert content(tmp_path / "t") == before
+
+
+def test_tables_of_names_that_differ_in_case_are_refused(tmp_path):
+    with pytest.raises(InputError, match="would be one file"):
+        write_leaderboards(board({}, {"dataset": "Digits"}), tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_slash_in_a_name_stays_inside_the_folder(tmp_path):
+    table = board({"dataset": "a/b"}, {"dataset": "a_b"})
+    names = [path.name for path in write_leaderboards(table, tmp_path / "t")]
+    assert names == ["a+b-L2-0.5.csv", "a_b-L2-0.5.csv", "README.md"]
+    assert sorted(content(tmp_path / "t")) == sorted(names)
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+# Kills ---------------------------------------------------------------------------------------
+
+
+def killed_at(step, action):
+    """Run an action in a child that dies before its step-th change of files; say whether it did."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def die(event, _arguments):
+            nonlocal seen
+            if event in ("open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir") or (
+                event.startswith("ctypes.")
+            ):
+                seen += 1
+                if seen == step:
+                    os._exit(9)
+
+        sys.addaudithook(die)
+        try:
+            action()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 9
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork beside threads
+@pytest.mark.parametrize(
+    ("exchange", "every"),
+    [
+        pytest.param(True, 9, id="some"),
+        pytest.param(True, 1, id="all", marks=pytest.mark.slow),
+        pytest.param(False, 1, id="without exchange", marks=pytest.mark.slow),
+    ],
+)
+def test_a_kill_at_each_step_leaves_old_or_new_tables(exchange, every, tmp_path, monkeypatch):
+    if not exchange:
+        monkeypatch.setattr(folders, "_exchange", lambda *_: False)
+    old, new = board({}, {"eps": 1.0}), board({"model": "n"}, {"norm": "L1"})
+    expected = {}
+    for name, tables in (("old", [old]), ("new", [old, new])):
+        for table in tables:
+            write_leaderboards(table, tmp_path / name, add=True)
+        expected[name] = content(tmp_path / name)
+    target, seen = tmp_path / "t", set()
+    for step in range(1, 1000, every):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", target)
+        killed = killed_at(step, lambda: write_leaderboards(new, target, add=True))
+        left = content(folders.settled(target))
+        seen.add(next(name for name, tables in expected.items() if tables == left))
+        if exchange:
+            assert target.is_dir()
+        # What it left does not stand in the way of the next run, and goes with it.
+        write_leaderboards(new, target, add=True)
+        assert content(target) == expected["new"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "t"]
+        if not killed:
+            break
+    assert not killed
+    assert step > 20
+    assert seen == {"old", "new"}
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("failing", ["fsync", "rename", "write"])
+def test_a_failing_disk_leaves_the_old_tables(failing, exchange, tmp_path, monkeypatch):
+    target = tmp_path / "t"
+    write_leaderboards(board({}), target)
+    before = content(target)
+    if not exchange:
+        monkeypatch.setattr(folders, "_exchange", lambda *_: False)
+    fails = {
+        "fsync": (os, "fsync"),
+        "rename": (folders.Path, "rename"),
+        "write": (folders.Path, "write_text"),
+    }
+    calls = {"left": 0}
+
+    def full(*arguments, **options):
+        calls["left"] -= 1
+        if calls["left"] == 0:
+            raise OSError(28, "No space left on device")
+        return original(*arguments, **options)
+
+    owner, name = fails[failing]
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, full)
+    failures = 0
+    while calls["left"] <= 0:
+        failures += 1
+        calls["left"] = failures
+        try:
+            write_leaderboards(board({"model": "n"}), target, add=True)
+        except OutputError as error:
+            assert "No space left" in str(error)
+            # The last fsync, that of the parent's names, comes after the swap.
+            assert content(target) == before or failing == "fsync"
+            assert [path.name for path in tmp_path.iterdir()] == ["t"]
+            shutil.rmtree(target)
+            target.mkdir()
+            for file, text in before.items():
+                (target / file).write_bytes(text)
+    assert failures > 1 or (failing == "rename" and exchange)
+
+
+def in_place(path):
+    path.write_text("")
+
+
+def with_subfolder(path):
+    (path / "sub").mkdir(parents=True)
+
+
+def with_store(path):
+    path.mkdir()
+    (path / "dynbench.sqlite").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("to", "prepare", "words"),
+    [
+        ("t", in_place, "t is a file"),
+        ("t/tables", lambda path: in_place(path.parent), "t is a file"),
+        ("/proc/tables", None, "/proc/tables cannot be written"),
+        ("/dev/null", None, "null is a file"),
+        ("/", None, "mount point"),
+        (".", None, "the current folder"),
+        ("..", None, "the current folder"),
+        ("t", with_subfolder, "holds sub"),
+        ("t", with_store, "holds dynbench.sqlite"),
+    ],
+)
+def test_a_folder_that_cannot_be_replaced_is_refused(
+    to, prepare, words, tmp_path, monkeypatch, capsys
+):
+    store_of(ROW, path=tmp_path / "s.sqlite").close()
+    if prepare is not None:
+        prepare(tmp_path / to)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["leaderboard", "--store", "s.sqlite", "--to", to]
+    refused(dynbench_here(arguments, tmp_path, monkeypatch, capsys), words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_missing_folder_is_made_with_its_parents(tmp_path, monkeypatch, capsys):
+    store_of(ROW, path=tmp_path / "s.sqlite").close()
+    arguments = ["leaderboard", "--store", "s.sqlite", "--to", "a/b"]
+    assert dynbench_here(arguments, tmp_path, monkeypatch, capsys).returncode == 0
+    assert sorted(content(tmp_path / "a" / "b")) == ["README.md", TABLE]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    write_leaderboards(board({}), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(content(tmp_path / "real")) == ["README.md", TABLE]
+
+
+# Text ----------------------------------------------------------------------------------------
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''-x", "'", "a=b", '"=1"', ""]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_are_text_and_come_back(text, tmp_path):
+    write_leaderboards(board({"family": text}), tmp_path / "t")
+    with (tmp_path / "t" / TABLE).open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert not row["family"].startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert read_leaderboards(tmp_path / "t")["family"].tolist() == [text]
+    assert (row["eps"], row["seed"], row["parameters"]) == ("0.5", "0", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a|b", r"a\|b"),
+        ("a\n| x |", r"a \| x \|"),
+        ("<script>x</script>", "&lt;script&gt;x&lt;/script&gt;"),
+        ("&lt;", "&amp;lt;"),
+        ("`a`", r"\`a\`"),
+        ("[x](http://y)", r"\[x\](http://y)"),
+        ("a\u2028b", "a b"),
+        ("pgd(n_steps=3)+fab-t", "pgd(n_steps=3)+fab-t"),
+    ],
+)
+def test_the_page_shows_text_as_text(text, shown, tmp_path):
+    write_leaderboards(board({"attacks": text}), tmp_path / "t")
+    (line,) = [x for x in (tmp_path / "t/README.md").read_text().splitlines() if "| m |" in x]
+    assert f"| {shown} |" in line
