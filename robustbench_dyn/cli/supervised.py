@@ -29,6 +29,8 @@ def run_supervised(origin: str, limits: Limits, *, seconds: float | None = None)
     process = subprocess.Popen(
         [sys.executable, "-c", _CODE, *sys.argv[1:], "--trust"],
         env={**os.environ, _REPORT: settings},
+        # Descriptor 1 is where libraries print; results have one of their own.
+        stdout=sys.stdout.fileno(),
         pass_fds=(writes,),
     )
     os.close(writes)

@@ -67,7 +67,7 @@ def _start(settings: Mapping[str, Any]) -> Message:
         memory=settings["memory"],
         open_files=settings["open_files"],
         files_of=settings["memory"],
-        address_space=not settings["gpu"],
+        address_space=settings["limit_mapped"],
     )
     # The working folder is not on this path.
     python = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path]

@@ -69,13 +69,11 @@ class ChildProcess:
     """A process that does what it is asked for, one call at a time.
 
     who: whose code it runs, for messages. reads: what it may read besides Python's own folders.
-    gpu: whether it uses one, whose driver maps more memory than any limit allows.
+    confined: whether it has lost the user's files (see confinement.confine).
     Raises ForeignCodeError where this system has no such processes.
     """
 
-    def __init__(
-        self, who: str, *, limits: Limits, reads: Iterable[Path] = (), gpu: bool = False
-    ) -> None:
+    def __init__(self, who: str, *, limits: Limits, reads: Iterable[Path] = ()) -> None:
         if os.name != "posix":
             raise ForeignCodeError(
                 f"{who} is code from outside of this package, and this system offers no process "
@@ -117,7 +115,8 @@ class ChildProcess:
             "writes": [str(work)],
             "memory": most,
             "open_files": limits.open_files,
-            "gpu": gpu,
+            # The driver of a GPU maps more memory than any limit allows.
+            "limit_mapped": not torch.cuda.is_available(),
             "threads": torch.get_num_threads(),
             "end_with_parent": threading.current_thread() is threading.main_thread(),
             "parent": os.getpid(),
@@ -125,6 +124,11 @@ class ChildProcess:
         with reported():
             started = self._call("start", settings, {}, _SECONDS_TO_START)
         self.confined = bool(started.content["landlock"])
+        if not self.confined:
+            log.warning(
+                "%s runs in a process of its own, and this system cannot keep it from your files",
+                who,
+            )
         self._memory = most + memory_in_use(self._process.pid)
 
     def call(

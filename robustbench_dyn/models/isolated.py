@@ -129,7 +129,6 @@ def load_isolated(
     weights: Weights,
     *,
     plugins: Iterable[Path] = (),
-    gpu: bool = False,
 ) -> IsolatedModel:
     """Return a foreign architecture with its trained weights, in a process of its own.
 
@@ -139,7 +138,7 @@ def load_isolated(
     who = f"model {model_name!r} from {plugin.origin}"
     more = (Path(folder).resolve() for folder in plugins)
     folders = list(dict.fromkeys([plugin.folder, *folders_in_use(), *more]))
-    process = ChildProcess(who, limits=limits_in_use(), reads=folders, gpu=gpu)
+    process = ChildProcess(who, limits=limits_in_use(), reads=folders)
     about = {
         "plugin": str(plugin.folder),
         "origin": plugin.origin,
