@@ -107,7 +107,7 @@ def _copy(url: str, stream: IO[bytes], *, most_bytes: int) -> None:
                 raise ConnectionError(f"the connection ended {response.length} bytes early")
     except urllib.error.HTTPError as error:
         with error:
-            raise DataUnavailableError(f"{url}: {error}") from error
+            raise DataUnavailableError(f"{url}: {' '.join(str(error).split())}") from error
     # Sockets, TLS and the protocol; what they mean to the caller is the same.
     except (OSError, http.client.HTTPException) as error:
         raise DataUnavailableError(f"{url}: {_one_line(error)}") from error

@@ -18,6 +18,7 @@ from robustbench_dyn.datasets.verified_files import (
     REMEDY,
     find_together,
     gunzip_verified,
+    most_packed_bytes,
     read_verified,
 )
 from robustbench_dyn.errors import DataUnavailableError
@@ -94,7 +95,7 @@ def _fetch(file: PublishedFile, mirrors: Sequence[str], folder: Path) -> Path:
     path = folder / f"{file.name}.gz"
 
     def use(url: str) -> bytes:
-        with download(url, most_bytes=file.n_bytes) as stream:
+        with download(url, most_bytes=most_packed_bytes(file)) as stream:
             stream.seek(0)
             compressed = stream.read()
         gunzip_verified(compressed, file, origin=url, remedy=LATER)

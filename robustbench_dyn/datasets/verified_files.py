@@ -50,12 +50,16 @@ def read_verified(path: Path, file: PublishedFile, *, remedy: str = REMEDY) -> b
     Raises IntegrityError where it is no regular file, or its content is not the published one.
     """
     if path.suffix == ".gz":
-        most_bytes = file.n_bytes + int(file.n_bytes * _MOST_GZIP_OVERHEAD) + _GZIP_HEADER
-        compressed = _read(path, most_bytes=most_bytes, remedy=remedy)
+        compressed = _read(path, most_bytes=most_packed_bytes(file), remedy=remedy)
         return gunzip_verified(compressed, file, origin=str(path), remedy=remedy)
     content = _read(path, most_bytes=file.n_bytes, remedy=remedy)
     check_content(io.BytesIO(content), file, origin=str(path), remedy=remedy)
     return content
+
+
+def most_packed_bytes(file: PublishedFile) -> int:
+    """Bound the length of a .gz file with the published content."""
+    return file.n_bytes + int(file.n_bytes * _MOST_GZIP_OVERHEAD) + _GZIP_HEADER
 
 
 def gunzip_verified(compressed: bytes, file: PublishedFile, *, origin: str, remedy: str) -> bytes:

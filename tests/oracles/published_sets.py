@@ -26,6 +26,7 @@ class TinySet:
     split: str
     published: PublishedSet
     contents: dict[str, bytes]
+    archive: bytes = b""
 
     @property
     def is_idx(self) -> bool:
@@ -51,7 +52,7 @@ class TinySet:
         """What a mirror serves, by the path below its address."""
         if self.is_idx:
             return {f"/{name}.gz": gzip.compress(data) for name, data in self.contents.items()}
-        return {f"/{published.CIFAR10_ARCHIVE.name}": archive(self.contents)}
+        return {f"/{published.CIFAR10_ARCHIVE.name}": self.archive}
 
 
 def shrink(monkeypatch, name: str) -> TinySet:
@@ -92,7 +93,7 @@ def _shrink_cifar10(monkeypatch) -> TinySet:
     file = described(published.CIFAR10_ARCHIVE.name, packed)
     monkeypatch.setattr(cifar10, "CIFAR10_ARCHIVE", file)
     only_test = {"test_batch": contents.pop("test_batch")}
-    return TinySet("cifar10", "test", published.CIFAR10, {**only_test, **contents})
+    return TinySet("cifar10", "test", published.CIFAR10, {**only_test, **contents}, packed)
 
 
 def use_mirrors(monkeypatch, tiny: TinySet, *mirrors: str) -> None:
