@@ -113,13 +113,17 @@ def check_content(
 def _read(path: Path, *, most_bytes: int, remedy: str) -> bytes:
     """Read a regular file of at most most_bytes; raises IntegrityError for anything else."""
     try:
-        with os.fdopen(os.open(path, _OPEN_FLAGS), "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
+        handle = os.open(path, _OPEN_FLAGS)
+        try:
+            mode = os.fstat(handle).st_mode
+            if not stat.S_ISREG(mode):
                 raise IntegrityError(
-                    f"{path} is {_kind_of(status.st_mode)}, expected a regular file; {remedy}"
+                    f"{path} is {_kind_of(mode)}, expected a regular file; {remedy}"
                 )
-            content = stream.read(most_bytes + 1)
+            with os.fdopen(handle, "rb", closefd=False) as stream:
+                content = stream.read(most_bytes + 1)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise IntegrityError(
             f"{path} cannot be read ({error.strerror}), expected a regular file; {remedy}"
