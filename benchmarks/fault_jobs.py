@@ -51,9 +51,9 @@ class Job:
     """A command of dynbench.
 
     prepare: writes into the folder, in which the command runs, what it needs. find: reads what the
-    command left. progress: a cheap value that changes as soon as results are written. output: its
-    largest file. replaces: whether it writes whole files anew, so that one has the old or the new
-    content.
+    command left. progress: a cheap value that changes as soon as results are written, None while
+    it is unknown. output: its largest file. replaces: whether it writes whole files anew, so that
+    one has the old or the new content. program: the command without its arguments.
     """
 
     name: str
@@ -63,10 +63,7 @@ class Job:
     progress: Callable[[Path], Hashable]
     output: str
     replaces: bool = False
-
-    @property
-    def command(self) -> list[str]:
-        return [*DYNBENCH, *self.arguments]
+    program: tuple[str, ...] = DYNBENCH
 
 
 def find_verdicts(folder: Path) -> Found:
@@ -119,7 +116,9 @@ def find_files(name: str) -> Callable[[Path], Found]:
 
 
 def count_verdicts(folder: Path) -> Hashable:
-    """Return the number of verdicts and votes that are written, 0 while that cannot be read."""
+    """Return the number of verdicts and votes that are written, None while it cannot be read."""
+    if not (folder / STORE).exists():
+        return 0
     uri = f"file:{folder / STORE}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=0.02)) as connection:
@@ -128,19 +127,19 @@ def count_verdicts(folder: Path) -> Hashable:
             queries = [f"SELECT COUNT(*) FROM {name}" for name in counted]
             return sum(connection.execute(query).fetchone()[0] for query in queries)
     except sqlite3.Error:
-        return 0
+        return None
 
 
 def files_written(folder: Path) -> Hashable:
     """Return the names, sizes and times of all files but those of the store."""
-    stats = []
+    stats = list[tuple[str, int, int]]()
     for path in folder.rglob("*"):
         try:
             status = path.stat()
         except FileNotFoundError:  # a temporary file that has just gone
             continue
         if path.is_file() and not path.name.startswith(STORE):
-            stats.append((str(path), status.st_size, status.st_mtime_ns))
+            stats.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
     return tuple(sorted(stats))
 
 
@@ -170,7 +169,7 @@ def jobs(folder: Path) -> dict[str, Job]:
             "attacks": "apgd-ce",
             "certifiers": "lipschitz",
             "batch_size": 5,
-            "examples_per_shard": 20,
+            "examples_per_shard": 30,
         }
         (target / "sweep.yaml").write_text(yaml.safe_dump(config))
 
@@ -201,7 +200,7 @@ def jobs(folder: Path) -> dict[str, Job]:
 
         return once(prepare, folder / arguments[0])
 
-    run = ("run", "--model", "lipflow", *moons, "--n-examples", "80", "--batch-size", "10")
+    run = ("run", "--model", "lipflow", *moons, "--n-examples", "60", "--batch-size", "10")
     smooth = ("smooth", "--model", "euler_resnet", *moons, "--n-examples", "40", "--eps", "0.05")
     noise = ("--sigma", "0.1", "--n", "3000", "--attacks", "none", "--batch-size", "500")
     train = ("train", "--model", "feedforward", "--dataset", "moons", "--n-examples", "400")

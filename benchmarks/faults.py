@@ -69,18 +69,20 @@ class Row:
 
 @dataclass
 class Run:
-    """A running command, the leader of a session of its own."""
+    """A running command, the leader of a session of its own; before: the progress at its start."""
 
     job: Job
     folder: Path
+    before: Hashable
     file_bytes: int | None = None
     process: subprocess.Popen[str] = field(init=False)
     errors: list[str] = field(default_factory=list)
+    worked: bool = False
 
     def __post_init__(self) -> None:
-        self.before, self.started = self.job.progress(self.folder), time.perf_counter()
+        self.started = time.perf_counter()
         self.process = subprocess.Popen(
-            self.job.command,
+            [*self.job.program, *self.job.arguments],
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -96,7 +98,8 @@ class Run:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        self.errors.append(self.process.stderr.read())
+        with self.process.stderr as stream:
+            self.errors.append(stream.read())
 
     @property
     def ended(self) -> bool:
@@ -104,7 +107,9 @@ class Run:
 
     @property
     def at_work(self) -> bool:
-        return self.job.progress(self.folder) != self.before
+        if not self.worked:
+            self.worked = self.job.progress(self.folder) not in (None, self.before)
+        return self.worked
 
     def wait_until(self, due: Callable[[], bool]) -> None:
         """Return as soon as something is due or the process has ended."""
@@ -178,20 +183,23 @@ class Experiment:
         self.folder = scratch / "job"
         self.reference: Undisturbed
         self.old: dict[Hashable, Hashable] = {}
+        self.before: Hashable = None
 
     def fresh(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         self.job.prepare(self.folder)
         self.old = self.job.find(self.folder).entries
+        self.before = self.job.progress(self.folder)
 
     def measure(self, reference: Undisturbed | None) -> Undisturbed:
         if reference is None:
             self.fresh()
-            run = Run(self.job, self.folder)
+            run = Run(self.job, self.folder, self.before)
             start_seconds = run.wait_for_progress()
-            run.finish(self.row)
+            run.wait_until(lambda: False)
             seconds = time.perf_counter() - run.started
+            run.finish(self.row)
             entries = self.job.find(self.folder).entries
             if run.process.returncode or not entries:
                 sys.exit(f"{self.job.name} fails undisturbed: {run.errors}")
@@ -219,7 +227,7 @@ class Experiment:
         seen, ended = Found(), False
         while self.row.tried < tries and not ended:
             limit = self.rng.uniform(0.05, 1.0) * self.reference.file_bytes if limited else None
-            run = Run(self.job, self.folder, None if limit is None else int(limit))
+            run = Run(self.job, self.folder, self.before, None if limit is None else int(limit))
             struck = 0
             while self.row.tried + struck < tries:
                 if not limited:
@@ -229,13 +237,13 @@ class Experiment:
                     break
                 struck += 1
                 self.row.at_work += at_work or (limited and run.at_work)
+            harm = self.row.harm
             run.finish(self.row)
             ended = run.process.returncode == 0
             if limited and ended:  # a limit that was not reached is no fault
                 struck = 0
             if "Traceback" in "".join(run.errors) and (limited or run.at_work):
                 self.row.tracebacks += 1
-            harm = self.row.harm
             seen = self.look(seen)
             self.row.tried += struck
             self.row.survived += struck if self.row.harm == harm else 0
@@ -258,7 +266,8 @@ class Experiment:
         with tempfile.TemporaryDirectory() as place:
             copy = Path(place) / "copy"
             shutil.copytree(self.folder, copy)
-            found = self.job.find(copy)
+            found = self.job.find(copy)  # this also ends what a kill has left open
+            self.before = self.job.progress(copy)
         self.row.corrupt += len(found.corrupt)
         self.row.lost += sum(key not in found.entries for key in seen.entries)
         if self.job.replaces:
@@ -275,7 +284,7 @@ class Experiment:
         """Run the command to its end, if it has not come there, and compare with the reference."""
         errors: list[str] = []
         if not ended:
-            run = Run(self.job, self.folder)
+            run = Run(self.job, self.folder, self.before)
             run.finish(self.row)
             ended, errors = run.process.returncode == 0, run.errors
         end = self.look(seen)
