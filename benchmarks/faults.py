@@ -11,26 +11,21 @@ where something was lost. Results: benchmarks/results/faults.csv.
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import measuring
 from fault_jobs import Found, Job, jobs
+from fault_runs import Run, kill_worker, outlive, send
 
-# How long the children of a killed process may live, and how long a command may take to end.
-ORPHANED_AFTER_SECONDS, HUNG_AFTER_SECONDS = 20, 120
 _MOST_TRIES_IN_VAIN = 10
 
 
@@ -68,104 +63,6 @@ class Row:
 
 
 @dataclass
-class Run:
-    """A running command, the leader of a session of its own; before: the progress at its start."""
-
-    job: Job
-    folder: Path
-    before: Hashable
-    file_bytes: int | None = None
-    process: subprocess.Popen[str] = field(init=False)
-    errors: list[str] = field(default_factory=list)
-    worked: bool = False
-
-    def __post_init__(self) -> None:
-        self.started = time.perf_counter()
-        self.process = subprocess.Popen(
-            [*self.job.program, *self.job.arguments],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        if self.file_bytes is not None:  # in time: the command is still importing
-            limits = (self.file_bytes, self.file_bytes)
-            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, limits)
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as stream:
-            self.errors.append(stream.read())
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    @property
-    def at_work(self) -> bool:
-        if not self.worked:
-            self.worked = self.job.progress(self.folder) not in (None, self.before)
-        return self.worked
-
-    def wait_until(self, due: Callable[[], bool]) -> None:
-        """Return as soon as something is due or the process has ended."""
-        while not (self.ended or due()):
-            time.sleep(0.005)
-
-    def wait_for_progress(self) -> float:
-        """Return the seconds from the start to the first result."""
-        self.wait_until(lambda: self.at_work)
-        return time.perf_counter() - self.started
-
-    def wait_for(self, seconds: float) -> None:
-        end = time.perf_counter() + seconds
-        self.wait_until(lambda: time.perf_counter() > end)
-
-    def session(self) -> list[int]:
-        """List the living processes that it started, itself included."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-            except OSError:  # it has just ended
-                continue
-            if int(session) == self.process.pid and state != "Z":
-                found.append(int(path.parent.name))
-        return found
-
-    def workers(self) -> list[int]:
-        """List the processes of the session that run shards."""
-        return [pid for pid in self.session() if "spawn_main" in _command_line(pid)]
-
-    def finish(self, row: Row) -> None:
-        """Wait until all its processes have ended; count and kill those that do not."""
-        try:
-            self.process.wait(HUNG_AFTER_SECONDS)
-        except subprocess.TimeoutExpired:
-            row.hung += 1
-            self.process.kill()
-            self.process.wait()
-        end = time.perf_counter() + ORPHANED_AFTER_SECONDS
-        while (left := self.session()) and time.perf_counter() < end:
-            time.sleep(0.02)
-        row.orphans += len(left)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        self.reader.join(5)
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
-
-
-@dataclass
 class Undisturbed:
     """The end of an undisturbed run, its seconds, and the seconds to its first result."""
 
@@ -199,7 +96,7 @@ class Experiment:
             start_seconds = run.wait_for_progress()
             run.wait_until(lambda: False)
             seconds = time.perf_counter() - run.started
-            run.finish(self.row)
+            self.finish(run)
             entries = self.job.find(self.folder).entries
             if run.process.returncode or not entries:
                 sys.exit(f"{self.job.name} fails undisturbed: {run.errors}")
@@ -238,7 +135,7 @@ class Experiment:
                 struck += 1
                 self.row.at_work += at_work or (limited and run.at_work)
             harm = self.row.harm
-            run.finish(self.row)
+            self.finish(run)
             ended = run.process.returncode == 0
             if limited and ended:  # a limit that was not reached is no fault
                 struck = 0
@@ -260,6 +157,11 @@ class Experiment:
             run.wait_for_progress()
             left = self.reference.seconds - self.reference.start_seconds
             run.wait_for(self.rng.uniform(0, max(left, 0.05)))
+
+    def finish(self, run: Run) -> None:
+        end = run.finish()
+        self.row.hung += end.hung
+        self.row.orphans += end.orphans
 
     def look(self, seen: Found) -> Found:
         """Compare a copy of what is on the disk with what was there before."""
@@ -285,47 +187,13 @@ class Experiment:
         errors: list[str] = []
         if not ended:
             run = Run(self.job, self.folder, self.before)
-            run.finish(self.row)
+            self.finish(run)
             ended, errors = run.process.returncode == 0, run.errors
         end = self.look(seen)
         self.row.leftovers += end.leftovers
         if not ended or end.entries != self.reference.entries:
             self.row.unequal += 1
             print(f"{self.row.fault} {self.job.name}: {errors}", file=sys.stderr)
-
-
-def send(number: signal.Signals) -> Callable[[Run], bool]:
-    """Return a strike that sends a signal to the command and waits for its end."""
-
-    def strike(run: Run) -> bool:
-        run.process.send_signal(number)
-        run.wait_for(HUNG_AFTER_SECONDS)
-        return True
-
-    return strike
-
-
-def kill_worker(rng: random.Random) -> Callable[[Run], bool]:
-    """Return a strike that kills one worker of a sweep, which goes on."""
-
-    def strike(run: Run) -> bool:
-        run.wait_until(lambda: bool(run.workers()))
-        workers = run.workers()
-        if run.ended or not workers:
-            return False
-        try:
-            os.kill(rng.choice(workers), signal.SIGKILL)
-        except ProcessLookupError:
-            return False
-        return True
-
-    return strike
-
-
-def outlive(run: Run) -> bool:
-    """Wait for the end of a run that is under a limit."""
-    run.wait_for(HUNG_AFTER_SECONDS)
-    return True
 
 
 def main() -> None:

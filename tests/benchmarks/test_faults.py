@@ -5,6 +5,7 @@ import signal
 import sys
 
 import fault_jobs
+import fault_runs
 import faults
 import pytest
 
@@ -29,7 +30,7 @@ PROGRAMS = {
     "different each time": ("", f"i = os.getpid(); {WHOLE}"),
     "in place": ("", f"{IN_PLACE}; f.close()"),
     "leaves a child": (
-        'subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"])',
+        'subprocess.Popen(["sleep", "2"], start_new_session=True)',
         WHOLE,
     ),
     "never ends": (
@@ -64,9 +65,9 @@ def strike(tmp_path, monkeypatch):
         row = faults.Row(number.name, kind)
         experiment = faults.Experiment(job(kind), row, random.Random(0), tmp_path)
         experiment.measure(None)
-        monkeypatch.setattr(faults, "ORPHANED_AFTER_SECONDS", 0.3)
-        monkeypatch.setattr(faults, "HUNG_AFTER_SECONDS", 0.4)
-        experiment.repeat(tries, faults.send(number))
+        monkeypatch.setattr(fault_runs, "ORPHANED_AFTER_SECONDS", 0.3)
+        monkeypatch.setattr(fault_runs, "HUNG_AFTER_SECONDS", 0.4)
+        experiment.repeat(tries, fault_runs.send(number))
         return row
 
     return struck
