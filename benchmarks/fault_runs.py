@@ -141,7 +141,7 @@ def send(number: signal.Signals) -> Callable[[Run], bool]:
     def strike(run: Run) -> bool:
         run.process.send_signal(number)
         run.wait_for(HUNG_AFTER_SECONDS)
-        return True
+        return run.process.poll() != 0  # otherwise it came after the end
 
     return strike
 
@@ -164,6 +164,6 @@ def kill_worker(rng: random.Random) -> Callable[[Run], bool]:
 
 
 def outlive(run: Run) -> bool:
-    """Wait for the end of a run that is under a limit."""
+    """Wait for the end of a run that is under a limit; return whether it reached the limit."""
     run.wait_for(HUNG_AFTER_SECONDS)
-    return True
+    return run.process.poll() != 0

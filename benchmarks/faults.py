@@ -137,8 +137,6 @@ class Experiment:
             harm = self.row.harm
             self.finish(run)
             ended = run.process.returncode == 0
-            if limited and ended:  # a limit that was not reached is no fault
-                struck = 0
             if "Traceback" in "".join(run.errors) and (limited or run.at_work):
                 self.row.tracebacks += 1
             seen = self.look(seen)

@@ -85,7 +85,8 @@ def _candidate_folders(
 ) -> Iterator[Path]:
     *named, cache = search_roots(data_dir)
     for root in named:
-        yield from (root, root / published.folder, root / published.title.lower())
+        # The root itself comes last, since sets of this family have the same file names.
+        yield from (root / published.folder, root / published.title.lower(), root)
     yield from system_folders
     yield cache / published.folder
 

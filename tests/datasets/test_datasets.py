@@ -295,6 +295,17 @@ def test_a_set_is_found_in_each_layout(tmp_path, tiny, below_root, packed):
     assert dataset.y.tolist() == [i % 10 for i in range(len(dataset))]
 
 
+def test_sets_with_the_same_file_names_share_a_root(tmp_path, monkeypatch):
+    mnist = shrink(monkeypatch, "mnist")
+    mnist.write(tmp_path)
+    for name, content in mnist.contents.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(bytes(len(content))))
+    assert len(load_dataset("mnist", data_dir=tmp_path)) == 20
+    shutil.rmtree(tmp_path / "MNIST")
+    with pytest.raises(IntegrityError, match="another data set with the same file names"):
+        load_dataset("mnist", data_dir=tmp_path)
+
+
 def test_cifar10_is_read_with_channels_first(tmp_path, monkeypatch):
     shrink(monkeypatch, "cifar10").write(tmp_path)
     for split, batches in {"train": [(2, i) for i in range(1, 6)], "test": [(3, 0)]}.items():
