@@ -1,116 +1,249 @@
-"""Kill random workers during a sweep; the verdicts must equal those of an undisturbed sweep.
+"""Kill, interrupt and starve dynbench at random moments; what it ends with must not change.
 
-    python benchmarks/faults.py [--engine local] [--kills 50] [--seed 0]
+    python benchmarks/faults.py [--kills 200] [--signals 24] [--full-disks 15] [--seed 0]
 
-Ends with exit code 1 where they differ. Results: benchmarks/results/faults.csv.
+Each command is resumed until it ends, and its verdicts, weights or tables are compared with those
+of an undisturbed run. Half of the faults come at any moment after the start, the other half after
+the first result is written, since a start that imports torch takes long. Ends with exit code 1
+where something was lost. Results: benchmarks/results/faults.csv.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import sqlite3
-import subprocess
+import shutil
+import signal
 import sys
 import tempfile
-import threading
 import time
-from contextlib import closing
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import measuring
+from fault_jobs import Found, Job, jobs
+from fault_runs import Run, kill_worker, outlive, send
 
-from robustbench_dyn.sweeps.engines import Event
-from robustbench_dyn.sweeps.sweep import Sweep, sweep
-
-CONFIG = Sweep.model_validate(
-    {
-        "models": ["lipflow", "euler_resnet"],
-        "datasets": ["fashion_mnist"],
-        "seeds": [0],
-        "threat_models": [{"norm": "L2", "eps": [0.25, 0.5]}],
-        "n_examples": 200,
-        "attacks": "apgd-ce",
-        "batch_size": 10,
-        "examples_per_shard": 50,
-    }
-)
-# Names of the worker processes of each engine.
-NAMES = {"local": "multiprocessing.spawn", "ray": "ray::_run_remotely"}
+_MOST_TRIES_IN_VAIN = 10
 
 
-class Killer(threading.Thread):
-    """A thread that sends SIGKILL to random workers until it has killed enough of them."""
+@dataclass
+class Row:
+    """Counts of one fault on one command.
 
-    def __init__(self, name: str, kills: int, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.process_name, self.kills, self.random = name, kills, random.Random(seed)
-        self.killed = 0
+    at_work: faults after the first result. lost: results that were on the disk and are there no
+    more. unequal: rounds whose end differs from the undisturbed one. corrupt: files that cannot be
+    read. half_written: files with neither the old nor the new content. leftovers: temporary files
+    at the end of a round. hung: processes that did not end.
+    """
 
-    def run(self) -> None:
-        while self.killed < self.kills:
-            time.sleep(self.random.uniform(1.0, 4.0))
-            listed = subprocess.run(
-                ["pgrep", "-f", self.process_name], capture_output=True, text=True, check=False
+    fault: str
+    command: str
+    tried: int = 0
+    at_work: int = 0
+    survived: int = 0
+    lost: int = 0
+    unequal: int = 0
+    corrupt: int = 0
+    half_written: int = 0
+    leftovers: int = 0
+    orphans: int = 0
+    tracebacks: int = 0
+    hung: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+
+    @property
+    def harm(self) -> int:
+        return (
+            self.lost + self.unequal + self.corrupt + self.half_written + self.orphans + self.hung
+        )
+
+
+@dataclass
+class Undisturbed:
+    """The end of an undisturbed run, its seconds, and the seconds to its first result."""
+
+    entries: dict[Hashable, Hashable]
+    seconds: float
+    start_seconds: float
+    file_bytes: int
+
+
+class Experiment:
+    """Faults on one job, counted in a row."""
+
+    def __init__(self, job: Job, row: Row, rng: random.Random, scratch: Path) -> None:
+        self.job, self.row, self.rng = job, row, rng
+        self.folder = scratch / "job"
+        self.reference: Undisturbed
+        self.old: dict[Hashable, Hashable] = {}
+        self.before: Hashable = None
+
+    def fresh(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        self.job.prepare(self.folder)
+        self.old = self.job.find(self.folder).entries
+        self.before = self.job.progress(self.folder)
+
+    def measure(self, reference: Undisturbed | None) -> Undisturbed:
+        if reference is None:
+            self.fresh()
+            run = Run(self.job, self.folder, self.before)
+            start_seconds = run.wait_for_progress()
+            run.wait_until(lambda: False)
+            seconds = time.perf_counter() - run.started
+            self.finish(run)
+            entries = self.job.find(self.folder).entries
+            if run.process.returncode or not entries:
+                sys.exit(f"{self.job.name} fails undisturbed: {run.errors}")
+            size = (self.folder / self.job.output).stat().st_size
+            reference = Undisturbed(entries, seconds, start_seconds, size)
+        self.reference = reference
+        return reference
+
+    def repeat(self, tries: int, strike: Callable[[Run], bool], *, limited: bool = False) -> None:
+        """Strike `tries` times, in as many rounds as that takes.
+
+        strike(run): does harm, and returns whether it did. limited: the harm is a limit of the
+        length of files, under which the run starts.
+        """
+        in_vain = 0
+        while self.row.tried < tries and in_vain < _MOST_TRIES_IN_VAIN:
+            tried = self.row.tried
+            self.round(tries, strike, limited=limited)
+            in_vain = in_vain + 1 if self.row.tried == tried else 0
+
+    def round(self, tries: int, strike: Callable[[Run], bool], *, limited: bool) -> None:
+        """Strike, resume and strike again until the command comes to its end; compare the end."""
+        self.fresh()
+        self.row.rounds += 1
+        seen, ended = Found(), False
+        while self.row.tried < tries and not ended:
+            limit = self.rng.uniform(0.05, 1.0) * self.reference.file_bytes if limited else None
+            run = Run(self.job, self.folder, self.before, None if limit is None else int(limit))
+            struck = 0
+            while self.row.tried + struck < tries:
+                if not limited:
+                    self.wait(run)
+                at_work = run.at_work
+                if run.ended or not strike(run):
+                    break
+                struck += 1
+                self.row.at_work += at_work or (limited and run.at_work)
+            harm = self.row.harm
+            self.finish(run)
+            ended = run.process.returncode == 0
+            if "Traceback" in "".join(run.errors) and (limited or run.at_work):
+                self.row.tracebacks += 1
+            seen = self.look(seen)
+            self.row.tried += struck
+            self.row.survived += struck if self.row.harm == harm else 0
+        harm = self.row.harm
+        self.complete(seen, ended=ended)
+        if self.row.harm > harm:  # the last fault is to blame as far as one can tell
+            self.row.survived = max(self.row.survived - 1, 0)
+
+    def wait(self, run: Run) -> None:
+        """Wait for a random moment: any, or one after the first result."""
+        if self.rng.random() < 0.5:
+            run.wait_for(self.rng.uniform(0, self.reference.seconds))
+        else:
+            run.wait_for_progress()
+            left = self.reference.seconds - self.reference.start_seconds
+            run.wait_for(self.rng.uniform(0, max(left, 0.05)))
+
+    def finish(self, run: Run) -> None:
+        end = run.finish()
+        self.row.hung += end.hung
+        self.row.orphans += end.orphans
+
+    def look(self, seen: Found) -> Found:
+        """Compare a copy of what is on the disk with what was there before."""
+        with tempfile.TemporaryDirectory() as place:
+            copy = Path(place) / "copy"
+            shutil.copytree(self.folder, copy)
+            found = self.job.find(copy)  # this also ends what a kill has left open
+            self.before = self.job.progress(copy)
+        self.row.corrupt += len(found.corrupt)
+        self.row.lost += sum(key not in found.entries for key in seen.entries)
+        if self.job.replaces:
+            right = self.reference.entries
+            self.row.half_written += sum(
+                value not in (self.old.get(key), right.get(key))
+                for key, value in found.entries.items()
             )
-            workers = listed.stdout.split()
-            if workers:
-                subprocess.run(["kill", "-9", self.random.choice(workers)], check=False)
-                self.killed += 1
+        for line in found.corrupt:
+            print(line, file=sys.stderr)
+        return found
 
-
-def verdicts(path: Path) -> list[tuple[Any, ...]]:
-    """Return all verdicts without seconds and passes, which a repeated batch counts again."""
-    columns = (
-        "key, eps, example_id, label, prediction, status, certified_radius, certifier, "
-        "adversarial_distance, attack, reason, x_adv"
-    )
-    with closing(sqlite3.connect(path)) as connection:
-        query = f"SELECT {columns} FROM verdicts ORDER BY key, eps, example_id"
-        return connection.execute(query).fetchall()
+    def complete(self, seen: Found, *, ended: bool) -> None:
+        """Run the command to its end, if it has not come there, and compare with the reference."""
+        errors: list[str] = []
+        if not ended:
+            run = Run(self.job, self.folder, self.before)
+            self.finish(run)
+            ended, errors = run.process.returncode == 0, run.errors
+        end = self.look(seen)
+        self.row.leftovers += end.leftovers
+        if not ended or end.entries != self.reference.entries:
+            self.row.unequal += 1
+            print(f"{self.row.fault} {self.job.name}: {errors}", file=sys.stderr)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=list(NAMES), default="local")
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--signals", type=int, default=24)
+    parser.add_argument("--full-disks", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    deaths = []
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as place:
+        scratch = Path(place)
+        available = jobs(scratch)
+        references: dict[str, Undisturbed] = {}
 
-    def watch(event: Event, _n_shards: int) -> None:
-        if event.state == "died":
-            deaths.append(event)
-        if event.state != "at work":
-            print(event.state, event.shard, event.message[:60], flush=True)
+        def trial(
+            fault: str, name: str, tries: int, strike: Callable[[Run], bool], **how: Any
+        ) -> None:
+            if tries == 0:
+                return
+            rng = random.Random(f"{options.seed} {fault} {name}")
+            row, started = Row(fault, name), time.perf_counter()
+            experiment = Experiment(available[name], row, rng, scratch)
+            references[name] = experiment.measure(references.get(name))
+            experiment.repeat(tries, strike, **how)
+            row.seconds = time.perf_counter() - started
+            rows.append(row)
+            print({k: v for k, v in asdict(row).items() if v}, flush=True)
 
-    with tempfile.TemporaryDirectory() as folder:
-        quiet, disturbed = Path(folder) / "quiet.sqlite", Path(folder) / "disturbed.sqlite"
-        sweep(CONFIG, quiet, engine=options.engine, workers=2)
-        killer = Killer(NAMES[options.engine], options.kills, options.seed)
-        killer.start()
-        rounds, expected = 0, verdicts(quiet)
-        started = time.perf_counter()
-        same = True
-        # A sweep may end before the last kill; then another one starts with a new store.
-        while rounds == 0 or killer.is_alive():
-            disturbed.unlink(missing_ok=True)
-            outcome = sweep(CONFIG, disturbed, engine=options.engine, workers=2, progress=watch)
-            same = same and verdicts(disturbed) == expected and not outcome.failed
-            rounds += 1
-        row = {
-            "engine": options.engine,
-            "kills": killer.killed,
-            "deaths_seen": len(deaths),
-            "sweeps": rounds,
-            "verdicts": len(expected),
-            "equal": same,
-            "seconds": time.perf_counter() - started,
-        }
-    measuring.write(f"faults_{options.engine}", [row])
-    if not same:
+        names = list(available)
+        kills = shares(options.kills, len(names) + 1)
+        for name, tries in zip(names, kills, strict=False):
+            trial("SIGKILL", name, tries, send(signal.SIGKILL))
+        worker = kill_worker(random.Random(options.seed))
+        trial("SIGKILL of a worker", "sweep", kills[-1], worker)
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        cases = [
+            (number, name) for number in signals for name in ("run", "sweep", "smooth", "train")
+        ]
+        for (number, name), tries in zip(cases, shares(options.signals, len(cases)), strict=True):
+            trial(number.name, name, tries, send(number))
+        stored = ("run", "smooth", "train", "leaderboard", "export")
+        for name, tries in zip(stored, shares(options.full_disks, len(stored)), strict=True):
+            trial("full disk", name, tries, outlive, limited=True)
+    measuring.write("faults", [asdict(row) for row in rows])
+    if any(row.harm for row in rows):
         sys.exit(1)
+
+
+def shares(total: int, n: int) -> list[int]:
+    """Divide a number into n whole parts that differ by at most 1."""
+    return [total // n + (i < total % n) for i in range(n)]
 
 
 if __name__ == "__main__":

@@ -275,7 +275,34 @@ def adversaries() -> str:
     return markdown(heading, shown)
 
 
+def tried() -> str:
+    """Return the number of cases that each module of tests/faults and tests/hostile tries."""
+    rows = pd.read_csv(measuring.RESULTS / "tried.csv")
+    shown: list[tuple[object, ...]] = [
+        (row["kind"], row["subject"].replace("|", "\\|"), f"`{row['module']}`", row["cases"])
+        for row in rows.to_dict("records")
+    ]
+    shown.append(("all", "", f"{len(rows)} modules", rows["cases"].sum()))
+    return markdown(("kind", "subject", "module", "cases"), shown)
+
+
+def faults() -> str:
+    """Return how many faults of each command were tried, and what they did."""
+    rows = pd.read_csv(measuring.RESULTS / "faults.csv")
+    counts = ["tried", "at_work", "survived", "lost", "unequal", "corrupt", "half_written"]
+    counts += ["orphans", "leftovers", "tracebacks"]
+    shown: list[tuple[object, ...]] = [
+        (row["fault"], row["command"], *(row[name] for name in counts))
+        for row in rows.to_dict("records")
+    ]
+    shown.append(("all", "", *rows[counts].sum()))
+    heading = (name.replace("_", " ") for name in counts)
+    return markdown(("fault", "command", *heading), shown)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "tried": tried,
+    "faults": faults,
     "soundness": soundness,
     "certifier_cost": certifier_cost,
     "frontier": frontier,

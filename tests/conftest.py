@@ -1,14 +1,11 @@
-"""Settings of every test: one thread a process, a process a core, an importable torchvision."""
+"""Settings of every test: one thread a process, a process a core."""
 
-import importlib
 import os
-import sys
 
 # Before torch is imported: processes that share the cores are slowed down by each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from robustbench_dyn.plugins import discovery
@@ -19,17 +16,6 @@ settings.load_profile("suite")
 
 # More workers than this gain little, and each holds torch in memory.
 MOST_WORKERS = 8
-
-try:
-    importlib.import_module("torchvision")
-except RuntimeError:
-    # A CPU build of torch beside a CUDA build of torchvision: its import asks for two operators
-    # that it cannot load. Reading data sets needs none of them, so a declaration is enough.
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    OPERATORS = torch.library.Library("torchvision", "DEF")
-    OPERATORS.define("nms(Tensor boxes) -> Tensor")
-    OPERATORS.define("qnms(Tensor boxes) -> Tensor")
 
 
 def pytest_xdist_auto_num_workers(config):

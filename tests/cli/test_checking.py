@@ -63,7 +63,7 @@ def test_a_name_of_a_plugin_is_checked(command):
 def test_a_data_set_that_is_not_here_cannot_be_checked(command, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("DYNBENCH_DATA", raising=False)
-    monkeypatch.setattr("robustbench_dyn.datasets.mnist.read_or_download", fail)
+    monkeypatch.setattr("robustbench_dyn.datasets.mnist.read_or_fetch", fail)
     refused(command("check", "mnist"), "MNIST is nowhere")
 
 

@@ -3,34 +3,29 @@
 import dataclasses
 import gzip
 import hashlib
-import importlib
-import pickle
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from oracles.published_sets import NAMES, random_images, shrink
 from sklearn.datasets import load_digits
 
 from robustbench_dyn.datasets import (
     Dataset,
-    cifar10,
     dataset_info,
     dataset_names,
     digits,
     fashion_mnist,
     load_dataset,
-    mnist,
     toys,
 )
 from robustbench_dyn.datasets.dataset import RawSplit
-from robustbench_dyn.datasets.idx import gunzip, parse_idx
+from robustbench_dyn.datasets.published import FASHION_MNIST
 from robustbench_dyn.datasets.search_path import cache_folder
 from robustbench_dyn.errors import DataUnavailableError, InputError, IntegrityError
 
@@ -62,53 +57,11 @@ def nothing_to_find(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def imitate_torchvision(monkeypatch):
-    """Put a class of our own in torchvision's place."""
-
-    def imitate(class_name, kind):
-        package, module = ModuleType("torchvision"), ModuleType("torchvision.datasets")
-        setattr(module, class_name, kind)
-        monkeypatch.setitem(sys.modules, "torchvision", package)
-        monkeypatch.setitem(sys.modules, "torchvision.datasets", module)
-
-    return imitate
-
-
-@pytest.fixture
-def unplugged(imitate_torchvision):
-    """Have the download of Fashion-MNIST fail."""
-
-    def fail(root, *, train, download):
-        del root, train, download
-        raise RuntimeError("Error downloading:\nthe network is unplugged")
-
-    imitate_torchvision("FashionMNIST", fail)
-
-
-@pytest.fixture
-def real_torchvision():
-    """Import torchvision, or skip where its build does not match torch's."""
-    try:
-        return importlib.import_module("torchvision.datasets")
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"torchvision cannot be imported: {error}")
-
-
-@pytest.fixture
 def shipped_copy(tmp_path, monkeypatch):
     folder = tmp_path / "shipped"
     shutil.copytree(fashion_mnist.SHIPPED_FOLDER, folder)
     monkeypatch.setattr(fashion_mnist, "SHIPPED_FOLDER", folder)
     return folder
-
-
-def idx_bytes(array):
-    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.astype(np.uint8).tobytes()
-
-
-def random_images(n, *shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
 
 
 # --- the catalogue ---------------------------------------------------------------------------
@@ -294,8 +247,10 @@ def test_the_shipped_files_carry_their_licence():
     text = (fashion_mnist.SHIPPED_FOLDER / "LICENSE.txt").read_text()
     assert "Copyright (c) 2017 Zalando SE" in text
     source = (fashion_mnist.SHIPPED_FOLDER / "SOURCE.txt").read_text()
-    for sha256 in fashion_mnist.SHIPPED_SHA256.values():
-        assert sha256 in source
+    for file in FASHION_MNIST.files["test"]:
+        packed = (fashion_mnist.SHIPPED_FOLDER / f"{file.name}.gz").read_bytes()
+        assert file.sha256 in source
+        assert hashlib.sha256(packed).hexdigest() in source
 
 
 @pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
@@ -305,7 +260,7 @@ def test_a_flipped_byte_in_a_shipped_file_is_refused(shipped_copy, kind):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(IntegrityError, match=f"{file.name} has SHA-256 .* expected .* reinstall"):
+    with pytest.raises(IntegrityError, match=f"{file.name} .* expected .* reinstall"):
         load_dataset("fashion_mnist", n_examples=1)
 
 
@@ -319,125 +274,82 @@ def test_a_truncated_or_missing_shipped_file_is_refused(shipped_copy):
         load_dataset("fashion_mnist")
 
 
-# --- Fashion-MNIST, training split -----------------------------------------------------------
-
-LAYOUTS = [".", "FashionMNIST/raw", "fashion-mnist"]
+# --- sets that are found ---------------------------------------------------------------------
 
 
-@pytest.fixture
-def tiny_training_split(monkeypatch):
-    """Let 20 images stand for the 60,000, checksums and all."""
-    contents = idx_bytes(random_images(20, 28, 28)), idx_bytes(np.arange(20) % 10)
-    files = [
-        fashion_mnist.IdxFile(file.name, (20, *file.shape[1:]), hashlib.sha256(content).hexdigest())
-        for file, content in zip(fashion_mnist.FILES["train"], contents, strict=True)
-    ]
-    monkeypatch.setitem(fashion_mnist.FILES, "train", fashion_mnist.IdxPair(*files))
-    monkeypatch.setitem(fashion_mnist.INFO.sizes, "train", 20)
-    return contents
-
-
-def write_training_split(folder, contents, *, packed):
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, content in zip(fashion_mnist.FILES["train"], contents, strict=True):
-        name, data = (f"{file.name}.gz", gzip.compress(content)) if packed else (file.name, content)
-        (folder / name).write_bytes(data)
+@pytest.fixture(params=NAMES)
+def tiny(request, monkeypatch):
+    """Let few images stand for a published split, checksums and all."""
+    return shrink(monkeypatch, request.param)
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_training_split_is_found_in_each_layout(tmp_path, tiny_training_split, layout, packed):
-    write_training_split(tmp_path / "data" / layout, tiny_training_split, packed=packed)
-    dataset = load_dataset("fashion_mnist", split="train", data_dir=tmp_path / "data")
-    assert dataset.y.tolist() == [i % 10 for i in range(20)]
-    assert (dataset.x * 255).round().to(torch.uint8).numpy().tobytes() == tiny_training_split[0][
-        16:
-    ]
+@pytest.mark.parametrize("below_root", [True, False])
+def test_a_set_is_found_in_each_layout(tmp_path, tiny, below_root, packed):
+    folder = tiny.write(tmp_path, packed=packed)
+    data_dir = tmp_path if below_root else folder
+    dataset = load_dataset(tiny.name, split=tiny.split, data_dir=data_dir)
+    content = next(iter(tiny.contents.values()))
+    pixels = (dataset.x * 255).round().to(torch.uint8).numpy().tobytes()
+    assert pixels in content
+    assert dataset.y.tolist() == [i % 10 for i in range(len(dataset))]
 
 
-def test_the_training_split_is_found_in_each_folder(
-    tmp_path, monkeypatch, unplugged, tiny_training_split
-):
-    def loads():
-        return len(load_dataset("fashion_mnist", split="train")) == 20
+def test_sets_with_the_same_file_names_share_a_root(tmp_path, monkeypatch):
+    mnist = shrink(monkeypatch, "mnist")
+    mnist.write(tmp_path)
+    for name, content in mnist.contents.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(bytes(len(content))))
+    assert len(load_dataset("mnist", data_dir=tmp_path)) == 20
+    shutil.rmtree(tmp_path / "MNIST")
+    with pytest.raises(IntegrityError, match="another data set with the same file names"):
+        load_dataset("mnist", data_dir=tmp_path)
 
-    folders = [
-        tmp_path / "named",
-        fashion_mnist.DEBIAN_FOLDER,
-        cache_folder() / "FashionMNIST" / "raw",
-    ]
-    for folder in folders:
+
+def test_cifar10_is_read_with_channels_first(tmp_path, monkeypatch):
+    shrink(monkeypatch, "cifar10").write(tmp_path)
+    for split, batches in {"train": [(2, i) for i in range(1, 6)], "test": [(3, 0)]}.items():
+        dataset = load_dataset("cifar10", split=split, data_dir=tmp_path)
+        images = np.vstack([random_images(size, 3072, seed=seed) for size, seed in batches])
+        expected = images.reshape(-1, 3, 32, 32).astype(np.float32) / 255
+        assert torch.equal(dataset.x, torch.from_numpy(expected))
+        assert dataset.x.is_contiguous()
+        labels = bytes(i for size, _ in batches for i in range(size))
+        assert dataset.sha256 == hashlib.sha256(images.tobytes() + labels).hexdigest()
+
+
+def test_a_set_is_found_in_each_folder(tmp_path, monkeypatch, tiny):
+    def load():
+        return load_dataset(tiny.name, split=tiny.split)
+
+    for root in (tmp_path / "named", cache_folder()):
         with pytest.raises(DataUnavailableError):
-            loads()
-        write_training_split(folder, tiny_training_split, packed=True)
+            load()
+        tiny.write(root)
         with monkeypatch.context() as patch:
             patch.setenv("DYNBENCH_DATA", str(tmp_path / "named"))
-            assert loads()
-        shutil.rmtree(folder)
+            assert len(load()) > 0
+        shutil.rmtree(root)
 
 
-def test_fake_training_files_fail_with_clear_words(tmp_path, monkeypatch):
-    fakes = idx_bytes(random_images(20, 28, 28)), idx_bytes(np.arange(20) % 10)
-    write_training_split(tmp_path, fakes, packed=True)
-    with pytest.raises(IntegrityError, match=r"train-images.*\(20, 28, 28\), expected \(60000"):
-        load_dataset("fashion_mnist", split="train", data_dir=tmp_path)
-    # Of the right shape, only the checksum can tell.
-    images, labels = fashion_mnist.FILES["train"]
-    shrunk = images._replace(shape=(20, 28, 28)), labels._replace(shape=(20,))
-    monkeypatch.setitem(fashion_mnist.FILES, "train", fashion_mnist.IdxPair(*shrunk))
-    with pytest.raises(IntegrityError, match=r"SHA-256 .*another data set with the same"):
-        load_dataset("fashion_mnist", split="train", data_dir=tmp_path)
+def test_fashion_mnist_is_found_in_debians_folder(tmp_path, monkeypatch):
+    tiny = shrink(monkeypatch, "fashion_mnist")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tiny.write(tmp_path / "debian"))
+    assert len(load_dataset("fashion_mnist", split="train")) == 20
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:100], lambda b: b[:-1], lambda b: b"", lambda b: b"<html>" + b]
-)
-def test_a_damaged_training_archive_is_refused(tmp_path, tiny_training_split, damage):
-    write_training_split(tmp_path, tiny_training_split, packed=True)
-    file = tmp_path / "train-images-idx3-ubyte.gz"
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(IntegrityError, match=r"train-images-idx3-ubyte\.gz .*delete it"):
-        load_dataset("fashion_mnist", split="train", data_dir=tmp_path)
-
-
-def test_a_missing_training_split_names_its_remedies(tmp_path, unplugged):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_set_names_its_remedies(name, tmp_path):
     with pytest.raises(DataUnavailableError) as caught:
-        load_dataset("fashion_mnist", split="train", data_dir=tmp_path / "empty")
+        load_dataset(name, split="train", data_dir=tmp_path / "empty")
     message = str(caught.value)
-    for words in (
-        "--data-dir",
-        "DYNBENCH_DATA",
-        "apt install dataset-fashion-mnist",
-        "network",
-        "the network is unplugged",
-        str(tmp_path / "empty"),
-    ):
+    remedies = ["--data-dir", "DYNBENCH_DATA", "network", "the network is unplugged"]
+    if name == "fashion_mnist":
+        remedies.append("apt install dataset-fashion-mnist")
+    for words in (*remedies, str(tmp_path / "empty")):
         assert words in message
     assert "\n" not in message
-    assert socket.getdefaulttimeout() is None  # put back
-
-
-def test_a_download_goes_to_the_cache_and_is_checked(imitate_torchvision, tiny_training_split):
-    roots = []
-
-    def imitate_download(contents):
-        def download(root, *, train, download):
-            assert train
-            assert download
-            roots.append(Path(root))
-            write_training_split(Path(root, "FashionMNIST", "raw"), contents, packed=False)
-
-        imitate_torchvision("FashionMNIST", download)
-
-    imitate_download((tiny_training_split[0][:-1] + b"?", tiny_training_split[1]))
-    with pytest.raises(IntegrityError, match="SHA-256"):
-        load_dataset("fashion_mnist", split="train")
-    shutil.rmtree(cache_folder())
-
-    imitate_download(tiny_training_split)
-    for _ in range(2):  # the second load finds what the first one fetched
-        assert len(load_dataset("fashion_mnist", split="train")) == 20
-    assert roots == [cache_folder()] * 2
+    assert not (tmp_path / "empty").exists()
 
 
 @pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="needs Debian's dataset-fashion-mnist")
@@ -445,163 +357,6 @@ def test_debians_training_split_passes_the_checks():
     dataset = load_dataset("fashion_mnist", split="train", n_examples=100, data_dir=DEBIAN_FOLDER)
     assert dataset.x.shape == (100, 1, 28, 28)
     assert dataset.class_names[dataset.y[0]] == "Ankle boot"
-
-
-# --- IDX and gzip ----------------------------------------------------------------------------
-
-
-def test_idx_round_trips():
-    array = random_images(3, 4, 5)
-    assert np.array_equal(parse_idx(idx_bytes(array), shape=(3, 4, 5), origin="f"), array)
-
-
-@pytest.mark.parametrize(
-    ("damage", "complaint"),
-    [
-        (lambda b: b[:7], "truncated"),
-        (lambda b: b"", "truncated"),
-        (lambda b: b[:-1], "truncated"),
-        (lambda b: b + b"\0", "padded"),
-        (lambda b: b"\0\0\x0d\x03" + b[4:], "magic"),
-        (lambda b: b[:7] + b"\4" + b[8:], r"\(4, 4, 5\), expected \(3, 4, 5\)"),
-    ],
-)
-def test_a_damaged_idx_file_is_refused(damage, complaint):
-    content = damage(idx_bytes(random_images(3, 4, 5)))
-    with pytest.raises(IntegrityError, match=f"file-name.*{complaint}"):
-        parse_idx(content, shape=(3, 4, 5), origin="file-name")
-
-
-def test_gunzip_returns_the_content_and_stops_at_a_bomb():
-    content = bytes(10**6)
-    packed = gzip.compress(content)
-    assert gunzip(packed, n_bytes=10**6, origin="f") == content
-    with pytest.raises(IntegrityError, match="more than the expected 99 bytes"):
-        gunzip(packed, n_bytes=99, origin="f")
-    with pytest.raises(IntegrityError, match="truncated"):
-        gunzip(packed[:-4], n_bytes=10**6, origin="f")  # even its own checksum must be there
-    flipped = packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:]
-    with pytest.raises(IntegrityError, match="not an intact gzip"):
-        gunzip(flipped, n_bytes=10**6, origin="f")
-
-
-# --- MNIST and CIFAR-10, through torchvision -------------------------------------------------
-
-
-@pytest.fixture
-def tiny_mnist(tmp_path, monkeypatch, real_torchvision):
-    """Write 12 training and 6 test images as torchvision keeps them."""
-    folder = tmp_path / "data" / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for prefix, n in (("train", 12), ("t10k", 6)):
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(random_images(n, 28, 28)))
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(n) % 10))
-    for split, n in (("train", 12), ("test", 6)):
-        monkeypatch.setitem(mnist.INFO.sizes, split, n)
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def tiny_cifar10(tmp_path, monkeypatch, real_torchvision):
-    """Write 5 x 2 training and 3 test images as torchvision keeps them, with MD5s to match."""
-    folder = tmp_path / "data" / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-
-    def write(name, content):
-        (folder / name).write_bytes(pickle.dumps(content))
-        return hashlib.md5((folder / name).read_bytes()).hexdigest()
-
-    def batch(n, seed):
-        return {"data": random_images(n, 3072, seed=seed), "labels": [i % 10 for i in range(n)]}
-
-    kind = real_torchvision.CIFAR10
-    train = [[f"data_batch_{i}", write(f"data_batch_{i}", batch(2, i))] for i in range(1, 6)]
-    test = [["test_batch", write("test_batch", batch(3, 0))]]
-    meta = write("batches.meta", {"label_names": list(cifar10.INFO.class_names)})
-    monkeypatch.setattr(kind, "train_list", train)
-    monkeypatch.setattr(kind, "test_list", test)
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": meta})
-    for split, n in (("train", 10), ("test", 3)):
-        monkeypatch.setitem(cifar10.INFO.sizes, split, n)
-    return tmp_path / "data"
-
-
-@pytest.mark.parametrize(("split", "n"), [("train", 12), ("test", 6)])
-def test_mnist_is_read_as_torchvision_keeps_it(tiny_mnist, split, n):
-    dataset = load_dataset("mnist", split=split, data_dir=tiny_mnist)
-    images = random_images(n, 28, 28)
-    assert torch.equal(dataset.x[:, 0], torch.from_numpy(images.astype(np.float32) / 255))
-    assert dataset.y.tolist() == [i % 10 for i in range(n)]
-    labels = bytes(i % 10 for i in range(n))
-    assert dataset.sha256 == hashlib.sha256(images.tobytes() + labels).hexdigest()
-
-
-@pytest.mark.parametrize(("split", "n"), [("train", 10), ("test", 3)])
-def test_cifar10_is_read_as_torchvision_keeps_it(tiny_cifar10, monkeypatch, split, n):
-    monkeypatch.setenv("DYNBENCH_DATA", str(tiny_cifar10))
-    dataset = load_dataset("cifar10", split=split)
-    batches = {"train": [(2, i) for i in range(1, 6)], "test": [(3, 0)]}[split]
-    images = np.vstack([random_images(size, 3072, seed=seed) for size, seed in batches])
-    assert torch.equal(
-        dataset.x, torch.from_numpy(images.reshape(n, 3, 32, 32).astype(np.float32) / 255)
-    )
-    assert dataset.x.is_contiguous()
-    labels = bytes(i for size, _ in batches for i in range(size))
-    assert dataset.sha256 == hashlib.sha256(images.tobytes() + labels).hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("file", "damage"),
-    [
-        ("t10k-images-idx3-ubyte", lambda b: b[:100]),
-        ("t10k-images-idx3-ubyte", lambda b: b""),
-        ("t10k-images-idx3-ubyte", lambda b: b"<html></html>"),
-        ("t10k-labels-idx1-ubyte", lambda b: b[:-1]),
-        ("t10k-labels-idx1-ubyte", lambda b: b[:-1] + b"\x0b"),
-    ],
-)
-def test_damaged_mnist_is_refused(tiny_mnist, file, damage):
-    path = tiny_mnist / "MNIST" / "raw" / file
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(IntegrityError, match="delete"):
-        load_dataset("mnist", data_dir=tiny_mnist)
-
-
-def test_mnist_of_another_size_is_refused(tiny_mnist, monkeypatch):
-    monkeypatch.setitem(mnist.INFO.sizes, "test", 10_000)
-    with pytest.raises(IntegrityError, match=r"\(6, 1, 28, 28\).*expected \(10000, 1, 28, 28\)"):
-        load_dataset("mnist", data_dir=tiny_mnist)
-
-
-@pytest.mark.parametrize("file", ["test_batch", "batches.meta"])
-def test_damaged_cifar10_is_refused(tiny_cifar10, file):
-    path = tiny_cifar10 / "cifar-10-batches-py" / file
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match=r"cifar-10-batches-py is not the CIFAR10.*delete"):
-        load_dataset("cifar10", data_dir=tiny_cifar10)
-
-
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_missing_set_names_its_remedies(name, tmp_path, real_torchvision):
-    with pytest.raises(DataUnavailableError) as caught:
-        load_dataset(name, data_dir=tmp_path / "empty")
-    for words in ("--data-dir", "DYNBENCH_DATA", "network", "the network is unplugged"):
-        assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_torchvision_that_cannot_be_imported_is_named(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.delitem(sys.modules, "torchvision.datasets", raising=False)
-    with pytest.raises(DataUnavailableError, match="install the build of torchvision"):
-        load_dataset(name, data_dir=tmp_path)
-    # Files that are there are not to blame for it.
-    present = {"mnist": mnist._MNIST, "cifar10": cifar10._CIFAR10}[name]
-    (tmp_path / present.folder).mkdir(parents=True)
-    for file in present.files:
-        (tmp_path / present.folder / file).touch()
-    with pytest.raises(DataUnavailableError, match="install the build of torchvision"):
-        load_dataset(name, data_dir=tmp_path)
 
 
 # --- digits ----------------------------------------------------------------------------------
