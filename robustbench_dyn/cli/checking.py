@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from robustbench_dyn.cli.options import DataDir, Plugins, print_error
+from robustbench_dyn.cli.options import DataDir, Plugins
+from robustbench_dyn.cli.output import print_error
 from robustbench_dyn.errors import InputError, RegistryError
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from robustbench_dyn.cli.options import (
     parse_batch_size,
     parse_norm,
 )
+from robustbench_dyn.cli.output import print_json, print_result
 from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
 
 # The default run ends in about a minute on two cores.
@@ -112,7 +112,7 @@ def run(
             "rounding": "strict" if strict_rounding else "measured",
             "peak_memory_mb": peak_memory_mb(),
         }
-        typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
+        print_json({"rows": rows, "run": about})
     else:
         bracket_table(evaluations)
         if profile:
@@ -184,7 +184,7 @@ def smooth(
             "command": sys.argv[1:],
             "smoothing": asdict(smoothing),
         }
-        typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
+        print_json({"rows": rows, "run": about})
     else:
         bracket_table(smoothed.evaluations)
 
@@ -207,7 +207,8 @@ def curve(
     data_dir: DataDir = None,
 ) -> None:
     """Bracket the robust accuracy over eps, with a minimum-norm attack and certifiers."""
-    from robustbench_dyn.cli.terminal import plain_table, progress_display
+    from robustbench_dyn.cli.consoles import plain_table
+    from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
@@ -240,7 +241,7 @@ def curve(
     points = table.to_dict("records")
     if as_json:
         about = {"model": model, "norm": norm, "curve": points, "flags": flags}
-        typer.echo(json.dumps(about, indent=2))
+        print_json(about)
     else:
         rows = [
             (
@@ -252,7 +253,7 @@ def curve(
         ]
         plain_table(("eps", "certified %", "empirical %"), rows)
         if flags:
-            typer.echo(f"flags: {flags}")
+            print_result(f"flags: {flags}")
 
 
 def _threat_models(norm: Norm, radii: list[str]) -> list[ThreatModel]:

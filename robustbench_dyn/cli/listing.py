@@ -23,7 +23,7 @@ def list_(
     plugins: Plugins = None,
 ) -> None:
     """List models, data sets, attacks, certifiers, or operations that can be bounded."""
-    from robustbench_dyn.cli.terminal import plain_table
+    from robustbench_dyn.cli.consoles import plain_table
 
     del plugins  # loaded while the options were read
     headings, rows = {

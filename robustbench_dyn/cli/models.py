@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from robustbench_dyn.cli.options import DataDir, Device, Plugins, check_device
+from robustbench_dyn.cli.output import print_result
 from robustbench_dyn.errors import InputError
 
 
@@ -22,18 +23,18 @@ def show(
     del plugins  # loaded while the options were read
     architecture = discover().get(split_name(model)[0])
     card = architecture.card
-    typer.echo(f"{card.name} {card.version} ({card.family}), from {architecture.origin}")
-    typer.echo(card.summary)
+    print_result(f"{card.name} {card.version} ({card.family}), from {architecture.origin}")
+    print_result(card.summary)
     for title, values in (("properties", card.properties), ("sources", card.sources)):
         if values:
-            typer.echo(f"{title}: {', '.join(values)}")
+            print_result(f"{title}: {', '.join(values)}")
     for weights in card.weights:
         options = ", ".join(f"{key}={value}" for key, value in weights.options.items())
         trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
         name = full_name(card.name, weights.variant)
         seconds = weights.training_seconds
         trained_in = "" if seconds is None else f"; {seconds:g} s of training"
-        typer.echo(
+        print_result(
             f"{name} for {trained_for}: {weights.file}; {options}; {weights.recipe}{trained_in}"
         )
 
@@ -82,9 +83,9 @@ def train(
         )
     import yaml
 
-    typer.echo(
+    print_result(
         f"trained in {trained.seconds:.0f} s of processor time: {trained.path}; "
         "its entry for card.yaml:"
     )
     entry = loop.card_entry(config, trained, f"recipes/{path.name}")
-    typer.echo(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())
+    print_result(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())

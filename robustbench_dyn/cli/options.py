@@ -96,8 +96,3 @@ def require_store(store: Path) -> Path:
     if not store.is_file():
         raise InputError(f"there is no store {store}; make one with: dynbench run --model NAME")
     return store
-
-
-def print_error(message: str) -> None:
-    """Print one line to stderr."""
-    typer.echo(f"dynbench: {' '.join(message.split())}", err=True)

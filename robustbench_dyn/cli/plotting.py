@@ -17,6 +17,7 @@ from robustbench_dyn.cli.options import (
     TestSplit,
     parse_norm,
 )
+from robustbench_dyn.cli.output import print_result
 
 # Radii at which plot flow runs certifiers. A finer grid gives radii closer to the decision
 # boundary, where certifiers take longest.
@@ -44,7 +45,7 @@ def plot_flow_(
     plots.check_flow(network, data)
     evaluation = evaluate_distances(network, data, "L2", n_radii=_FLOW_RADII)
     plots.save(plots.plot_flow(network, data, evaluation, title=model), to)
-    typer.echo(f"written to {to}")
+    print_result(f"written to {to}")
 
 
 def plot_curves_(
@@ -75,4 +76,4 @@ def plot_curves_(
                 network, data, norm, store=store, progress=progress
             )
     plots.save(plots.plot_curves(evaluations), to)
-    typer.echo(f"written to {to}")
+    print_result(f"written to {to}")

@@ -117,12 +117,17 @@ def code_of(thing: Callable[..., Any]) -> str:
     root = thing.__module__.partition(".")[0]
     if root == __name__.partition(".")[0]:
         return ""
-    if root.startswith(_MODULE_PREFIX):
+    if is_plugin_module(root):
         return hash_code(Path(sys.modules[root].__path__[0]))
     try:
         return hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
     except (OSError, TypeError):  # defined in a notebook or a shell
         return ""
+
+
+def is_plugin_module(name: str) -> bool:
+    """Whether a module of this name is code of a plugin."""
+    return name.startswith(_MODULE_PREFIX)
 
 
 def _existing(root: Path) -> Path:
