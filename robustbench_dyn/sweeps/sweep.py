@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.catalogue import named_certifiers
@@ -21,13 +21,16 @@ from robustbench_dyn.models.loading import discover
 from robustbench_dyn.plugins import load_plugins
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
-from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml
+from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml, refuse_truth
 from robustbench_dyn.sweeps.engines import ENGINES, Event
 from robustbench_dyn.sweeps.shards import Shard
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 NonEmpty = Field(min_length=1)
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, BeforeValidator(refuse_truth), Field(ge=1)]
+Seed = Annotated[int, BeforeValidator(refuse_truth)]
+# Each is a process's work of seconds at least, and an entry of a list here.
+MOST_SHARDS = 100_000
 
 
 class ThreatModelGrid(StrictFile):
@@ -68,7 +71,7 @@ class Sweep(StrictFile):
     datasets: Annotated[tuple[str, ...], NonEmpty]
     threat_models: Annotated[tuple[ThreatModelGrid, ...], NonEmpty]
     n_examples: PositiveInt
-    seeds: Annotated[tuple[int, ...], NonEmpty]
+    seeds: Annotated[tuple[Seed, ...], NonEmpty]
     attacks: str = "standard"
     certifiers: str = "auto"
     batch_size: PositiveInt = 250
@@ -122,8 +125,8 @@ def sweep(
     run = ENGINES.get(engine)
     load_plugins(*plugins)
     folders = tuple(folder.resolve() for folder in plugins)
-    shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
     _check(config)
+    shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
     workers = min(workers or _cores(), len(shards))
     shards = [replace(shard, threads=max(1, _cores() // workers)) for shard in shards]
     # Create the store before the workers start, so that they do not race to create it.
@@ -202,6 +205,20 @@ def _check(config: Sweep) -> None:
     if len(set(norms)) < len(norms):
         raise InputError("threat_models lists a norm twice; list it once, with all its eps")
     named_certifiers(config.certifiers)
+    _check_number_of_shards(config)
+
+
+def _check_number_of_shards(config: Sweep) -> None:
+    per_model = len(config.datasets) * len(config.threat_models) * len(config.seeds)
+    n_shards = sum(
+        per_model * -(-n_examples // (config.examples_per_shard or n_examples))
+        for n_examples in config.sizes.values()
+    )
+    if n_shards > MOST_SHARDS:
+        raise InputError(
+            f"the sweep has {n_shards:,} shards, and at most {MOST_SHARDS:,} are possible; give "
+            "more examples_per_shard, or split it into several sweeps"
+        )
 
 
 def _rows(config: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, Any]]:
