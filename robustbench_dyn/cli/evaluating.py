@@ -26,6 +26,7 @@ from robustbench_dyn.cli.options import (
     check_export,
     parse_batch_size,
     parse_norm,
+    seed_option,
 )
 from robustbench_dyn.cli.output import print_json, print_result
 from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
@@ -49,7 +50,7 @@ def run(
     n_examples: NExamples = DEFAULT_N_EXAMPLES,
     attacks: Attacks = "standard",
     certifiers: Certifiers = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the attacks and of the audit.")] = 0,
+    seed: Annotated[int, seed_option("the attacks and of the audit")] = 0,
     batch_size: Annotated[str, typer.Option(help="Examples per batch, or auto.")] = "250",
     device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
@@ -133,7 +134,7 @@ def smooth(
     attacks: Annotated[
         Literal["eot-pgd", "none"], typer.Option(help="PGD in expectation over the noise, or none.")
     ] = "eot-pgd",
-    seed: Annotated[int, typer.Option(help="Seed of the noise and of the audit.")] = 0,
+    seed: Annotated[int, seed_option("the noise and of the audit")] = 0,
     batch_size: Annotated[str, typer.Option(help="Noisy copies per batch, or auto.")] = "250",
     device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
@@ -198,7 +199,7 @@ def curve(
     ] = None,
     n_examples: NExamples = 200,
     certifiers: Certifiers = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the attack.")] = 0,
+    seed: Annotated[int, seed_option("the attack")] = 0,
     device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     export: Annotated[Path | None, typer.Option(help="Write the curve (.csv or .parquet).")] = None,

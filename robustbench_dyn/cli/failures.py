@@ -23,6 +23,9 @@ REFUTED, INVALID, INTERNAL, INTERRUPTED = 1, 2, 70, 130
 # Set it to see the traceback of any error.
 DEBUG = "DYNBENCH_DEBUG"
 
+# A message may be as long as the memory allows.
+_MOST_DETAILS = 200_000
+
 # Of click, or of the copy of click inside typer; a name that both have does not exist.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -146,7 +149,7 @@ def _write_details(error: BaseException) -> str:
         ]
         handle, name = tempfile.mkstemp(prefix="dynbench-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("\n".join(lines))
+            file.write("\n".join(lines)[:_MOST_DETAILS])
     # Whatever fails here must not take the place of the error itself.
     except Exception as problem:
         return f"no file ({type(problem).__name__})"

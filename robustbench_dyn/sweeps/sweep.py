@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -14,7 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.catalogue import named_certifiers
 from robustbench_dyn.datasets import dataset_info
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.evaluation.api import finalise_run
 from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
@@ -122,6 +123,9 @@ def sweep(
     """
     if workers is not None and workers < 1:
         raise InputError(f"workers={workers} must be at least 1")
+    # Whether it is there is for the workers to find out; this process does not import torch.
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:[0-9]{1,3})?", device):
+        raise InputError(f"device={shown(device)} is unknown; give cpu or cuda")
     run = ENGINES.get(engine)
     load_plugins(*plugins)
     folders = tuple(folder.resolve() for folder in plugins)
