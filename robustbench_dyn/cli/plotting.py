@@ -68,9 +68,13 @@ def plot_curves_(
     norm = parse_norm(norm_name)
     plots.check_plot_path(to)
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    # All of them first: a wrong name must not end the command after the work on the others.
+    networks = {
+        name: load_model(name, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
+        for name in dict.fromkeys(model)
+    }
     evaluations = {}
-    for name in dict.fromkeys(model):
-        network = load_model(name, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
+    for name, network in networks.items():
         with progress_display(enabled=True) as progress:
             evaluations[name] = evaluate_distances(
                 network, data, norm, store=store, progress=progress
