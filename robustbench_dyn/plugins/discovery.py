@@ -178,7 +178,7 @@ def _packaged(path: tuple[str, ...]) -> list[tuple[str, Path]]:
     found = list[tuple[str, Path]]()
     for entry in _entry_points():
         package = entry.dist.name if entry.dist else "an installed package"
-        origin = f"the package {package} (entry point {entry.name} = {entry.value})"
+        origin = f"the package {package} (entry point {one_line(f'{entry.name} = {entry.value}')})"
         found.append((origin, _entry_folder(entry)))
     return found
 
