@@ -43,10 +43,11 @@ def progress_display(*, enabled: bool) -> Iterator[Callable[[RunProgress], None]
         yield None
         return
     console = stderr()
-    with _counting_bars(console) as bars:
+    with _from_first_report(_counting_bars(console)) as bars:
         tasks: dict[float, TaskID] = {}
 
         def show(report: RunProgress) -> None:
+            bars.start()
             if report.eps not in tasks:
                 tasks[report.eps] = bars.add_task("", total=report.total, details="")
             stage = line(f"eps {report.eps:.4g} {report.stage}")
@@ -67,11 +68,12 @@ def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | N
         yield None
         return
     console = stderr()
-    with _counting_bars(console) as bars:
-        overall = bars.add_task("shards", total=None, details="")
+    with _from_first_report(_counting_bars(console)) as bars:
         tasks: dict[Shard, TaskID] = {}
+        overall = bars.add_task("shards", total=None, details="")
 
         def show(event: Event, n_shards: int) -> None:
+            bars.start()
             shard, name = event.shard, line(event.shard)
             if event.state == "at work" and event.progress is not None:
                 report = event.progress
@@ -106,12 +108,12 @@ def training_display() -> Iterator[Callable[[EpochReport], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with _from_first_report(Progress(*columns, console=console)) as bars:
+        task = bars.add_task("training")
 
         def show(report: EpochReport) -> None:
             text = f"epoch {report.epoch + 1}/{report.epochs}, loss {report.loss:.4f}"
-            # Add the bar with the first report: a training that fails before it shows no bar.
-            (task,) = bars.task_ids or [bars.add_task("training")]
+            bars.start()
             bars.update(task, total=report.steps, completed=report.step, description=text)
             end_of_epoch = report.step % (report.steps // report.epochs) == 0
             if end_of_epoch and not console.is_terminal:
@@ -238,6 +240,16 @@ def _by_reason(not_applicable: dict[str, str]) -> dict[str, str]:
     for name, reason in not_applicable.items():
         names.setdefault(reason, []).append(name)
     return {reason: ", ".join(group) for reason, group in names.items()}
+
+
+@contextmanager
+def _from_first_report(bars: Progress) -> Iterator[Progress]:
+    """Yield bars that the first report starts: what fails before it prints its error alone."""
+    try:
+        yield bars
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 def _counting_bars(console: Console) -> Progress:
