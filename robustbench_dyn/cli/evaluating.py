@@ -72,6 +72,9 @@ def run(
     data_dir: DataDir = None,
 ) -> None:
     """Attack and certify a model: each test example ends certified, broken or undecided."""
+    # Checked before the heavy imports, so that invalid options fail at once.
+    norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
+    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.api import evaluate_grid
@@ -80,9 +83,7 @@ def run(
     from robustbench_dyn.reporting.export import write_tables
     from robustbench_dyn.results.costs import peak_memory_mb
 
-    norm = parse_norm(norm_name)
     check_export(export)
-    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
@@ -91,7 +92,7 @@ def run(
             data,
             threat_models,
             seed=seed,
-            batch_size=parse_batch_size(batch_size),
+            batch_size=batch,
             attacks=attacks,
             certifiers=certifiers,
             strict_rounding=strict_rounding,
@@ -150,16 +151,16 @@ def smooth(
 
     # Checked before the heavy imports, so that invalid options fail at once.
     smoothing = Smoothing(sigma, n0=n0, n=n, alpha=alpha)
+    norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
+    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     from robustbench_dyn.cli.terminal import bracket_table, progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.reporting.export import check_export_path, write_certificates
     from robustbench_dyn.smoothing import evaluate_smoothed
 
-    norm = parse_norm(norm_name)
     if export is not None:
         check_export_path(export, (".tsv",))
-    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
@@ -169,7 +170,7 @@ def smooth(
             threat_models,
             smoothing,
             seed=seed,
-            batch_size=parse_batch_size(batch_size),
+            batch_size=batch,
             attacked=attacks != "none",
             device=check_device(device),
             store=store,
@@ -208,6 +209,8 @@ def curve(
     data_dir: DataDir = None,
 ) -> None:
     """Bracket the robust accuracy over eps, with a minimum-norm attack and certifiers."""
+    norm = parse_norm(norm_name)
+    radii = [parse_eps(text) for text in eps] if eps else None
     from robustbench_dyn.cli.consoles import plain_table
     from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
@@ -216,9 +219,7 @@ def curve(
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
 
-    norm = parse_norm(norm_name)
     check_export(export)
-    radii = [parse_eps(text) for text in eps] if eps else None
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     for value in radii or []:
         ThreatModel(norm, value).check_input_shape(tuple(data.x.shape[1:]))

@@ -127,8 +127,9 @@ ARGUMENTS = {
     "list": "models", "show": "linear", "check": "linear", "new": "mine", "sweep": "sweep.yaml",
     "export": "x.csv",
 }  # fmt: off
-# Each command takes these from the same function as `run`.
-SLOW = {command: command not in ("run", "new") for command in COMMANDS}
+# The other commands take the same options from the same functions.
+QUICK = ("run", "new")
+TAKE_SECONDS = ("certifiers", "device")
 
 
 def parameters():
@@ -150,7 +151,7 @@ CASES = [
         parameter,
         OWN_VALUES.get((command, parameter.name), VALUES.get(parameter.name)),
         id=f"{command} {parameter.name}",
-        marks=[pytest.mark.slow] if SLOW[command] else [],
+        marks=[pytest.mark.slow] if command not in QUICK or parameter.name in TAKE_SECONDS else [],
     )
     for command, parameter in parameters()
     if parameter.name not in FLAGS
@@ -214,7 +215,7 @@ def test_the_good_values_are_accepted(here):
         assert cli.run([command, *positional, *COMMANDS[command]]) == 0, command
 
 
-@pytest.mark.parametrize("value", ["1e1000000000", "9" * 5000, "[/b]"])
+@pytest.mark.parametrize("value", ["1e1000000000", "[/b]"])
 def test_a_bad_value_ends_the_process_with_exit_code_2(value, tmp_path):
     result = dynbench("run", "--model", "lipflow", "--eps", value, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")

@@ -72,18 +72,26 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "fault"), FAULTS.values(), ids=FAULTS.keys())
-@pytest.mark.parametrize("read", [read_sweep, read_recipe, lambda path: read_yaml(path, Card)])
-def test_a_bad_text_is_refused_soon_and_with_its_fault(text, fault, read, tmp_path):
+def test_a_bad_text_is_refused_soon_and_with_its_fault(text, fault, tmp_path):
     path = tmp_path / "file.yaml"
     path.write_text(text, encoding="utf-8")
     start = time.process_time()
     with pytest.raises(InputError, match=r"file\.yaml is not valid YAML: ") as caught:
-        read(path)
+        read_sweep(path)
     assert time.process_time() - start < 5
     message = str(caught.value)
     assert fault in message
     assert "\n" not in message
     assert len(message) < 500
+
+
+@pytest.mark.parametrize("read", [read_sweep, read_recipe, lambda path: read_yaml(path, Card)])
+@pytest.mark.parametrize("fault", ["alias bomb", "2,000 lists", "no such day", "key twice"])
+def test_sweeps_recipes_and_cards_have_the_same_limits(fault, read, tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text(FAULTS[fault][0], encoding="utf-8")
+    with pytest.raises(InputError, match=FAULTS[fault][1]):
+        read(path)
 
 
 @pytest.mark.parametrize("text", ["", "~", "1", "[a, b]", "text", "2001-01-01", "!!set {a}"])
