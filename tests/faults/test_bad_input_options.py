@@ -12,6 +12,7 @@ from oracles.digits_plugin import write_plugin
 
 from robustbench_dyn import cli
 from robustbench_dyn.errors import shown
+from robustbench_dyn.plugins import discovery
 
 LONG, DIGITS = "a" * 5000, "9" * 5000
 NO_TEXT = ["[/b]", "\x1b[31m", "\udcff", "a\nb", "nul\0"]
@@ -171,7 +172,8 @@ def here(tmp_path_factory):
     (folder / "recipe.yaml").write_text("model: linear\ndataset: digits\nepochs: 1\n")
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to("loop")
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(discovery, "_registered", [*discovery._registered])
         assert cli.run(["run", *COMMANDS["run"], "--store", "good.sqlite"]) == 0
         yield folder
 
