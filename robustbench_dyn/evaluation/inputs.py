@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.datasets import Dataset, load_dataset
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.models.identity import hash_tensors
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.threat_models import Norm, ThreatModel
@@ -30,7 +30,7 @@ def check_options(
             f"give threat models of one norm, and at least one; these have {sorted(norms)}"
         )
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
-        raise InputError(f"batch_size={batch_size!r} must be 'auto' or a number of at least 1")
+        raise InputError(f"batch_size={shown(batch_size)} must be 'auto' or a number of at least 1")
     if not 0 <= audit_share <= 1:
         raise InputError(f"audit_share={audit_share} must be a fraction between 0 and 1")
     return norms.pop()

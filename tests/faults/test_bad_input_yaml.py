@@ -216,6 +216,40 @@ def test_a_sweep_with_a_bad_value_is_refused_by_its_key(key, value, tmp_path):
     assert len(message) < 1000
 
 
+RECIPE = {"model": "lipflow", "dataset": "digits", "epochs": 2}
+RECIPE_VALUES = [
+    *[("epochs", value) for value in (0, -1, 1.5, NAN, INF, "x", None, [])],
+    *[("batch_size", value) for value in (0, -1, 2.5, "auto", None)],
+    *[("learning_rate", value) for value in (0, -1, NAN, INF, "x", None, "1/0", [1])],
+    *[("weight_decay", value) for value in (-1, NAN, INF, "x")],
+    *[("momentum", value) for value in (-0.1, 1, NAN, 0.5)],
+    *[("warmup", value) for value in (0, 1, -1, NAN)],
+    *[("orthogonality", value) for value in (-1, NAN, INF)],
+    *[("seed", value) for value in (1.5, "x", None, INF, [0])],
+    *[("norm", value) for value in ("L3", 2, "")],
+    *[("model", value) for value in ("", "Lip", "../x", 1, None, "[/b]")],
+    *[("dataset", value) for value in (1, None, [])],
+    *[("variant", value) for value in ("../x", "A B", "/", 1)],
+    *[("optimizer", value) for value in ("", "sgdx", 1)],
+    *[("precision", value) for value in ("float64", 32)],
+    *[("options", value) for value in (1, [], {"a": [1]}, {"a": NAN}, {"a": None}, {1: 2})],
+    *[(key, {"x": 1}) for key in ("loss", "augmentation", "adversary", "certified_training")],
+    ("[/b]", 1),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), RECIPE_VALUES, ids=shown)
+def test_a_recipe_with_a_bad_value_is_refused_by_its_key(key, value, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    assert read_recipe(path).epochs == 2
+    path.write_text(yaml.safe_dump(RECIPE | {key: value}), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_recipe(path)
+    assert key in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -279,6 +313,7 @@ def test_the_representation_of_a_plain_value_is_its_repr():
         assert shown(value) == repr(value)
 
 
+@pytest.mark.slow
 def test_a_bomb_ends_the_command_with_exit_code_2(tmp_path):
     (tmp_path / "sweep.yaml").write_text(BOMB)
     refused(dynbench("sweep", "sweep.yaml", cwd=tmp_path), "more than 20,000 values")
