@@ -55,6 +55,14 @@ def sweep_progress(text):
         show(Event(shard(text), "failed", f"ValueError: {text}"), 2)
 
 
+def sweep_at_work(text):
+    report = Progress(eps=0.5, stage=text, done=0, total=1, counts=COUNTS)
+    with terminal.sweep_display(enabled=True) as show:
+        show(Event(shard(text), "started"), 2)
+        # The bars are drawn at the end, with what they showed last.
+        show(Event(shard(text), "at work", progress=report), 2)
+
+
 def sweep_rows(text):
     terminal.sweep_table([ROW | {"model": text}])
 
@@ -103,8 +111,8 @@ def result(text):
 
 
 DISPLAYS = [
-    run_progress, sweep_progress, sweep_rows, bracket, costs, contract, claims, table, page, error,
-    result,
+    run_progress, sweep_progress, sweep_at_work, sweep_rows, bracket, costs, contract, claims,
+    table, page, error, result,
 ]  # fmt: off
 
 
