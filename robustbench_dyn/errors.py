@@ -1,5 +1,7 @@
 """The errors that a user can cause; each message says what was given, the rule, and the way out."""
 
+import reprlib
+
 
 class DynbenchError(Exception):
     """Base of every error whose message is written for the user; the CLI prints it and exits 2."""
@@ -55,3 +57,31 @@ class SoundnessError(Exception):
     def __init__(self, message: str, counterexamples: list[dict[str, object]]) -> None:
         super().__init__(message)
         self.counterexamples = counterexamples
+
+
+def one_line(text: str, *, most: int = 200) -> str:
+    """Return a text in one line, cut after `most` characters."""
+    line = " ".join(text[: 20 * most].split())
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
+def shown(value: object, *, most: int = 80) -> str:
+    """Return repr(value), for a message, in at most about `most` characters.
+
+    It takes no time for a value of any size or depth, and does not fail where repr does.
+    """
+    return one_line(_Shown(most).repr(value), most=most)
+
+
+class _Shown(reprlib.Repr):
+    """A repr that looks at the first few entries of the outer levels alone."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, most, most
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write integers of thousands of digits.
+        if x.bit_length() > 256:
+            return f"an integer of {x.bit_length():,} bits"
+        return super().repr_int(x, level)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, one_line, shown
+from robustbench_dyn.limited_yaml import parse, read_text
 from robustbench_dyn.threat_models import parse_eps
 
 Option = bool | int | float | str
@@ -21,13 +21,19 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Variant = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_.-]*)?$")]
 
 
-# Error messages truncate offending values to this many characters.
-_LONGEST_SHOWN = 80
+def refuse_truth(value: object) -> object:
+    """Refuse true and false, which are 1 and 0 to Python, where a number is asked for."""
+    if isinstance(value, bool):
+        raise ValueError("give a number, not true or false")
+    return value
 
 
 # YAML reads 8/255 as a string.
 Eps = Annotated[
-    float, BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps), Field(gt=0)
+    float,
+    BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps),
+    BeforeValidator(refuse_truth),
+    Field(gt=0),
 ]
 
 
@@ -45,12 +51,11 @@ _File = TypeVar("_File", bound=StrictFile)
 
 def read_yaml(path: Path, schema: type[_File]) -> _File:
     """Read a YAML file strictly; raise InputError in one line where it breaks its schema."""
+    text = read_text(path)
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {_one_line(str(error))}") from error
+        content: Any = parse(text)
+    except InputError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a mapping of keys to values")
     try:
@@ -61,20 +66,15 @@ def read_yaml(path: Path, schema: type[_File]) -> _File:
 
 def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
     for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
+        place = ".".join(one_line(str(part), most=80) for part in problem["loc"])
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             known = ", ".join(schema.model_fields)
             yield f"unknown key {place!r} (the keys are: {known})"
         elif problem["type"] == "missing":
             yield f"the key {place!r} is missing"
-        elif problem["type"] == "value_error" and not place:
-            # A rule about several keys; its message names them.
-            yield _one_line(str(problem["ctx"]["error"]))
+        elif problem["type"] == "value_error":
+            # A rule about several keys names them.
+            reason = one_line(str(problem["ctx"]["error"]))
+            yield f"{place}: {reason}" if place else reason
         else:
-            given = repr(problem["input"])
-            shown = given if len(given) <= _LONGEST_SHOWN else given[:_LONGEST_SHOWN] + "..."
-            yield f"{place}: {_one_line(problem['msg'])} (it is {shown})"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+            yield f"{place}: {one_line(problem['msg'])} (it is {shown(problem['input'])})"

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
-from robustbench_dyn.errors import InputError, ShapeError
+from robustbench_dyn.errors import InputError, ShapeError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Norm = Literal["Linf", "L2", "L1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+
+_LONGEST_EPS = 100
+_DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_RATIO = re.compile(r"([-+]?\d+)/(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,17 @@ class ThreatModel:
 
 def parse_eps(text: str) -> float:
     """Read 0.5 or 8/255; raises InputError where it is neither."""
-    try:
-        return float(Fraction(text.strip()))
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"eps={text!r} is not a number; give it as 0.5 or as 8/255") from None
+    # Not by Fraction("1e1000000000"), which computes all digits.
+    text = text.strip()
+    eps = math.nan
+    if len(text) <= _LONGEST_EPS:
+        if _DECIMAL.fullmatch(text):
+            eps = float(text)
+        elif (ratio := _RATIO.fullmatch(text)) and int(ratio[2]):
+            eps = float(Fraction(int(ratio[1]), int(ratio[2])))
+    if not math.isfinite(eps):
+        raise InputError(f"eps={shown(text)} is not a number; give it as 0.5 or as 8/255")
+    return eps
 
 
 def widest_eps(norm: Norm, input_shape: tuple[int, ...]) -> float:
@@ -72,7 +84,7 @@ def widest_eps(norm: Norm, input_shape: tuple[int, ...]) -> float:
 def check_norm(norm: str) -> None:
     """Raise InputError where norm is none of Linf, L2, L1."""
     if norm not in NORMS:
-        raise InputError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}")
+        raise InputError(f"norm={shown(norm)} is unknown; choose one of {', '.join(NORMS)}")
 
 
 def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:

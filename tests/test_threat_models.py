@@ -2,6 +2,8 @@
 
 import math
 import re
+import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from robustbench_dyn.threat_models import (
     ThreatModel,
     check_norm,
     distance,
+    parse_eps,
     project,
     widest_eps,
 )
@@ -305,3 +308,47 @@ def test_the_widest_eps_is_accepted_and_no_wider_one(norm, shape, widest):
     ThreatModel(norm, widest).check_input_shape(shape)
     with pytest.raises(InputError, match="8/255, not 8"):
         ThreatModel(norm, math.nextafter(widest, math.inf)).check_input_shape(shape)
+
+
+@few
+@given(
+    st.one_of(
+        st.floats(1e-300, 1e300).map(repr),
+        st.decimals(1, 10**6, places=6).map(str),
+        st.tuples(st.integers(0, 10**30), st.integers(1, 10**30)).map(
+            lambda pair: f"{pair[0]}/{pair[1]}"
+        ),
+    )
+)
+def test_eps_is_the_nearest_float(text):
+    assert parse_eps(text) == parse_eps(f" {text} ") == float(Fraction(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "x", "nan", "inf", "-inf", "infinity", "1e400", "-1e400", "1e1000000000", "1/0",
+        "8/1e-400", "8/-255", "8 / 255", "8/255/2", "1_0", "\u0663", "\uff11", "0x10", "1e", "e5",
+        "9" * 5000, "9" * 5000 + "/1", "1/" + "9" * 5000, "1\x00", "[/b]", "--1", "1,5", ".",
+    ],
+)  # fmt: off
+def test_a_text_that_is_no_eps_is_refused_at_once(text):
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"is not a number; give it as 0\.5 or as 8/255") as caught:
+        parse_eps(text)
+    assert time.process_time() - start < 1
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "eps"),
+    [("0.5", 0.5), ("8/255", 8 / 255), ("1e-3", 1e-3), (".5", 0.5), ("2.", 2.0), ("-1", -1.0)],
+)
+def test_an_eps_is_read(text, eps):
+    assert parse_eps(text) == eps
+
+
+def test_an_exponent_of_many_digits_is_quick():
+    assert parse_eps("1e-1000000000") == 0
+    with pytest.raises(InputError, match="is not a positive number"):
+        ThreatModel("L2", parse_eps("1e-1000000000"))

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from robustbench_dyn.errors import InputError, ShapeError
+from robustbench_dyn.errors import InputError, ShapeError, shown
 from robustbench_dyn.threat_models import NORMS, Norm
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _check_setting(name: str, value: Any, default: Any) -> None:
     kinds, what = _KINDS.get(type(default), _ANY_KIND)
     # Not isinstance: true is no number.
     if type(value) not in kinds:
-        raise InputError(f"{name}={value!r} is not {what}; give {what}")
+        raise InputError(f"{name}={shown(value)} is not {what}; give {what}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}={value} is not finite; give a finite number")
     if name.startswith("n_") and value < 1:

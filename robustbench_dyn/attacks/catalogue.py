@@ -9,7 +9,7 @@ from robustbench_dyn.attacks import isolated, native, suites
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.external import autoattack, torchattacks
 from robustbench_dyn.attacks.suites import Suite
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.plugins import (
     BUILT_IN,
     Entry,
@@ -74,7 +74,8 @@ def _attacks_of(item: str | Attack) -> list[Attack]:
         return [_create(name, settings) for name, settings in parse_names(item)]
     if not isinstance(item, Attack):
         raise InputError(
-            f"{item!r} is neither a name nor an attack; give an object, such as PGD(n_steps=100)"
+            f"{shown(item)} is neither a name nor an attack; give an object, such as "
+            "PGD(n_steps=100)"
         )
     if item.name in ATTACKS:
         entry = ATTACKS.entry(item.name)

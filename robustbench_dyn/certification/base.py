@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel
 
 if TYPE_CHECKING:
@@ -151,6 +151,6 @@ def require(certifier: Certifier[State], *, at_least: float = 0, **settings: flo
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not at_least <= value < math.inf:
             raise InputError(
-                f"{certifier.name}: {name}={value!r} is not a number of at least {at_least:g}; "
-                "give one"
+                f"{certifier.name}: {name}={shown(value)} is not a number of at least "
+                f"{at_least:g}; give one"
             )

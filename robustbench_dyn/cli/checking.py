@@ -13,8 +13,8 @@ from robustbench_dyn.cli.options import (
     Limited,
     Plugins,
     Trust,
-    print_error,
 )
+from robustbench_dyn.cli.output import print_error
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError, RegistryError
 from robustbench_dyn.files import check_writable, replacing

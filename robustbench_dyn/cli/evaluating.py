@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,9 @@ from robustbench_dyn.cli.options import (
     check_export,
     parse_batch_size,
     parse_norm,
+    seed_option,
 )
+from robustbench_dyn.cli.output import print_json, print_result
 from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
 
 # The default run ends in about a minute on two cores.
@@ -51,7 +52,7 @@ def run(
     n_examples: NExamples = DEFAULT_N_EXAMPLES,
     attacks: Attacks = "standard",
     certifiers: Certifiers = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the attacks and of the audit.")] = 0,
+    seed: Annotated[int, seed_option("the attacks and of the audit")] = 0,
     batch_size: Annotated[str, typer.Option(help="Examples per batch, or auto.")] = "250",
     device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
@@ -76,6 +77,9 @@ def run(
 ) -> None:
     """Attack and certify a model: each test example ends certified, broken or undecided."""
     del trust, limits  # heeded while the options were read
+    # Checked before the heavy imports, so that invalid options fail at once.
+    norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
+    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.api import evaluate_grid
@@ -84,9 +88,7 @@ def run(
     from robustbench_dyn.reporting.export import write_tables
     from robustbench_dyn.results.costs import peak_memory_mb
 
-    norm = parse_norm(norm_name)
     check_export(export)
-    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
@@ -95,7 +97,7 @@ def run(
             data,
             threat_models,
             seed=seed,
-            batch_size=parse_batch_size(batch_size),
+            batch_size=batch,
             attacks=attacks,
             certifiers=certifiers,
             strict_rounding=strict_rounding,
@@ -117,7 +119,7 @@ def run(
             "rounding": "strict" if strict_rounding else "measured",
             "peak_memory_mb": peak_memory_mb(),
         }
-        typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
+        print_json({"rows": rows, "run": about})
     else:
         bracket_table(evaluations)
         if profile:
@@ -138,7 +140,7 @@ def smooth(
     attacks: Annotated[
         Literal["eot-pgd", "none"], typer.Option(help="PGD in expectation over the noise, or none.")
     ] = "eot-pgd",
-    seed: Annotated[int, typer.Option(help="Seed of the noise and of the audit.")] = 0,
+    seed: Annotated[int, seed_option("the noise and of the audit")] = 0,
     batch_size: Annotated[str, typer.Option(help="Noisy copies per batch, or auto.")] = "250",
     device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
@@ -157,16 +159,16 @@ def smooth(
 
     # Checked before the heavy imports, so that invalid options fail at once.
     smoothing = Smoothing(sigma, n0=n0, n=n, alpha=alpha)
+    norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
+    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     from robustbench_dyn.cli.terminal import bracket_table, progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.reporting.export import check_export_path, write_certificates
     from robustbench_dyn.smoothing import evaluate_smoothed
 
-    norm = parse_norm(norm_name)
     if export is not None:
         check_export_path(export, (".tsv",))
-    threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
@@ -176,7 +178,7 @@ def smooth(
             threat_models,
             smoothing,
             seed=seed,
-            batch_size=parse_batch_size(batch_size),
+            batch_size=batch,
             attacked=attacks != "none",
             device=check_device(device),
             store=store,
@@ -192,7 +194,7 @@ def smooth(
             "command": sys.argv[1:],
             "smoothing": asdict(smoothing),
         }
-        typer.echo(json.dumps({"rows": rows, "run": about}, indent=2, allow_nan=False))
+        print_json({"rows": rows, "run": about})
     else:
         bracket_table(smoothed.evaluations)
 
@@ -206,7 +208,7 @@ def curve(
     ] = None,
     n_examples: NExamples = 200,
     certifiers: Certifiers = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the attack.")] = 0,
+    seed: Annotated[int, seed_option("the attack")] = 0,
     device: Device = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     export: Annotated[Path | None, typer.Option(help="Write the curve (.csv or .parquet).")] = None,
@@ -218,16 +220,17 @@ def curve(
 ) -> None:
     """Bracket the robust accuracy over eps, with a minimum-norm attack and certifiers."""
     del trust, limits  # heeded while the options were read
-    from robustbench_dyn.cli.terminal import plain_table, progress_display
+    norm = parse_norm(norm_name)
+    radii = [parse_eps(text) for text in eps] if eps else None
+    from robustbench_dyn.cli.consoles import plain_table
+    from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
 
-    norm = parse_norm(norm_name)
     check_export(export)
-    radii = [parse_eps(text) for text in eps] if eps else None
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     for value in radii or []:
         ThreatModel(norm, value).check_input_shape(tuple(data.x.shape[1:]))
@@ -251,7 +254,7 @@ def curve(
     points = table.to_dict("records")
     if as_json:
         about = {"model": model, "norm": norm, "curve": points, "flags": flags}
-        typer.echo(json.dumps(about, indent=2))
+        print_json(about)
     else:
         rows = [
             (
@@ -263,7 +266,7 @@ def curve(
         ]
         plain_table(("eps", "certified %", "empirical %"), rows)
         if flags:
-            typer.echo(f"flags: {flags}")
+            print_result(f"flags: {flags}")
 
 
 def _threat_models(norm: Norm, radii: list[str]) -> list[ThreatModel]:

@@ -24,7 +24,7 @@ def list_(
     trust: Trust = False,
 ) -> None:
     """List models, data sets, attacks, certifiers, or operations that can be bounded."""
-    from robustbench_dyn.cli.terminal import plain_table
+    from robustbench_dyn.cli.consoles import plain_table
 
     del plugins, trust  # heeded while the options were read
     headings, rows = {
@@ -100,8 +100,13 @@ def _rows(registry: Registry[Any], facts: Callable[[Any], Row], n_facts: int) ->
     """Return name, facts and origin of each entry; the last fact of a broken one is its problem."""
     rows = list[Row]()
     for name, entry in registry.entries().items():
-        if entry.problem:
-            rows.append((name, *["broken", ""][: n_facts - 1], entry.problem, entry.origin))
-        else:
-            rows.append((name, *facts(registry.get(name)), entry.origin))
+        problem = entry.problem
+        if not problem:
+            try:
+                rows.append((name, *facts(registry.get(name)), entry.origin))
+            # The attributes of a plugin's things may be of any type, and may raise anything.
+            except (Exception, SystemExit) as error:
+                problem = f"it cannot be described: {type(error).__name__}: {error}"
+        if problem:
+            rows.append((name, *["broken", ""][: n_facts - 1], problem, entry.origin))
     return rows

@@ -15,6 +15,7 @@ from robustbench_dyn.cli.options import (
     Trust,
     check_device,
 )
+from robustbench_dyn.cli.output import print_result
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.names import file_name
@@ -31,18 +32,18 @@ def show(
 
     del plugins, trust  # heeded while the options were read
     plugin, card = find_architecture(split_name(model)[0])
-    typer.echo(f"{card.name} {card.version} ({card.family}), from {plugin.origin}")
-    typer.echo(card.summary)
+    print_result(f"{card.name} {card.version} ({card.family}), from {plugin.origin}")
+    print_result(card.summary)
     for title, values in (("properties", card.properties), ("sources", card.sources)):
         if values:
-            typer.echo(f"{title}: {', '.join(values)}")
+            print_result(f"{title}: {', '.join(values)}")
     for weights in card.weights:
         options = ", ".join(f"{key}={value}" for key, value in weights.options.items())
         trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
         name = full_name(card.name, weights.variant)
         seconds = weights.training_seconds
         trained_in = "" if seconds is None else f"; {seconds:g} s of training"
-        typer.echo(
+        print_result(
             f"{name} for {trained_for}: {weights.file}; {options}; {weights.recipe}{trained_in}"
         )
 
@@ -98,9 +99,9 @@ def train(
         )
     import yaml
 
-    typer.echo(
+    print_result(
         f"trained in {trained.seconds:.0f} s of processor time: {trained.path}; "
         "its entry for card.yaml:"
     )
     entry = loop.card_entry(config, trained, f"recipes/{path.name}")
-    typer.echo(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())
+    print_result(yaml.safe_dump({"weights": [entry]}, sort_keys=False).rstrip())

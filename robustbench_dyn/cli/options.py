@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, one_line, shown
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.threat_models import Norm, check_norm
+
+# Generators of random numbers take 64 bits.
+LOWEST_SEED, HIGHEST_SEED = -(2**63), 2**63 - 1
 
 
 def use_plugins(folders: list[Path] | None) -> list[Path] | None:
@@ -96,6 +100,11 @@ DataDir = Annotated[
 ]
 
 
+def seed_option(of: str) -> Any:
+    """Return the option of a seed."""
+    return typer.Option(help=f"Seed of {of}.", min=LOWEST_SEED, max=HIGHEST_SEED, metavar="INTEGER")
+
+
 def parse_norm(text: str) -> Norm:
     """Return the norm of this name; raises InputError for any other name."""
     check_norm(text)
@@ -106,10 +115,10 @@ def parse_batch_size(text: str) -> int | Literal["auto"]:
     """Parse a number or "auto"; raises InputError for anything else."""
     if text == "auto":
         return "auto"
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"batch_size={text!r} is neither 'auto' nor a whole number") from None
+    # int() takes 1_000 and the digits of all scripts.
+    if not re.fullmatch(r"[-+]?[0-9]{1,18}", text):
+        raise InputError(f"batch_size={shown(text)} is neither 'auto' nor a whole number")
+    return int(text)
 
 
 def check_device(name: str) -> Any:
@@ -118,10 +127,13 @@ def check_device(name: str) -> Any:
 
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={name!r} cannot be used: {reason}; try --device cpu") from None
+        # A meta tensor can be made, and holds no number.
+        float(torch.zeros(1, device=device) + 1)
+    except (RuntimeError, AssertionError, ValueError, OverflowError, UnicodeError) as error:
+        reason = one_line(str(error).partition("\n")[0])
+        raise InputError(
+            f"device={shown(name)} cannot be used: {reason}; try --device cpu"
+        ) from None
     return device
 
 
@@ -138,8 +150,3 @@ def require_store(store: Path) -> Path:
     if not store.is_file():
         raise InputError(f"there is no store {store}; make one with: dynbench run --model NAME")
     return store
-
-
-def print_error(message: str) -> None:
-    """Print one line to stderr."""
-    typer.echo(f"dynbench: {' '.join(message.split())}", err=True)

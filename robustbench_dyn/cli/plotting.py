@@ -18,6 +18,7 @@ from robustbench_dyn.cli.options import (
     Trust,
     parse_norm,
 )
+from robustbench_dyn.cli.output import print_result
 
 # Radii at which plot flow runs certifiers. A finer grid gives radii closer to the decision
 # boundary, where certifiers take longest.
@@ -47,7 +48,7 @@ def plot_flow_(
     plots.check_flow(network, data)
     evaluation = evaluate_distances(network, data, "L2", n_radii=_FLOW_RADII)
     plots.save(plots.plot_flow(network, data, evaluation, title=model), to)
-    typer.echo(f"written to {to}")
+    print_result(f"written to {to}")
 
 
 def plot_curves_(
@@ -72,12 +73,16 @@ def plot_curves_(
     norm = parse_norm(norm_name)
     plots.check_plot_path(to)
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    # All of them first: a wrong name must not end the command after the work on the others.
+    networks = {
+        name: load_model(name, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
+        for name in dict.fromkeys(model)
+    }
     evaluations = {}
-    for name in dict.fromkeys(model):
-        network = load_model(name, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
+    for name, network in networks.items():
         with progress_display(enabled=True) as progress:
             evaluations[name] = evaluate_distances(
                 network, data, norm, store=store, progress=progress
             )
     plots.save(plots.plot_curves(evaluations), to)
-    typer.echo(f"written to {to}")
+    print_result(f"written to {to}")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from robustbench_dyn.cli.output import print_result
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import explained, write_text
 
@@ -24,7 +25,7 @@ def new(
 ) -> None:
     """Write a small plugin that passes `dynbench check`, to be changed."""
     folder = write_plugin(to / name, kind)
-    typer.echo(
+    print_result(
         f"written: {folder}/card.yaml and {folder}/__init__.py; next: dynbench check {folder}"
     )
 

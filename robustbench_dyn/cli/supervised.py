@@ -11,6 +11,9 @@ import subprocess
 import sys
 from typing import NoReturn
 
+import typer
+
+from robustbench_dyn.cli.output import results
 from robustbench_dyn.errors import ForeignCodeError
 from robustbench_dyn.isolation.limits import Limits
 
@@ -19,7 +22,7 @@ _CODE = "from robustbench_dyn.cli.supervised import main; main()"
 
 
 def run_supervised(origin: str, limits: Limits, *, seconds: float | None = None) -> NoReturn:
-    """Run the command of this process in another one, and exit as that one does.
+    """Run the command of this process in another one, and end as that one does.
 
     origin: where its code comes from, for messages. seconds: that it may take; None for any time.
     Raises ForeignCodeError where it ends without having come to its end, or takes too long.
@@ -30,7 +33,7 @@ def run_supervised(origin: str, limits: Limits, *, seconds: float | None = None)
         [sys.executable, "-c", _CODE, *sys.argv[1:], "--trust"],
         env={**os.environ, _REPORT: settings},
         # Descriptor 1 is where libraries print; results have one of their own.
-        stdout=sys.stdout.fileno(),
+        stdout=results().fileno(),
         pass_fds=(writes,),
     )
     os.close(writes)
@@ -51,7 +54,7 @@ def run_supervised(origin: str, limits: Limits, *, seconds: float | None = None)
         os.set_blocking(report.fileno(), False)
         told = (report.read(16) or b"").decode(errors="replace")
     if told.isdigit():
-        sys.exit(int(told))
+        raise typer.Exit(int(told))
     code = process.returncode
     how = f"with exit code {code}" if code >= 0 else f"by signal {-code}"
     raise ForeignCodeError(

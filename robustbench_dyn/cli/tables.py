@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,9 +16,9 @@ from robustbench_dyn.cli.options import (
     Plugins,
     StoreFile,
     Trust,
-    print_error,
     require_store,
 )
+from robustbench_dyn.cli.output import print_error, print_json, print_result
 
 
 def sweep_(
@@ -68,7 +67,7 @@ def sweep_(
             "failed": {str(shard): reason for shard, reason in outcome.failed.items()},
             "unsound": {str(shard): reason for shard, reason in outcome.unsound.items()},
         }
-        typer.echo(json.dumps({"rows": outcome.rows, "run": about}, indent=2, allow_nan=False))
+        print_json({"rows": outcome.rows, "run": about})
     else:
         sweep_table(outcome.rows)
     for shard, reason in (outcome.unsound | outcome.failed).items():
@@ -88,7 +87,7 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Write one CSV per data set and threat model, and one page with all of them."""
-    from robustbench_dyn.cli.terminal import page
+    from robustbench_dyn.cli.consoles import page
     from robustbench_dyn.reporting import leaderboard as tables
     from robustbench_dyn.results.store import Store
 
@@ -97,7 +96,7 @@ def leaderboard(
         return
     table = tables.leaderboard(Store(require_store(store)))
     for path in tables.write_leaderboards(table, to, add=add):
-        typer.echo(path)
+        print_result(path)
 
 
 def export_(
@@ -111,4 +110,4 @@ def export_(
     from robustbench_dyn.reporting.export import export_store
     from robustbench_dyn.results.store import Store
 
-    typer.echo(f"{export_store(Store(require_store(store)), to, pending=pending)} verdicts: {to}")
+    print_result(f"{export_store(Store(require_store(store)), to, pending=pending)} verdicts: {to}")

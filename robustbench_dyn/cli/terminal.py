@@ -1,4 +1,7 @@
-"""Progress bars and tables in the terminal; results go to stdout, everything else to stderr."""
+"""Progress bars and tables in the terminal; results go to stdout, everything else to stderr.
+
+No text is markup: a model may be called "[/b]", and an error may hold any characters.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import (
     BarColumn,
     Progress,
@@ -18,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from robustbench_dyn.cli.consoles import line, plain_table, print_text, stderr, stdout, text
 from robustbench_dyn.results.summary import attacks_that_failed
 from robustbench_dyn.results.verdicts import Status
 
@@ -39,14 +42,16 @@ def progress_display(*, enabled: bool) -> Iterator[Callable[[RunProgress], None]
     if not enabled:
         yield None
         return
-    console = Console(stderr=True)
-    with _counting_bars(console) as bars:
+    console = stderr()
+    with _from_first_report(_counting_bars(console)) as bars:
         tasks: dict[float, TaskID] = {}
 
         def show(report: RunProgress) -> None:
+            bars.start()
             if report.eps not in tasks:
                 tasks[report.eps] = bars.add_task("", total=report.total, details="")
-            stage, bracket = f"eps {report.eps:.4g} {report.stage}", _bracket(report.counts)
+            stage = line(f"eps {report.eps:.4g} {report.stage}")
+            bracket = _bracket(report.counts)
             bars.update(
                 tasks[report.eps], description=stage, completed=report.done, details=bracket
             )
@@ -62,32 +67,33 @@ def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | N
     if not enabled:
         yield None
         return
-    console = Console(stderr=True)
-    with _counting_bars(console) as bars:
-        overall = bars.add_task("shards", total=None, details="")
+    console = stderr()
+    with _from_first_report(_counting_bars(console)) as bars:
         tasks: dict[Shard, TaskID] = {}
+        overall = bars.add_task("shards", total=None, details="")
 
         def show(event: Event, n_shards: int) -> None:
-            shard = event.shard
+            bars.start()
+            shard, name = event.shard, line(event.shard)
             if event.state == "at work" and event.progress is not None:
                 report = event.progress
                 bars.update(
                     tasks[shard],
                     total=report.total,
                     completed=report.done,
-                    details=f"eps {report.eps:.4g} {report.stage}: {_bracket(report.counts)}",
+                    details=line(f"eps {report.eps:.4g} {report.stage}: {_bracket(report.counts)}"),
                 )
                 return
             if event.state == "started":
-                tasks[shard] = bars.add_task(str(shard), total=None, details="")
+                tasks[shard] = bars.add_task(name, total=None, details="")
             else:
                 bars.remove_task(tasks.pop(shard))
             finished = event.state in ("done", "failed", "unsound")
             bars.update(overall, total=n_shards, advance=int(finished))
             if event.state not in ("started", "done"):
-                console.print(f"{shard} {event.state}: {event.message}", soft_wrap=True)
+                print_text(console, f"{name} {event.state}: {event.message}")
             elif not console.is_terminal:
-                console.print(f"{shard} {event.state}", soft_wrap=True)
+                print_text(console, f"{name} {event.state}")
 
         yield show
 
@@ -95,19 +101,19 @@ def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | N
 @contextmanager
 def training_display() -> Iterator[Callable[[EpochReport], None]]:
     """Show the epoch, the loss and the time left."""
-    console = Console(stderr=True)
+    console = stderr()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with _from_first_report(Progress(*columns, console=console)) as bars:
+        task = bars.add_task("training")
 
         def show(report: EpochReport) -> None:
             text = f"epoch {report.epoch + 1}/{report.epochs}, loss {report.loss:.4f}"
-            # Add the bar with the first report: a training that fails before it shows no bar.
-            (task,) = bars.task_ids or [bars.add_task("training")]
+            bars.start()
             bars.update(task, total=report.steps, completed=report.step, description=text)
             end_of_epoch = report.step % (report.steps // report.epochs) == 0
             if end_of_epoch and not console.is_terminal:
@@ -143,7 +149,7 @@ def bracket_table(evaluations: Sequence[Evaluation]) -> None:
     headings = (
         "eps,clean %,certified %,empirical %,gap,95 % interval,undecided,forwards,backwards,seconds"
     )
-    table = Table(title=title)
+    table = Table(title=text(title))
     for heading in headings.split(","):
         table.add_column(heading, justify="right")
     for evaluation in evaluations:
@@ -157,21 +163,21 @@ def bracket_table(evaluations: Sequence[Evaluation]) -> None:
             f"{row['backward_passes']:,}",
             f"{row['seconds']:.1f}",
         )
-    console = Console()
-    # A pipe has no width of its own; 80 columns would cut the headings.
-    console = console if console.is_terminal else Console(width=140)
+    console = stdout(width_of_pipe=140)
     console.print(table)
     verdicts = [verdict for evaluation in evaluations for verdict in evaluation.verdicts]
     failed = attacks_that_failed(verdicts)
     ran = [a for a in first["attacks"].split("+") if a.removesuffix("(failed)") not in failed]
-    console.print(f"certified by {first['certifiers']}; attacked with {'+'.join(ran) or 'none'}")
+    print_text(
+        console, f"certified by {first['certifiers']}; attacked with {'+'.join(ran) or 'none'}"
+    )
     for attack, n in failed.items():
         messages = {step.message for v in verdicts for step in v.trail if step.stage == attack}
-        _print_text(console, f"{attack} failed on all {n} examples it was run on: {min(messages)}")
+        print_text(console, f"{attack} failed on all {n} examples it was run on: {min(messages)}")
     for reason, names in _by_reason(evaluations[0].not_applicable).items():
-        _print_text(console, f"not applicable: {names}: {reason}")
+        print_text(console, f"not applicable: {names}: {reason}")
     if first["flags"]:
-        console.print(f"flags: {first['flags']}")
+        print_text(console, f"flags: {first['flags']}")
 
 
 def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None:
@@ -193,21 +199,21 @@ def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None
     ]
     headings = "eps,stage,examples,decided,forwards,backwards,seconds,share"
     plain_table(headings.split(","), rows)
-    Console().print(f"peak memory {peak_memory_mb:.0f} MiB")
+    stdout().print(f"peak memory {peak_memory_mb:.0f} MiB")
 
 
 @contextmanager
 def findings_display() -> Iterator[Callable[[Finding], None]]:
     """Print a table of claims; meanwhile, a terminal shows the claim under test."""
     rows = list[tuple[str, ...]]()
-    with Console(stderr=True).status("testing") as status:
+    with stderr().status(text("testing")) as status:
 
         def show(finding: Finding) -> None:
             verdict = "holds" if finding.holds else "BROKEN"
             tested = (finding.claim, finding.part, finding.points)
             defect, tolerance = f"{finding.defect:.1e}", f"{finding.tolerance:.1e}"
             rows.append((*tested, defect, tolerance, verdict, finding.note))
-            status.update(f"{' '.join(tested)}: {verdict}")
+            status.update(text(f"{' '.join(tested)}: {verdict}"))
 
         yield show
     plain_table(("claim", "part", "points", "defect", "tolerance", "", "note"), rows)
@@ -217,35 +223,16 @@ def findings_display() -> Iterator[Callable[[Finding], None]]:
 def contract_display(title: str) -> Iterator[Callable[[str, Rule], None]]:
     """Print a table of rules and whether they are kept; a terminal shows the rule under test."""
     rows = list[tuple[str, ...]]()
-    with Console(stderr=True).status(f"testing {title}") as status:
+    with stderr().status(text(f"testing {title}")) as status:
 
         def show(part: str, finding: Rule) -> None:
             verdict = {True: "holds", False: "BROKEN", None: "not tested"}[finding.holds]
             caught = ", ".join(finding.caught)
             rows.append((finding.rule, part, verdict, finding.detail, caught))
-            status.update(f"testing {title}: {finding.rule}: {verdict}")
+            status.update(text(f"testing {title}: {finding.rule}: {verdict}"))
 
         yield show
     plain_table((title, "for", "", "detail", "caught in a control that"), rows)
-
-
-def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under headings."""
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    console = console if console.is_terminal else Console(width=200)
-    console.print(table)
-
-
-def page(markdown: str) -> None:
-    """Print a markdown page: rendered in a terminal, as plain text in a pipe."""
-    console = Console()
-    if console.is_terminal:
-        console.print(Markdown(markdown))
-    else:
-        console.out(markdown, highlight=False, end="")
 
 
 def _by_reason(not_applicable: dict[str, str]) -> dict[str, str]:
@@ -255,20 +242,25 @@ def _by_reason(not_applicable: dict[str, str]) -> dict[str, str]:
     return {reason: ", ".join(group) for reason, group in names.items()}
 
 
-def _print_text(console: Console, text: str) -> None:
-    """Print a message that may hold brackets, which are no markup, and long lines."""
-    console.print(text, markup=False, soft_wrap=True)
+@contextmanager
+def _from_first_report(bars: Progress) -> Iterator[Progress]:
+    """Yield bars that the first report starts: what fails before it prints its error alone."""
+    try:
+        yield bars
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 def _counting_bars(console: Console) -> Progress:
     """Make bars that show a count, the times, and the field `details`."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.completed}/{task.total}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[details]}"),
+        TextColumn("{task.fields[details]}", markup=False),
         console=console,
     )
 

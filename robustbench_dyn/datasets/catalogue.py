@@ -17,7 +17,7 @@ from robustbench_dyn.datasets.dataset import (
     Split,
     mark_verified,
 )
-from robustbench_dyn.errors import InputError, IntegrityError
+from robustbench_dyn.errors import InputError, IntegrityError, shown
 from robustbench_dyn.plugins import Entry, Registry, from_plugins
 
 
@@ -74,7 +74,7 @@ def load_dataset(
     """
     info = dataset if isinstance(dataset, DatasetInfo) else dataset_info(dataset)
     if split not in SPLITS:
-        raise InputError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}")
+        raise InputError(f"split={shown(split)} is unknown; choose one of {', '.join(SPLITS)}")
     if split not in info.sizes:
         raise InputError(f"{info.name} has no {split} split; choose {' or '.join(info.sizes)}")
     n_kept = _count_kept(info, split, n_examples)
@@ -102,7 +102,7 @@ def _count_kept(info: DatasetInfo, split: Split, n_examples: int | None) -> int:
     if n_examples is None:
         return size
     if isinstance(n_examples, bool) or not isinstance(n_examples, (int, np.integer)):
-        raise InputError(f"n_examples={n_examples!r} is not a whole number; give 1 to {size}")
+        raise InputError(f"n_examples={shown(n_examples)} is not a whole number; give 1 to {size}")
     if not 1 <= n_examples <= size:
         raise InputError(
             f"n_examples={n_examples} is out of range: the {split} split of {info.name} has "

@@ -109,15 +109,23 @@ def build_model(
 
     Raises RegistryError, naming the plugin, where its build function fails.
     """
+    from torch import nn  # noqa: PLC0415  (torch is imported only for real work)
+
     try:
         model = architecture.build(
             input_shape=tuple(input_shape), n_classes=n_classes, **(options or {})
         )
-    except Exception as error:
+    # It is a plugin's code.
+    except (Exception, SystemExit) as error:
         raise RegistryError(
             f"model {architecture.name!r} from {architecture.origin} cannot be built for inputs "
             f"{tuple(input_shape)} and {n_classes} classes: {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(model, nn.Module):
+        raise RegistryError(
+            f"model {architecture.name!r} from {architecture.origin} is broken: build() returned "
+            f"{type(model).__name__}; it must return a torch.nn.Module"
+        )
     return model.eval()
 
 
@@ -167,10 +175,9 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
     Raises IntegrityError where the file is not the one that the card names, or fits no such
     network.
     """
-    from safetensors.torch import load  # noqa: PLC0415  (torch is imported only for real work)
-
     from robustbench_dyn.datasets import dataset_info  # noqa: PLC0415
     from robustbench_dyn.models.identity import ModelIdentity, hash_tensors  # noqa: PLC0415
+    from robustbench_dyn.models.weights import fill  # noqa: PLC0415
 
     path = architecture.folder / weights.file
     if not path.is_file():
@@ -189,12 +196,9 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
         options=weights.options,
     )
     try:
-        model.load_state_dict(load(content))
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise IntegrityError(
-            f"{path} does not fit model {architecture.name!r}: {reason}"
-        ) from error
+        fill(model, content)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path} does not fit model {architecture.name!r}: {error}") from error
     model.identity = ModelIdentity(  # type: ignore[assignment]
         name=full_name(architecture.name, weights.variant),
         family=architecture.card.family,

@@ -141,6 +141,8 @@ def validated_logits(model: nn.Module, x: Tensor, highest_label: int) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the model must return logits (batch, classes); it returned {shape}")
+    if not logits.is_floating_point():
+        raise InputError(f"the model must return logits of a float type, not {logits.dtype}")
     n_classes = logits.shape[1]
     if n_classes < 2 or highest_label >= n_classes:
         raise InputError(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from robustbench_dyn.errors import shown
 from robustbench_dyn.strict_yaml import Name, Option, Sha256, StrictFile, Variant
 from robustbench_dyn.threat_models import Norm
 
 Kind = Literal["architecture", "attacks", "certifiers", "datasets", "operations"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+# A distribution's name, as package indexes have it (PEP 508).
+Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 
 _OF_ARCHITECTURES = ("family", "properties", "weights")
 
@@ -32,6 +37,14 @@ class Weights(StrictFile):
     options: dict[str, Option] = Field(default_factory=dict)
     training_seconds: Annotated[float, Field(ge=0)] | None = None
 
+    @field_validator("file")
+    @classmethod
+    def _inside_the_plugin(cls, file: str) -> str:
+        path = PurePosixPath(file)
+        if not path.name or path.is_absolute() or ".." in path.parts or not file.isprintable():
+            raise ValueError(f"{shown(file)} must be a file in the plugin's folder, without '..'")
+        return file
+
 
 class Card(StrictFile):
     """The content of card.yaml.
@@ -46,7 +59,7 @@ class Card(StrictFile):
     version: str
     provides: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("architecture",)
     family: str = ""
-    requires: tuple[str, ...] = ()
+    requires: tuple[Package, ...] = ()
     properties: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()

@@ -5,20 +5,30 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.machinery import PathFinder
+from importlib.metadata import (
+    EntryPoint,
+    PackageNotFoundError,
+    distributions,
+    entry_points,
+    version,
+)
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from robustbench_dyn.errors import DynbenchError, RegistryError
+from robustbench_dyn.errors import DynbenchError, RegistryError, one_line, shown
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.plugins.card import Card, Kind
 from robustbench_dyn.resources import shipped
 from robustbench_dyn.strict_yaml import read_yaml
+
+log = logging.getLogger(__name__)
 
 # The second one is of packages that bring architectures alone.
 ENTRY_POINT_GROUPS = ("robustbench_dyn", "robustbench_dyn.architectures")
@@ -108,8 +118,10 @@ def find_plugins(*folders: Path) -> list[Plugin]:
 
 def read_plugin(folder: Path, origin: str) -> Plugin:
     """Read the card of the plugin in a folder, without importing its code."""
-    path = folder / "card.yaml"
-    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    try:
+        changed = (folder / "card.yaml").stat().st_mtime_ns
+    except (OSError, ValueError):  # reading it will say why
+        changed = 0
     card = _read_card(folder, changed)
     if isinstance(card, str):
         return Plugin(folder.name, folder, origin, problem=card)
@@ -147,6 +159,8 @@ def hash_code(folder: Path) -> str:
     """Return the SHA-256 over the names and contents of a folder's Python files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
+        if not path.is_file():
+            continue
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -164,7 +178,7 @@ def code_of(thing: Callable[..., Any]) -> str:
     root = thing.__module__.partition(".")[0]
     if root == __name__.partition(".")[0]:
         return ""
-    if root.startswith(_MODULE_PREFIX):
+    if is_plugin_module(root):
         return hash_code(Path(sys.modules[root].__path__[0]))
     try:
         return hashlib.sha256(Path(inspect.getfile(thing)).read_bytes()).hexdigest()
@@ -172,20 +186,36 @@ def code_of(thing: Callable[..., Any]) -> str:
         return ""
 
 
+def is_plugin_module(name: str) -> bool:
+    """Whether a module of this name is code of a plugin."""
+    return name.startswith(_MODULE_PREFIX)
+
+
 def _existing(root: Path) -> Path:
-    if not root.is_dir():
-        raise RegistryError(f"the plugin folder {root} does not exist; give a folder")
-    return root.resolve()
+    try:
+        if root.is_dir():
+            return root.resolve()
+    except OSError as error:
+        raise RegistryError(
+            f"the plugin folder {shown(str(root))} cannot be used: {error.strerror}"
+        ) from error
+    raise RegistryError(f"the plugin folder {root} does not exist; give a folder")
 
 
 def _plugin_folders(root: Path) -> Iterable[Path]:
     if (root / "card.yaml").is_file():
         return [root]
-    return (
-        folder.resolve()
-        for folder in sorted(root.iterdir())
-        if (folder / "card.yaml").is_file() or (folder / "__init__.py").is_file()
-    )
+    try:
+        return [folder.resolve() for folder in sorted(root.iterdir()) if _is_plugin(folder)]
+    except OSError as error:
+        raise RegistryError(f"the plugin folder {root} cannot be read: {error.strerror}") from error
+
+
+def _is_plugin(folder: Path) -> bool:
+    try:
+        return (folder / "card.yaml").is_file() or (folder / "__init__.py").is_file()
+    except OSError:  # of another user
+        return False
 
 
 @cache
@@ -193,23 +223,47 @@ def _packaged(path: tuple[str, ...]) -> list[tuple[str, Path]]:
     """Return origin and folder of each plugin of an installed package; path: as sys.path is."""
     del path  # it is here for the cache: a scan of all packages takes longer than all else
     found = list[tuple[str, Path]]()
-    for group in ENTRY_POINT_GROUPS:
-        for entry in entry_points(group=group):
-            package = entry.dist.name if entry.dist else "an installed package"
-            origin = f"the package {package} (entry point {entry.name} = {entry.value})"
-            found.append((origin, _entry_folder(entry)))
+    for entry in _entry_points():
+        package = entry.dist.name if entry.dist else "an installed package"
+        origin = f"the package {package} (entry point {one_line(f'{entry.name} = {entry.value}')})"
+        found.append((origin, _entry_folder(entry)))
     return found
 
 
-def _entry_folder(entry: EntryPoint) -> Path:
+def _entry_points() -> list[EntryPoint]:
     try:
-        spec = importlib.util.find_spec(entry.module)
-    # To find a module inside a package is to import the package, which may raise anything.
+        return [entry for group in ENTRY_POINT_GROUPS for entry in entry_points(group=group)]
+    # One package whose entry_points.txt cannot be read must not hide those of the others.
+    except Exception:
+        found = list[EntryPoint]()
+        for package in distributions():
+            try:
+                found += [e for e in package.entry_points if e.group in ENTRY_POINT_GROUPS]
+            except Exception as error:
+                log.warning(
+                    "the entry points of an installed package cannot be read: %s: %s; reinstall it",
+                    getattr(package, "_path", "unknown"),
+                    one_line(str(error)),
+                )
+        return found
+
+
+def _entry_folder(entry: EntryPoint) -> Path:
+    """Return the folder of an entry point's module, found without importing any package."""
+    module = entry.value.partition(":")[0].partition("[")[0].strip()
+    top, *parts = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for part in parts:
+            # find_spec("a.b") would import a, whose code may do and raise anything.
+            inside = spec.submodule_search_locations if spec is not None else None
+            spec = PathFinder.find_spec(part, [*inside]) if inside is not None else None
+    # The finders of other packages and odd names may raise anything.
     except Exception:
         spec = None
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not spec.has_location:
         # Such a folder does not exist, so the plugin's problem names the module.
-        return Path(f"<module {entry.module} not found>") / entry.name
+        return Path(f"<module {shown(module)} not found>") / (entry.name or "unnamed")
     return Path(spec.origin).resolve().parent
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from robustbench_dyn.errors import InputError, RegistryError
+from robustbench_dyn.errors import InputError, RegistryError, one_line, shown
 from robustbench_dyn.plugins.card import Kind
 from robustbench_dyn.plugins.discovery import Plugin, find_plugins, import_plugin, is_trusted
 from robustbench_dyn.plugins.registry import Entry
@@ -48,22 +48,32 @@ def entries_of(plugin: Plugin, kind: Kind, check: Callable[[str, Any], None]) ->
                 f"its card.yaml promises {kind}, and its __init__.py does not define {attribute}, "
                 "a tuple of them"
             )
+        named = list(_named(things))
     except RegistryError as error:
         yield Entry(plugin.name, None, origin=plugin.origin, problem=str(error))
         return
-    for index, (name, thing) in enumerate(_named(things)):
-        problem = "" if name else "it has no name"
-        try:
-            check(name, thing)
-        except InputError as error:
-            problem = str(error)
-        yield Entry(
-            name=name or f"{plugin.name}.{attribute}[{index}]",
-            target=thing,
-            description=str(getattr(thing, "description", "")),
-            origin=plugin.origin,
-            problem=problem,
-        )
+    # Attributes may be foreign code, which must not stop the other plugins.
+    except (Exception, SystemExit) as error:
+        problem = f"{attribute} cannot be read: {_raised(error)}"
+        yield Entry(plugin.name, None, origin=plugin.origin, problem=problem)
+        return
+    for index, (name, thing) in enumerate(named):
+        yield _entry(name or f"{plugin.name}.{attribute}[{index}]", name, thing, plugin, check)
+
+
+def _entry(
+    listed: str, name: str, thing: Any, plugin: Plugin, check: Callable[[str, Any], None]
+) -> Entry:
+    """Return the entry of a thing; its problem is what check, or the thing itself, raises."""
+    problem, description = "" if name else "it has no name", ""
+    try:
+        description = str(getattr(thing, "description", ""))
+        check(name, thing)
+    except InputError as error:
+        problem = str(error)
+    except (Exception, SystemExit) as error:
+        problem = f"it cannot be checked: {_raised(error)}"
+    return Entry(listed, thing, description, plugin.origin, problem)
 
 
 def subclass_of(base: type) -> Callable[[str, Any], None]:
@@ -77,7 +87,7 @@ def subclass_of(base: type) -> Callable[[str, Any], None]:
         if not (isinstance(thing, type) and issubclass(thing, base)):
             raise InputError(f"{_shown(thing)} is no subclass of {base.__name__}; give a class")
         if not re.fullmatch(r"[a-zA-Z][\w.-]*", name):
-            raise InputError(f"name={name!r} must be letters, digits, '-', '_' and '.'")
+            raise InputError(f"name={shown(name)} must be letters, digits, '-', '_' and '.'")
         if "__dataclass_params__" not in vars(thing):
             raise InputError(
                 f"{thing.__name__} needs the decorator @dataclass(frozen=True, kw_only=True), "
@@ -86,17 +96,25 @@ def subclass_of(base: type) -> Callable[[str, Any], None]:
         try:
             thing()
         # The constructor is the plugin's own code.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"{thing.__name__}() must make an object with default settings, and raises "
-                f"{type(error).__name__}: {error}"
+                f"{_raised(error)}"
             ) from error
 
     return check
 
 
 def _shown(thing: object) -> str:
-    return thing.__name__ if isinstance(thing, type) else f"{thing!r}"
+    return thing.__name__ if isinstance(thing, type) else shown(thing)
+
+
+def _raised(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {one_line(str(error))}"
+    # The class of an error may be foreign code, too.
+    except Exception:
+        return type(error).__name__
 
 
 def _named(things: Iterable[Any] | Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

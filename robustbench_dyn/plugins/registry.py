@@ -9,14 +9,15 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-import yaml
-
-from robustbench_dyn.errors import DynbenchError, InputError, RegistryError
+from robustbench_dyn.errors import DynbenchError, InputError, RegistryError, one_line, shown
+from robustbench_dyn.limited_yaml import parse
 
 T = TypeVar("T")
 
 BUILT_IN = "built-in"
 
+# What is longer resembles no name, and to find that out takes long.
+_LONGEST_NAME = 200
 # Also of what YAML takes for a text, as 1e-3.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -139,7 +140,11 @@ class Registry(Generic[T]):
         try:
             return kind(**settings)
         except (TypeError, ValueError) as problem:
-            raise InputError(f"{self.kind} {name!r}: {problem}") from problem
+            raise InputError(f"{self.kind} {name!r}: {one_line(str(problem))}") from problem
+        # The checks of a plugin's settings are its own code.
+        except Exception as problem:
+            reason = f"{type(problem).__name__}: {one_line(str(problem))}"
+            raise InputError(f"{self.kind} {name!r}: {reason}") from problem
 
     def _put(self, entries: dict[str, Entry], entry: Entry) -> None:
         other = entries.get(entry.name)
@@ -161,11 +166,12 @@ def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "", see: 
     hint: what else can be given. see: the command that lists the names, where they are too many.
     """
     names = list(known)
-    near = get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.4)
-    near = near or get_close_matches(name, names, n=1, cutoff=0.4)
+    wanted = name[:_LONGEST_NAME]
+    near = get_close_matches(wanted.lower().replace("-", "_"), names, n=1, cutoff=0.4)
+    near = near or get_close_matches(wanted, names, n=1, cutoff=0.4)
     suggestion = f"did you mean {near[0]!r}? " if near else ""
     choice = f"see: {see}" if see else f"choose {hint}{', '.join(names)}"
-    return f"no {kind} is called {name!r}; {suggestion}{choice}"
+    return f"no {kind} is called {shown(name)}; {suggestion}{choice}"
 
 
 def parse_names(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -186,7 +192,7 @@ def parse_names(text: str) -> list[tuple[str, dict[str, Any]]]:
         key, equals, value = (piece.strip() for piece in setting.partition("="))
         if not found or not equals or not re.fullmatch(r"[a-zA-Z_]\w*", key):
             raise InputError(
-                f"{part!r} is not a name with settings; give NAME:SETTING=VALUE, and further "
+                f"{shown(part)} is not a name with settings; give NAME:SETTING=VALUE, and further "
                 "settings after commas"
             )
         found[-1][1][key] = _read_value(value)
@@ -195,7 +201,9 @@ def parse_names(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _read_value(text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{text!r} is no value of a setting; give a number or a word") from error
+        value = parse(text)
+    except InputError as error:
+        raise InputError(
+            f"{shown(text)} is no value of a setting; give a number or a word"
+        ) from error
     return float(text) if isinstance(value, str) and _NUMBER.fullmatch(text) else value

@@ -26,6 +26,10 @@ from robustbench_dyn.threat_models import Norm
 _ROUNDING = 1e-12
 # Noise ten times as wide as the input range [0, 1] leaves nothing of an input.
 _WIDEST_SIGMA = 10.0
+# 1 / alpha, and what is computed of it, are finite.
+_LOWEST_ALPHA = 1e-100
+# Votes are integers of 64 bits, and even a billion of them take days.
+_MOST_DRAWS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,13 @@ class Smoothing:
                 f"sigma={self.sigma:g} must be positive and at most {_WIDEST_SIGMA:g}; give it in "
                 "raw input units (0.25, not 64)"
             )
-        if not 0 < self.alpha < 0.5:
+        if not _LOWEST_ALPHA <= self.alpha < 0.5:
             raise InputError(
-                f"alpha={self.alpha:g} must lie between 0 and 0.5; it is the probability of a "
-                "wrong certificate, 0.001 for instance"
+                f"alpha={self.alpha:g} must lie between {_LOWEST_ALPHA:g} and 0.5; it is the "
+                "probability of a wrong certificate, 0.001 for instance"
             )
+        if max(self.n0, self.n) > _MOST_DRAWS:
+            raise InputError(f"n0={self.n0} and n={self.n} must be at most {_MOST_DRAWS:,}")
         if self.n0 < 1:
             raise InputError(f"n0={self.n0} must be at least 1; 100 is usual")
         fewest = _fewest_draws(self.alpha)

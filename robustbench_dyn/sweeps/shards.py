@@ -71,8 +71,8 @@ def try_shard(
         return "done", run_shard(shard, store, progress)
     except SoundnessError as error:
         return "unsound", str(error)
-    # A plugin may raise any exception; only its own shard fails.
-    except Exception as error:
+    # A plugin may raise any exception, or call sys.exit(); only its own shard fails.
+    except (Exception, SystemExit) as error:
         return "failed", f"{type(error).__name__}: {error}"
 
 

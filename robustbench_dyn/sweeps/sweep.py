@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.catalogue import named_certifiers
 from robustbench_dyn.datasets import dataset_info
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.evaluation.api import finalise_run
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.models.architectures import split_name, weights_for
@@ -22,13 +23,16 @@ from robustbench_dyn.models.loading import find_architecture
 from robustbench_dyn.plugins import load_plugins, trust_plugins
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
-from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml
+from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml, refuse_truth
 from robustbench_dyn.sweeps.engines import ENGINES, Event
 from robustbench_dyn.sweeps.shards import Shard
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 NonEmpty = Field(min_length=1)
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, BeforeValidator(refuse_truth), Field(ge=1)]
+Seed = Annotated[int, BeforeValidator(refuse_truth)]
+# Each is a process's work of seconds at least, and an entry of a list here.
+MOST_SHARDS = 100_000
 
 
 class ThreatModelGrid(StrictFile):
@@ -69,7 +73,7 @@ class Sweep(StrictFile):
     datasets: Annotated[tuple[str, ...], NonEmpty]
     threat_models: Annotated[tuple[ThreatModelGrid, ...], NonEmpty]
     n_examples: PositiveInt
-    seeds: Annotated[tuple[int, ...], NonEmpty]
+    seeds: Annotated[tuple[Seed, ...], NonEmpty]
     attacks: str = "standard"
     certifiers: str = "auto"
     batch_size: PositiveInt = 250
@@ -123,15 +127,18 @@ def sweep(
     """
     if workers is not None and workers < 1:
         raise InputError(f"workers={workers} must be at least 1")
+    # Whether it is there is for the workers to find out; this process does not import torch.
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:[0-9]{1,3})?", device):
+        raise InputError(f"device={shown(device)} is unknown; give cpu or cuda")
     run = ENGINES.get(engine)
     load_plugins(*plugins)
     if trust:
         trust_plugins()
     folders = tuple(folder.resolve() for folder in plugins)
-    shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
-    shards = [replace(shard, trust=trust, limits=limits) for shard in shards]
     _check(config)
+    shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
     workers = min(workers or _cores(), len(shards))
+    shards = [replace(shard, trust=trust, limits=limits) for shard in shards]
     shards = [replace(shard, threads=max(1, _cores() // workers)) for shard in shards]
     # Create the store before the workers start, so that they do not race to create it.
     Store(store).close()
@@ -208,6 +215,20 @@ def _check(config: Sweep) -> None:
     if len(set(norms)) < len(norms):
         raise InputError("threat_models lists a norm twice; list it once, with all its eps")
     named_certifiers(config.certifiers)
+    _check_number_of_shards(config)
+
+
+def _check_number_of_shards(config: Sweep) -> None:
+    per_model = len(config.datasets) * len(config.threat_models) * len(config.seeds)
+    n_shards = sum(
+        per_model * -(-n_examples // (config.examples_per_shard or n_examples))
+        for n_examples in config.sizes.values()
+    )
+    if n_shards > MOST_SHARDS:
+        raise InputError(
+            f"the sweep has {n_shards:,} shards, and at most {MOST_SHARDS:,} are possible; give "
+            "more examples_per_shard, or split it into several sweeps"
+        )
 
 
 def _rows(config: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, Any]]:

@@ -109,9 +109,9 @@ def test_help_imports_nothing_heavy():
 def test_idle_threads_sleep_soon_by_default(variables, spin_count, monkeypatch):
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cli, "app", lambda **_: seen.append(os.environ.get("GOMP_SPINCOUNT")))
+    monkeypatch.setattr(cli, "run", lambda _: seen.append(os.environ.get("GOMP_SPINCOUNT")))
     seen = []
-    with mock.patch.dict(os.environ, variables):
+    with mock.patch.dict(os.environ, variables), pytest.raises(SystemExit):
         cli.main()
     assert seen == [spin_count]
 
@@ -125,9 +125,9 @@ def test_the_spin_count_is_set_before_torch_reads_it(tmp_path):
 
 def test_output_of_compiled_code_goes_to_stderr():
     script = (
-        "import os\nfrom robustbench_dyn import cli\n"
-        "cli.app.command('noisy')(lambda: (os.write(1, b'from below'), print('the answer')))\n"
-        "cli.main()"
+        "import os\nfrom robustbench_dyn import cli\nfrom robustbench_dyn.cli import output\n"
+        "def noisy():\n os.write(1, b'from below'); output.print_result('the answer')\n"
+        "cli.app.command('noisy')(noisy)\ncli.main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", script, "noisy"], capture_output=True, text=True, check=False
