@@ -68,7 +68,7 @@ class Job:
 
 def find_verdicts(folder: Path) -> Found:
     """Read the final verdicts of a store, and have SQLite check the file."""
-    found = Found(leftovers=_count_hidden(folder))
+    found = Found(leftovers=_count_temporary(folder))
     path = folder / STORE
     if not path.exists():
         return found
@@ -91,7 +91,7 @@ def find_verdicts(folder: Path) -> Found:
 
 def find_weights(folder: Path) -> Found:
     """Read the checksum of the weights, and load the checkpoint."""
-    found = Found(leftovers=_count_hidden(folder))
+    found = Found(leftovers=_count_temporary(folder))
     if (folder / WEIGHTS).exists():
         found.entries[WEIGHTS] = _sha256(folder / WEIGHTS)
     for path in folder.glob("*.checkpoint"):
@@ -108,9 +108,12 @@ def find_files(name: str) -> Callable[[Path], Found]:
     def find(folder: Path) -> Found:
         root = folder / name
         paths = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
-        shown = [path for path in paths if not path.name.startswith(".")]
-        entries = {str(path.relative_to(folder)): _sha256(path) for path in shown}
-        return Found(dict(entries), leftovers=_count_hidden(folder))
+        entries = {
+            str(path.relative_to(folder)): _sha256(path)
+            for path in paths
+            if not _is_temporary(path.relative_to(folder))
+        }
+        return Found(dict(entries), leftovers=_count_temporary(folder))
 
     return find
 
@@ -249,9 +252,12 @@ def once(prepare: Callable[[Path], None], template: Path) -> Callable[[Path], No
     return copy
 
 
-def _count_hidden(folder: Path) -> int:
-    hidden = (path.name.startswith(".") or path.suffix == ".partial" for path in folder.rglob("*"))
-    return sum(hidden)
+def _is_temporary(path: Path) -> bool:
+    return path.suffix == ".partial" or any(part.startswith(".") for part in path.parts)
+
+
+def _count_temporary(folder: Path) -> int:
+    return sum(_is_temporary(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def _sha256(path: Path) -> str:
