@@ -179,7 +179,7 @@ def test_ctrl_c_says_that_finished_work_is_kept(tmp_path):
     (tmp_path / "__init__.py").write_text(SLEEPY)
     script = "from robustbench_dyn.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", script, "list", "datasets", "--plugins", str(tmp_path)],
+        [sys.executable, "-c", script, "list", "datasets", "--plugins", str(tmp_path), "--trust"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

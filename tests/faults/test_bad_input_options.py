@@ -57,7 +57,17 @@ NO_FOLDER = ["f.txt", "pipe", "loop", "no/such", "/dev/null", *NO_PATH]
 NO_TABLE = ["", "x", "x.txt", "x.csv.gz", ".csv", *NO_PATH]
 NO_DEVICE = ["", "x", "meta", "cuda:-1", "cuda:999999999999", "cpu:x", DIGITS, *NO_TEXT]
 NO_CHOICE = ["", "x", "EOT-PGD", *NO_TEXT]
-FLAGS = {"as_json", "strict_rounding", "profile", "version", "add", "published", "pending", "help"}
+FLAGS = {
+    "as_json",
+    "strict_rounding",
+    "profile",
+    "version",
+    "add",
+    "published",
+    "pending",
+    "help",
+    "trust",
+}
 
 VALUES = {
     "model": NO_NAME,
@@ -69,6 +79,11 @@ VALUES = {
     "attacks": NO_LIST,
     "certifiers": NO_LIST,
     "seed": NO_SEED,
+    "limits": [
+        *("memory=2", "memory_gib", "memory_gib=0", "memory_gib=nan", "memory_gib=-1"),
+        *("memory_gib=1e400", "seconds_per_call=soon", "open_files=3", "open_files=true"),
+        *("memory_gib=2,square", "2", "=", "memory_gib=[1]", f"memory_gib={'9' * 5000}"),
+    ],
     "batch_size": [*NO_COUNT, "Auto", "1_0", "٣"],
     "device": NO_DEVICE,
     "store": NO_STORE,

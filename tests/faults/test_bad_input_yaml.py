@@ -301,7 +301,7 @@ for _ in range(900):
 @pytest.mark.parametrize(
     "value",
     [Huge(), Broken(), DEEP, 10**5000, -(10**5000), ["x" * 10**6] * 9, {1: DEEP}, "\n" * 10**6],
-    ids=shown,
+    ids=["long text", "raises", "deep", "large", "negative", "list", "dict", "lines"],
 )
 def test_the_representation_of_any_value_is_short(value):
     assert len(shown(value)) < 90
