@@ -131,7 +131,11 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
     from safetensors.torch import load  # noqa: PLC0415  (torch is imported only for real work)
 
     from robustbench_dyn.datasets import dataset_info  # noqa: PLC0415
-    from robustbench_dyn.models.identity import ModelIdentity, hash_tensors  # noqa: PLC0415
+    from robustbench_dyn.models.identity import (  # noqa: PLC0415
+        ModelIdentity,
+        hash_tensors,
+        remember,
+    )
 
     path = architecture.folder / weights.file
     if not path.is_file():
@@ -156,7 +160,7 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
         raise IntegrityError(
             f"{path} does not fit model {architecture.name!r}: {reason}"
         ) from error
-    model.identity = ModelIdentity(  # type: ignore[assignment]
+    identity = ModelIdentity(
         name=full_name(architecture.name, weights.variant),
         family=architecture.card.family,
         plugin_version=architecture.card.version,
@@ -164,4 +168,5 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
         weights_sha256=weights.sha256,
         state_sha256=hash_tensors(model.state_dict()),
     )
+    remember(model, identity)
     return model

@@ -15,7 +15,8 @@ from robustbench_dyn.models.counting import CountingModel
 from robustbench_dyn.models.determinism import MOST_EXAMPLES, find_defects, has_changed, seeded
 from robustbench_dyn.models.forward import writes_into_input
 from robustbench_dyn.models.freezing import frozen_eval, trainable_forward
-from robustbench_dyn.models.identity import identify, registered_identity
+from robustbench_dyn.models.identity import check_name, identify, registered_identity
+from robustbench_dyn.plugins import find_plugins
 from robustbench_dyn.results.flags import SOFTMAX_OUTPUTS, WRITES_INTO_INPUT
 
 log = logging.getLogger(__name__)
@@ -54,12 +55,17 @@ class ModelUnderTest:
         # Logits from before all stages, once a pass was made, and how many passes were watched.
         self._at_start: Tensor | None = None
         self._watched = 0
-        known = registered_identity(model) if self.n_classes else None
+        known = registered_identity(model)
+        name = name or type(model).__name__
+        if known is None:
+            check_name(name, {p.name for p in find_plugins() if p.provides("architecture")})
+        # Without a number of classes, a pass is needed to find it out.
+        known = known if self.n_classes else None
         self.flags = [] if known else self.examine()
-        with seeded(seed, "preparation"):
-            self.identity = known or identify(
-                model, probe_logits(self.network, self._x, device), name=name
-            )
+        if known is None:
+            with seeded(seed, "preparation"):
+                known = identify(model, probe_logits(self.network, self._x, device), name=name)
+        self.identity = known
 
     @property
     def examined(self) -> bool:
@@ -174,20 +180,39 @@ def are_probabilities(logits: Tensor) -> bool:
 
 @torch.no_grad()
 def probe_logits(model: CountingModel, like: Tensor, device: torch.device) -> Tensor:
-    """Return the logits of four inputs that depend on nothing but the shape and type of `like`.
+    """Return the logits of the probes, which depend on the shape and type of `like` alone.
 
     Those of the model's surrogates follow: what an attack on them finds depends on them. Raises
     InputError where these have other outputs.
     """
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.rand(4, *like.shape[1:], generator=generator, dtype=like.dtype).to(device)
-    logits = [model(probe)]
+    parts = probes(tuple(like.shape[1:]), like.dtype).to(device).split(SMALLEST_SAMPLE)
+    logits = [torch.cat([model(part) for part in parts])]
     for name, surrogate in model.surrogates().items():
         with frozen_eval(surrogate.to(device)):
-            logits.append(surrogate(probe))
+            logits.append(torch.cat([surrogate(part) for part in parts]))
         if logits[-1].shape != logits[0].shape:
             raise InputError(
                 f"surrogate {name!r} returns {tuple(logits[-1].shape)} where the model returns "
                 f"{tuple(logits[0].shape)}; it must have the same inputs and classes"
             )
     return torch.cat(logits)
+
+
+def probes(input_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return fixed inputs in [0, 1] that tell functions apart, (n, *input_shape), on the CPU.
+
+    Noise alone is far from all data, where a module may compute as another one does. So there are
+    images, too: even ones, smooth ones, strokes on an even ground, and small changes of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(4, *input_shape, generator=generator, dtype=torch.float64).to(dtype)
+    flat = noise.flatten(1)
+    even = torch.tensor([0.0, 0.5, 1.0], dtype=dtype)[:, None].expand(3, flat.shape[1])
+    # Waves of a few periods: neighbours are alike, as in images.
+    place = torch.linspace(0, 1, flat.shape[1], dtype=torch.float64)
+    periods = torch.tensor([1.0, 2.5, 7.3], dtype=torch.float64)
+    smooth = (0.5 + 0.5 * torch.sin(2 * torch.pi * periods[:, None] * place)).to(dtype)
+    strokes = (flat[:2] > 0.8).to(dtype)
+    images = torch.cat([even, smooth, strokes, 1 - strokes])
+    changed = (images + (flat[2] - 0.5) / 16).clamp(0, 1)
+    return torch.cat([flat, images, changed]).reshape(-1, *input_shape)

@@ -29,7 +29,7 @@ from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.evaluation import plan as engine
 from robustbench_dyn.evaluation.api import as_dataset
 from robustbench_dyn.flows import Classifier
-from robustbench_dyn.models.identity import identify
+from robustbench_dyn.models.identity import identify, remember
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Store
 
@@ -259,7 +259,7 @@ def test_flags_of_a_registered_model_are_there_in_every_run(tmp_path, monkeypatc
     model = nn.Sequential(Network(), nn.Softmax(dim=1)).eval()
     data = replace(as_dataset(sample(model), None), class_names=("a", "b", "c"))
     with torch.no_grad():
-        model.identity = identify(model, model(data.x), name="registered")
+        remember(model, identify(model, model(data.x), name="registered"))
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     rows = [evaluate(model, data, L2, n_examples=n, **options).summary for n in (4, 8, 4, 8)]
     assert [row["flags"] for row in rows] == ["softmax_outputs"] * 4
@@ -685,8 +685,7 @@ def test_several_eps_share_their_work_and_agree_with_single_runs(counted):
 
 
 def test_a_second_identical_run_makes_no_pass(counted, tmp_path, monkeypatch):
-    registered = identify(counted, points(DISTANCES)[0], name="counted")
-    counted.identity = registered
+    remember(counted, identify(counted, points(DISTANCES)[0], name="counted"))
     dataset = as_dataset(points(DISTANCES), None)
     dataset = Dataset(**{**vars(dataset), "class_names": ("a", "b")})
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
