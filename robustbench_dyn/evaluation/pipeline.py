@@ -21,6 +21,7 @@ from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
 from robustbench_dyn.evaluation.progress import Progress, progress_of
+from robustbench_dyn.evaluation.recall import check_recalled
 from robustbench_dyn.evaluation.soundness import (
     describe_hit,
     raise_counterexamples,
@@ -79,6 +80,8 @@ class Pipeline(Generic[AnyPlan]):
         self._verdicts = dict[int, Verdict]()
         self._wanted: Collection[int] = self._index
         self.withdrew = False
+        # Whether the model was compared with what earlier runs kept.
+        self._held = False
         self.flags = set(store.flags(self.key))
         self.stages = plan.stages(self.flags)
         if self.spec.voids_certificates(self.flags):
@@ -95,6 +98,7 @@ class Pipeline(Generic[AnyPlan]):
         """
         self._wanted = self._index if only is None else only
         self._load(threat_model)
+        self._check_recalled()
         if not self.model.examined and self._passes_to_make(threat_model):
             self._flag(*self.model.examine())
             self._load(threat_model)
@@ -118,6 +122,22 @@ class Pipeline(Generic[AnyPlan]):
         return tuple(
             sorted(costs, key=lambda c: order.index(c.stage) if c.stage in order else len(order))
         )
+
+    def _check_recalled(self) -> None:
+        """Hold an unregistered model to what the store has of it, once a run."""
+        if self._held or self.model.registered or self.flags & NOT_A_FUNCTION:
+            return
+        if self.spec.smoothing or not self._verdicts:
+            return
+        self._held = True
+        verdicts = [v for _, v in sorted(self._verdicts.items())]
+
+        def work(batch: Sequence[Verdict]) -> None:
+            x, _ = self._tensors([verdict.example_id for verdict in batch])
+            check_recalled(self.model.logits(x), batch)
+
+        for _ in self._batching.over(verdicts, work, stage="recall", example_id=_example_id):
+            pass
 
     # The clean pass
 
@@ -342,3 +362,7 @@ class Pipeline(Generic[AnyPlan]):
 
 def _is_attack(stage: Stage) -> bool:
     return stage.phase in (Phase.FIRST_ATTACK, Phase.ATTACKS)
+
+
+def _example_id(verdict: Verdict) -> int:
+    return verdict.example_id

@@ -30,8 +30,8 @@ _STALE = 1e-4
 class ModelUnderTest:
     """A model that is counted, identified and validated once for all of an evaluation.
 
-    network: the model, whose passes are counted. identity: see models.identity. n_classes: 0 until
-    it is known. in_expectation: whether the outputs are random, so that predictions are by the
+    network: the model, whose passes are counted. identity: see models.identity. registered: whether
+    it is a registered model, untouched since it was loaded. n_classes: 0 until it is known. in_expectation: whether the outputs are random, so that predictions are by the
     majority of passes. A registered model is validated by `examine` only before its first pass: a
     repeated run needs none at all; any other is validated here.
     dataset: of the evaluation; its number of classes is 0 where it is unknown. batch_size: inputs
@@ -61,6 +61,7 @@ class ModelUnderTest:
             check_name(name, {p.name for p in find_plugins() if p.provides("architecture")})
         # Without a number of classes, a pass is needed to find it out.
         known = known if self.n_classes else None
+        self.registered = known is not None
         self.flags = [] if known else self.examine()
         if known is None:
             with seeded(seed, "preparation"):
@@ -185,7 +186,8 @@ def probe_logits(model: CountingModel, like: Tensor, device: torch.device) -> Te
     Those of the model's surrogates follow: what an attack on them finds depends on them. Raises
     InputError where these have other outputs.
     """
-    parts = probes(tuple(like.shape[1:]), like.dtype).to(device).split(SMALLEST_SAMPLE)
+    probe = probes(tuple(like.shape[1:]), like.dtype).to(device)
+    parts = torch.split(probe, SMALLEST_SAMPLE)
     logits = [torch.cat([model(part) for part in parts])]
     for name, surrogate in model.surrogates().items():
         with frozen_eval(surrogate.to(device)):

@@ -294,3 +294,33 @@ def test_the_name_of_a_plugin_elsewhere_is_taken_once_it_was_loaded():
     remember(model, ModelIdentity("elsewhere/variant"))
     with pytest.raises(InputError, match="registered"):
         evaluate(other, data, L2, name="elsewhere", **NO_PROOF)
+
+
+class Except(nn.Module):
+    """Turned round at a single point, which no probe meets."""
+
+    def __init__(self, point=None):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+        nn.init.constant_(self.inner[1].weight, 0.5)
+        self.point = point
+
+    def forward(self, x):
+        logits = self.inner(x) * torch.tensor([1.0, 2.0])
+        if self.point is not None:
+            there = (x == self.point).flatten(1).all(dim=1, keepdim=True)
+            logits = logits.where(~there, -logits)
+        return logits
+
+
+def test_a_warm_store_is_held_to_the_predictions_at_its_examples(tmp_path):
+    data = load_dataset("moons")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        honest, other = Except(), Except(data.x[7])
+        other.inner.load_state_dict(honest.inner.state_dict())
+    options = NO_PROOF | {"store": tmp_path / "s.sqlite"}
+    first = evaluate(honest, data, L2, **options)
+    assert evaluate(honest, data, L2, **options).key == first.key
+    with pytest.raises(InputError, match="another function of these weights.*example 7"):
+        evaluate(other, data, L2, **options)
