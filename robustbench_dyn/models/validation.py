@@ -31,9 +31,10 @@ class ModelUnderTest:
     """A model that is counted, identified and validated once for all of an evaluation.
 
     network: the model, whose passes are counted. identity: see models.identity. registered: whether
-    it is a registered model, untouched since it was loaded. n_classes: 0 until it is known. in_expectation: whether the outputs are random, so that predictions are by the
-    majority of passes. A registered model is validated by `examine` only before its first pass: a
-    repeated run needs none at all; any other is validated here.
+    it is a registered model, untouched since it was loaded. n_classes: 0 until it is known.
+    in_expectation: whether the outputs are random, so that predictions are by the majority of
+    passes. A registered model is validated by `examine` only before its first pass: a repeated run
+    needs none at all; any other is validated here.
     dataset: of the evaluation; its number of classes is 0 where it is unknown. batch_size: inputs
     that the model is given at once, at most. name: of an unregistered model.
     """

@@ -1,6 +1,6 @@
 """Flags: what runs find out about a model. They are results, and no verdict's key depends on them.
 
-A flag is a name, or NAME:VALUE in a row. docs/data-formats.md lists all of them.
+A flag is a name, or NAME:VALUE in a row. docs/flags.md lists all of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ GRAD_MODE = "depends_on_grad_mode"
 CHANGED = "changed_during_run"
 WRITES_INTO_INPUT = "writes_into_input"
 SOFTMAX_OUTPUTS = "softmax_outputs"
+# A certificate rests on a bound that a module states of itself; such a bound was found wrong.
+SELF_DECLARED = "self_declared_bound"
+REFUTED_BOUND = "refuted_bound"
+# Attacks ran, and none of them on a certified example, or none of those to its end.
+NOT_AUDITED = "not_audited"
 
 # With one of these flags no certificate counts.
 NOT_A_FUNCTION = frozenset({RANDOM, COUPLED, GRAD_MODE, CHANGED})

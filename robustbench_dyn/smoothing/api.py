@@ -124,6 +124,7 @@ class SmoothedPlan:
     """Votes, and an attack in expectation on what they leave."""
 
     flags: tuple[str, ...] = ()
+    declared_labels: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -172,6 +173,10 @@ class SmoothedPlan:
         )
         self.votes = VoteStage(counter, norm)
         self._attacks = [EotAttackStage(counter)] if attacked else []
+
+    def refute_bounds(self) -> str:
+        """Votes rest on no bound."""
+        return ""
 
     def stages(self, flags: Collection[str]) -> list[Stage]:
         """Return the stages; raises InputError where votes are no samples of one classifier.
