@@ -36,8 +36,8 @@ from robustbench_dyn.version import __version__
 Attacks = str | Attack | Sequence[str | Attack]
 Certifiers = str | Certifier[Any] | Sequence[str | Certifier[Any]]
 
-# Inputs of the evaluation near which the model's own bounds are tested.
-_NEAR = 4
+# Inputs of the evaluation near which the model's own bounds are tested, and of one pass there.
+_NEAR, _AT_ONCE = 4, 64
 
 
 class Plan(Protocol):
@@ -163,7 +163,12 @@ class NetworkPlan:
         """Search for inputs between which the model is steeper than it says; takes passes."""
         if not self.declared_labels:
             return ""
-        return refute_declared_bounds(self._model.network.model, self._model.sample(_NEAR))
+        size = self.record.spec.batch_size
+        return refute_declared_bounds(
+            self._model.network.model,
+            self._model.sample(_NEAR),
+            batch_size=min(size, _AT_ONCE) if isinstance(size, int) else _NEAR,
+        )
 
     def stages(self, flags: Collection[str]) -> list[Stage]:
         """Return the stages; a model that is no function of its input is attacked alone.

@@ -8,8 +8,8 @@ found between which the network is steeper; a claim that is wrong in a narrow pl
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robustbench_dyn.lipschitz.as_written import is_of
 from robustbench_dyn.lipschitz.bounds import owner_of_bound, pairwise_lipschitz
 from robustbench_dyn.models.batch_size import is_out_of_memory
+from robustbench_dyn.models.forward import call
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.validation import probes
 from robustbench_dyn.resources import shipped
@@ -29,7 +30,6 @@ _ULPS = 256
 _ROUNDS = 4
 # Distances of the second input, in lengths of the input's diagonal.
 _LENGTHS = (0.002, 0.02, 0.2, 1.0)
-_AT_ONCE = 64
 # Gradients may be false: at so many points they are taken by differences, in each input.
 _BY_DIFFERENCES = 2
 _MOST_INPUTS = 4096
@@ -58,11 +58,12 @@ def _is_ours(kind: type) -> bool:
     return folder.is_relative_to(shipped("plugins").resolve())
 
 
-def refute_declared_bounds(model: nn.Module, x: Tensor) -> str:
+def refute_declared_bounds(model: nn.Module, x: Tensor, *, batch_size: int) -> str:
     """Return how a bound that model states of itself was found to be wrong, or nothing.
 
     x: a few inputs, (n, *input_shape) in [0, 1], near which the search looks first. A bound that
-    cannot be tested, since the model fails there, counts as wrong.
+    cannot be tested, since the model fails there, counts as wrong. batch_size: inputs that model is
+    given at once, at most.
     """
     claimed = " and ".join(declared_bounds(model))
     if not claimed:
@@ -71,7 +72,7 @@ def refute_declared_bounds(model: nn.Module, x: Tensor) -> str:
     with frozen_eval(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         try:
-            excess = largest_excess(model, pairwise_lipschitz(model), x)
+            excess = largest_excess(model, pairwise_lipschitz(model), x, batch_size=batch_size)
         # The forward of the model, and its own methods, may raise anything.
         except Exception as error:
             if is_out_of_memory(error):
@@ -86,7 +87,7 @@ def refute_declared_bounds(model: nn.Module, x: Tensor) -> str:
     )
 
 
-def largest_excess(model: nn.Module, bounds: Tensor, x: Tensor) -> float:
+def largest_excess(model: nn.Module, bounds: Tensor, x: Tensor, *, batch_size: int = 64) -> float:
     """Return the largest slope of a difference of two logits that was found, over its bound.
 
     bounds: (classes, classes) or (1, 1), as in pairwise_lipschitz. From each start the search goes
@@ -96,16 +97,52 @@ def largest_excess(model: nn.Module, bounds: Tensor, x: Tensor) -> float:
     """
     start = torch.cat([x, probes(tuple(x.shape[1:]), x.dtype).to(x.device)])
     best, bounds = 0.0, bounds.to(x.device)
+    network = _InBatches(model, batch_size)
     if x[0].numel() <= _MOST_INPUTS:
         few = x[:_BY_DIFFERENCES]
-        best = float(_climb(model, bounds, few, _by_differences(model, few))[1].max())
+        best = float(_climb(network, bounds, few, _by_differences(network, few))[1].max())
     for _ in range(_ROUNDS):
-        start, excess = _climb(model, bounds, start, _jacobian(model, start))
+        start, excess = _climb(network, bounds, start, network.jacobian(start))
         best = max(best, float(excess.max()))
     return best
 
 
-def _climb(model: nn.Module, bounds: Tensor, x: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+class _InBatches(NamedTuple):
+    """A network that is given a few inputs at once."""
+
+    model: nn.Module
+    batch_size: int
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits, (n, classes)."""
+        return torch.cat([call(self.model, part) for part in torch.split(x, self.batch_size)])
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """Return the gradients of all logits, (n, classes, inputs) float64; NaN without any."""
+        try:
+            return torch.cat([self._gradients(part) for part in torch.split(x, self.batch_size)])
+        # A model without gradients has slopes all the same.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            n_classes = self.logits(x[:1]).shape[1]
+            none = torch.full((len(x), n_classes, x[0].numel()), torch.nan, dtype=torch.float64)
+            return none.to(x.device)
+
+    @torch.enable_grad()
+    def _gradients(self, x: Tensor) -> Tensor:
+        leaf = x.detach().clone().requires_grad_()
+        rows = [
+            torch.autograd.grad(logit.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
+            for logit in call(self.model, leaf).unbind(dim=1)
+        ]
+        return torch.stack(rows, dim=1).flatten(2).double()
+
+
+def _climb(
+    network: _InBatches, bounds: Tensor, x: Tensor, jacobian: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the far ends of the steepest lines from x, and their slopes over the bounds, (n,).
 
     jacobian: (n, classes, inputs) float64.
@@ -127,7 +164,7 @@ def _climb(model: nn.Module, bounds: Tensor, x: Tensor, jacobian: Tensor) -> tup
             up = (x.double() + length * diagonal * way).clamp(0, 1).to(x.dtype)
             down = (x.double() - length * diagonal * way).clamp(0, 1).to(x.dtype)
             for one, other in ((up, down), (up, x), (down, x)):
-                excess = _slopes(model, one, other) / bounds
+                excess = _slopes(network, one, other) / bounds
                 # 0 / 0: equal inputs, or a difference of logits that may not change and does not.
                 found = excess.nan_to_num(0, posinf=torch.inf).flatten(1).amax(dim=1)
                 better = found > best
@@ -136,9 +173,9 @@ def _climb(model: nn.Module, bounds: Tensor, x: Tensor, jacobian: Tensor) -> tup
     return ends, best
 
 
-def _slopes(model: nn.Module, one: Tensor, other: Tensor) -> Tensor:
+def _slopes(network: _InBatches, one: Tensor, other: Tensor) -> Tensor:
     """Return |F_i - F_j| over the distance for all pairs, (n, classes, classes), less rounding."""
-    a, b = _logits(model, one), _logits(model, other)
+    a, b = network.logits(one), network.logits(other)
     unit = torch.finfo(a.dtype).eps
     rounding = 4 * _ULPS * unit * torch.maximum(a.abs().amax(dim=1), b.abs().amax(dim=1)).double()
     change = a.double() - b.double()
@@ -147,43 +184,12 @@ def _slopes(model: nn.Module, one: Tensor, other: Tensor) -> Tensor:
     return rise.clamp(min=0) / distance[:, None, None]
 
 
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([model(part.clone()).detach() for part in torch.split(x, _AT_ONCE)])
-
-
-def _jacobian(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the gradients of all logits at x, (n, classes, inputs) float64; NaN without any."""
-
-    def parts() -> Iterator[Tensor]:
-        for part in torch.split(x, _AT_ONCE):
-            with torch.enable_grad():
-                leaf = part.detach().clone().requires_grad_()
-                logits = model(leaf)
-                rows = [
-                    torch.autograd.grad(
-                        logit.sum(), leaf, retain_graph=True, materialize_grads=True
-                    )[0]
-                    for logit in logits.unbind(dim=1)
-                ]
-            yield torch.stack(rows, dim=1).flatten(2).double()
-
-    try:
-        return torch.cat(list(parts()))
-    # A model without gradients has slopes all the same.
-    except Exception:
-        n_classes = _logits(model, x[:1]).shape[1]
-        return torch.full((len(x), n_classes, x[0].numel()), torch.nan, dtype=torch.float64).to(
-            x.device
-        )
-
-
-def _by_differences(model: nn.Module, x: Tensor) -> Tensor:
+def _by_differences(network: _InBatches, x: Tensor) -> Tensor:
     """Return the Jacobian at each x by differences of logits, (n, classes, inputs) float64."""
     step = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, *x.shape[1:]) / 32
     found = []
     for point in x:
         up, down = (point + step).clamp(0, 1), (point - step).clamp(0, 1)
         distance = (up.double() - down.double()).flatten(1).norm(dim=1, keepdim=True)
-        found.append(((_logits(model, up).double() - _logits(model, down).double()) / distance).T)
+        found.append(((network.logits(up).double() - network.logits(down).double()) / distance).T)
     return torch.stack(found)

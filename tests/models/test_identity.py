@@ -322,5 +322,5 @@ def test_a_warm_store_is_held_to_the_predictions_at_its_examples(tmp_path):
     options = NO_PROOF | {"store": tmp_path / "s.sqlite"}
     first = evaluate(honest, data, L2, **options)
     assert evaluate(honest, data, L2, **options).key == first.key
-    with pytest.raises(InputError, match="another function of these weights.*example 7"):
+    with pytest.raises(InputError, match=r"another function of these weights.*example 7"):
         evaluate(other, data, L2, **options)
