@@ -108,6 +108,7 @@ class Pipeline(Generic[AnyPlan]):
         self._classify(threat_model)
         self._decide(threat_model)
         self._hold_claims(threat_model)
+        self._flag(*self.model.keeps_state())
         if self._has_changed():
             self._flag(CHANGED)
             self._load(threat_model)
@@ -316,6 +317,7 @@ class Pipeline(Generic[AnyPlan]):
     def _test_model(self) -> None:
         """Test the model and its claims before passes are made; nothing is proved of it yet."""
         self._tested = True
+        self.model.watch_content()
         if not self.model.examined:
             self._flag(*self.model.examine())
         if REFUTED_BOUND in self.flags or self.spec.voids_certificates(self.flags):

@@ -12,12 +12,26 @@ from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.models.counting import CountingModel
-from robustbench_dyn.models.determinism import MOST_EXAMPLES, find_defects, has_changed, seeded
-from robustbench_dyn.models.forward import writes_into_input
+from robustbench_dyn.models.determinism import (
+    MOST_EXAMPLES,
+    find_defects,
+    has_changed,
+    perturbed,
+    seeded,
+)
+from robustbench_dyn.models.fingerprint import UnknownContentError, fingerprint
+from robustbench_dyn.models.forward import call, writes_into_input
 from robustbench_dyn.models.freezing import frozen_eval, trainable_forward
 from robustbench_dyn.models.identity import check_name, identify, registered_identity
 from robustbench_dyn.plugins import find_plugins
-from robustbench_dyn.results.flags import SOFTMAX_OUTPUTS, WRITES_INTO_INPUT
+from robustbench_dyn.results.flags import (
+    KEEPS_STATE,
+    NO_GRADIENTS,
+    PIECEWISE_CONSTANT,
+    SOFTMAX_OUTPUTS,
+    TINY_LOGITS,
+    WRITES_INTO_INPUT,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +39,9 @@ log = logging.getLogger(__name__)
 SMALLEST_SAMPLE = 4
 # Kept and recomputed weights may differ by rounding, relative to the largest logit.
 _STALE = 1e-4
+# A grey level of 255, and the spread of logits below which float32 loses them in a softmax.
+ONE_LEVEL = 1 / 255
+TINY = 1e-4
 
 
 class ModelUnderTest:
@@ -56,6 +73,7 @@ class ModelUnderTest:
         # Logits from before all stages, once a pass was made, and how many passes were watched.
         self._at_start: Tensor | None = None
         self._watched = 0
+        self._content = ""
         known = registered_identity(model)
         name = name or type(model).__name__
         if known is None:
@@ -95,6 +113,7 @@ class ModelUnderTest:
             try:
                 with seeded(self._seed, "validation"):
                     logits = validated_logits(self.network, x, self._highest_label)
+                    beside = self.logits(perturbed(x, ONE_LEVEL))
                 self._at_start, found = find_defects(self.network, x, seed=self._seed, most=most)
                 break
             except Exception as error:
@@ -119,7 +138,19 @@ class ModelUnderTest:
         if are_probabilities(logits):
             found.append(SOFTMAX_OUTPUTS)
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
-        return found
+        if lacks_gradients(self.network.model, x, seed=self._seed):
+            found.append(NO_GRADIENTS)
+            log.warning("the logits have no gradients at the inputs; gradient attacks find nothing")
+        return found + flat_outputs(logits, beside)
+
+    def watch_content(self) -> None:
+        """Take a fingerprint of the model, before the passes of a run."""
+        self._content = _content(self.network.model)
+
+    def keeps_state(self) -> list[str]:
+        """Return the flag of a model whose attributes changed since `watch_content`."""
+        changed = self._content and self._content != _content(self.network.model)
+        return [KEEPS_STATE] if changed else []
 
     def has_changed(self) -> bool:
         """Say whether the model is another one than it was before the passes of this run."""
@@ -172,6 +203,52 @@ def _check_frozen(model: nn.Module, x: Tensor, logits: Tensor) -> None:
         f"the frozen network's logits differ by {difference:.3g} from those of its forward in "
         "training; what it derives from parameters must come from CachedParametrization.compute()"
     )
+
+
+def flat_outputs(logits: Tensor, beside: Tensor) -> list[str]:
+    """Return flags for outputs with which gradients say little.
+
+    logits, beside: (n, classes), at inputs and at ones that differ by less than a grey level.
+    """
+    spread = logits.amax(dim=1) - logits.amin(dim=1)
+    found = []
+    # Written so that NaN and infinity are no sign; they are errors of their own.
+    if 0 < float(spread.max()) < TINY:
+        found.append(TINY_LOGITS)
+        log.warning("the logits differ by less than %g; losses of attacks may underflow", TINY)
+    if float((logits == beside).double().mean()) > 0.5:
+        found.append(PIECEWISE_CONSTANT)
+        log.warning("most logits do not change with small changes of the input")
+    return found
+
+
+def lacks_gradients(model: nn.Module, x: Tensor, *, seed: int) -> bool:
+    """Return whether no logit of a frozen model has a usable gradient at any x, (n, ...).
+
+    A gradient is usable where it is finite and not zero. A model that fails where gradients are
+    asked for is told of by the attacks.
+    """
+    try:
+        with seeded(seed, "validation"), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            logits = call(model, leaf)
+            # The logits of one class may cancel in a sum over all: a weight of its own for each.
+            weights = torch.linspace(1, 2, logits.shape[1]).to(logits)
+            (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+    usable = gradient.flatten(1).isfinite().all(dim=1) & (gradient != 0).flatten(1).any(dim=1)
+    return not bool(usable.any())
+
+
+def _content(model: nn.Module) -> str:
+    """Return the model's fingerprint, or nothing where none can be taken."""
+    try:
+        return fingerprint(model)
+    except UnknownContentError:
+        return ""
 
 
 def are_probabilities(logits: Tensor) -> bool:

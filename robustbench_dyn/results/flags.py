@@ -11,6 +11,13 @@ GRAD_MODE = "depends_on_grad_mode"
 CHANGED = "changed_during_run"
 WRITES_INTO_INPUT = "writes_into_input"
 SOFTMAX_OUTPUTS = "softmax_outputs"
+# Outputs with which gradients say little: their differences are lost in rounding, or most of them
+# do not change with small changes of the input.
+TINY_LOGITS = "tiny_logits"
+PIECEWISE_CONSTANT = "piecewise_constant"
+NO_GRADIENTS = "no_gradients"
+# The attributes of the model changed during a run, such as a counter or a memory.
+KEEPS_STATE = "keeps_state"
 # A certificate rests on a bound that a module states of itself; such a bound was found wrong.
 SELF_DECLARED = "self_declared_bound"
 REFUTED_BOUND = "refuted_bound"
