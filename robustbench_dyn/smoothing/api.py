@@ -79,7 +79,7 @@ def evaluate_smoothed(
 
     Its prediction is PREDICT's and its radius CERTIFY's, both from n votes, each right with
     probability 1 - alpha an example; an abstention counts as misclassified. Examples that are not
-    certified, and a share of the others (audit_share, at least 5), are attacked by projected
+    certified, and a share of the others (audit_share, at least 6), are attacked by projected
     gradient ascent in expectation over noise; an example is broken where PREDICT, from noise that
     neither the attack nor the certificate has seen, answers another class.
     Votes do not depend on alpha, norm and eps, and each batch of them is kept in the store: a run
