@@ -160,7 +160,7 @@ class NetworkPlan:
         return [prepared.certifier for prepared in self._certifiers]
 
     def refute_bounds(self) -> str:
-        """Search for inputs between which the model is steeper than it says; takes passes."""
+        """Search for two inputs that refute a bound which the model states; takes passes."""
         if not self.declared_labels:
             return ""
         size = self.record.spec.batch_size
