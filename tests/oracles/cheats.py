@@ -738,7 +738,7 @@ def honest_surrogate():
     return Named()
 
 
-# The judge
+# The evaluation itself
 
 ARGMAX = torch.Tensor.argmax
 
@@ -798,7 +798,7 @@ def patched_argmax():
 
 @cheat(
     "not caught",
-    why_not="code in this process may read all that the judge holds",
+    why_not="code in this process may read all that the evaluation holds",
 )
 def frame_reader():
     """Takes the labels from the variables of its callers."""
@@ -822,9 +822,9 @@ def frame_reader():
 
 @cheat(
     "not caught",
-    why_not="code in this process may replace any part of the judge",
+    why_not="code in this process may replace any part of the evaluation",
 )
-def patched_judge():
+def patched_check():
     """Replaces the check of adversarial examples by one that finds none."""
 
     class Patching(Wrapped):
