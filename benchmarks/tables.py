@@ -300,6 +300,29 @@ def faults() -> str:
     return markdown(("fault", "command", *heading), shown)
 
 
+def cheats() -> str:
+    """Return what is reported of each cheating model, and how it ends."""
+    rows = pd.read_csv(measuring.RESULTS / "cheats.csv", keep_default_na=False)
+    first = rows.iloc[0]
+    shown: list[tuple[object, ...]] = []
+    for row in rows.to_dict("records"):
+        refused = bool(row["error"])
+        numbers = [
+            "" if refused else f"{100 * int(row[name]) / int(row['n_examples']):.1f}"
+            for name in ("clean", "certified", "empirical")
+        ]
+        signs = row["error"].split(";")[0] if refused else row["flags"]
+        ended = row["outcome"] + (f": {row['why_not']}" if row["why_not"] else "")
+        shown.append((f"`{row['cheat']}`", row["trick"], *numbers, ended, signs))
+    share = 100 / int(first["n_examples"])
+    heading = "cheat|what it does|clean|certified|empirical|outcome|flags or error"
+    return (
+        f"The truth: {share * int(first['true_clean']):.1f} % clean, "
+        f"{share * int(first['true_robust']):.1f} % robust, of {first['n_examples']} examples.\n\n"
+        + markdown(heading.split("|"), shown)
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "tried": tried,
     "faults": faults,
@@ -314,6 +337,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "masked_gradients": masked_gradients,
     "rounding": rounding,
     "adversaries": adversaries,
+    "cheats": cheats,
     **extending.TABLES,
 }
 

@@ -69,6 +69,7 @@ class Certifier(ABC, Generic[State]):
     deterministic: ClassVar[bool] = True
     radii_from_l2: ClassVar[bool] = False
     measures_rounding: ClassVar[bool] = False
+    rests_on_bounds: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     @abstractmethod

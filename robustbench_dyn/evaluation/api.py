@@ -128,7 +128,7 @@ def evaluate_grid(
     objects, each with its settings: [PGD(n_steps=100), "square"], "pgd:n_steps=100,square".
     certifiers: "auto", "none", or names and objects likewise. batch_size: inputs that the model is
     given at once, or "auto", which measures; it is halved where memory runs out. audit_share: the
-    share of certified examples (at least 5) that is attacked all the same. strict_rounding: take
+    share of certified examples (at least 6) that is attacked all the same. strict_rounding: take
     the worst that the model's own rounding may do off its margins, instead of what was measured of
     it (docs/soundness.md). store: where verdicts are kept and found again; in memory by default.
     name: how an unregistered model is called. Returns one Evaluation a threat model, in the given

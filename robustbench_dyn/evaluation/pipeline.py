@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor
 from robustbench_dyn.certification.base import Phase
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.accounting import charge, stage_cost
-from robustbench_dyn.evaluation.audit import sample_for_audit
+from robustbench_dyn.evaluation.audit import audit_failed, sample_for_audit
 from robustbench_dyn.evaluation.batching import Batching
 from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
 from robustbench_dyn.evaluation.progress import Progress, progress_of
+from robustbench_dyn.evaluation.recall import check_recalled
 from robustbench_dyn.evaluation.soundness import (
     describe_hit,
     raise_counterexamples,
@@ -38,7 +40,7 @@ from robustbench_dyn.evaluation.transitions import (
 )
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.costs import StageCost
-from robustbench_dyn.results.flags import CHANGED, NOT_A_FUNCTION
+from robustbench_dyn.results.flags import CHANGED, NOT_A_FUNCTION, REFUTED_BOUND
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Sign, Status, Verdict
 from robustbench_dyn.threat_models import ThreatModel
@@ -79,10 +81,11 @@ class Pipeline(Generic[AnyPlan]):
         self._verdicts = dict[int, Verdict]()
         self._wanted: Collection[int] = self._index
         self.withdrew = False
+        # Whether the model was compared with what earlier runs kept, and tested by passes.
+        self._held = self._tested = False
         self.flags = set(store.flags(self.key))
         self.stages = plan.stages(self.flags)
-        if self.spec.voids_certificates(self.flags):
-            self._withdraw()
+        self._withdraw()
         self._flag(*model.flags, *plan.flags)
 
     def run(
@@ -95,14 +98,17 @@ class Pipeline(Generic[AnyPlan]):
         """
         self._wanted = self._index if only is None else only
         self._load(threat_model)
-        if not self.model.examined and self._passes_to_make(threat_model):
-            self._flag(*self.model.examine())
+        self._check_recalled()
+        if not self._tested and self._passes_to_make(threat_model):
+            self._test_model()
             self._load(threat_model)
         self.store.add_evaluation(self.key, self.record)
         raise_counterexamples(self.store, self.key, self.spec.model)
         self._signs[threat_model.eps] = self.store.signs(self.key, threat_model.eps)
         self._classify(threat_model)
         self._decide(threat_model)
+        self._hold_claims(threat_model)
+        self._flag(*self.model.keeps_state())
         if self._has_changed():
             self._flag(CHANGED)
             self._load(threat_model)
@@ -118,6 +124,22 @@ class Pipeline(Generic[AnyPlan]):
         return tuple(
             sorted(costs, key=lambda c: order.index(c.stage) if c.stage in order else len(order))
         )
+
+    def _check_recalled(self) -> None:
+        """Hold an unregistered model to what the store has of it, once a run."""
+        if self._held or self.model.registered or self.flags & NOT_A_FUNCTION:
+            return
+        if self.spec.smoothing or not self._verdicts:
+            return
+        self._held = True
+        verdicts = [v for _, v in sorted(self._verdicts.items())]
+
+        def work(batch: Sequence[Verdict]) -> None:
+            x, _ = self._tensors([verdict.example_id for verdict in batch])
+            check_recalled(self.model.logits(x), batch)
+
+        for _ in self._batching.over(verdicts, work, stage="recall", example_id=_example_id):
+            pass
 
     # The clean pass
 
@@ -290,14 +312,49 @@ class Pipeline(Generic[AnyPlan]):
         self.stages = self.plan.stages(self.flags)
         if self.spec.voids_certificates(new):
             log.warning("the model is no function of its input: %s", ", ".join(sorted(new)))
-            self._withdraw()
+        self._withdraw()
+
+    def _test_model(self) -> None:
+        """Test the model and its claims before passes are made; nothing is proved of it yet."""
+        self._tested = True
+        self.model.watch_content()
+        if not self.model.examined:
+            self._flag(*self.model.examine())
+        if REFUTED_BOUND in self.flags or self.spec.voids_certificates(self.flags):
+            return
+        refuted = self.plan.refute_bounds()
+        if refuted:
+            log.warning("%s", refuted)
+            reasons = dict.fromkeys(self.plan.declared_labels, refuted)
+            self.record = replace(
+                self.record, not_applicable={**self.record.not_applicable, **reasons}
+            )
+            self._flag(REFUTED_BOUND)
 
     def _withdraw(self) -> None:
-        """Withdraw all certificates, at every eps; the examples that they spared are attacked."""
-        why = "the model is no function of its input: " + ", ".join(
-            sorted(self.flags & NOT_A_FUNCTION)
-        )
-        given = [v for v in self.store.verdicts(self.key) if v.certifier]
+        """Withdraw the certificates that flags void, at every eps."""
+        if self.spec.voids_certificates(self.flags):
+            void = ", ".join(sorted(self.flags & NOT_A_FUNCTION))
+            self._withdraw_from(None, f"the model is no function of its input: {void}")
+        elif REFUTED_BOUND in self.flags:
+            self._withdraw_from(self.plan.declared_labels, "the model's own bound is wrong")
+
+    def _hold_claims(self, threat_model: ThreatModel) -> None:
+        """Withdraw what rests on the model's word where every attack that was to test it failed."""
+        labels = self.plan.declared_labels
+        if audit_failed(self._verdicts.values(), labels):
+            why = "the model states its bound itself, and every attack on a certificate failed"
+            self._withdraw_from(labels, why)
+            self._load(threat_model)
+            self._decide(threat_model)
+
+    def _withdraw_from(self, labels: Collection[str] | None, why: str) -> None:
+        """Withdraw the certificates of some certifiers, or of all, at every eps.
+
+        The examples that they spared are attacked.
+        """
+        kept = self.store.verdicts(self.key)
+        given = [v for v in kept if v.certifier and (labels is None or v.certifier in labels)]
         if given:
             later = self._later()
             self.store.add_verdicts(self.key, [without_certificate(v, why, later) for v in given])
@@ -342,3 +399,7 @@ class Pipeline(Generic[AnyPlan]):
 
 def _is_attack(stage: Stage) -> bool:
     return stage.phase in (Phase.FIRST_ATTACK, Phase.ATTACKS)
+
+
+def _example_id(verdict: Verdict) -> int:
+    return verdict.example_id

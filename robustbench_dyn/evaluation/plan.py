@@ -22,13 +22,14 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.outcomes import Stage
 from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, ClassRadii, CleanStage
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound
+from robustbench_dyn.lipschitz.declared import declared_bounds, refute_declared_bounds
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.determinism import seeded
 from robustbench_dyn.models.isolated import IsolatedModel, count_parameters
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.plugins import BUILT_IN, code_of, find_plugins, hash_code, is_trusted
-from robustbench_dyn.results.flags import RANDOM
+from robustbench_dyn.results.flags import RANDOM, REFUTED_BOUND, SELF_DECLARED
 from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.threat_models import Norm
 from robustbench_dyn.version import __version__
@@ -36,18 +37,28 @@ from robustbench_dyn.version import __version__
 Attacks = str | Attack | Sequence[str | Attack]
 Certifiers = str | Certifier[Any] | Sequence[str | Certifier[Any]]
 
+# Inputs of the evaluation near which the model's own bounds are tested, and of one pass there.
+_NEAR, _AT_ONCE = 4, 64
+
 
 class Plan(Protocol):
     """What a pipeline runs.
 
     record: what the verdicts depend on, and facts about the model. flags: what making the plan
-    found out about the model.
+    found out about the model. declared_labels: of the certifiers that rest on a bound that the
+    model states of itself; what they prove counts only once some of it was attacked.
     """
 
     @property
     def record(self) -> Record: ...  # noqa: D102
     @property
     def flags(self) -> Collection[str]: ...  # noqa: D102
+    @property
+    def declared_labels(self) -> Collection[str]: ...  # noqa: D102
+
+    def refute_bounds(self) -> str:
+        """Return how a bound that the model states of itself was refuted, or nothing."""
+        ...
 
     def stages(self, flags: Collection[str]) -> list[Stage]:
         """Return the stages for a model with these flags, in their order; first the clean pass.
@@ -103,6 +114,13 @@ class NetworkPlan:
             else self._attacks
         )
         self.flags = [f"certifier_failed:{name}" for name in selection.crashed]
+        self.declared_labels = tuple(
+            prepared.label(norm)
+            for prepared in self._certifiers
+            if prepared.certifier.rests_on_bounds and declared_bounds(network)
+        )
+        if self.declared_labels:
+            self.flags.append(SELF_DECLARED)
         identity = model.identity
         attack_spec = partial(stage_spec, in_suite=suite)
         spec = EvaluationSpec(
@@ -142,9 +160,25 @@ class NetworkPlan:
         """The certifiers that are ready for the model, the cheapest first."""
         return [prepared.certifier for prepared in self._certifiers]
 
+    def refute_bounds(self) -> str:
+        """Search for two inputs that refute a bound which the model states; takes passes."""
+        if not self.declared_labels:
+            return ""
+        size = self.record.spec.batch_size
+        return refute_declared_bounds(
+            self._model.network.model,
+            self._model.sample(_NEAR),
+            batch_size=min(size, _AT_ONCE) if isinstance(size, int) else _NEAR,
+        )
+
     def stages(self, flags: Collection[str]) -> list[Stage]:
-        """Return the stages; a model that is no function of its input is attacked alone."""
+        """Return the stages; a model that is no function of its input is attacked alone.
+
+        Nothing is proved from a bound that was refuted.
+        """
         certifiers = [] if self.record.spec.voids_certificates(flags) else self._certifiers
+        if REFUTED_BOUND in flags:
+            certifiers = [c for c in certifiers if not c.certifier.rests_on_bounds]
         attacks = self._if_random if RANDOM in flags else self._attacks
         # Predictions and checks of candidates are by the majority of many passes.
         self._model.in_expectation = RANDOM in flags

@@ -22,7 +22,8 @@ from robustbench_dyn.certification.catalogue import CERTIFIERS, select_certifier
 from robustbench_dyn.datasets import DATASETS
 from robustbench_dyn.datasets import isolated as datasets
 from robustbench_dyn.isolation.channel import Message
-from robustbench_dyn.lipschitz.bounds import lipschitz_bound
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound, pairwise_lipschitz
+from robustbench_dyn.lipschitz.declared import declared_bounds
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.identity import hash_tensors
 from robustbench_dyn.models.isolated import IsolatedModel
@@ -111,6 +112,11 @@ def load(state: State, message: Message) -> Message:
     return Message("loaded", facts.pop("") | {"surrogates": facts})
 
 
+def bounds(state: State, message: Message) -> Message:
+    """Return the Lipschitz constants of all logit differences that certificates rest on."""
+    return Message("bounds", {}, {"bounds": pairwise_lipschitz(part_of(state, message))})
+
+
 def select(state: State, message: Message) -> Message:
     """Prepare certifiers for the network; see certification.isolated."""
     model, about = part_of(state, message), message.content
@@ -164,6 +170,7 @@ def _facts(model: nn.Module) -> dict[str, Any]:
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "lipschitz_bound": bound,
+        "declared_bounds": declared_bounds(model),
         "state_sha256": hash_tensors(model.state_dict()),
         "surrogates": {},
     }

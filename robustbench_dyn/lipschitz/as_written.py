@@ -6,6 +6,8 @@ else is refused here, by name.
 
 from __future__ import annotations
 
+import sys
+
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
@@ -42,7 +44,7 @@ _PLAIN = (Tensor, nn.Parameter)
 _OF_PARAMETRIZATION = frozenset({"__getstate__", "__deepcopy__", "default_deepcopy"})
 # Both the forwards and the bounds of this package's layers read their weights through these.
 _DERIVED = frozenset({"compute", "value"})
-_OWN_PACKAGE = __name__.split(".")[0] + "."
+_OWN_PACKAGE = __name__.partition(".")[0]
 
 
 def check_as_written(module: nn.Module) -> None:
@@ -102,7 +104,7 @@ def is_as_written(kind: type, owner: type) -> bool:
     """Say whether a class computes what `owner`, one of its bases, does."""
     for derived in kind.__mro__[: kind.__mro__.index(owner)]:
         # Families of layers in this package share a bound on purpose; its tests hold them to it.
-        if derived.__module__.startswith(_OWN_PACKAGE):
+        if is_of(derived, _OWN_PACKAGE):
             continue
         changed = {
             name
@@ -118,6 +120,12 @@ def is_as_written(kind: type, owner: type) -> bool:
         if computed or any(hasattr(owner, name) for name in changed):
             return False
     return True
+
+
+def is_of(kind: type, package: str) -> bool:
+    """Say whether a class is the one of its name in a package, and does not merely say so."""
+    inside = kind.__module__.partition(".")[0] == package
+    return inside and getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
 
 
 def _unknown(where: str, why: str) -> CertificateError:

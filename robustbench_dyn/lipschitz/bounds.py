@@ -70,7 +70,7 @@ def lipschitz_bound(module: nn.Module) -> float:
     compute are brought up to date first, and any other hook or override is refused.
     Raises CertificateError, naming the module, where no bound is known.
     """
-    owner = _owner_of_bound(module)
+    owner = owner_of_bound(module)
     if owner is nn.Sequential:
         check_as_written_alone(module)
     elif owner is not None:
@@ -84,7 +84,7 @@ def lipschitz_bound(module: nn.Module) -> float:
     return float(own()) if own is not None else _layer_bound(module)
 
 
-def _owner_of_bound(module: object) -> type | None:
+def owner_of_bound(module: object) -> type | None:
     """Return the class whose forward a bound of module speaks of; None where there is no bound."""
     if "lipschitz_bound" in getattr(module, "__dict__", {}):
         return type(module)
@@ -190,7 +190,7 @@ def parts_in_a_row(module: nn.Module) -> list[tuple[nn.Module, float]]:
 
 def _is_row(module: nn.Module) -> bool:
     """Say whether a module is a Sequential that a bound is known for by its parts."""
-    owner = _owner_of_bound(module)
+    owner = owner_of_bound(module)
     return owner is nn.Sequential and is_as_written(type(module), nn.Sequential)
 
 

@@ -27,6 +27,8 @@ MOST_EXAMPLES = 16
 # allow for the same amount of rounding (certification.rounding), and thus hold for such a function.
 # The networks of the zoo differ by at most 12.
 _ULPS = 256
+# Half a step of 16 grey levels, in which coarse images are given.
+NEXT_TO_THE_GRID = 1 / 32
 
 
 def find_defects(model: nn.Module, x: Tensor, *, seed: int, most: int) -> tuple[Tensor, list[str]]:
@@ -42,8 +44,11 @@ def find_defects(model: nn.Module, x: Tensor, *, seed: int, most: int) -> tuple[
             return model(inputs.clone()).detach()
 
     first = logits(x, "first")
-    # A second pass with another seed; the same seed would hide random outputs.
-    if differ(first, logits(x, "second")):
+    # A second pass with another seed; the same seed would hide random outputs. Noise may be drawn,
+    # and rounded off again, where inputs lie on a grid, as images do: so next to it, too.
+    beside = perturbed(x, NEXT_TO_THE_GRID)
+    there = logits(beside, "first")
+    if differ(first, logits(x, "second")) or differ(there, logits(beside, "second")):
         return first, [RANDOM]
     found = list[str]()
     try:
@@ -90,6 +95,15 @@ def differ(a: Tensor, b: Tensor) -> bool:
     # Written so that NaN fails it.
     close = (a.double() - b.double()).abs() <= tolerance
     return not bool((close | (a == b) | (a.isnan() & b.isnan())).all())
+
+
+def perturbed(x: Tensor, size: float) -> Tensor:
+    """Return x with fixed uniform noise of at most `size` in each entry, within [0, 1]."""
+    import torch  # noqa: PLC0415
+
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(x.shape, generator=generator, dtype=torch.float64) - 0.5
+    return (x + (2 * size * noise).to(x)).clamp(0, 1)
 
 
 @contextmanager

@@ -11,12 +11,21 @@ from robustbench_dyn.models.isolated import IsolatedModel
 def call(model: nn.Module, x: Tensor) -> Tensor:
     """Return model(x) for a copy of x, as a copy of the output.
 
-    A forward that writes into its input changes only the copy, and a forward that reuses the memory
-    of its output does not change earlier results. Differentiable in x where a graph is recorded.
+    The output is a plain tensor. A forward that writes into its input changes only the copy, and a
+    forward that reuses the memory of its output does not change earlier results. Differentiable in
+    x where a graph is recorded.
     """
     logits: Tensor = model(x.clone())
     # The caller refuses an output that is no tensor.
-    return logits.clone() if isinstance(logits, Tensor) else logits
+    return plain(logits).clone() if isinstance(logits, Tensor) else logits
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a tensor of torch's own class: a subclass may compare and compute by other rules."""
+    if type(tensor) is Tensor:
+        return tensor
+    with torch._C.DisableTorchFunctionSubclass():
+        return torch.Tensor.as_subclass(tensor, torch.Tensor)
 
 
 def call_without_graph(model: nn.Module, x: Tensor) -> Tensor:

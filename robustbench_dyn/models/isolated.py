@@ -32,7 +32,8 @@ class IsolatedModel(nn.Module):
     Maps (batch, *input_shape) to logits (batch, classes), and gradients back; second derivatives
     are not available. It has no parameters here. process: where the network is. part: "" for the
     network itself, or the name of one of its surrogates. facts: what the process says of the
-    network: `parameters`, how many; `lipschitz_bound`, or None.
+    network: `parameters`, how many; `lipschitz_bound`, or None; `declared_bounds`, the classes that
+    state a bound of their own.
     """
 
     def __init__(
@@ -181,16 +182,19 @@ def _checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the process says of a network, once it is of the right types."""
     parameters, bound = facts.get("parameters"), facts.get("lipschitz_bound")
     surrogates, state = facts.get("surrogates"), facts.get("state_sha256")
+    declared = facts.get("declared_bounds")
     if (
         type(parameters) is not int
         or not (bound is None or isinstance(bound, float))
         or not isinstance(surrogates, dict)
+        or not isinstance(declared, list)
         or not re.fullmatch("[0-9a-f]{64}", str(state))
     ):
         raise ForeignCodeError("the process of a model describes it in a way that makes no sense")
     return {
         "parameters": parameters,
         "lipschitz_bound": bound,
+        "declared_bounds": [str(name) for name in declared],
         "state_sha256": state,
         "surrogates": {str(name): _checked_facts(of) for name, of in surrogates.items()},
     }

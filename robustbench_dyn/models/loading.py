@@ -153,12 +153,12 @@ def load_model(
         architecture = discover(plugins).get(name)
         weights = architecture.weights_for(dataset, norm or threat_model, variant)
         return load_weights(architecture, weights)
-    from robustbench_dyn.models.identity import ModelIdentity  # noqa: PLC0415
+    from robustbench_dyn.models.identity import ModelIdentity, remember  # noqa: PLC0415
     from robustbench_dyn.models.isolated import load_isolated  # noqa: PLC0415
 
     weights = weights_for(card, dataset, norm or threat_model, variant)
     model = load_isolated(plugin, model_name, weights, plugins=plugins)
-    model.identity = ModelIdentity(  # type: ignore[assignment]
+    identity = ModelIdentity(
         name=full_name(name, weights.variant),
         family=card.family,
         plugin_version=card.version,
@@ -166,6 +166,7 @@ def load_model(
         weights_sha256=weights.sha256,
         state_sha256=model.facts["state_sha256"],
     )
+    remember(model, identity)
     return model
 
 
@@ -176,7 +177,11 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
     network.
     """
     from robustbench_dyn.datasets import dataset_info  # noqa: PLC0415
-    from robustbench_dyn.models.identity import ModelIdentity, hash_tensors  # noqa: PLC0415
+    from robustbench_dyn.models.identity import (  # noqa: PLC0415
+        ModelIdentity,
+        hash_tensors,
+        remember,
+    )
     from robustbench_dyn.models.weights import fill  # noqa: PLC0415
 
     path = architecture.folder / weights.file
@@ -199,7 +204,7 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
         fill(model, content)
     except IntegrityError as error:
         raise IntegrityError(f"{path} does not fit model {architecture.name!r}: {error}") from error
-    model.identity = ModelIdentity(  # type: ignore[assignment]
+    identity = ModelIdentity(
         name=full_name(architecture.name, weights.variant),
         family=architecture.card.family,
         plugin_version=architecture.card.version,
@@ -207,4 +212,5 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
         weights_sha256=weights.sha256,
         state_sha256=hash_tensors(model.state_dict()),
     )
+    remember(model, identity)
     return model

@@ -12,11 +12,31 @@ from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.models.counting import CountingModel
-from robustbench_dyn.models.determinism import MOST_EXAMPLES, find_defects, has_changed, seeded
-from robustbench_dyn.models.forward import writes_into_input
+from robustbench_dyn.models.determinism import (
+    MOST_EXAMPLES,
+    find_defects,
+    has_changed,
+    perturbed,
+    seeded,
+)
+from robustbench_dyn.models.fingerprint import UnknownContentError, fingerprint
+from robustbench_dyn.models.forward import call, writes_into_input
 from robustbench_dyn.models.freezing import frozen_eval, trainable_forward
-from robustbench_dyn.models.identity import identify, registered_identity
-from robustbench_dyn.results.flags import SOFTMAX_OUTPUTS, WRITES_INTO_INPUT
+from robustbench_dyn.models.identity import (
+    check_unregistered,
+    identify,
+    identity_of_isolated,
+    registered_identity,
+)
+from robustbench_dyn.plugins import find_plugins
+from robustbench_dyn.results.flags import (
+    KEEPS_STATE,
+    NO_GRADIENTS,
+    PIECEWISE_CONSTANT,
+    SOFTMAX_OUTPUTS,
+    TINY_LOGITS,
+    WRITES_INTO_INPUT,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +44,19 @@ log = logging.getLogger(__name__)
 SMALLEST_SAMPLE = 4
 # Kept and recomputed weights may differ by rounding, relative to the largest logit.
 _STALE = 1e-4
+# A grey level of 255, and the spread of logits below which float32 loses them in a softmax.
+ONE_LEVEL = 1 / 255
+TINY = 1e-4
 
 
 class ModelUnderTest:
     """A model that is counted, identified and validated once for all of an evaluation.
 
-    network: the model, whose passes are counted. identity: see models.identity. n_classes: 0 until
-    it is known. in_expectation: whether the outputs are random, so that predictions are by the
-    majority of passes. A registered model is validated by `examine` only before its first pass: a
-    repeated run needs none at all; any other is validated here.
+    network: the model, whose passes are counted. identity: see models.identity. registered: whether
+    it is a registered model, untouched since it was loaded. n_classes: 0 until it is known.
+    in_expectation: whether the outputs are random, so that predictions are by the majority of
+    passes. A registered model is validated by `examine` only before its first pass: a repeated run
+    needs none at all; any other is validated here.
     dataset: of the evaluation; its number of classes is 0 where it is unknown. batch_size: inputs
     that the model is given at once, at most. name: of an unregistered model.
     """
@@ -54,12 +78,19 @@ class ModelUnderTest:
         # Logits from before all stages, once a pass was made, and how many passes were watched.
         self._at_start: Tensor | None = None
         self._watched = 0
-        known = registered_identity(model) if self.n_classes else None
+        self._content = ""
+        known = registered_identity(model)
+        name = name or type(model).__name__
+        if known is None and identity_of_isolated(model) is None:
+            check_unregistered(name, {p.name for p in find_plugins() if p.provides("architecture")})
+        # Without a number of classes, a pass is needed to find it out.
+        known = known if self.n_classes else None
+        self.registered = known is not None
         self.flags = [] if known else self.examine()
-        with seeded(seed, "preparation"):
-            self.identity = known or identify(
-                model, probe_logits(self.network, self._x, device), name=name
-            )
+        if known is None:
+            with seeded(seed, "preparation"):
+                known = identify(model, probe_logits(self.network, self._x, device), name=name)
+        self.identity = known
 
     @property
     def examined(self) -> bool:
@@ -87,6 +118,7 @@ class ModelUnderTest:
             try:
                 with seeded(self._seed, "validation"):
                     logits = validated_logits(self.network, x, self._highest_label)
+                    beside = self.logits(perturbed(x, ONE_LEVEL))
                 self._at_start, found = find_defects(self.network, x, seed=self._seed, most=most)
                 break
             except Exception as error:
@@ -111,7 +143,19 @@ class ModelUnderTest:
         if are_probabilities(logits):
             found.append(SOFTMAX_OUTPUTS)
             log.warning("the outputs are probabilities; gradients vanish: return logits instead")
-        return found
+        if lacks_gradients(self.network.model, x, seed=self._seed):
+            found.append(NO_GRADIENTS)
+            log.warning("the logits have no gradients at the inputs; gradient attacks find nothing")
+        return found + flat_outputs(logits, beside)
+
+    def watch_content(self) -> None:
+        """Take a fingerprint of the model, before the passes of a run."""
+        self._content = _content(self.network.model)
+
+    def keeps_state(self) -> list[str]:
+        """Return the flag of a model whose attributes changed since `watch_content`."""
+        changed = self._content and self._content != _content(self.network.model)
+        return [KEEPS_STATE] if changed else []
 
     def has_changed(self) -> bool:
         """Say whether the model is another one than it was before the passes of this run."""
@@ -168,6 +212,52 @@ def check_frozen(model: nn.Module, x: Tensor, logits: Tensor) -> None:
     )
 
 
+def flat_outputs(logits: Tensor, beside: Tensor) -> list[str]:
+    """Return flags for outputs with which gradients say little.
+
+    logits, beside: (n, classes), at inputs and at ones that differ by less than a grey level.
+    """
+    spread = logits.amax(dim=1) - logits.amin(dim=1)
+    found = []
+    # Written so that NaN and infinity are no sign; they are errors of their own.
+    if 0 < float(spread.max()) < TINY:
+        found.append(TINY_LOGITS)
+        log.warning("the logits differ by less than %g; losses of attacks may underflow", TINY)
+    if float((logits == beside).double().mean()) > 0.5:
+        found.append(PIECEWISE_CONSTANT)
+        log.warning("most logits do not change with small changes of the input")
+    return found
+
+
+def lacks_gradients(model: nn.Module, x: Tensor, *, seed: int) -> bool:
+    """Return whether no logit of a frozen model has a usable gradient at any x, (n, ...).
+
+    A gradient is usable where it is finite and not zero. A model that fails where gradients are
+    asked for is told of by the attacks.
+    """
+    try:
+        with seeded(seed, "validation"), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            logits = call(model, leaf)
+            # The logits of one class may cancel in a sum over all: a weight of its own for each.
+            weights = torch.linspace(1, 2, logits.shape[1]).to(logits)
+            (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+    usable = gradient.flatten(1).isfinite().all(dim=1) & (gradient != 0).flatten(1).any(dim=1)
+    return not bool(usable.any())
+
+
+def _content(model: nn.Module) -> str:
+    """Return the model's fingerprint, or nothing where none can be taken."""
+    try:
+        return fingerprint(model)
+    except UnknownContentError:
+        return ""
+
+
 def are_probabilities(logits: Tensor) -> bool:
     """Say whether each row looks like the outputs of a softmax, whose gradients vanish."""
     sums_to_one = (logits.sum(dim=1) - 1).abs().max() < 1e-5
@@ -176,20 +266,40 @@ def are_probabilities(logits: Tensor) -> bool:
 
 @torch.no_grad()
 def probe_logits(model: CountingModel, like: Tensor, device: torch.device) -> Tensor:
-    """Return the logits of four inputs that depend on nothing but the shape and type of `like`.
+    """Return the logits of the probes, which depend on the shape and type of `like` alone.
 
     Those of the model's surrogates follow: what an attack on them finds depends on them. Raises
     InputError where these have other outputs.
     """
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.rand(4, *like.shape[1:], generator=generator, dtype=like.dtype).to(device)
-    logits = [model(probe)]
+    probe = probes(tuple(like.shape[1:]), like.dtype).to(device)
+    parts = torch.split(probe, SMALLEST_SAMPLE)
+    logits = [torch.cat([model(part) for part in parts])]
     for name, surrogate in model.surrogates().items():
         with frozen_eval(surrogate.to(device)):
-            logits.append(surrogate(probe))
+            logits.append(torch.cat([surrogate(part) for part in parts]))
         if logits[-1].shape != logits[0].shape:
             raise InputError(
                 f"surrogate {name!r} returns {tuple(logits[-1].shape)} where the model returns "
                 f"{tuple(logits[0].shape)}; it must have the same inputs and classes"
             )
     return torch.cat(logits)
+
+
+def probes(input_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return fixed inputs in [0, 1] that tell functions apart, (n, *input_shape), on the CPU.
+
+    Noise alone is far from all data, where a module may compute as another one does. So there are
+    images, too: even ones, smooth ones, strokes on an even ground, and small changes of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(4, *input_shape, generator=generator, dtype=torch.float64).to(dtype)
+    flat = noise.flatten(1)
+    even = torch.tensor([0.0, 0.5, 1.0], dtype=dtype)[:, None].expand(3, flat.shape[1])
+    # Waves of a few periods: neighbours are alike, as in images.
+    place = torch.linspace(0, 1, flat.shape[1], dtype=torch.float64)
+    periods = torch.tensor([1.0, 2.5, 7.3], dtype=torch.float64)
+    smooth = (0.5 + 0.5 * torch.sin(2 * torch.pi * periods[:, None] * place)).to(dtype)
+    strokes = (flat[:2] > 0.8).to(dtype)
+    images = torch.cat([even, smooth, strokes, 1 - strokes])
+    changed = (images + (flat[2] - 0.5) / 16).clamp(0, 1)
+    return torch.cat([flat, images, changed]).reshape(-1, *input_shape)

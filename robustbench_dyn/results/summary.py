@@ -9,6 +9,7 @@ from typing import Any
 
 from scipy.stats import beta
 
+from robustbench_dyn.results.flags import NOT_AUDITED, REFUTED_BOUND
 from robustbench_dyn.results.spec import Record, StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Verdict
 
@@ -80,6 +81,8 @@ def summary_row(
     gains = {sign.name: sign for sign in gradient_free_gains(verdicts, attacks)}
     told += map(str, ({sign.name: sign for sign in signs} | gains).values())
     told += _failures(verdicts, attacked=attacked, is_function=is_function)
+    if attacked and certified and not any(_is_audited(v) for v in verdicts):
+        told.append(NOT_AUDITED)
     if counts[Status.ERROR]:
         told.append(f"errors:{counts[Status.ERROR]}")
     return {
@@ -89,6 +92,8 @@ def summary_row(
         "clean_accuracy": correct / n,
         "certified_accuracy": certified / n,
         "empirical_accuracy": standing / n if attacked else None,
+        # What a model said of itself, and what was found to be wrong, is no fact about it.
+        "lipschitz_bound": None if REFUTED_BOUND in flags else record.lipschitz_bound,
         "gap": (standing - certified) / n if attacked else None,
         "ci_low": binomial_limit(certified, n, upper=False),
         "ci_high": binomial_limit(standing if attacked else correct, n, upper=True),
@@ -100,6 +105,12 @@ def summary_row(
         "flags": " ".join(told),
         "evaluated_at": evaluated_at,
     }
+
+
+def _is_audited(verdict: Verdict) -> bool:
+    """Say whether a certified example was attacked all the same, and stood."""
+    survived = any(step.outcome is Outcome.SURVIVED for step in verdict.trail)
+    return survived and verdict.status is Status.CERTIFIED
 
 
 def attacks_that_failed(verdicts: Iterable[Verdict]) -> dict[str, int]:

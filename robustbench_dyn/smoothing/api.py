@@ -76,7 +76,7 @@ def evaluate_smoothed(
 
     Its prediction is PREDICT's and its radius CERTIFY's, both from n votes, each right with
     probability 1 - alpha an example; an abstention counts as misclassified. Examples that are not
-    certified, and a share of the others (audit_share, at least 5), are attacked by projected
+    certified, and a share of the others (audit_share, at least 6), are attacked by projected
     gradient ascent in expectation over noise; an example is broken where PREDICT, from noise that
     neither the attack nor the certificate has seen, answers another class.
     Votes do not depend on alpha, norm and eps, and each batch of them is kept in the store: a run
@@ -136,6 +136,7 @@ class SmoothedPlan:
     """Votes, and an attack in expectation on what they leave."""
 
     flags: tuple[str, ...] = ()
+    declared_labels: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -184,6 +185,10 @@ class SmoothedPlan:
         )
         self.votes = VoteStage(counter, norm)
         self._attacks = [EotAttackStage(counter)] if attacked else []
+
+    def refute_bounds(self) -> str:
+        """Votes rest on no bound."""
+        return ""
 
     def stages(self, flags: Collection[str]) -> list[Stage]:
         """Return the stages; raises InputError where votes are no samples of one classifier.

@@ -168,9 +168,9 @@ def test_transfer_by_name_needs_surrogates():
 @pytest.mark.parametrize(
     ("attacks", "flags"),
     [
-        ("apgd-ce,transfer", "transfer_beats_white_box:3"),
-        ("transfer", ""),
-        ("transfer,apgd-ce", ""),
+        ("apgd-ce,transfer", "no_gradients transfer_beats_white_box:3"),
+        ("transfer", "no_gradients"),
+        ("transfer,apgd-ce", "no_gradients"),
     ],
 )
 def test_the_row_says_where_transfer_beats_the_white_box(attacks, flags):
@@ -209,7 +209,7 @@ def test_surrogates_that_are_no_modules_are_refused(named):
 
 
 def test_surrogates_of_other_classes_are_refused():
-    with pytest.raises(InputError, match=r"surrogate 'wide' returns \(4, 3\)"):
+    with pytest.raises(InputError, match=r"surrogate 'wide' returns \(24, 3\)"):
         attacked(masked(wide=halfspaces(n_classes=3)), "standard")
 
 
@@ -267,7 +267,7 @@ def test_a_surrogate_that_fails_is_recorded():
     evaluation = attacked(masked(failing=Failing()), "apgd-ce,transfer")
     assert set(evaluation.examples["status"]) == {"undecided"}
     assert "transfer failed: ValueError: out of order" in evaluation.examples["reason"][0]
-    assert evaluation.summary["flags"] == f"attack_failed:transfer:{len(DISTANCES)}"
+    assert evaluation.summary["flags"] == (f"no_gradients attack_failed:transfer:{len(DISTANCES)}")
 
 
 def test_a_model_without_surrogates_has_none():

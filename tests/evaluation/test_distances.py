@@ -37,7 +37,7 @@ def test_the_curve_steps_at_the_exact_distances():
     assert table["empirical_accuracy"].tolist() == [1.0, 4 / 6, 3 / 6, 0.0]
 
 
-def test_a_layer_above_its_claimed_bound_raises_soundness_error():
+def test_a_layer_above_its_claimed_bound_raises_soundness_error(believed):
     with pytest.raises(SoundnessError, match="inside a certified ball"):
         evaluate_distances(halfspaces(factor=1.05, claim=0.5), points(DISTANCES), "L2")
 

@@ -29,7 +29,7 @@ from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.evaluation import plan as engine
 from robustbench_dyn.evaluation.api import as_dataset
 from robustbench_dyn.flows import Classifier
-from robustbench_dyn.models.identity import identify
+from robustbench_dyn.models.identity import identify, remember
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Store
 
@@ -125,7 +125,7 @@ def test_few_classes_get_right_verdicts(n_classes):
 # Soundness checks
 
 
-def test_a_constant_of_1_05_that_claims_1_raises_soundness_error(tmp_path):
+def test_a_constant_of_1_05_that_claims_1_raises_soundness_error(tmp_path, believed):
     model = halfspaces(factor=1.05, claim=1.0)
     x, y = points([0.4] * 8)
     threat_model = ThreatModel("L2", 0.4 * 1.02)
@@ -158,7 +158,7 @@ def test_the_same_layer_with_its_true_bound_raises_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("attacks", ["apgd-t", "fab-t", "apgd-t,fab-t", "standard"])
-def test_an_audit_attacks_classes_that_its_certificate_excludes(attacks):
+def test_an_audit_attacks_classes_that_its_certificate_excludes(attacks, believed):
     # Attacks on target classes leave out those that certificates exclude: here all of them.
     model = halfspaces(factor=1.05, claim=1.0, n_classes=4)
     data = points([0.4] * 8, n_classes=4)
@@ -166,19 +166,20 @@ def test_an_audit_attacks_classes_that_its_certificate_excludes(attacks):
         evaluate(model, data, ThreatModel("L2", 0.4 * 1.02), attacks=attacks)
 
 
-def test_without_an_audit_a_wrong_certificate_goes_unseen():
+def test_without_an_audit_a_wrong_certificate_goes_unseen(believed):
     # The negative control of the audit itself: without it the wrong certificate goes unseen.
     model = halfspaces(factor=1.05, claim=1.0)
     evaluation = evaluate(
         model, points([0.4] * 8), ThreatModel("L2", 0.408), attacks="pgd", audit_share=0
     )
     assert set(statuses(evaluation)) == {"certified"}
+    assert evaluation.summary["flags"] == "self_declared_bound not_audited"
 
 
-def test_at_least_five_certified_examples_are_audited_and_say_so():
+def test_at_least_six_certified_examples_are_audited_and_say_so():
     evaluation = evaluate(halfspaces(), points([0.4] * 12), L2, attacks="pgd", audit_share=0.01)
     audited = evaluation.examples["reason"].str.startswith("audited: survived pgd")
-    assert audited.sum() == 5
+    assert audited.sum() == 6
     assert set(statuses(evaluation)) == {"certified"}
 
 
@@ -209,8 +210,8 @@ def test_late_certificates_are_audited_by_the_next_attack():
     decided = {cost.stage: (cost.examples, cost.decided) for cost in proved.costs}
     assert decided["idle"] == (12, 0)
     assert decided["true"] == (12, 12)
-    assert decided["pgd"][0] == 5
-    assert (proved.examples["reason"] == "audited: survived idle+pgd").sum() == 5
+    assert decided["pgd"][0] == 6
+    assert (proved.examples["reason"] == "audited: survived idle+pgd").sum() == 6
 
 
 def test_a_wrong_late_certificate_raises_soundness_error():
@@ -259,7 +260,7 @@ def test_flags_of_a_registered_model_are_there_in_every_run(tmp_path, monkeypatc
     model = nn.Sequential(Network(), nn.Softmax(dim=1)).eval()
     data = replace(as_dataset(sample(model), None), class_names=("a", "b", "c"))
     with torch.no_grad():
-        model.identity = identify(model, model(data.x), name="registered")
+        remember(model, identify(model, model(data.x), name="registered"))
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     rows = [evaluate(model, data, L2, n_examples=n, **options).summary for n in (4, 8, 4, 8)]
     assert [row["flags"] for row in rows] == ["softmax_outputs"] * 4
@@ -513,9 +514,15 @@ def test_a_row_says_that_every_attack_failed(monkeypatch):
     assert found.summary["flags"] == "attack_failed:other:6 attack_failed:rogue:6 unattacked:6"
     assert found.summary["attacks"] == "rogue(failed)+other(failed)"
     assert found.examples["reason"].str.startswith("no attack ran to its end; rogue failed").all()
-    # What is certified needs no attack.
+    # What is certified by the model's own bound counts only once an attack on it has ended.
     found = run_with(searcher(explode), certifiers="auto")
-    assert found.summary["flags"] == "attack_failed:rogue:6 unattacked:3"
+    flags = "self_declared_bound attack_failed:rogue:6 unattacked:6"
+    assert found.summary["flags"] == flags
+    assert statuses(found) == ["undecided"] * 6
+    assert "withdrawn: the model states its bound itself" in found.examples["reason"].iloc[-1]
+    # What is proved of known layers is certified nevertheless, and the row says how.
+    found = run_with(searcher(explode), certifiers="interval")
+    assert found.summary["flags"] == "attack_failed:rogue:6 unattacked:3 not_audited"
     assert statuses(found) == ["undecided"] * 3 + ["certified"] * 3
 
 
@@ -685,8 +692,7 @@ def test_several_eps_share_their_work_and_agree_with_single_runs(counted):
 
 
 def test_a_second_identical_run_makes_no_pass(counted, tmp_path, monkeypatch):
-    registered = identify(counted, points(DISTANCES)[0], name="counted")
-    counted.identity = registered
+    remember(counted, identify(counted, points(DISTANCES)[0], name="counted"))
     dataset = as_dataset(points(DISTANCES), None)
     dataset = Dataset(**{**vars(dataset), "class_names": ("a", "b")})
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}

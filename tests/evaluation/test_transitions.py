@@ -1,10 +1,11 @@
 """State transitions of one example, branch by branch, on small verdicts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from robustbench_dyn.evaluation.audit import sample_for_audit
+from robustbench_dyn.evaluation.audit import audit_failed, sample_for_audit
 from robustbench_dyn.evaluation.candidates import Hit
 from robustbench_dyn.evaluation.outcomes import Broken, Certified, Classified, Failed, Open, Result
 from robustbench_dyn.evaluation.transitions import (
@@ -265,11 +266,11 @@ def test_an_audit_runs_each_attack_that_has_not_run(trail, expected):
     assert unattacked_by(proved(*trail), STAGES) == expected
 
 
-def test_an_audit_takes_the_share_but_at_least_five():
-    sample = [proved(eps=EPS) for _ in range(3)]
+def test_an_audit_takes_the_share_but_at_least_six():
+    sample = [numbered(k) for k in range(3)]
     assert len(sample_for_audit(sample, 0.01, 0)) == 3
     many = [numbered(k) for k in range(1000)]
-    assert len(sample_for_audit(many, 0.001, 0)) == 5
+    assert len(sample_for_audit(many, 0.001, 0)) == 6
     assert len(sample_for_audit(many, 0.0101, 0)) == 11
     assert sample_for_audit(many, 0.0, 0) == []
 
@@ -283,6 +284,25 @@ def test_an_audit_sample_depends_on_seed_and_ids_alone():
     assert {v.example_id for v in sample_for_audit(chosen, 1.0, 0)} == {
         v.example_id for v in chosen
     }
+
+
+def test_an_audit_takes_the_smallest_radii_and_the_largest():
+    radii = [0.5 + ((37 * k) % 100) / 100 for k in range(100)]
+    many = [replace(numbered(k), certified_radius=radius) for k, radius in enumerate(radii)]
+    for seed in range(5):
+        chosen = {v.certified_radius for v in sample_for_audit(many, 0.01, seed)}
+        assert {0.5, 0.51, 0.52, 0.53, 1.49} < chosen
+        assert len(chosen) == 6
+
+
+def test_an_audit_failed_where_no_attack_on_a_certificate_ended():
+    ended = proved(Step("pgd", Outcome.FAILED, EPS), Step("square", Outcome.SURVIVED, EPS))
+    failed = proved(Step("pgd", Outcome.FAILED, EPS))
+    label = failed.certifier
+    assert audit_failed([failed, proved()], {label})
+    assert not audit_failed([failed, ended], {label})
+    assert not audit_failed([proved()], {label})
+    assert not audit_failed([failed], {"another"})
 
 
 def numbered(example_id):

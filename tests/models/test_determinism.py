@@ -15,7 +15,7 @@ from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.api import as_dataset
 from robustbench_dyn.models.determinism import differ, find_defects, seeded
 from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.models.identity import identify
+from robustbench_dyn.models.identity import identify, remember
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.results.store import Store
@@ -85,7 +85,8 @@ def certified(evaluation):
 
 def test_a_function_is_flagged_by_nothing_and_certified():
     evaluation = evaluate(Honest(), DATA, L2, attacks="pgd")
-    assert evaluation.summary["flags"] == ""
+    # It counts its calls, and states a bound.
+    assert evaluation.summary["flags"] == "keeps_state self_declared_bound"
     assert certified(evaluation) > 0
 
 
@@ -106,7 +107,7 @@ def test_random_neighbours_reveal_a_coupling_alike_ones_hide():
 
 def test_alone_in_its_batch_an_example_has_no_neighbours():
     evaluation = evaluate(BySize(), DATA, L2, attacks="pgd", batch_size=1)
-    assert evaluation.summary["flags"] == ""
+    assert evaluation.summary["flags"] == "keeps_state self_declared_bound"
     assert certified(evaluation) > 0
 
 
@@ -181,7 +182,7 @@ def test_a_change_at_a_later_eps_withdraws_all_certificates(tmp_path):
 def test_a_repeated_run_keeps_the_flags_and_needs_no_pass(tmp_path):
     model, data = BySize(), as_dataset(DATA, None)
     data = Dataset(**{**vars(data), "class_names": ("a", "b")})
-    model.identity = identify(model, DATA[0], name="coupled")
+    remember(model, identify(model, DATA[0], name="coupled"))
     options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
     first = evaluate(model, data, L2, **options)
     assert "batch_coupled" in first.summary["flags"]

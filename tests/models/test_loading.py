@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
+from robustbench_dyn.models.identity import registered_identity
 from robustbench_dyn.models.loading import build_model, discover, load_model
 from robustbench_dyn.plugins import Card
 from robustbench_dyn.resources import shipped
@@ -158,7 +159,7 @@ def test_sound_cards_pass(tmp_path):
 def test_weights_are_loaded_and_checked(tmp_path):
     with_weights(tmp_path, "weighted")
     model = load_model("weighted", dataset="digits", plugins=(tmp_path,))
-    assert model.identity.name == "weighted"
+    assert registered_identity(model).name == "weighted"
     with pytest.raises(InputError, match="there are weights for: weighted on digits"):
         load_model("weighted", dataset="mnist", plugins=(tmp_path,))
 
@@ -222,7 +223,10 @@ def test_variants_of_weights_are_told_apart_by_name(tmp_path):
     wide = load_model("several/wide", dataset="digits", plugins=(tmp_path,))
     assert float(default(x).detach()[0, 0]) == 2.0
     assert float(wide(x).detach()[0, 0]) == 1.0
-    assert (default.identity.name, wide.identity.name) == ("several", "several/wide")
+    assert (registered_identity(default).name, registered_identity(wide).name) == (
+        "several",
+        "several/wide",
+    )
     with pytest.raises(InputError, match=r"several/narrow' has no weights.*several/wide on"):
         load_model("several/narrow", dataset="digits", plugins=(tmp_path,))
 

@@ -14,15 +14,20 @@ def build(input_shape, n_classes):
     return Classifier(nn.Flatten(), nn.Linear(64, n_classes))
 """
 
-# Claims 1, is 3.
+# Claims 1, is 3, and passes itself off as a class of the package, whose bounds are not tested.
 UNSOUND = (
     HONEST
     + """
+from robustbench_dyn import flows
+
 class Louder(nn.Module):
     def forward(self, x):
         return 3 * x
     def lipschitz_bound(self):
         return 1.0
+
+Louder.__module__ = flows.__name__
+flows.Louder = Louder
 
 def build(input_shape, n_classes):
     return Classifier(nn.Sequential(Louder(), nn.Flatten()), nn.Linear(64, n_classes))

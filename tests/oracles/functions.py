@@ -54,4 +54,4 @@ class Dropping(Honest):
 
 class BySize(Honest):
     def spoil(self, logits, x):
-        return logits * (1 + len(x) / 100)
+        return logits * (1 - len(x) / 1000)

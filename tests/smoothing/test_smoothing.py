@@ -206,13 +206,13 @@ def test_a_hit_inside_the_radius_is_a_flag_and_no_error(monkeypatch, caplog):
     options = {"store": store, "threat_models": [ThreatModel("L2", 0.6)]}
     options["distances"] = (0.3, 0.35, 0.4, 0.42, 0.45, 0.48)
     (evaluation,) = evaluated(**options).evaluations
-    # Each of them was certified, the audit attacks five of them, and all five fall.
-    assert evaluation.summary["flags"] == "hits_inside_radius:5"
+    # Each of them was certified, the audit attacks six of them, and all six fall.
+    assert evaluation.summary["flags"] == "hits_inside_radius:6"
     assert "is certified within" in caplog.text
     broken = [v for v in evaluation.verdicts if v.status is Status.BROKEN]
-    assert len(broken) == 5
+    assert len(broken) == 6
     assert all("alpha=0.001), which may be wrong" in v.reason for v in broken)
-    assert leaderboard(store)["flags"].tolist() == ["hits_inside_radius:5"]
+    assert leaderboard(store)["flags"].tolist() == ["hits_inside_radius:6"]
     # Going on does not audit the sixth because five are broken.
     again = evaluated(**options).evaluations[0]
     assert [v.reason for v in again.verdicts] == [v.reason for v in evaluation.verdicts]
@@ -256,7 +256,7 @@ def test_an_attack_without_gradients_fails_and_is_flagged():
     by_status = {v.status for v in evaluation.verdicts}
     assert by_status == {Status.UNDECIDED, Status.CERTIFIED}
     assert "eot-pgd failed: RuntimeError" in evaluation.verdicts[0].reason
-    assert evaluation.summary["flags"] == "attack_failed:eot-pgd:2 unattacked:2"
+    assert evaluation.summary["flags"] == "attack_failed:eot-pgd:2 unattacked:2 not_audited"
     assert evaluation.summary["attacks"] == "eot-pgd(failed)"
     assert evaluation.summary["clean_accuracy"] == 1
 
@@ -382,7 +382,7 @@ def test_another_alpha_and_another_norm_need_no_new_votes():
     evaluated(model=model, store=store, attacked=False, smoothing=other)
     evaluated(model=model, store=store, attacked=False, threat_models=[ThreatModel("Linf", 0.04)])
     # The model is validated and identified, as in the run that needed no vote, and no more.
-    assert model.seen - before == 2 * look < 200
+    assert model.seen - before == 2 * look < 250
     assert len(store.runs()) == 3
 
 

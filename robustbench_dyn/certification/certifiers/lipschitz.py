@@ -23,6 +23,7 @@ class Lipschitz(Certifier["LipschitzState"]):
     phase: ClassVar = Phase.CLEAN
     radii_from_l2: ClassVar = True
     measures_rounding: ClassVar = True
+    rests_on_bounds: ClassVar = True
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False

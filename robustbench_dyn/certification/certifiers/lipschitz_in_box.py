@@ -24,6 +24,7 @@ class LipschitzInBox(Certifier["LipschitzState"]):
     )
     norms: ClassVar[frozenset[Norm]] = frozenset({"Linf"})
     measures_rounding: ClassVar = True
+    rests_on_bounds: ClassVar = True
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
