@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustbench_dyn.certification.base import Phase
 from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.errors import MachineError
 from robustbench_dyn.evaluation.accounting import charge, stage_cost
 from robustbench_dyn.evaluation.audit import sample_for_audit
 from robustbench_dyn.evaluation.batching import Batching
@@ -78,6 +79,8 @@ class Pipeline(Generic[AnyPlan]):
         # examples that are wanted.
         self._verdicts = dict[int, Verdict]()
         self._wanted: Collection[int] = self._index
+        # The examples that the machine left behind at this eps, with the stage they wait for.
+        self._left = dict[int, str]()
         self.withdrew = False
         self.flags = set(store.flags(self.key))
         self.stages = plan.stages(self.flags)
@@ -91,9 +94,10 @@ class Pipeline(Generic[AnyPlan]):
         """Bring examples to their final verdicts at one eps; return them by example_id.
 
         only: the example_ids that are wanted, by default all.
-        Raises SoundnessError where an adversarial example lies inside a certified radius.
+        Raises SoundnessError where an adversarial example lies inside a certified radius, and
+        MachineError, after all that could be done, where examples wait because the machine failed.
         """
-        self._wanted = self._index if only is None else only
+        self._wanted, self._left = self._index if only is None else only, {}
         self._load(threat_model)
         if not self.model.examined and self._passes_to_make(threat_model):
             self._flag(*self.model.examine())
@@ -107,6 +111,7 @@ class Pipeline(Generic[AnyPlan]):
             self._flag(CHANGED)
             self._load(threat_model)
             self._decide(threat_model)
+        self._raise_failure(threat_model)
         self._report(threat_model, "done")
         return tuple(self._verdicts[i] for i in sorted(self._verdicts))
 
@@ -149,21 +154,30 @@ class Pipeline(Generic[AnyPlan]):
 
     def _decide(self, threat_model: ThreatModel) -> None:
         """Take every example that is left, and those that are audited, through its stages."""
+        self._left = {i: stage for i, stage in self._left.items() if i not in self._verdicts}
         names = {stage.name for stage in self.stages}
         gone = [v for v in self._verdicts.values() if v.next_stage and v.next_stage not in names]
         self._keep(skip_to(verdict, self._later()) for verdict in gone)
         # What was proved since the last attack: the next attack audits a sample of it.
         labels = set(self.stages[0].labels)
         for place, stage in enumerate(self.stages[1:], start=1):
-            if _is_attack(stage):
+            # What is done of all examples together waits for those that the machine left behind.
+            complete = not self._left
+            if _is_attack(stage) and complete:
                 self._keep(self._audits(labels, self._later(place - 1)))
                 labels = set()
             else:
                 labels |= set(stage.labels)
             turn = [i for i, v in sorted(self._verdicts.items()) if v.next_stage == stage.name]
-            if turn and stage.only_on_signs and not self._signs_at(threat_model, turn):
-                self._keep(skip_to(self._verdicts[i], self._later(place)) for i in turn)
-            elif turn:
+            if turn and stage.only_on_signs:
+                signs = self._signs_at(threat_model, turn) if complete else None
+                if signs is None:
+                    self._left |= dict.fromkeys(turn, stage.name)
+                    continue
+                if not signs:
+                    self._keep(skip_to(self._verdicts[i], self._later(place)) for i in turn)
+                    continue
+            if turn:
                 self._report(threat_model, stage.name)
                 self._run(stage, turn, threat_model)
 
@@ -189,6 +203,7 @@ class Pipeline(Generic[AnyPlan]):
         def work(batch: Sequence[int]) -> Sequence[Result]:
             return stage.run(self._batch(batch, threat_model))
 
+        self._left |= dict.fromkeys(ids, stage.name)
         for metered in self._batching.over(
             ids,
             work,
@@ -213,8 +228,22 @@ class Pipeline(Generic[AnyPlan]):
                 decided=sum(v.status not in (Status.UNDECIDED, kept) for v in after),
             )
             self._keep(charge(after, metered, spent), cost)
+            for i in metered.items:
+                del self._left[i]
             raise_counterexamples(self.store, self.key, self.spec.model)
             self._report(threat_model, stage.name)
+
+    def _raise_failure(self, threat_model: ThreatModel) -> None:
+        """Raise MachineError where the machine left examples behind."""
+        if not self._left:
+            return
+        stages = ", ".join(sorted(set(self._left.values())))
+        raise MachineError(
+            f"{len(self._left)} of {len(self._wanted)} examples at eps {threat_model.eps:g} wait "
+            f"for {stages}, because the machine failed ({self._batching.failure}); what was "
+            "computed is kept. Free memory and disk space, and the same command goes on; what "
+            "needs more than this machine has can be left out by the options attacks and certifiers"
+        )
 
     def _after(
         self, stage: Stage, example_id: int, result: Result, threat_model: ThreatModel
@@ -240,10 +269,10 @@ class Pipeline(Generic[AnyPlan]):
 
     # Signs of masked gradients
 
-    def _signs_at(self, threat_model: ThreatModel, waiting: Sequence[int]) -> list[Sign]:
-        """Return the signs of masked gradients at one eps; those of the model are sought once.
+    def _signs_at(self, threat_model: ThreatModel, waiting: Sequence[int]) -> list[Sign] | None:
+        """Return the signs of masked gradients at one eps, or None where the machine failed.
 
-        waiting: the examples that are charged with the passes.
+        Those of the model are sought once. waiting: the examples that are charged with the passes.
         """
         eps = threat_model.eps
         if self._signs[eps]:
@@ -267,6 +296,8 @@ class Pipeline(Generic[AnyPlan]):
                 )
                 examples = len(metered.items[0])
                 self._keep(charged, stage_cost("signs", eps, metered, examples=examples, decided=0))
+            if not self._masking.looked:
+                return None
         attacks = self.spec.attacks_run(self.flags, on_signs=False)
         self._signs[eps] = self._masking.signs(self._verdicts.values(), attacks)
         self.store.add_signs(self.key, eps, self._signs[eps])

@@ -24,6 +24,7 @@ from robustbench_dyn.evaluation.stages import AttackStage, CertifierStage, Class
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.determinism import seeded
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.plugins import BUILT_IN, code_of
@@ -245,5 +246,7 @@ def _bound(model: nn.Module) -> float | None:
     try:
         return lipschitz_bound(model)
     # The model's own method may raise anything; the certifier tells what.
-    except Exception:
+    except Exception as error:
+        if is_machine_error(error):
+            raise
         return None

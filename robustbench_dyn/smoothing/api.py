@@ -28,6 +28,7 @@ from robustbench_dyn.evaluation.outcomes import Stage
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.models.machine_errors import machine_errors_explained
 from robustbench_dyn.models.precision import PRECISION, full_precision
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
@@ -86,14 +87,19 @@ def evaluate_smoothed(
     that was killed goes on in the middle of an example. batch_size: noisy copies that the model is
     given at once, or "auto". The other options are those of evaluate_grid. The row's
     [ci_low, ci_high] takes the verdicts as they are; what alpha leaves open comes on top.
-    Raises InputError for bad input.
+    Raises InputError for bad input, MachineError where the machine failed.
     """
     norm = check_options(threat_models, batch_size, audit_share)
     dataset = as_dataset(data, n_examples)
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     where = device_of(model, device)
-    with full_precision(), open_store(store) as opened, frozen_eval(model.to(where)):
+    with (
+        machine_errors_explained(),
+        full_precision(),
+        open_store(store) as opened,
+        frozen_eval(model.to(where)),
+    ):
         tested = ModelUnderTest(
             model, dataset, device=where, seed=seed, batch_size=batch_size, name=name
         )
