@@ -23,10 +23,16 @@ from torch import nn
 from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.errors import DynbenchError
 generator = torch.Generator().manual_seed(0)
-model = nn.Sequential(
-    nn.Conv2d(1, 48, 5, padding=2), nn.ReLU(), nn.Conv2d(48, 48, 5, padding=2), nn.ReLU(),
-    nn.Flatten(), nn.Linear(48 * 256, 10),
-)
+class Net(nn.Module):
+    # No known layers, so that no Lipschitz bound is computed.
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 48, 5, padding=2), nn.Conv2d(48, 48, 5, padding=2)
+        self.last = nn.Linear(48 * 16, 10)
+    def forward(self, x):
+        hidden = self.two(self.one(x).relu()).relu()
+        return self.last(nn.functional.avg_pool2d(hidden, 4).flatten(1))
+model = Net().eval()
 for weight in model.parameters():
     weight.data = 0.08 * torch.randn(weight.shape, generator=generator)
 x = torch.rand(24, 1, 16, 16, generator=generator)
@@ -73,7 +79,7 @@ def test_a_limit_leaves_no_wrong_verdict_behind(tmp_path):
     assert run(quiet, "none").returncode == 0
     expected, codes = states(quiet), []
     assert {verdict["status"] for verdict in expected} > {"<Status.BROKEN: 'broken'>"}
-    for limit in ("1", "4", "8", "12", "16", "24", "32", "48", "64"):
+    for limit in ("8", "16", "20", "32"):
         path = tmp_path / f"{limit}.sqlite"
         limited = run(path, limit)
         codes.append(limited.returncode)
@@ -89,4 +95,3 @@ def test_a_limit_leaves_no_wrong_verdict_behind(tmp_path):
         assert states(path) == expected
     # The limits were within reach of the run: some failed.
     assert any(codes), codes
-    print(codes)
