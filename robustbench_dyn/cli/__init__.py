@@ -16,6 +16,7 @@ from robustbench_dyn.cli import (
     models,
     plotting,
     scaffolding,
+    storing,
     tables,
 )
 from robustbench_dyn.cli.options import print_error
@@ -32,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+store = typer.Typer(help="Check the file of the verdicts.", no_args_is_help=True)
 plot = typer.Typer(help="Draw flows and brackets.", no_args_is_help=True)
 
 
@@ -91,6 +93,8 @@ app.command()(models.train)
 app.command("sweep")(tables.sweep_)
 app.command()(tables.leaderboard)
 app.command("export")(tables.export_)
+app.add_typer(store, name="store")
+store.command("check")(storing.check_store)
 app.add_typer(plot, name="plot")
 plot.command("flow")(plotting.plot_flow_)
 plot.command("curves")(plotting.plot_curves_)

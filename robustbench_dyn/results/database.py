@@ -12,7 +12,7 @@ from robustbench_dyn.errors import StoreError
 from robustbench_dyn.results.layouts import LAYOUTS
 from robustbench_dyn.results.schema import SCHEMA_VERSION, upgrade
 
-# Tables that are small, and whose lost rows no run would miss: their pages are checked at the first
+# Tables that are small, and whose lost rows no run would miss: all of them is checked at the first
 # read. Verdicts and votes that are lost are computed again.
 _SMALL = frozenset({"evaluations", "runs", "violations", "costs", "flags", "signs"})
 _NOT_WRITABLE = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
@@ -29,7 +29,7 @@ class Database:
         self.path = path
         self._identity: tuple[int, int] | None = None
         self._size = 0
-        self._sound = set[str]()
+        self._checked = False
         with self.explained():
             _check_name(path)
             # timeout: another process may be writing
@@ -62,12 +62,21 @@ class Database:
         """
         layout = LAYOUTS[table]
         with self.explained():
-            if table in _SMALL and table not in self._sound:
-                self.check_pages(table)
+            if not self._checked:
+                self._check_small_tables()
             for *row, checksum in self.connection.execute(f"{layout.select} {condition}", values):
                 if not layout.is_intact(row, checksum):
                     raise self.damaged(table, row)
                 yield tuple(row)
+
+    def _check_small_tables(self) -> None:
+        """Read all small tables, and one row of the others; pages may have changed places."""
+        self._checked = True
+        for table in LAYOUTS:
+            if table in _SMALL:
+                self.check_pages(table)
+            for _ in self.rows(table, "" if table in _SMALL else "LIMIT 1"):
+                pass
 
     def check_pages(self, table: str) -> None:
         """Raise StoreError where the pages of a table are damaged, so that rows may be missing."""
@@ -78,14 +87,14 @@ class Database:
                 f"the store {self.path} is damaged in its table {table}: {' '.join(found.split())}"
                 "; use a copy of it, or give another --store file"
             )
-        self._sound.add(table)
 
     def damaged(self, table: str, row: Sequence[Any]) -> StoreError:
         """Return the error for a row that is not what was written."""
         layout = LAYOUTS[table]
         way_out = (
-            "dynbench store check --delete removes such rows, and the next run computes them again"
-            if layout.recomputed
+            f"dynbench store check {self.path} --delete removes such rows, and the next run makes "
+            "them anew"
+            if layout.expendable
             else "use a copy of the store, or give another --store file"
         )
         return StoreError(
@@ -122,6 +131,9 @@ class Database:
         """Raise what SQLite raises as StoreError, with what the user can do."""
         try:
             yield
+        except UnicodeDecodeError as error:
+            # Python reads SQLite's messages as UTF-8; those about damaged names are none.
+            raise StoreError(self._explanation(error.reason, "", "SQLITE_CORRUPT")) from error
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "") or ""
             raise StoreError(self._explanation(str(error), self._lost(), name)) from error
@@ -200,10 +212,12 @@ def _check_name(path: Path | None) -> None:
     if path is None:
         return
     try:
+        if "\0" in str(path):
+            raise ValueError("it has a null character")
         if path.is_dir():
             raise StoreError(f"the store {path} is a folder; give a file")
         if not path.parent.is_dir():
             raise StoreError(f"the folder {path.parent} of the store does not exist")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise StoreError(f"no store can be called {path}: {reason}; give a shorter name") from error
+        raise StoreError(f"no store can be called {path}: {reason}; give another name") from error

@@ -20,14 +20,14 @@ _FORMATS: Final[Mapping[Kind, str]] = {"whole": "q", "real": "d"}
 class Layout:
     """A table's columns and their kinds; checksum, the last column, is not among them.
 
-    n_keys: how many columns, the first ones, name a row. recomputed: whether a run makes a row anew
-    that is gone.
+    n_keys: how many columns, the first ones, name a row. expendable: whether a run goes
+    on without a row that is gone, or makes it anew.
     """
 
     def __init__(
-        self, table: str, kinds: Mapping[str, Kind], *, n_keys: int, recomputed: bool
+        self, table: str, kinds: Mapping[str, Kind], *, n_keys: int, expendable: bool
     ) -> None:
-        self.table, self.columns, self.recomputed = table, tuple(kinds), recomputed
+        self.table, self.columns, self.expendable = table, tuple(kinds), expendable
         self.keys = self.columns[:n_keys]
         names = f"{', '.join(self.columns)}, checksum"
         marks = ", ".join("?" * (len(self.columns) + 1))
@@ -94,7 +94,7 @@ def _getter(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]
 LAYOUTS: Final[Mapping[str, Layout]] = {
     layout.table: layout
     for layout in (
-        Layout("evaluations", {"key": "text", "record": "text"}, n_keys=1, recomputed=False),
+        Layout("evaluations", {"key": "text", "record": "text"}, n_keys=1, expendable=True),
         Layout(
             "verdicts",
             {
@@ -117,13 +117,13 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
                 "trail": "text",
             },
             n_keys=3,
-            recomputed=True,
+            expendable=True,
         ),
         Layout(
             "runs",
             {"key": "text", "eps": "real", "n_examples": "whole", "summary": "text"},
             n_keys=3,
-            recomputed=True,
+            expendable=True,
         ),
         Layout(
             "violations",
@@ -138,7 +138,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
                 "x_adv": "blob",
             },
             n_keys=3,
-            recomputed=False,
+            expendable=False,
         ),
         Layout(
             "costs",
@@ -153,7 +153,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
                 "seconds": "real",
             },
             n_keys=3,
-            recomputed=False,
+            expendable=True,
         ),
         Layout(
             "votes",
@@ -166,14 +166,14 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
                 "seconds": "real",
             },
             n_keys=3,
-            recomputed=True,
+            expendable=True,
         ),
-        Layout("flags", {"key": "text", "flag": "text"}, n_keys=2, recomputed=False),
+        Layout("flags", {"key": "text", "flag": "text"}, n_keys=2, expendable=False),
         Layout(
             "signs",
             {"key": "text", "eps": "real", "name": "text", "value": "real"},
             n_keys=3,
-            recomputed=False,
+            expendable=False,
         ),
     )
 }

@@ -4,53 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
-from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, TypeVar
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from robustbench_dyn.errors import StoreError
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.database import Database
+from robustbench_dyn.results.inspection import check
 from robustbench_dyn.results.layouts import LAYOUTS
+from robustbench_dyn.results.rows import (
+    UNREADABLE,
+    Row,
+    Run,
+    Violation,
+    Votes,
+    cost_of,
+    record_of,
+    row_of,
+    run_of,
+    sign_of,
+    verdict_of,
+    violation_of,
+    votes_of,
+)
 from robustbench_dyn.results.schema import MORE_DRAWS, MOST_TELLING
 from robustbench_dyn.results.spec import Record
-from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Step, Verdict
+from robustbench_dyn.results.verdicts import Sign, Status, Verdict
+
+__all__ = ["Run", "Store", "Violation", "Votes"]
 
 _T = TypeVar("_T")
 _ROWS_AT_A_TIME = 50_000
 _STATUSES = frozenset(map(str, Status))
-
-
-class Run(NamedTuple):
-    """A finished run: n_examples examples of one evaluation at one eps, and its summary row."""
-
-    key: str
-    eps: float
-    n_examples: int
-    summary: dict[str, Any]
-
-
-class Violation(NamedTuple):
-    """An adversarial example inside a certified ball."""
-
-    example_id: int
-    certified_radius: float
-    adversarial_distance: float
-    attack: str
-    path: str
-    x_adv: bytes
-
-
-class Votes(NamedTuple):
-    """How a classifier has voted so far on noisy copies of one example.
-
-    draws: how many copies. counts: (n_classes + 1,), last those without a class.
-    """
-
-    draws: int
-    counts: tuple[int, ...]
-    seconds: float
 
 
 class Store(Database):
@@ -70,14 +56,13 @@ class Store(Database):
     def record(self, key: str) -> Record:
         """Return what an evaluation depends on; raises StoreError where there is none."""
         for row in self.rows("evaluations", "WHERE key = ?", (key,)):
-            return self._parsed("evaluations", row, lambda row: Record.from_json(row[1]))
+            return self._parsed("evaluations", row, record_of)
         raise StoreError(f"the store {self.path} holds no evaluation {key}")
 
     def records(self) -> dict[str, Record]:
         """Return what every evaluation depends on, by key."""
         return {
-            row[0]: self._parsed("evaluations", row, lambda row: Record.from_json(row[1]))
-            for row in self.rows("evaluations")
+            row[0]: self._parsed("evaluations", row, record_of) for row in self.rows("evaluations")
         }
 
     def add_verdicts(
@@ -87,7 +72,7 @@ class Store(Database):
 
         cost: what they took; it is added to what its stage took before.
         """
-        rows = [_row_of(key, verdict) for verdict in verdicts]
+        rows = [row_of(key, verdict) for verdict in verdicts]
         with self.transaction():
             self.write("verdicts", rows, verb="INSERT OR REPLACE")
             if cost is not None:
@@ -97,7 +82,7 @@ class Store(Database):
         """Yield the verdicts of one evaluation, at one eps or at all, by eps and example."""
         where, values = ("AND eps = ?", (key, eps)) if eps is not None else ("", (key,))
         for row in self.rows("verdicts", f"WHERE key = ? {where} ORDER BY eps, example_id", values):
-            yield self._parsed("verdicts", row, _verdict_of)
+            yield self._parsed("verdicts", row, verdict_of)
 
     def table(
         self, columns: Sequence[str], *, pending: bool = False
@@ -131,7 +116,7 @@ class Store(Database):
     def _costs(self, key: str, eps: float, stage: str | None = None) -> list[StageCost]:
         where, values = ("AND stage = ?", (key, eps, stage)) if stage else ("", (key, eps))
         rows = self.rows("costs", f"WHERE key = ? AND eps = ? {where}", values)
-        return [StageCost(*row[1:]) for row in rows]
+        return [cost_of(row) for row in rows]
 
     def add_signs(self, key: str, eps: float, signs: Iterable[Sign]) -> None:
         """Keep signs of masked gradients that an evaluation found at one eps."""
@@ -143,7 +128,7 @@ class Store(Database):
     def signs(self, key: str, eps: float) -> list[Sign]:
         """Return the signs of masked gradients that were found at one eps, by name."""
         rows = self.rows("signs", "WHERE key = ? AND eps = ? ORDER BY name", (key, eps))
-        return [Sign(name, value) for _, _, name, value in rows]
+        return [sign_of(row) for row in rows]
 
     def add_votes(self, key: str, example_id: int, stage: str, votes: Votes) -> None:
         """Keep the votes on one example so far, in place of fewer of them.
@@ -157,7 +142,7 @@ class Store(Database):
     def votes(self, key: str) -> dict[tuple[int, str], Votes]:
         """Return all votes of one key, by example and stage."""
         return {
-            (row[1], row[2]): self._parsed("votes", row, _votes_of)
+            (row[1], row[2]): self._parsed("votes", row, votes_of)
             for row in self.rows("votes", "WHERE key = ?", (key,))
         }
 
@@ -188,14 +173,14 @@ class Store(Database):
         """Return one finished run, or None."""
         where = "WHERE key = ? AND eps = ? AND n_examples = ?"
         for row in self.rows("runs", where, (key, eps, n_examples)):
-            return self._parsed("runs", row, _run_of)
+            return self._parsed("runs", row, run_of)
         return None
 
     def runs(self) -> list[Run]:
         """Return the finished runs of evaluations that have no violation."""
         refuted = {row[0] for row in self.rows("violations")}
         runs = self.rows("runs", "ORDER BY key, eps, n_examples")
-        return [self._parsed("runs", row, _run_of) for row in runs if row[0] not in refuted]
+        return [self._parsed("runs", row, run_of) for row in runs if row[0] not in refuted]
 
     def add_violation(self, key: str, eps: float, violation: Violation) -> None:
         """Keep a counterexample to a certificate."""
@@ -205,85 +190,18 @@ class Store(Database):
     def violations(self, key: str) -> list[Violation]:
         """Return the counterexamples to one evaluation's certificates."""
         rows = self.rows("violations", "WHERE key = ? ORDER BY example_id", (key,))
-        return [Violation(*row[2:]) for row in rows]
+        return [violation_of(row) for row in rows]
+
+    def check(self, *, delete: bool = False) -> list[str]:
+        """Return what is wrong with the file, see results.inspection.check."""
+        return check(self, delete=delete)
 
     def _has(self, table: str, key: str) -> bool:
         return any(True for _ in self.rows(table, "WHERE key = ? LIMIT 1", (key,)))
 
-    def _parsed(self, table: str, row: Sequence[Any], read: Callable[[Sequence[Any]], _T]) -> _T:
+    def _parsed(self, table: str, row: Row, read: Callable[[Row], _T]) -> _T:
         """Return what a row holds; raises StoreError for what no version has written."""
         try:
             return read(row)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise self.damaged(table, row) from error
-
-
-_in_a_row = attrgetter(*LAYOUTS["verdicts"].columns[1:-1])
-
-
-def _row_of(key: str, verdict: Verdict) -> tuple[Any, ...]:
-    return (key, *_in_a_row(verdict), json.dumps(verdict.trail) if verdict.trail else "[]")
-
-
-def _verdict_of(row: Sequence[Any]) -> Verdict:
-    """Return the verdict of a row; raises ValueError where it holds none."""
-    (
-        _,
-        eps,
-        example_id,
-        label,
-        prediction,
-        status,
-        certified_radius,
-        certifier,
-        adversarial_distance,
-        attack,
-        forward_passes,
-        backward_passes,
-        seconds,
-        reason,
-        x_adv,
-        next_stage,
-        trail,
-    ) = row
-    nan = float("nan")  # SQLite keeps NaN as NULL
-    return Verdict(
-        example_id,
-        label,
-        prediction,
-        Status(status),
-        eps,
-        nan if certified_radius is None else certified_radius,
-        certifier,
-        nan if adversarial_distance is None else adversarial_distance,
-        attack,
-        forward_passes,
-        backward_passes,
-        seconds,
-        reason,
-        x_adv,
-        next_stage,
-        _trail_of(trail),
-    )
-
-
-@lru_cache(maxsize=4096)
-def _trail_of(text: str) -> tuple[Step, ...]:
-    """Return the steps of a trail; many examples have the same one."""
-    return tuple(
-        Step(stage, Outcome(outcome), eps, message)
-        for stage, outcome, eps, message in json.loads(text)
-    )
-
-
-def _votes_of(row: Sequence[Any]) -> Votes:
-    _, _, _, draws, counts, seconds = row
-    return Votes(draws, tuple(json.loads(counts)), seconds)
-
-
-def _run_of(row: Sequence[Any]) -> Run:
-    key, eps, n_examples, summary = row
-    content = json.loads(summary)
-    if not isinstance(content, dict):
-        raise TypeError(f"a summary is a mapping, not {content!r}")
-    return Run(key, eps, n_examples, content)
