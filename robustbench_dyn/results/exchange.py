@@ -36,9 +36,10 @@ def copy_part(store: Store, path: Path, keys: Collection[str], examples: range) 
                 )
 
 
-def merge(store: Store, path: Path) -> None:
+def merge(store: Store, path: Path, *, runs: bool = True) -> None:
     """Take over everything that another store holds, which must be at rest.
 
+    runs: the rows of finished runs, too, which can also be made anew from the verdicts.
     Raises StoreError where a row of it is not what was written; nothing is taken over then.
     """
     other = Store(path)  # brings it to this schema, or says what is wrong with it
@@ -47,6 +48,8 @@ def merge(store: Store, path: Path) -> None:
             other.check_pages(table)
         with store.transaction():
             for table, (verb, conflict) in _MERGED.items():
+                if table == "runs" and not runs:
+                    continue
                 store.write(table, other.rows(table), verb=verb, conflict=conflict)
             for key, *values in other.rows("costs"):
                 store.add_cost(key, StageCost(*values))
