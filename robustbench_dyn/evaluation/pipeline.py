@@ -18,6 +18,7 @@ from robustbench_dyn.errors import MachineError
 from robustbench_dyn.evaluation.accounting import charge, stage_cost
 from robustbench_dyn.evaluation.audit import sample_for_audit
 from robustbench_dyn.evaluation.batching import Batching
+from robustbench_dyn.evaluation.known import KnownElsewhere
 from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
@@ -79,6 +80,8 @@ class Pipeline(Generic[AnyPlan]):
         # examples that are wanted.
         self._verdicts = dict[int, Verdict]()
         self._wanted: Collection[int] = self._index
+        # What is known at other eps; read from the store at the first need.
+        self._elsewhere: KnownElsewhere | None = None
         # The examples that the machine left behind at this eps, with the stage they wait for.
         self._left = dict[int, str]()
         self.withdrew = False
@@ -111,6 +114,8 @@ class Pipeline(Generic[AnyPlan]):
             self._flag(CHANGED)
             self._load(threat_model)
             self._decide(threat_model)
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._verdicts.values())
         self._raise_failure(threat_model)
         self._report(threat_model, "done")
         return tuple(self._verdicts[i] for i in sorted(self._verdicts))
@@ -135,13 +140,13 @@ class Pipeline(Generic[AnyPlan]):
     def _known_from_other_eps(
         self, threat_model: ThreatModel, new: Collection[int]
     ) -> dict[int, Verdict]:
-        known: dict[int, list[Verdict]] = {}
-        wanted = set(new)
-        for verdict in self.store.verdicts(self.key) if new else ():
-            if verdict.example_id in wanted and verdict.eps != threat_model.eps:
-                known.setdefault(verdict.example_id, []).append(verdict)
-        later = self._later()
-        return {i: infer_from_other_eps(v, threat_model.eps, later) for i, v in known.items()}
+        if not new:
+            return {}
+        if self._elsewhere is None:
+            kept = self.store.verdicts(self.key)
+            self._elsewhere = KnownElsewhere(v for v in kept if v.example_id in self._index)
+        later, known = self._later(), {i: self._elsewhere.of(i) for i in new}
+        return {i: infer_from_other_eps(v, threat_model.eps, later) for i, v in known.items() if v}
 
     def _passes_to_make(self, threat_model: ThreatModel) -> bool:
         new = [i for i in self._wanted if i not in self._verdicts]
@@ -333,7 +338,7 @@ class Pipeline(Generic[AnyPlan]):
             later = self._later()
             self.store.add_verdicts(self.key, [without_certificate(v, why, later) for v in given])
             self.store.remove_runs(self.key)
-            self.withdrew = True
+            self.withdrew, self._elsewhere = True, None
 
     # Store, tensors, progress
 
