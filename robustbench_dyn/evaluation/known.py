@@ -1,4 +1,4 @@
-"""What is known of each example at other eps: the verdicts from which another one may follow.
+"""Knowledge of each example from other eps: the verdicts from which another one may follow.
 
 At each eps all earlier ones count, so that the work would grow with the square of their number.
 Most verdicts say nothing that another one does not say as well; only the others are kept.

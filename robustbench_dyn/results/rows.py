@@ -1,4 +1,4 @@
-"""What the rows of a store hold: runs, violations, votes, verdicts, records."""
+"""Rows of a store: the runs, violations, votes, verdicts and records that they hold."""
 
 from __future__ import annotations
 
