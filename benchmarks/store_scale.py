@@ -17,27 +17,27 @@ import measuring
 
 from robustbench_dyn.reporting.export import export_store
 from robustbench_dyn.reporting.leaderboard import leaderboard
+from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.results.store import Run, Store
 from robustbench_dyn.results.summary import summary_row
 from robustbench_dyn.results.verdicts import Status, Verdict
 
 # The size of one evaluation: examples, and radii.
 EXAMPLES, EPS = 10_000, (0.25, 0.5, 1.0, 1.5, 2.0)
-RECORD = {
-    "family": "lipschitz_flow",
-    "dataset": "fashion_mnist",
-    "norm": "L2",
-    "seed": 0,
-    "certifiers": ["lipschitz"],
-    "attacks": ["apgd-ce"],
-    "parameters": 0,
-    "lipschitz_bound": 1.0,
-    "flags": [],
-    "weights_sha256": "",
-    "plugin_version": "1",
-    "device": "cpu",
-    "torch_version": "",
-}
+
+
+def record(model: str) -> Record:
+    stage = StageSpec(name="apgd-ce", label="apgd-ce")
+    spec = EvaluationSpec(
+        model=model,
+        family="lipschitz_flow",
+        dataset="fashion_mnist",
+        norm="L2",
+        attacks=(stage,),
+        attacks_if_random=(stage,),
+        certifiers=(StageSpec(name="lipschitz", label="lipschitz"),),
+    )
+    return Record(spec=spec, parameters=0, lipschitz_bound=1.0)
 
 
 def verdicts(eps: float) -> list[Verdict]:
@@ -75,10 +75,11 @@ def main() -> None:
 
         def write() -> None:
             for key in keys:
-                store.add_evaluation(key, RECORD | {"model": key[-4:]})
+                about = record(key[-4:])
+                store.add_evaluation(key, about)
                 for eps, batch in by_eps.items():
                     store.add_verdicts(key, batch)
-                    row = summary_row(batch, RECORD | {"model": key[-4:]}, eps=eps, evaluated_at="")
+                    row = summary_row(batch, about, eps=eps, evaluated_at="")
                     store.add_run(Run(key, eps, EXAMPLES, row))
 
         measure("write, 10,000 a transaction, with summaries", write)

@@ -43,6 +43,10 @@ class CertificateError(DynbenchError):
     """A certifier cannot say anything about this model."""
 
 
+class MachineError(DynbenchError):
+    """Memory, the disk, a thread or a process failed; the same command may succeed later."""
+
+
 class StoreError(DynbenchError):
     """The store cannot be opened, read or written."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from robustbench_dyn.certification import isolated
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
 from robustbench_dyn.errors import CertificateError, InputError
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.plugins import Entry, Registry, from_plugins, parse_names, subclass_of
 from robustbench_dyn.threat_models import Norm
 
@@ -219,6 +220,8 @@ def _prepare(
         raise
     # A certifier reads any model that a user may have written, and may fail at anything.
     except Exception as error:
+        if is_machine_error(error):
+            raise
         raise CertificateError(
             f"certifier {certifier.name!r} cannot be prepared for this model: "
             f"{type(error).__name__}: {error}; choose another one, or auto"
@@ -249,6 +252,8 @@ def _choose(
             continue
         # A certifier reads any model that a user may have written, and may fail at anything.
         except Exception as error:
+            if is_machine_error(error):
+                raise
             not_applicable[name] = f"{type(error).__name__}: {error}"
             crashed.append(name)
             continue

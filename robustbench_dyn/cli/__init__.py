@@ -18,6 +18,7 @@ from robustbench_dyn.cli import (
     models,
     plotting,
     scaffolding,
+    storing,
     tables,
 )
 from robustbench_dyn.cli.output import print_result, reserve_stdout, reserving_stdout
@@ -32,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+store = typer.Typer(help="Check the file of the verdicts.", no_args_is_help=True)
 plot = typer.Typer(help="Draw flows and brackets.", no_args_is_help=True)
 
 
@@ -77,6 +79,8 @@ app.command()(reserving_stdout(models.train))
 app.command("sweep")(reserving_stdout(tables.sweep_))
 app.command()(reserving_stdout(tables.leaderboard))
 app.command("export")(reserving_stdout(tables.export_))
+app.add_typer(store, name="store")
+store.command("check")(reserving_stdout(storing.check_store))
 app.add_typer(plot, name="plot")
 plot.command("flow")(reserving_stdout(plotting.plot_flow_))
 plot.command("curves")(reserving_stdout(plotting.plot_curves_))

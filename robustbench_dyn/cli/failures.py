@@ -71,10 +71,10 @@ def _explain(error: BaseException) -> tuple[int, str]:
             )
         case OSError(filename=str() | bytes() as name) if error.strerror:
             message = f"{os.fsdecode(name)} cannot be used: {error.strerror}"
-        case _ if _is_out_of_memory(error):
+        case _ if _is_of_the_machine(error):
             message = (
-                f"the memory does not suffice ({_text(error) or type(error).__name__}); give fewer "
-                "examples or a smaller --batch-size; finished work is kept"
+                f"the machine failed ({_text(error) or type(error).__name__}); free memory, or give "
+                "fewer examples or a smaller --batch-size; finished work is kept"
             )
         case _:
             what = f"{type(error).__name__}: {_text(error)}; details in {_write_details(error)}"
@@ -123,15 +123,15 @@ def _plugin_frames(error: BaseException) -> list[traceback.FrameSummary]:
     ]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def _is_of_the_machine(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     if "torch" not in sys.modules or not isinstance(error, Exception):
         return False
-    from robustbench_dyn.models.batch_size import is_out_of_memory
+    from robustbench_dyn.models.machine_errors import is_machine_error
 
     try:
-        return is_out_of_memory(error)
+        return is_machine_error(error)
     # Foreign errors may fail to say what they are.
     except Exception:
         return False

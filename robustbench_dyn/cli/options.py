@@ -147,6 +147,10 @@ def check_export(path: Path | None) -> None:
 
 def require_store(store: Path) -> Path:
     """Return the path of the store; raises InputError if the file does not exist."""
-    if not store.is_file():
+    try:
+        exists = store.is_file()
+    except OSError as error:
+        raise InputError(f"no store can be called {store}: {error.strerror}") from error
+    if not exists:
         raise InputError(f"there is no store {store}; make one with: dynbench run --model NAME")
     return store

@@ -21,6 +21,7 @@ from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.isolation.process import reported
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.models.machine_errors import machine_errors_explained
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.costs import StageCost
@@ -83,7 +84,8 @@ def evaluate(
     model: any nn.Module from (batch, *input_shape) in [0, 1] to logits (batch, classes); it is
     used in eval mode and given back as it was. data: a name, a Dataset, or (x, y) with x float
     (n, *input_shape) and y integer (n,). The options are those of evaluate_grid.
-    Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
+    Raises InputError for bad input, SoundnessError where an attack refutes a certificate, and
+    MachineError where examples wait because the machine failed.
     """
     return evaluate_grid(
         model,
@@ -132,7 +134,9 @@ def evaluate_grid(
     the worst that the model's own rounding may do off its margins, instead of what was measured of
     it (docs/soundness.md). store: where verdicts are kept and found again; in memory by default.
     name: how an unregistered model is called. Returns one Evaluation a threat model, in the given
-    order. Raises InputError for bad input, SoundnessError where an attack refutes a certificate.
+    order. Raises InputError for bad input, SoundnessError where an attack refutes a certificate,
+    and MachineError where memory, the disk or a process failed: what was computed is kept, and the
+    next run goes on.
     """
     with open_pipeline(
         model,
@@ -188,6 +192,7 @@ def open_pipeline(
     where = device_of(model, device)
     with (
         reported(),
+        machine_errors_explained(),
         full_precision(),
         open_store(store) as opened,
         frozen_eval(model.to(where)),
@@ -256,7 +261,8 @@ def benchmark(
 def run_grid(pipeline: Pipeline[Any], threat_models: Sequence[ThreatModel]) -> list[Evaluation]:
     """Run a pipeline at each threat model, the largest eps first; return them in the given order.
 
-    Raises SoundnessError where an adversarial example lies inside a certified radius.
+    Raises SoundnessError where an adversarial example lies inside a certified radius, and
+    MachineError at the first eps at which the machine failed; there the next run goes on.
     """
     falling = sorted(threat_models, key=lambda t: -t.eps)
     by_eps = {t.eps: _evaluate_at(pipeline, t) for t in falling}

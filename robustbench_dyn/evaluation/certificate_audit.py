@@ -34,6 +34,7 @@ from robustbench_dyn.evaluation.options import device_of
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers
 from robustbench_dyn.models.counting import CountingModel, surrogates_of
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.threat_models import Norm, ThreatModel, widest_eps
 
@@ -264,5 +265,7 @@ def _certify(
         (prepared,) = resolve_certifiers(certifier, model, tuple(x.shape[1:]), norm)
         certified[:n] = certified_radii(model, prepared, x[:n], y[:n], norm, batch_size=batch_size)
     except (CertificateError, InputError) as error:
+        if is_machine_error(error):
+            raise
         reason = str(error)
     return AuditResult(certifier, certified, n, time.perf_counter() - started, reason)

@@ -15,7 +15,7 @@ import torch
 from robustbench_dyn.attacks.native.apgd import apgd
 from robustbench_dyn.attacks.native.batched_search import gradient_of, logits_of, margins_of
 from robustbench_dyn.attacks.wrapping import posed
-from robustbench_dyn.models.batch_size import is_out_of_memory
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.spec import StageSpec
 from robustbench_dyn.results.summary import attacks_that_failed, gradient_free_gains
@@ -86,7 +86,7 @@ def find_signs(
     """Look for masked gradients at correctly classified examples; the first N_EXAMPLES count.
 
     x: (n, *input_shape) in [0, 1]; y: (n,). The model is given back as it was. What it raises
-    where gradients are asked for is a sign; running out of memory is passed on.
+    where gradients are asked for is a sign; errors of the machine are passed on.
     """
     if len(x) == 0:
         return []
@@ -119,7 +119,7 @@ def margin_gradient(problem: AttackProblem) -> Tensor | None:
         )
     # A model may fail in any way where a graph is recorded.
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_machine_error(error):
             raise
         return None
     return gradient

@@ -126,5 +126,5 @@ class Stage(Protocol):
     def only_on_signs(self) -> bool: ...  # noqa: D102
 
     def run(self, batch: Batch) -> Sequence[Result]:
-        """Return one Result for each example of the batch; running out of memory is passed on."""
+        """Return one Result for each example of the batch; errors of the machine are passed on."""
         ...

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from robustbench_dyn.certification.base import Phase
 from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.errors import MachineError
 from robustbench_dyn.evaluation.accounting import charge, stage_cost
 from robustbench_dyn.evaluation.audit import audit_failed, sample_for_audit
 from robustbench_dyn.evaluation.batching import Batching
+from robustbench_dyn.evaluation.known import KnownElsewhere
 from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
@@ -80,6 +82,10 @@ class Pipeline(Generic[AnyPlan]):
         # examples that are wanted.
         self._verdicts = dict[int, Verdict]()
         self._wanted: Collection[int] = self._index
+        # What is known at other eps; read from the store at the first need.
+        self._elsewhere: KnownElsewhere | None = None
+        # The examples that the machine left behind at this eps, with the stage they wait for.
+        self._left = dict[int, str]()
         self.withdrew = False
         # Whether the model was compared with what earlier runs kept, and tested by passes.
         self._held = self._tested = False
@@ -94,9 +100,10 @@ class Pipeline(Generic[AnyPlan]):
         """Bring examples to their final verdicts at one eps; return them by example_id.
 
         only: the example_ids that are wanted, by default all.
-        Raises SoundnessError where an adversarial example lies inside a certified radius.
+        Raises SoundnessError where an adversarial example lies inside a certified radius, and
+        MachineError, after all that could be done, where examples wait because the machine failed.
         """
-        self._wanted = self._index if only is None else only
+        self._wanted, self._left = self._index if only is None else only, {}
         self._load(threat_model)
         self._check_recalled()
         if not self._tested and self._passes_to_make(threat_model):
@@ -113,6 +120,9 @@ class Pipeline(Generic[AnyPlan]):
             self._flag(CHANGED)
             self._load(threat_model)
             self._decide(threat_model)
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._verdicts.values())
+        self._raise_failure(threat_model)
         self._report(threat_model, "done")
         return tuple(self._verdicts[i] for i in sorted(self._verdicts))
 
@@ -152,13 +162,13 @@ class Pipeline(Generic[AnyPlan]):
     def _known_from_other_eps(
         self, threat_model: ThreatModel, new: Collection[int]
     ) -> dict[int, Verdict]:
-        known: dict[int, list[Verdict]] = {}
-        wanted = set(new)
-        for verdict in self.store.verdicts(self.key) if new else ():
-            if verdict.example_id in wanted and verdict.eps != threat_model.eps:
-                known.setdefault(verdict.example_id, []).append(verdict)
-        later = self._later()
-        return {i: infer_from_other_eps(v, threat_model.eps, later) for i, v in known.items()}
+        if not new:
+            return {}
+        if self._elsewhere is None:
+            kept = self.store.verdicts(self.key)
+            self._elsewhere = KnownElsewhere(v for v in kept if v.example_id in self._index)
+        later, known = self._later(), {i: self._elsewhere.of(i) for i in new}
+        return {i: infer_from_other_eps(v, threat_model.eps, later) for i, v in known.items() if v}
 
     def _passes_to_make(self, threat_model: ThreatModel) -> bool:
         new = [i for i in self._wanted if i not in self._verdicts]
@@ -171,21 +181,30 @@ class Pipeline(Generic[AnyPlan]):
 
     def _decide(self, threat_model: ThreatModel) -> None:
         """Take every example that is left, and those that are audited, through its stages."""
+        self._left = {i: stage for i, stage in self._left.items() if i not in self._verdicts}
         names = {stage.name for stage in self.stages}
         gone = [v for v in self._verdicts.values() if v.next_stage and v.next_stage not in names]
         self._keep(skip_to(verdict, self._later()) for verdict in gone)
         # What was proved since the last attack: the next attack audits a sample of it.
         labels = set(self.stages[0].labels)
         for place, stage in enumerate(self.stages[1:], start=1):
-            if _is_attack(stage):
+            # What is done of all examples together waits for those that the machine left behind.
+            complete = not self._left
+            if _is_attack(stage) and complete:
                 self._keep(self._audits(labels, self._later(place - 1)))
                 labels = set()
             else:
                 labels |= set(stage.labels)
             turn = [i for i, v in sorted(self._verdicts.items()) if v.next_stage == stage.name]
-            if turn and stage.only_on_signs and not self._signs_at(threat_model, turn):
-                self._keep(skip_to(self._verdicts[i], self._later(place)) for i in turn)
-            elif turn:
+            if turn and stage.only_on_signs:
+                signs = self._signs_at(threat_model, turn) if complete else None
+                if signs is None:
+                    self._left |= dict.fromkeys(turn, stage.name)
+                    continue
+                if not signs:
+                    self._keep(skip_to(self._verdicts[i], self._later(place)) for i in turn)
+                    continue
+            if turn:
                 self._report(threat_model, stage.name)
                 self._run(stage, turn, threat_model)
 
@@ -211,6 +230,7 @@ class Pipeline(Generic[AnyPlan]):
         def work(batch: Sequence[int]) -> Sequence[Result]:
             return stage.run(self._batch(batch, threat_model))
 
+        self._left |= dict.fromkeys(ids, stage.name)
         for metered in self._batching.over(
             ids,
             work,
@@ -235,8 +255,22 @@ class Pipeline(Generic[AnyPlan]):
                 decided=sum(v.status not in (Status.UNDECIDED, kept) for v in after),
             )
             self._keep(charge(after, metered, spent), cost)
+            for i in metered.items:
+                del self._left[i]
             raise_counterexamples(self.store, self.key, self.spec.model)
             self._report(threat_model, stage.name)
+
+    def _raise_failure(self, threat_model: ThreatModel) -> None:
+        """Raise MachineError where the machine left examples behind."""
+        if not self._left:
+            return
+        stages = ", ".join(sorted(set(self._left.values())))
+        raise MachineError(
+            f"{len(self._left)} of {len(self._wanted)} examples at eps {threat_model.eps:g} wait "
+            f"for {stages}, because the machine failed ({self._batching.failure}); what was "
+            "computed is kept. Free memory and disk space, and the same command goes on; what "
+            "needs more than this machine has can be left out by the options attacks and certifiers"
+        )
 
     def _after(
         self, stage: Stage, example_id: int, result: Result, threat_model: ThreatModel
@@ -262,10 +296,10 @@ class Pipeline(Generic[AnyPlan]):
 
     # Signs of masked gradients
 
-    def _signs_at(self, threat_model: ThreatModel, waiting: Sequence[int]) -> list[Sign]:
-        """Return the signs of masked gradients at one eps; those of the model are sought once.
+    def _signs_at(self, threat_model: ThreatModel, waiting: Sequence[int]) -> list[Sign] | None:
+        """Return the signs of masked gradients at one eps, or None where the machine failed.
 
-        waiting: the examples that are charged with the passes.
+        Those of the model are sought once. waiting: the examples that are charged with the passes.
         """
         eps = threat_model.eps
         if self._signs[eps]:
@@ -289,6 +323,8 @@ class Pipeline(Generic[AnyPlan]):
                 )
                 examples = len(metered.items[0])
                 self._keep(charged, stage_cost("signs", eps, metered, examples=examples, decided=0))
+            if not self._masking.looked:
+                return None
         attacks = self.spec.attacks_run(self.flags, on_signs=False)
         self._signs[eps] = self._masking.signs(self._verdicts.values(), attacks)
         self.store.add_signs(self.key, eps, self._signs[eps])
@@ -359,7 +395,7 @@ class Pipeline(Generic[AnyPlan]):
             later = self._later()
             self.store.add_verdicts(self.key, [without_certificate(v, why, later) for v in given])
             self.store.remove_runs(self.key)
-            self.withdrew = True
+            self.withdrew, self._elsewhere = True, None
 
     # Store, tensors, progress
 

@@ -26,6 +26,7 @@ from robustbench_dyn.lipschitz.declared import declared_bounds, refute_declared_
 from robustbench_dyn.models.counting import surrogates_of
 from robustbench_dyn.models.determinism import seeded
 from robustbench_dyn.models.isolated import IsolatedModel, count_parameters
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.plugins import BUILT_IN, code_of, find_plugins, hash_code, is_trusted
@@ -289,5 +290,7 @@ def _bound(model: nn.Module) -> float | None:
     try:
         return lipschitz_bound(model)
     # The model's own method may raise anything; the certifier tells what.
-    except Exception:
+    except Exception as error:
+        if is_machine_error(error):
+            raise
         return None

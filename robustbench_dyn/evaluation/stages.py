@@ -26,8 +26,8 @@ from robustbench_dyn.evaluation.outcomes import (
     Open,
     Result,
 )
-from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.models.determinism import stage_seed
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.verdicts import Outcome, Step
 from robustbench_dyn.threat_models import Norm
@@ -184,7 +184,9 @@ class AttackStage:
         self.only_on_signs = attack.only_on_signs
 
     def run(self, batch: Batch) -> Sequence[Result]:
-        """Search for adversarial examples; what the model or the library raises is a failure."""
+        """Search for adversarial examples; what the model or the library raises is a failure.
+
+        An error of the machine is none, and passed on."""
         try:
             candidates = self._attack.search(
                 self._model.network,
@@ -199,7 +201,7 @@ class AttackStage:
             hits = _hits(self._model, self.name, candidates, batch)
         # Attacks run an unknown model inside a library: a failure is recorded.
         except Exception as error:
-            if is_out_of_memory(error) and batch.size > 1:
+            if is_machine_error(error):
                 raise
             failure = f"{type(error).__name__}: {error}"
             log.warning("%s failed: %s", self.name, failure)
@@ -217,12 +219,14 @@ def _hits(
 def _prove(
     model: ModelUnderTest, prepared: PreparedCertifier, batch: Batch, logits: Tensor
 ) -> tuple[Proof, str]:
-    """Run a certifier; where it fails, return a proof of nothing, and why."""
+    """Run a certifier; where it fails, return a proof of nothing, and why.
+
+    An error of the machine is passed on."""
     try:
         proof = prepared.prove(batch.x, logits, batch.y, batch.threat_model)
     # A certifier reads an unknown model, and may fail at anything: a failure is recorded.
     except Exception as error:
-        if is_out_of_memory(error) and batch.size > 1:
+        if is_machine_error(error):
             raise
         failure = f"{type(error).__name__}: {error}"
         log.warning("certifier %s failed: %s", prepared.certifier.name, failure)

@@ -13,7 +13,7 @@ from robustbench_dyn.results.verdicts import ABSTAINED, Outcome, Status, Step, V
 
 _ATTACKED = (Outcome.SURVIVED, Outcome.BROKEN, Outcome.FAILED)
 # How a certifier may end without a proof.
-_UNPROVED = (Outcome.OPEN, Outcome.WITHIN_ROUNDING, Outcome.NOT_APPLICABLE)
+UNPROVED = (Outcome.OPEN, Outcome.WITHIN_ROUNDING, Outcome.NOT_APPLICABLE)
 
 
 class Later(NamedTuple):
@@ -158,7 +158,7 @@ def infer_from_other_eps(known: Sequence[Verdict], eps: float, later: Sequence[L
             if step.outcome is Outcome.SURVIVED and closed and step.eps >= eps:
                 trail.setdefault(step.stage, step)
             # The certifiers of the clean pass are not run again, since no pass is made.
-            elif step.outcome in _UNPROVED and step.stage not in again:
+            elif step.outcome in UNPROVED and step.stage not in again:
                 failed = step.outcome is Outcome.NOT_APPLICABLE
                 trail.setdefault(step.stage, step if failed else step._replace(eps=eps))
     # NaN, where nothing is proved, is the least.

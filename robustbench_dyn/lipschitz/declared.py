@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from robustbench_dyn.lipschitz.as_written import is_of
 from robustbench_dyn.lipschitz.bounds import owner_of_bound, pairwise_lipschitz
-from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.models.forward import call
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.isolated import IsolatedModel
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.models.validation import probes
 from robustbench_dyn.resources import shipped
 
@@ -88,7 +88,7 @@ def refute_declared_bounds(model: nn.Module, x: Tensor, *, batch_size: int) -> s
             excess = largest_excess(model, _bounds_of(model), x, batch_size=batch_size)
         # The forward of the model, and its own methods, may raise anything.
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_machine_error(error):
                 raise
             return f"{said} cannot be tested: {type(error).__name__}: {error}"
     # Written so that NaN fails it.
@@ -137,7 +137,7 @@ class _InBatches(NamedTuple):
             return torch.cat([self._gradients(part) for part in torch.split(x, self.batch_size)])
         # A model without gradients has slopes all the same.
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_machine_error(error):
                 raise
             n_classes = self.logits(x[:1]).shape[1]
             none = torch.full((len(x), n_classes, x[0].numel()), torch.nan, dtype=torch.float64)

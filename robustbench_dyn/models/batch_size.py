@@ -8,6 +8,8 @@ import time
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.models.machine_errors import is_machine_error
+
 _SMALLEST, _LARGEST = 16, 1024
 # Doubling the batch must gain this factor in speed per input to be worth its memory.
 _MIN_SPEEDUP = 1.05
@@ -18,7 +20,8 @@ _MEMORY_FRACTION = 0.25
 def choose_batch_size(model: nn.Module, x: Tensor) -> int:
     """Measure a forward and backward pass at growing batch sizes; return the best batch size.
 
-    x: (n, *input_shape), on the model's device; its inputs are repeated to fill a batch.
+    x: (n, *input_shape), on the model's device; its inputs are repeated to fill a batch. A size at
+    which the machine fails ends the measurement.
     """
     largest = min(
         _LARGEST, max(1, int(_MEMORY_FRACTION * _free_memory(x) / _bytes_per_input(model, x)))
@@ -26,18 +29,17 @@ def choose_batch_size(model: nn.Module, x: Tensor) -> int:
     best, fastest = min(_SMALLEST, largest), 0.0
     size = best
     while size <= largest:
-        speed = size / _seconds(model, x, size)
+        try:
+            speed = size / _seconds(model, x, size)
+        except Exception as error:
+            if not is_machine_error(error):
+                raise
+            break
         if speed < _MIN_SPEEDUP * fastest:
             break
         best, fastest = size, speed
         size *= 2
     return best
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error means that memory ran out, on a CPU or on a GPU."""
-    out_of_memory = (MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, out_of_memory) or "allocate memory" in str(error)
 
 
 def _seconds(model: nn.Module, x: Tensor, size: int) -> float:

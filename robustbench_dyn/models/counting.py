@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.forward import call, call_with_graph
+from robustbench_dyn.models.machine_errors import is_machine_error
 
 
 def surrogates_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -61,7 +62,9 @@ class CountingModel(nn.Module):
         if not self._needs_graph:
             try:
                 return call(self.model, x)
-            except RuntimeError:
+            except RuntimeError as error:
+                if is_machine_error(error):
+                    raise
                 # Of another cause, it fails again below.
                 logits = call_with_graph(self.model, x)
                 self._needs_graph = True

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.results.flags import COUPLED, GRAD_MODE, RANDOM
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def find_defects(model: nn.Module, x: Tensor, *, seed: int, most: int) -> tuple[
             found.append(GRAD_MODE)
     # A model without gradients may still be a function; gradient attacks report their failure.
     except Exception as error:
+        if is_machine_error(error):
+            raise
         log.info("the model fails where gradients are recorded: %s", error)
     if any(differ(first[rows], logits(x[rows], "part")) for rows in _parts(len(x), most)):
         found.append(COUPLED)

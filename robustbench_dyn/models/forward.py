@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_dyn.models.isolated import IsolatedModel
+from robustbench_dyn.models.machine_errors import is_machine_error
 
 
 def call(model: nn.Module, x: Tensor) -> Tensor:
@@ -36,7 +37,9 @@ def call_without_graph(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         try:
             return call(model, x)
-        except RuntimeError:
+        except RuntimeError as error:
+            if is_machine_error(error):
+                raise
             # An error with another cause is raised again here.
             return call_with_graph(model, x)
 
@@ -56,7 +59,9 @@ def writes_into_input(model: nn.Module, x: Tensor) -> bool:
     with torch.no_grad():
         try:
             model(copy)
-        except RuntimeError:
+        except RuntimeError as error:
+            if is_machine_error(error):
+                raise
             return False
     # Compare bytes, so that NaN equals itself; version counters miss writes that bypass autograd.
     return not torch.equal(copy.view(torch.uint8), x.detach().clone().view(torch.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Literal
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.models.batch_size import is_out_of_memory
 from robustbench_dyn.models.counting import CountingModel
 from robustbench_dyn.models.determinism import (
     MOST_EXAMPLES,
@@ -28,6 +28,7 @@ from robustbench_dyn.models.identity import (
     identity_of_isolated,
     registered_identity,
 )
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.plugins import find_plugins
 from robustbench_dyn.results.flags import (
     KEEPS_STATE,
@@ -56,7 +57,8 @@ class ModelUnderTest:
     it is a registered model, untouched since it was loaded. n_classes: 0 until it is known.
     in_expectation: whether the outputs are random, so that predictions are by the majority of
     passes. A registered model is validated by `examine` only before its first pass: a repeated run
-    needs none at all; any other is validated here.
+    needs none at all; any other is validated here. largest_batch: 1 where the machine failed at
+    the batches that show whether the outputs depend on them.
     dataset: of the evaluation; its number of classes is 0 where it is unknown. batch_size: inputs
     that the model is given at once, at most. name: of an unregistered model.
     """
@@ -77,6 +79,7 @@ class ModelUnderTest:
         self._device, self._seed, self._batch_size = device, seed, batch_size
         # Logits from before all stages, once a pass was made, and how many passes were watched.
         self._at_start: Tensor | None = None
+        self.largest_batch = math.inf
         self._watched = 0
         self._content = ""
         known = registered_identity(model)
@@ -120,12 +123,17 @@ class ModelUnderTest:
                     logits = validated_logits(self.network, x, self._highest_label)
                     beside = self.logits(perturbed(x, ONE_LEVEL))
                 self._at_start, found = find_defects(self.network, x, seed=self._seed, most=most)
+                with seeded(self._seed, "validation"):
+                    writes = writes_into_input(self.network.model, x)
                 break
             except Exception as error:
-                causes = (error, error.__cause__)
-                full = any(isinstance(e, Exception) and is_out_of_memory(e) for e in causes)
-                if full and most > 1:
+                if is_machine_error(error):
+                    if most == 1:
+                        raise
                     most //= 2
+                    if most == 1:
+                        # Where none are tested, no larger batch may be given.
+                        self.largest_batch = 1
                     continue
                 if isinstance(error, InputError):
                     raise
@@ -135,8 +143,6 @@ class ModelUnderTest:
                 ) from error
         self.n_classes = logits.shape[1]
         self._watched = self.network.forward_passes
-        with seeded(self._seed, "validation"):
-            writes = writes_into_input(self.network.model, x)
         if writes:
             found.append(WRITES_INTO_INPUT)
             log.warning("the model's forward writes into its input; it was given copies here")
@@ -161,11 +167,20 @@ class ModelUnderTest:
         """Say whether the model is another one than it was before the passes of this run."""
         if self._at_start is None or self.network.forward_passes == self._watched:
             return False
-        changed = has_changed(
-            self.network, self.sample(len(self._at_start)), self._at_start, seed=self._seed
-        )
+        changed = self._differs_from(self._at_start)
         self._watched = self.network.forward_passes
         return changed
+
+    def _differs_from(self, before: Tensor) -> bool:
+        """Compare with earlier logits; where the machine fails, of half as many inputs."""
+        while True:
+            x = self.sample(len(before))
+            try:
+                return has_changed(self.network, x, before, seed=self._seed)
+            except Exception as error:
+                if not is_machine_error(error) or len(before) == 1:
+                    raise
+                before = before[: len(before) // 2]
 
 
 @torch.no_grad()
@@ -178,6 +193,8 @@ def validated_logits(model: nn.Module, x: Tensor, highest_label: int) -> Tensor:
     try:
         logits = model(x)
     except Exception as error:
+        if is_machine_error(error):
+            raise
         raise InputError(
             f"the model cannot classify inputs of shape {tuple(x.shape[1:])}: "
             f"{type(error).__name__}: {error}"
@@ -243,7 +260,7 @@ def lacks_gradients(model: nn.Module, x: Tensor, *, seed: int) -> bool:
             weights = torch.linspace(1, 2, logits.shape[1]).to(logits)
             (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf)
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_machine_error(error):
             raise
         return False
     usable = gradient.flatten(1).isfinite().all(dim=1) & (gradient != 0).flatten(1).any(dim=1)

@@ -136,9 +136,7 @@ def _tables(store: Store, *, pending: bool) -> Iterator[pd.DataFrame]:
     columns = ("key", "eps", *EXAMPLE_COLUMNS)
     # SQLite returns None for NaN; a column of None alone must still have dtype float.
     numbers = dict.fromkeys(("certified_radius", "adversarial_distance", "seconds"), float)
-    where = "" if pending else "WHERE next_stage = ''"
-    query = f"SELECT {', '.join(columns)} FROM verdicts {where} ORDER BY key, eps, example_id"
-    for rows in store.table(query):
+    for rows in store.table(columns, pending=pending):
         table = pd.DataFrame(rows, columns=list(columns)).astype(numbers)
         for position, column in enumerate(EVALUATION_COLUMNS, start=1):
             table.insert(position, column, table["key"].map(about[column]))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 
-@dataclass
+@dataclass(frozen=True)
 class StageCost:
     """The cost of one stage: examples that came in and were decided, passes, seconds.
 
@@ -20,6 +21,21 @@ class StageCost:
     forward_passes: int = 0
     backward_passes: int = 0
     seconds: float = 0.0
+
+    def __add__(self, other: StageCost) -> StageCost:
+        """Return what both took together, of one stage at one eps."""
+        return replace(
+            self,
+            examples=self.examples + other.examples,
+            decided=self.decided + other.decided,
+            forward_passes=self.forward_passes + other.forward_passes,
+            backward_passes=self.backward_passes + other.backward_passes,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def values(self) -> tuple[Any, ...]:
+        """Return all values, in the order of the fields."""
+        return astuple(self)
 
 
 def peak_memory_mb() -> float:

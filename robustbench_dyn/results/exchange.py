@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from robustbench_dyn.results.schema import ADD_COSTS, MORE_DRAWS, MOST_TELLING
-from robustbench_dyn.results.store import Store, explained
+from robustbench_dyn.results.costs import StageCost
+from robustbench_dyn.results.layouts import LAYOUTS
+from robustbench_dyn.results.schema import MORE_DRAWS, MOST_TELLING
+from robustbench_dyn.results.store import Store
 
 
 def copy_part(store: Store, path: Path, keys: Collection[str], examples: range) -> None:
@@ -34,26 +36,43 @@ def copy_part(store: Store, path: Path, keys: Collection[str], examples: range) 
                 )
 
 
-def merge(store: Store, path: Path) -> None:
-    """Take over everything that another store holds, which must be at rest."""
-    Store(path).close()  # brings it to this schema, or says what is wrong with it
-    with _attached(store, path) as connection:
-        for table in ("evaluations", "flags"):
-            connection.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
-        for table in ("verdicts", "runs", "violations"):
-            connection.execute(f"REPLACE INTO {table} SELECT * FROM other.{table}")
-        connection.execute(
-            # WHERE true: or SQLite reads ON CONFLICT as a join.
-            f"INSERT INTO costs SELECT * FROM other.costs WHERE true {ADD_COSTS}"
-        )
-        connection.execute(f"INSERT INTO signs SELECT * FROM other.signs WHERE true {MOST_TELLING}")
-        connection.execute(f"INSERT INTO votes SELECT * FROM other.votes WHERE true {MORE_DRAWS}")
+def merge(store: Store, path: Path, *, runs: bool = True) -> None:
+    """Take over everything that another store holds, which must be at rest.
+
+    runs: the rows of finished runs, too, which can also be made anew from the verdicts.
+    Raises StoreError where a row of it is not what was written; nothing is taken over then.
+    """
+    other = Store(path)  # brings it to this schema, or says what is wrong with it
+    try:
+        for table in LAYOUTS:
+            other.check_pages(table)
+        with store.transaction():
+            for table, (verb, conflict) in _MERGED.items():
+                if table == "runs" and not runs:
+                    continue
+                store.write(table, other.rows(table), verb=verb, conflict=conflict)
+            for key, *values in other.rows("costs"):
+                store.add_cost(key, StageCost(*values))
+    finally:
+        other.close()
+
+
+# How a row is written of which there may be one already.
+_MERGED = {
+    "evaluations": ("INSERT OR IGNORE", ""),
+    "flags": ("INSERT OR IGNORE", ""),
+    "verdicts": ("INSERT OR REPLACE", ""),
+    "runs": ("INSERT OR REPLACE", ""),
+    "violations": ("INSERT OR REPLACE", ""),
+    "signs": ("INSERT", MOST_TELLING),
+    "votes": ("INSERT", MORE_DRAWS),
+}
 
 
 @contextmanager
 def _attached(store: Store, path: Path) -> Iterator[sqlite3.Connection]:
     """Write in one transaction, with another store at hand as `other`."""
-    with explained(store.path):
+    with store.explained():
         store.connection.execute("ATTACH ? AS other", (str(path),))
     try:
         with store.transaction() as connection:

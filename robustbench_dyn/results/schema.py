@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+from robustbench_dyn.results.layouts import LAYOUTS
+
 
 def _type_records(connection: sqlite3.Connection) -> None:
     """Bring the records of evaluations, once flat, into the form of results.spec.Record.
@@ -69,6 +71,23 @@ def _typed(old: dict[str, Any]) -> dict[str, Any]:
     return {"spec": spec} | {name: old[name] for name in facts if name in old}
 
 
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    """Add a column for the checksum of each row; upgrade() fills it."""
+    for table in _WITH_CHECKSUMS:
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER")
+
+
+_WITH_CHECKSUMS = (
+    "evaluations",
+    "verdicts",
+    "runs",
+    "violations",
+    "costs",
+    "votes",
+    "flags",
+    "signs",
+)
+
 # Step i takes a file from schema i to i + 1; a new file goes through all of them. Never edit one.
 _STEPS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
     """
@@ -122,20 +141,20 @@ CREATE TABLE signs (
     # Before, the column also named certifiers that proved nothing.
     "UPDATE verdicts SET certifier = '' WHERE certified_radius IS NULL",
     _type_records,
+    _add_checksums,
 )
 SCHEMA_VERSION = len(_STEPS)
 
-COST_COLUMNS = ("examples", "decided", "forward_passes", "backward_passes", "seconds")
-ADD_COSTS = "ON CONFLICT DO UPDATE SET " + ", ".join(
-    f"{c} = {c} + excluded.{c}" for c in COST_COLUMNS
-)
 # Counts only grow: of two states of one count, the one with more draws is the later one.
 MORE_DRAWS = (
     "ON CONFLICT DO UPDATE SET draws = excluded.draws, counts = excluded.counts, "
-    "seconds = excluded.seconds WHERE excluded.draws > draws"
+    "seconds = excluded.seconds, checksum = excluded.checksum WHERE excluded.draws > draws"
 )
 # Each part of a sweep looks for signs among its own examples: the most telling stands.
-MOST_TELLING = "ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
+MOST_TELLING = (
+    "ON CONFLICT DO UPDATE SET value = excluded.value, checksum = excluded.checksum "
+    "WHERE excluded.value > value"
+)
 
 
 def upgrade(connection: sqlite3.Connection, version: int) -> None:
@@ -146,4 +165,25 @@ def upgrade(connection: sqlite3.Connection, version: int) -> None:
         else:
             for statement in step.split(";"):
                 connection.execute(statement)
+    if _add_checksums in _STEPS:
+        _sign(connection)
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _sign(connection: sqlite3.Connection) -> None:
+    """Give each row that has no checksum its own."""
+
+    def checksum(table: str, *row: Any) -> int | None:
+        try:
+            return LAYOUTS[table].checksum(row)
+        # Written by no version; whatever reads the row tells so.
+        except (TypeError, ValueError):
+            return None
+
+    connection.create_function("row_checksum", -1, checksum, deterministic=True)
+    for table, layout in LAYOUTS.items():
+        connection.execute(
+            f"UPDATE {table} SET checksum = row_checksum('{table}', {', '.join(layout.columns)}) "
+            "WHERE checksum IS NULL"
+        )
+    connection.create_function("row_checksum", -1, None)

@@ -25,6 +25,7 @@ from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.isolation.process import reported
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.isolated import count_parameters
+from robustbench_dyn.models.machine_errors import machine_errors_explained
 from robustbench_dyn.models.precision import PRECISION, full_precision
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
@@ -83,7 +84,7 @@ def evaluate_smoothed(
     that was killed goes on in the middle of an example. batch_size: noisy copies that the model is
     given at once, or "auto". The other options are those of evaluate_grid. The row's
     [ci_low, ci_high] takes the verdicts as they are; what alpha leaves open comes on top.
-    Raises InputError for bad input.
+    Raises InputError for bad input, MachineError where the machine failed.
     """
     norm = check_options(
         model,
@@ -102,6 +103,7 @@ def evaluate_smoothed(
     where = device_of(model, device)
     with (
         reported(),
+        machine_errors_explained(),
         full_precision(),
         open_store(store) as opened,
         frozen_eval(model.to(where)),

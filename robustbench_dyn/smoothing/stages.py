@@ -20,7 +20,7 @@ from robustbench_dyn.evaluation.outcomes import (
     Result,
     Spent,
 )
-from robustbench_dyn.models.batch_size import is_out_of_memory
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.results.verdicts import ABSTAINED, Outcome
 from robustbench_dyn.smoothing.eot import eot_pgd
 from robustbench_dyn.smoothing.statistics import certify, predict, radius_in
@@ -123,7 +123,7 @@ class EotAttackStage:
             )
         # It runs an unknown model: a failure is recorded.
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_machine_error(error):
                 raise
             failure = f"{type(error).__name__}: {error}"
             log.warning("%s failed: %s", ATTACK, failure)

@@ -21,8 +21,8 @@ def described(names, text):
 
 
 def tables():
-    rows = Store().table("SELECT name FROM sqlite_master WHERE type = 'table'")
-    return [name for part in rows for (name,) in part]
+    rows = Store().connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return [name for (name,) in rows]
 
 
 @pytest.mark.parametrize("names", [EXAMPLE_COLUMNS, SUMMARY_COLUMNS, tables(), Outcome, Status])

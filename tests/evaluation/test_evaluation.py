@@ -25,7 +25,7 @@ from robustbench_dyn.certification.base import Phase, Proof
 from robustbench_dyn.certification.certifiers.lipschitz import Lipschitz
 from robustbench_dyn.cli.terminal import bracket_table
 from robustbench_dyn.datasets import Dataset
-from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.errors import CertificateError, MachineError
 from robustbench_dyn.evaluation import plan as engine
 from robustbench_dyn.evaluation.api import as_dataset
 from robustbench_dyn.flows import Classifier
@@ -608,7 +608,7 @@ def test_a_failure_on_the_clean_pass_is_flagged_at_every_eps(monkeypatch):
         assert found.summary["empirical_accuracy"] > 0
 
 
-def test_a_certifier_out_of_memory_halves_the_batch_and_gives_up():
+def test_a_certifier_out_of_memory_halves_the_batch_and_then_waits():
     sizes = []
 
     def prove(_state, x, logits, _y, threat_model):
@@ -619,13 +619,15 @@ def test_a_certifier_out_of_memory_halves_the_batch_and_gives_up():
 
     options = after_idle(("large", prove))
     data, fits = points([0.3, 0.4] * 4), []
-    for most, status in (2, "certified"), (0, "undecided"):
-        fits.append(most)
-        sizes.clear()
-        found = evaluate(halfspaces(), data, L2, batch_size=8, **options)
-        assert set(statuses(found)) == {status}
-        assert sizes[:3] == [8, 4, 2]
-    assert "certifier_failed:large:8" in found.summary["flags"]
+    fits.append(2)
+    found = evaluate(halfspaces(), data, L2, batch_size=8, **options)
+    assert set(statuses(found)) == {"certified"}
+    assert sizes[:3] == [8, 4, 2]
+    fits.append(0)
+    sizes.clear()
+    with pytest.raises(MachineError, match=r"8 of 8 examples at eps 0\.\d+ wait for large"):
+        evaluate(halfspaces(), data, L2, batch_size=8, **options)
+    assert sizes[:4] == [8, 4, 2, 1]
 
 
 def test_what_auto_cannot_use_is_kept_and_shown_with_the_reason(capsys):

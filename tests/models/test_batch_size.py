@@ -8,8 +8,9 @@ from oracles import halfspaces, points
 from torch import nn
 
 from robustbench_dyn import InputError, ThreatModel, evaluate
+from robustbench_dyn.errors import MachineError
 from robustbench_dyn.models import batch_size as sizes
-from robustbench_dyn.models.batch_size import choose_batch_size, is_out_of_memory
+from robustbench_dyn.models.batch_size import choose_batch_size
 from robustbench_dyn.results.costs import peak_memory_mb
 
 L2 = ThreatModel("L2", 0.25)
@@ -75,13 +76,14 @@ def test_batches_halved_for_memory_change_no_verdict(message):
 
 
 def test_a_model_that_does_not_fit_at_all_is_refused():
-    with pytest.raises(InputError, match="out of memory"):
+    with pytest.raises(MachineError, match="out of memory"):
         evaluate(Cramped(0), DATA, L2, attacks="pgd")
 
 
-def test_other_errors_do_not_halve():
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+def test_a_size_that_does_not_fit_ends_the_measurement():
+    assert 1 <= choose_batch_size(Cramped(40), torch.rand(4, 1, 4, 4)) <= 32
+    with pytest.raises(RuntimeError, match="mat1"):
+        choose_batch_size(Cramped(40, "mat1 and mat2 cannot be multiplied"), torch.rand(4, 1, 4, 4))
 
 
 def test_auto_is_a_batch_size_and_other_words_are_not():

@@ -14,8 +14,7 @@ import pytest
 from oracles.records import record
 
 from robustbench_dyn.errors import StoreError
-from robustbench_dyn.results import schema
-from robustbench_dyn.results import store as storing
+from robustbench_dyn.results import database, schema
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.exchange import copy_part, merge
 from robustbench_dyn.results.schema import SCHEMA_VERSION
@@ -261,7 +260,7 @@ def test_an_older_file_is_upgraded_and_keeps_its_content(version, tmp_path, monk
     with monkeypatch.context() as past:
         past.setattr(schema, "_STEPS", schema._STEPS[:version])
         past.setattr(schema, "SCHEMA_VERSION", version)
-        past.setattr(storing, "SCHEMA_VERSION", version)
+        past.setattr(database, "SCHEMA_VERSION", version)
         old = Store(path)
         rows = [
             (0, "certified", 0.7, "lipschitz", ""),
@@ -282,7 +281,7 @@ def test_an_older_file_is_upgraded_and_keeps_its_content(version, tmp_path, monk
             )
         old.close()
     store = Store(path)
-    assert store._version() == SCHEMA_VERSION > 1
+    assert store.version() == SCHEMA_VERSION > 1
     assert [v.example_id for v in store.verdicts("k")] == [0, 1, 2, 3]
     # An example that waited for an attack then still does; the reason told so.
     waiting = ["", "fab-t", "square", ""] if version < 4 else [""] * 4
@@ -303,7 +302,7 @@ def test_flat_records_of_older_files_become_typed(tmp_path, monkeypatch):
     with monkeypatch.context() as past:
         past.setattr(schema, "_STEPS", schema._STEPS[:5])
         past.setattr(schema, "SCHEMA_VERSION", 5)
-        past.setattr(storing, "SCHEMA_VERSION", 5)
+        past.setattr(database, "SCHEMA_VERSION", 5)
         old = Store(path)
         with old.connection as connection:
             connection.executemany(

@@ -17,6 +17,7 @@ from robustbench_dyn.certification.network.tracer import differentiable_trace, t
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.forward import call_without_graph
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.threat_models import ThreatModel
 
 _PROBES = 4
@@ -98,6 +99,8 @@ def _check_against(model: nn.Module, traced: Trace, network: Network) -> None:
         together = network.outputs(inputs)[-1]
         alone = torch.cat([network.outputs(one)[-1] for one in torch.split(inputs, 1)])
     except RuntimeError as error:
+        if is_machine_error(error):
+            raise
         raise CertificateError(
             f"the network was traced for two inputs and fails for another number: {error}"
         ) from error

@@ -14,6 +14,7 @@ from robustbench_dyn.certification.contract.exact_distance import exact_distance
 from robustbench_dyn.certification.contract.findings import Findings
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.plugins.contract import Finding
 from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, widest_eps
 
@@ -148,6 +149,8 @@ def _prepare(
         return None
     # Anything else is a violation, which is named.
     except Exception as error:
+        if is_machine_error(error):
+            raise
         findings.expect(PREPARES, False, f"{type(error).__name__}: {error}")
         return None
     finally:
@@ -262,6 +265,8 @@ def _prove(
             proof = prepared.prove(inputs, model(x), y.clone(), threat_model)
         # An error proves nothing, and is named.
         except Exception as error:
+            if is_machine_error(error):
+                raise
             findings.expect(PREPARES, False, f"prove: {type(error).__name__}: {error}")
             return None
     findings.expect(UNCHANGED, torch.equal(inputs, x), "x has other values than before")

@@ -22,6 +22,7 @@ from robustbench_dyn.certification.network.graph import Affine, Pointwise
 from robustbench_dyn.certification.network.lowering import Handlers
 from robustbench_dyn.certification.network.tracer import trace
 from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.plugins.contract import Finding
 from robustbench_dyn.threat_models import NORMS, ThreatModel, project
 
@@ -102,6 +103,8 @@ def check_operation(
         return findings.list()
     # Any error of the operation or of its handler.
     except Exception as error:
+        if is_machine_error(error):
+            raise
         findings.expect(TRACED, False, f"{type(error).__name__}: {error}")
         return findings.list()
     with torch.no_grad():

@@ -25,6 +25,7 @@ from robustbench_dyn.certification.network.trace import (
 )
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.freezing import frozen_eval, trainable_eval
+from robustbench_dyn.models.machine_errors import is_machine_error
 
 # Their results depend on the input's shape alone.
 _SHAPE_ONLY = frozenset(
@@ -84,6 +85,8 @@ def _trace(
             raise
         # A user's forward, which may need a graph or anything else that is not here.
         except Exception as error:
+            if is_machine_error(error):
+                raise
             raise CertificateError(
                 f"the network cannot be traced: {type(error).__name__}: {error}"
             ) from error

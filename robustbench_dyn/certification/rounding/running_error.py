@@ -37,6 +37,7 @@ from robustbench_dyn.certification.rounding.error_rules import (
     size_of,
 )
 from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.models.machine_errors import is_machine_error
 
 # Their results may be written into, and then depend on the input.
 _FACTORIES = frozenset(
@@ -80,6 +81,8 @@ def run_exactly(module: nn.Module, exact: Tensor) -> Tensor:
         with _Promotion():
             return cast(Tensor, module(exact.clone())).clone()
     except RuntimeError as error:
+        if is_machine_error(error):
+            raise
         raise CertificateError(f"the network does not run in float64: {error}") from error
 
 
@@ -184,6 +187,8 @@ class _Analyser(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             exact = result if to_whole_numbers else function(*exact_args, **exact_kwargs)
         except RuntimeError as error:
+            if is_machine_error(error):
+                raise
             raise CertificateError(f"{name!r} does not run in float64: {error}") from error
         several = isinstance(result, (tuple, list))
         for k, value in enumerate(result if several else [result]):

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
+import stat
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.datasets import load_dataset
+from robustbench_dyn.errors import DynbenchError, InputError, OutputError, StoreError
+from robustbench_dyn.evaluation.api import finalise_run
+from robustbench_dyn.files import write_bytes
 from robustbench_dyn.results.exchange import copy_part, merge
+from robustbench_dyn.results.parts import Asked, check_part
 from robustbench_dyn.results.store import Store
-from robustbench_dyn.sweeps.engines import Event
+from robustbench_dyn.sweeps.engines import Event, State
 from robustbench_dyn.sweeps.shards import Shard, try_shard
 
 # A shard fails after this many deaths of workers or nodes; clusters lose nodes for other reasons
@@ -32,7 +40,8 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
     remote = ray.remote(max_retries=0)(_run_remotely)
     waiting, deaths = deque(shards), dict.fromkeys(shards, 0)
     busy: dict[Any, Shard] = {}
-    results = Store(store)
+    # Folders on the nodes have names that nothing else can know beforehand.
+    results, token = Store(store), secrets.token_hex(16)
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
@@ -40,7 +49,7 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
                 task = remote.options(
                     num_cpus=shard.threads, num_gpus=int(shard.device.startswith("cuda"))
                 )
-                busy[task.remote(shard, _cached(results, shard))] = shard
+                busy[task.remote(shard, _cached(results, shard), token)] = shard
                 yield Event(shard, "started")
             (ready,), _ = ray.wait(list(busy), num_returns=1)
             shard = busy.pop(ready)
@@ -56,8 +65,7 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
                 else:
                     yield Event(shard, "failed", f"{_PATIENCE} workers died of it ({reason})")
                 continue
-            _merge(results, part)
-            yield Event(shard, state, message)
+            yield _merged(results, shard, state, message, part)
     finally:
         for task in busy:
             ray.cancel(task, force=True)
@@ -66,24 +74,54 @@ def run(shards: Sequence[Shard], store: Path, workers: int) -> Iterator[Event]:
             ray.shutdown()
 
 
-def _run_remotely(shard: Shard, cached: bytes) -> tuple[str, str, bytes]:
+def _run_remotely(shard: Shard, cached: bytes, token: str) -> tuple[State, str, bytes]:
     """Run a shard on this node; return how it ended, its key or error, and its store.
 
-    cached: a store with the verdicts that exist already.
+    cached: a store with the verdicts that exist already. token: of the sweep; names its folder.
     """
-    name = hashlib.sha256(repr(shard).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / "dynbench-parts"
-    folder.mkdir(exist_ok=True)
-    # The file exists where a worker died on this node; it holds the verdicts so far.
-    path = folder / f"{name}.sqlite"
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(cached)
-        partial.replace(path)
+    try:
+        folder = private_folder(Path(tempfile.gettempdir()) / f"dynbench-{token}")
+        path = folder / f"{hashlib.sha256(repr(shard).encode()).hexdigest()[:16]}.sqlite"
+        # The file exists where a worker died on this node; it holds the verdicts so far.
+        if not os.path.lexists(path):
+            write_bytes(path, cached)
+        _read_own(path)
+    except DynbenchError as error:
+        return "failed", str(error), b""
     state, message = try_shard(shard, path)
-    part = path.read_bytes()
+    part = _read_own(path)
     path.unlink()
+    # Other shards of the sweep may still use it.
+    with suppress(OSError):
+        folder.rmdir()
     return state, message, part
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that is this user's alone, or return it if it is; raises OutputError else."""
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    ours = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+    if not (stat.S_ISDIR(found.st_mode) and ours and not found.st_mode & 0o077):
+        raise OutputError(
+            f"{path} is not a folder of this user alone; remove it, and run the sweep again"
+        )
+    return path
+
+
+def _read_own(path: Path) -> bytes:
+    """Return the bytes of a file; raises OutputError for a link, or a file of another user."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}; remove it") from error
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        ours = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+        if not (stat.S_ISREG(found.st_mode) and ours and found.st_nlink == 1):
+            raise OutputError(f"{path} is no file of this user alone; remove it")
+        return file.read()
 
 
 def _cached(store: Store, shard: Shard) -> bytes:
@@ -98,11 +136,42 @@ def _cached(store: Store, shard: Shard) -> bytes:
         return path.read_bytes()
 
 
-def _merge(store: Store, part: bytes) -> None:
+def _merged(store: Store, shard: Shard, state: State, message: str, part: bytes) -> Event:
+    """Merge what came back of a shard, once it is checked; return the event of its end."""
+    try:
+        if part:
+            _merge(store, shard, part)
+        if state == "done":
+            _finalise(store, shard, key=message)
+    except StoreError as error:
+        return Event(shard, "failed", str(error))
+    return Event(shard, state, message)
+
+
+def _merge(store: Store, shard: Shard, part: bytes) -> None:
+    """Check a part and merge it; raises StoreError where it is refused."""
+    data = load_dataset(shard.dataset, n_examples=shard.stop, data_dir=shard.data_dir)
+    data = data.rows(shard.start, shard.stop)
+    asked = Asked(
+        matches=lambda spec: shard.matches(spec) and spec.data_sha256 == data.sha256,
+        labels=dict(zip(data.ids.tolist(), data.y.tolist(), strict=True)),
+        eps=shard.eps,
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.sqlite"
         path.write_bytes(part)
-        merge(store, path)
+        check_part(store, path, asked)
+        # Rows of runs are made anew from the verdicts that were checked.
+        merge(store, path, runs=False)
+
+
+def _finalise(store: Store, shard: Shard, *, key: str) -> None:
+    """Make the rows of a shard of the first examples, as a run into the store itself does."""
+    for eps in shard.eps:
+        found = [v for v in store.verdicts(key, eps) if shard.start <= v.example_id < shard.stop]
+        if len(found) != shard.stop - shard.start or any(v.next_stage for v in found):
+            raise StoreError(f"verdicts of {shard} at eps {eps:g} are missing in what came back")
+        finalise_run(store, key, eps, found)
 
 
 def _import_ray() -> Any:

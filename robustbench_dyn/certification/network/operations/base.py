@@ -14,6 +14,7 @@ from robustbench_dyn.certification.activations import Activation
 from robustbench_dyn.certification.network.graph import Affine, Node, Pointwise
 from robustbench_dyn.certification.network.trace import NodeRef, Operation
 from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.models.machine_errors import is_machine_error
 
 _RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"})
 
@@ -106,6 +107,8 @@ class OperationContext:
         try:
             offset = self._call(*zeros(1))
         except RuntimeError as error:
+            if is_machine_error(error):
+                raise
             raise self.refuse(f" over the batch ({error})") from error
         if offset.shape != (1, *operation.shape):
             raise self.refuse(" over the batch")
