@@ -286,6 +286,22 @@ def tried() -> str:
     return markdown(("kind", "subject", "module", "cases"), shown)
 
 
+def isolation() -> str:
+    """Return what the border between two processes costs."""
+    rows = pd.read_csv(measuring.RESULTS / "isolation.csv")
+    shown: list[tuple[object, ...]] = [
+        (
+            row["work"],
+            f"{row['median_seconds_inside']:.3g}",
+            f"{row['median_seconds_outside']:.3g}",
+            f"{row['times_inside']:.2f}",
+            row["pairs"],
+        )
+        for row in rows.to_dict("records")
+    ]
+    return markdown(("work", "seconds inside", "outside", "ratio", "pairs"), shown)
+
+
 def faults() -> str:
     """Return how many faults of each command were tried, and what they did."""
     rows = pd.read_csv(measuring.RESULTS / "faults.csv")

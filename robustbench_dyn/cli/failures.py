@@ -73,8 +73,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
             message = f"{os.fsdecode(name)} cannot be used: {error.strerror}"
         case _ if _is_of_the_machine(error):
             message = (
-                f"the machine failed ({_text(error) or type(error).__name__}); free memory, or give "
-                "fewer examples or a smaller --batch-size; finished work is kept"
+                f"the machine failed ({_text(error) or type(error).__name__}); free memory, or "
+                "give fewer examples or a smaller --batch-size; finished work is kept"
             )
         case _:
             what = f"{type(error).__name__}: {_text(error)}; details in {_write_details(error)}"

@@ -104,8 +104,8 @@ class Failed(Result):
 class Stage(Protocol):
     """One step of an evaluation.
 
-    labels: the names in tables of what it may prove; empty for an attack. deterministic: whether
-    what it proves is certain, so that an adversarial example inside a proved radius is an error.
+    labels: the names in tables of what it may prove; empty for an attack. probabilistic: those of
+    them that may be wrong; an adversarial example inside a radius of any other is an error.
     copies: how many inputs the model is given for one example. at_most: examples of a batch, or
     None. only_on_signs: run where there are signs of masked gradients alone.
     """
@@ -117,7 +117,7 @@ class Stage(Protocol):
     @property
     def labels(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
-    def deterministic(self) -> bool: ...  # noqa: D102
+    def probabilistic(self) -> frozenset[str]: ...  # noqa: D102
     @property
     def copies(self) -> int: ...  # noqa: D102
     @property

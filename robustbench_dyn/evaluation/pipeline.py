@@ -282,8 +282,7 @@ class Pipeline(Generic[AnyPlan]):
             return initial_verdict(example_id, label, result, eps, later)
         verdict, flag = self._verdicts[example_id], ""
         if isinstance(result, Broken) and verdict.certified_radius >= result.hit.distance:
-            prover = next((s for s in self.stages if verdict.certifier in s.labels), None)
-            if prover is None or prover.deterministic:
+            if not any(verdict.certifier in prover.probabilistic for prover in self.stages):
                 x = self.dataset.x[self._index[example_id]]
                 record_counterexample(self.store, self.key, verdict, threat_model, result.hit, x)
             else:

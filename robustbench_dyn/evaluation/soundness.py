@@ -7,8 +7,9 @@ import logging
 import numpy as np
 from torch import Tensor
 
-from robustbench_dyn.errors import SoundnessError
+from robustbench_dyn.errors import OutputError, SoundnessError
 from robustbench_dyn.evaluation.candidates import Hit
+from robustbench_dyn.files import replacing
 from robustbench_dyn.results.store import Store, Violation
 from robustbench_dyn.results.verdicts import Verdict
 from robustbench_dyn.threat_models import ThreatModel
@@ -21,33 +22,37 @@ def record_counterexample(
 ) -> None:
     """Keep a counterexample to a verdict's certificate; as a file, too, beside a store on disk.
 
-    x: the example, *input_shape.
+    x: the example, *input_shape. Where the file cannot be written, the store has it all the same.
     """
-    path = ""
-    if store.path is not None:
-        folder = store.path.parent / "counterexamples"
-        folder.mkdir(exist_ok=True)
-        file = folder / f"{key[:12]}-{threat_model.norm}-{verdict.example_id}.npz"
-        original = x.cpu().numpy()
-        np.savez(
-            file,
-            x=original,
-            label=verdict.label,
-            eps=threat_model.eps,
-            x_adv=np.frombuffer(hit.x_adv, dtype=original.dtype).reshape(original.shape),
-            certified_radius=verdict.certified_radius,
-            distance=hit.distance,
-        )
-        path = str(file)
     violation = Violation(
         example_id=verdict.example_id,
         certified_radius=verdict.certified_radius,
         adversarial_distance=hit.distance,
         attack=hit.attack,
-        path=path,
+        path="",
         x_adv=hit.x_adv,
     )
     store.add_violation(key, threat_model.eps, violation)
+    if store.path is None:
+        return
+    name = f"{key[:12]}-{threat_model.norm}-{verdict.example_id}.npz"
+    path = store.path.parent / "counterexamples" / name
+    original = x.cpu().numpy()
+    try:
+        with replacing(path) as partial:
+            np.savez(
+                partial,
+                x=original,
+                label=verdict.label,
+                eps=threat_model.eps,
+                x_adv=np.frombuffer(hit.x_adv, dtype=original.dtype).reshape(original.shape),
+                certified_radius=verdict.certified_radius,
+                distance=hit.distance,
+            )
+    except OutputError as error:
+        log.warning("the counterexample is in the store alone: %s", error)
+        return
+    store.add_violation(key, threat_model.eps, violation._replace(path=str(path)))
 
 
 def describe_hit(verdict: Verdict, hit: Hit) -> str:

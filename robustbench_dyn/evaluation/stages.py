@@ -92,7 +92,9 @@ class CleanStage:
         self._model, self._known = model, known
         self._certifiers = [c for c in certifiers if c.certifier.radius_based]
         self.labels = tuple(c.label(norm) for c in self._certifiers)
-        self.deterministic = all(c.certifier.deterministic for c in self._certifiers)
+        self.probabilistic = frozenset(
+            c.label(norm) for c in self._certifiers if not c.certifier.deterministic
+        )
 
     def run(self, batch: Batch) -> Sequence[Classified]:
         """Classify the examples, and certify those that are classified correctly."""
@@ -137,7 +139,8 @@ class CertifierStage:
         self.name = prepared.certifier.name
         self.phase = prepared.certifier.phase
         self.labels = (prepared.label(norm),)
-        self.deterministic = prepared.certifier.deterministic
+        certain = prepared.certifier.deterministic
+        self.probabilistic = frozenset(() if certain else self.labels)
         exhaustive = self.phase is Phase.LAST
         self.at_most = _SEARCHED_AT_ONCE if exhaustive else None
         # An exhaustive search ends with a proof, a counterexample, or its time.
@@ -172,7 +175,7 @@ class AttackStage:
     """An attack, and the check of its candidates."""
 
     labels: tuple[str, ...] = ()
-    deterministic = True
+    probabilistic: frozenset[str] = frozenset()
     copies, at_most = 1, None
 
     def __init__(

@@ -48,12 +48,12 @@ class VoteStage:
 
     name = "certify"
     phase = Phase.CLEAN
-    deterministic = False
     copies, at_most, only_on_signs = 1, 1, False
 
     def __init__(self, counter: VoteCounter, norm: Norm) -> None:
         self._counter, self._norm = counter, norm
         self.labels = (counter.smoothing.label(norm),)
+        self.probabilistic = frozenset(self.labels)
 
     def run(self, batch: Batch) -> Sequence[Classified]:
         """Classify and certify each example by its own votes."""
@@ -99,7 +99,7 @@ class EotAttackStage:
     name = ATTACK
     phase = Phase.FIRST_ATTACK
     labels: tuple[str, ...] = ()
-    deterministic = True
+    probabilistic: frozenset[str] = frozenset()
     copies, at_most, only_on_signs = N_DRAWS, None, False
 
     def __init__(self, counter: VoteCounter) -> None:

@@ -144,6 +144,21 @@ def test_a_constant_of_1_05_that_claims_1_raises_soundness_error(tmp_path, belie
         evaluate(model, (x, y), threat_model, attacks="pgd", store=store)
 
 
+def test_a_counterexample_is_in_the_store_where_no_file_can_be_written(tmp_path, believed):
+    (tmp_path / "counterexamples").write_text("in the way of the folder")
+    store = Store(tmp_path / "s.sqlite")
+    x, y = points([0.4] * 8)
+    with pytest.raises(SoundnessError, match="inside a certified ball") as raised:
+        evaluate(
+            halfspaces(factor=1.05, claim=1.0),
+            (x, y),
+            ThreatModel("L2", 0.4 * 1.02),
+            attacks="pgd",
+            store=store,
+        )
+    assert [counterexample["path"] for counterexample in raised.value.counterexamples][:1] == [""]
+
+
 def test_the_same_layer_with_its_true_bound_raises_nothing(tmp_path):
     store = Store(tmp_path / "s.sqlite")
     evaluation = evaluate(

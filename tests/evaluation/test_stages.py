@@ -174,3 +174,21 @@ def test_a_hit_inside_a_radius_refutes_certain_certificates_alone(deterministic)
     assert evaluation.summary["flags"] == "hits_inside_radius:2"
     broken = [v for v in evaluation.verdicts if v.status is Status.BROKEN]
     assert all(v.reason == "inside the radius of ball, which may be wrong" for v in broken)
+
+
+def test_a_probabilistic_certifier_makes_no_other_one_uncertain():
+    certain = excluding(0.25).certifier
+    clean = {"phase": Phase.CLEAN}
+    boastful = type("Boastful", (type(certain),), {**clean, "name": "boastful"})
+    unsure = type("Unsure", (type(certain),), {**clean, "name": "unsure", "deterministic": False})
+    prepared = [kind().prepared(halfspaces(), (1, 4, 4)) for kind in (boastful, unsure)]
+    stage = CleanStage(under_test(), prepared, ClassRadii(under_test(), []), "L2")
+    assert (stage.labels, stage.probabilistic) == (("boastful", "unsure"), {"unsure"})
+    with pytest.raises(Exception, match="inside a certified ball"):
+        evaluate(
+            halfspaces(),
+            points(DISTANCES),
+            L2,
+            attacks="pgd",
+            certifiers=[boastful(), unsure()],
+        )
