@@ -10,6 +10,7 @@ the pairs. Results: benchmarks/results/isolation.csv.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import tempfile
@@ -17,11 +18,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# As the command does, before torch is loaded: idle threads soon sleep.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 import measuring
 import torch
 from torch import nn
 
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
+from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.resources import shipped
 
 BATCH = 250
@@ -32,7 +37,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=21)
     parser.add_argument("--n-examples", type=int, default=100)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    # As in an evaluation, and in the other process.
+    with full_precision(), tempfile.TemporaryDirectory() as folder:
         plugin = Path(folder) / "lipflow_outside"
         shutil.copytree(shipped("plugins") / "lipflow", plugin)
         card = plugin / "card.yaml"

@@ -342,6 +342,7 @@ def cheats() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "tried": tried,
     "faults": faults,
+    "isolation": isolation,
     "soundness": soundness,
     "certifier_cost": certifier_cost,
     "frontier": frontier,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from robustbench_dyn.evaluation import plan
+from robustbench_dyn.models import identity
 from robustbench_dyn.plugins import discovery
 
 # A busy machine is no fault of an example that takes long to draw.
@@ -35,11 +36,29 @@ def pytest_xdist_auto_num_workers(config):
 discovery.trust_plugins()
 
 
+def _apart():
+    """Return a context in which plugins that are loaded leave nothing behind."""
+    patch = pytest.MonkeyPatch()
+    for name in ("_registered", "_trusted", "_limits"):
+        patch.setattr(discovery, name, [*getattr(discovery, name)])
+    patch.setattr(identity, "_names", {*identity._names})
+    return patch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_plugins_of_a_module():
+    """Let the fixtures of a module load plugins that no other module sees."""
+    patch = _apart()
+    yield
+    patch.undo()
+
+
 @pytest.fixture(autouse=True)
-def own_plugins(monkeypatch):
+def own_plugins(own_plugins_of_a_module):
     """Let each test load plugins that no later test sees."""
-    monkeypatch.setattr(discovery, "_registered", [*discovery._registered])
-    monkeypatch.setattr(discovery, "_trusted", [*discovery._trusted])
+    patch = _apart()
+    yield
+    patch.undo()
 
 
 @pytest.fixture

@@ -44,6 +44,8 @@ _TICK = 0.2
 # Importing torch, before any foreign code, may take this long on a busy machine.
 _SECONDS_TO_START = 300.0
 _SHOWN = 300
+# As of the command; see cli.
+_SPIN_COUNT = "5000"
 # What the environment may tell to foreign code; it may hold passwords besides.
 _ENVIRONMENT = ("PATH", "LANG", "LC_", "LD_LIBRARY_PATH", "OMP_", "MKL_", "GOMP_", "KMP_", "CUDA_")
 
@@ -271,6 +273,8 @@ def _environment(package: Path, work: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     return {
+        # Idle threads of one process must not take the cores from the other.
+        "GOMP_SPINCOUNT": _SPIN_COUNT,
         **kept,
         "PYTHONPATH": os.pathsep.join(paths),
         "HOME": str(work),

@@ -26,7 +26,7 @@ State = dict[str, Any]
 
 def serve(parts: Mapping[str, nn.Module]) -> State:
     """Return the state for networks in eval mode, frozen; "" is the name of the main one."""
-    return {"parts": dict(parts), "graphs": {}, "n_graphs": 0, "unchecked": True}
+    return {"parts": dict(parts), "graphs": {}, "n_graphs": 0, "devices": {}, "unchecked": True}
 
 
 def answer(state: State, question: Message) -> Message:
@@ -93,7 +93,11 @@ def part_of(state: State, message: Message) -> nn.Module:
         state["graphs"].pop(number, None)
     reseed(state, about["seed"])
     model: nn.Module = state["parts"][about["part"]]
-    return model.to(about["device"])
+    # To look at every parameter takes as long as a small pass.
+    if state["devices"].get(about["part"]) != about["device"]:
+        model.to(about["device"])
+        state["devices"][about["part"]] = about["device"]
+    return model
 
 
 def reseed(state: State, seed: int | None) -> None:

@@ -58,7 +58,7 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out.csv")
         (SystemExit(0), 2, r"called sys.exit\(0\) before there was a result"),
         (SystemExit(), 2, r"called sys.exit\(\) before"),
         (NO_SPACE, 2, "out.csv cannot be used: No space left"),
-        (MemoryError(), 2, r"the memory does not suffice \(MemoryError\)"),
+        (MemoryError(), 2, r"the machine failed \(MemoryError\)"),
         (
             RuntimeError("a [/b] \x1b[31m\r\n bug"),
             70,

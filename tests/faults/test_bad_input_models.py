@@ -137,11 +137,8 @@ def test_json_of_a_run_has_no_nan_and_no_infinity(bound, run):
 def test_logits_that_are_not_finite_are_errors_and_no_robustness(factor, run):
     result = run(network(f"return self.logits(x) * {factor}"))
     row = json.loads(result.stdout)["rows"][0]
-    assert (row["flags"], row["certified_accuracy"], row["empirical_accuracy"]) == (
-        "errors:4",
-        0,
-        0,
-    )
+    assert "errors:4" in row["flags"].split()
+    assert (row["certified_accuracy"], row["empirical_accuracy"]) == (0, 0)
 
 
 def test_the_same_network_without_a_fault_is_evaluated(run):

@@ -15,7 +15,12 @@ from robustbench_dyn.datasets import dataset_info, load_dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.fingerprint import UnknownContentError, fingerprint
 from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.models.identity import ModelIdentity, registered_identity, remember
+from robustbench_dyn.models.identity import (
+    ModelIdentity,
+    check_unregistered,
+    registered_identity,
+    remember,
+)
 from robustbench_dyn.models.validation import probes
 
 L2 = ThreatModel("L2", 0.1)
@@ -264,13 +269,22 @@ def test_probes_depend_on_shape_and_type_alone():
     assert len(torch.unique(first, dim=0)) == len(first)
 
 
-@pytest.mark.parametrize("name", ["lipflow", "lipflow/eps-0.5", " LipFlow ", "ｌｉｐｆｌｏｗ"])
+@pytest.mark.parametrize("name", ["lipflow", "lipflow/eps-0.5", "LipFlow"])
 def test_an_unregistered_model_cannot_have_a_registered_name(name):
     other = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
     data = load_dataset("moons")
     with pytest.raises(InputError, match="name of a registered model"):
         evaluate(other, data, L2, name=name, **NO_PROOF)
-    assert evaluate(other, data, L2, name="my lipflow", **NO_PROOF).summary["model"] == "my lipflow"
+    assert evaluate(other, data, L2, name="my-lipflow", **NO_PROOF).summary["model"] == "my-lipflow"
+
+
+@pytest.mark.parametrize("name", [" lipflow ", "ｌｉｐｆｌｏｗ"])
+def test_a_name_that_looks_like_a_registered_one_is_none(name):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    with pytest.raises(InputError, match="no valid name"):
+        evaluate(other, load_dataset("moons"), L2, name=name, **NO_PROOF)
+    with pytest.raises(InputError, match="name of a registered model"):
+        check_unregistered(name, {"lipflow"})
 
 
 def test_a_class_cannot_have_a_registered_name():
@@ -289,7 +303,7 @@ def test_a_changed_registered_model_cannot_keep_its_name(model):
 
 def test_the_name_of_a_plugin_elsewhere_is_taken_once_it_was_loaded():
     model, other = nn.Linear(2, 2), nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
-    data = replace(load_dataset("moons"), class_names=("a", "b"))
+    data = replace(load_dataset("moons"), class_names=("a", "b"), sha256="")
     evaluate(other, data, L2, name="elsewhere", **NO_PROOF)
     remember(model, ModelIdentity("elsewhere/variant"))
     with pytest.raises(InputError, match="registered"):
