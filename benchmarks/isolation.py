@@ -3,8 +3,8 @@
     python benchmarks/isolation.py [--runs 21] [--n-examples 100]
 
 The plugin is a copy of `lipflow` under another name. Passes of 250 images are timed in pairs,
-inside and outside, in turns; then whole evaluations. `times_inside` is the median of the ratios of
-the pairs. Results: benchmarks/results/isolation.csv.
+inside and outside, in turns; then whole evaluations; with one thread and with one for each core.
+`times_inside` is the median of the ratios of the pairs. Results: benchmarks/results/isolation.csv.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # As the command does, before torch is loaded: idle threads soon sleep.
@@ -37,32 +37,41 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=21)
     parser.add_argument("--n-examples", type=int, default=100)
     options = parser.parse_args()
+    rows = []
     # As in an evaluation, and in the other process.
     with full_precision(), tempfile.TemporaryDirectory() as folder:
         plugin = Path(folder) / "lipflow_outside"
         shutil.copytree(shipped("plugins") / "lipflow", plugin)
         card = plugin / "card.yaml"
         card.write_text(card.read_text().replace("name: lipflow\n", "name: lipflow_outside\n"))
-        started = time.perf_counter()
-        outside = load_model("lipflow_outside", plugins=(plugin,))
-        loading = time.perf_counter() - started
-        started = time.perf_counter()
-        inside = load_model("lipflow").requires_grad_(False)
-        loading_inside = time.perf_counter() - started
-        data = load_dataset("fashion_mnist", n_examples=BATCH)
-        works: dict[str, Callable[[nn.Module], None]] = {
-            f"forward, {BATCH} images": lambda model: _forward(model, data.x),
-            f"forward and gradient, {BATCH} images": lambda model: _gradient(model, data.x),
-            f"evaluation, {options.n_examples} images": lambda model: _evaluate(
-                model, options.n_examples
-            ),
-        }
-        rows = [_row("loading", [loading_inside], [loading])]
-        for name, work in works.items():
-            runs = max(3, options.runs // 7) if name.startswith("evaluation") else options.runs
-            pairs = [(_seconds(work, inside), _seconds(work, outside)) for _ in range(runs)]
-            rows.append(_row(name, [a for a, _ in pairs], [b for _, b in pairs]))
+        for threads in sorted({1, os.cpu_count() or 1}):
+            torch.set_num_threads(threads)
+            rows += [
+                {"threads": threads, **row}
+                for row in _rows(plugin, options.runs, options.n_examples)
+            ]
     measuring.write("isolation", rows)
+
+
+def _rows(plugin: Path, runs: int, n_examples: int) -> Iterator[dict[str, object]]:
+    started = time.perf_counter()
+    outside = load_model("lipflow_outside", plugins=(plugin,))
+    loading = time.perf_counter() - started
+    started = time.perf_counter()
+    inside = load_model("lipflow").requires_grad_(False)
+    yield _row("loading", [time.perf_counter() - started], [loading])
+    x = load_dataset("fashion_mnist", n_examples=BATCH).x
+    works: dict[str, tuple[int, Callable[[nn.Module], None]]] = {
+        f"forward, {BATCH} images": (runs, lambda model: _forward(model, x)),
+        f"forward and gradient, {BATCH} images": (runs, lambda model: _gradient(model, x)),
+        f"evaluation, {n_examples} images": (
+            max(3, runs // 7),
+            lambda model: _evaluate(model, n_examples),
+        ),
+    }
+    for name, (n_pairs, work) in works.items():
+        pairs = [(_seconds(work, inside), _seconds(work, outside)) for _ in range(n_pairs)]
+        yield _row(name, [a for a, _ in pairs], [b for _, b in pairs])
 
 
 def _row(work: str, inside: list[float], outside: list[float]) -> dict[str, object]:

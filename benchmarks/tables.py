@@ -291,6 +291,7 @@ def isolation() -> str:
     rows = pd.read_csv(measuring.RESULTS / "isolation.csv")
     shown: list[tuple[object, ...]] = [
         (
+            row["threads"],
             row["work"],
             f"{row['median_seconds_inside']:.3g}",
             f"{row['median_seconds_outside']:.3g}",
@@ -299,7 +300,7 @@ def isolation() -> str:
         )
         for row in rows.to_dict("records")
     ]
-    return markdown(("work", "seconds inside", "outside", "ratio", "pairs"), shown)
+    return markdown(("threads", "work", "seconds inside", "outside", "ratio", "pairs"), shown)
 
 
 def faults() -> str:
