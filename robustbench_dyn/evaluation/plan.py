@@ -153,6 +153,7 @@ class NetworkPlan:
             spec=spec,
             parameters=count_parameters(network),
             lipschitz_bound=_bound(network),
+            declared_bounds=tuple(declared_bounds(network)) if self.declared_labels else (),
             not_applicable=selection.not_applicable,
         )
 

@@ -53,7 +53,10 @@ COLUMNS: dict[str, Column] = dict.fromkeys(SUMMARY_COLUMNS, _TEXT) | {
     "parameters": Column("count", least=0),
     "lipschitz_bound": Column("number", least=0),
     "seed": Column("count"),
+    "audit_share": Column("fraction"),
 }
+# Tables of earlier versions do not have them.
+_LATER = ("audit_share", "declared_bounds")
 
 _RULES_OF_TEXTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "text": (lambda value: isinstance(value, str), "a text"),
@@ -103,7 +106,7 @@ def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    if value is None:
+    if value is None or value == "":
         return ""
     kind = COLUMNS[name].kind
     if kind in _RULES_OF_TEXTS:
@@ -124,6 +127,8 @@ def _parsed(file: Any, path: Path) -> Iterator[tuple[str, Row]]:
         if not header:
             raise InputError(f"{path} is empty; {remedy}")
         for column in SUMMARY_COLUMNS:
+            if column not in header and column in _LATER:
+                continue
             if header.count(column) != 1:
                 wrong = "lacks" if column not in header else "has twice"
                 raise InputError(
@@ -138,7 +143,10 @@ def _parsed(file: Any, path: Path) -> Iterator[tuple[str, Row]]:
                     "needs one field a column"
                 )
             named = dict(zip(header, cells, strict=True))
-            yield place, {name: _value(name, named[name], place) for name in SUMMARY_COLUMNS}
+            yield (
+                place,
+                {name: _value(name, named.get(name, ""), place) for name in SUMMARY_COLUMNS},
+            )
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: no CSV ({error}); {remedy}") from error

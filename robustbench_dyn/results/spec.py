@@ -133,13 +133,15 @@ class Record:
     """What the store keeps of an evaluation beside its verdicts.
 
     spec: what the verdicts depend on. parameters, lipschitz_bound: facts about the model, for
-    tables; None where there is no bound. not_applicable: the certifiers of `auto` that cannot treat
-    the model, with the reason.
+    tables; None where there is no bound. declared_bounds: the classes of the model whose own bounds
+    certificates rest on. not_applicable: the certifiers of `auto` that cannot treat the model, with
+    the reason.
     """
 
     spec: EvaluationSpec
     parameters: int | None = None
     lipschitz_bound: float | None = None
+    declared_bounds: tuple[str, ...] = ()
     not_applicable: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -157,7 +159,10 @@ class Record:
         }
         smoothing = spec.get("smoothing")
         spec = spec | stages | {"smoothing": SmoothingSpec(**smoothing) if smoothing else None}
-        return Record(**_known(Record, content) | {"spec": EvaluationSpec(**spec)})
+        facts = _known(Record, content)
+        declared = tuple(facts.get("declared_bounds", ()))
+        spec_and_bounds = {"spec": EvaluationSpec(**spec), "declared_bounds": declared}
+        return Record(**facts | spec_and_bounds)
 
     def columns(self) -> dict[str, Any]:
         """Return what tables tell of the evaluation, by column."""
@@ -172,11 +177,13 @@ class Record:
             "seed",
             "device",
             "torch_version",
+            "audit_share",
         )
         return {
             **{name: getattr(spec, name) for name in names},
             "parameters": self.parameters,
             "lipschitz_bound": self.lipschitz_bound,
+            "declared_bounds": "+".join(self.declared_bounds),
             "attacks": [a.label for a in spec.attacks if not a.only_on_signs],
             "certifiers": [certifier.label for certifier in spec.certifiers],
         }

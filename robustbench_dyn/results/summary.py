@@ -34,6 +34,8 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     "parameters",
     "lipschitz_bound",
     "flags",
+    "audit_share",
+    "declared_bounds",
     "weights_sha256",
     "plugin_version",
     "seed",
