@@ -16,7 +16,6 @@ from robustbench_dyn.plugins import (
     FactsOfStage,
     Plugin,
     StandIn,
-    hash_code,
     process_of,
     stand_ins,
 )
@@ -31,6 +30,8 @@ _SERVICE = "evaluation.serving"
 
 class FactsOfAttack(FactsOfStage):
     """What a process says of an attack; see attacks.base.Attack."""
+
+    of_the_base: ClassVar[frozenset[str]] = frozenset(dir(Attack))
 
     library: str = ""
     min_classes: int = 2
@@ -68,7 +69,8 @@ class IsolatedAttack(Attack, StandIn):
         from robustbench_dyn.models.counting import surrogates_of
 
         model = problem.model
-        served = serving.serve({"": model, **surrogates_of(model)})
+        most = max(len(problem.x), problem.batch_size)
+        served = serving.serve_attack({"": model, **surrogates_of(model)}, problem.x, most)
         about = {
             "attack": self.name,
             "settings": self.settings(),
@@ -85,13 +87,13 @@ class IsolatedAttack(Attack, StandIn):
             "class_radii": problem.class_radii,
             "random_state": torch.get_rng_state(),
         }
-        plugin = self.plugin
-        process = process_of(plugin.folder, hash_code(plugin.folder), plugin.origin)
+        process = process_of(self.plugin)
         with torch.enable_grad():
             answer = process.call(
                 f"{_SERVICE}:perturb",
                 about,
                 tensors,
+                times=max(1, len(problem.x)),
                 answering=lambda question: serving.answer(served, question),
             )
         candidates = answer.tensors.get("candidates")

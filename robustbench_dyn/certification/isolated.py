@@ -99,7 +99,7 @@ def prepare_in_process(
         facts = told.content
         reasons = {str(name): str(reason) for name, reason in facts["not_applicable"].items()}
         return Prepared(
-            _There(model, int(facts["selection"])),
+            _There(model, _whole(facts["selection"])),
             [(str(name), dict(settings)) for name, settings in facts["ready"]],
             reasons,
             [str(name) for name in facts["crashed"] if name in reasons],
@@ -108,6 +108,12 @@ def prepare_in_process(
         raise ForeignCodeError(
             f"{model.process.who} names certifiers in a way that makes no sense: {error}"
         ) from error
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int:
+        raise TypeError(f"{number!r} is no whole number")
+    return number
 
 
 def of_foreign_plugin(plugin: Plugin) -> Iterator[Entry]:
@@ -128,6 +134,8 @@ def facts_of(kind: type[Certifier[Any]]) -> dict[str, Any]:
 
 class FactsOfCertifier(FactsOfStage):
     """What a process says of a certifier; see certification.base.Certifier."""
+
+    of_the_base: ClassVar[frozenset[str]] = frozenset(dir(Certifier))
 
     phase: Phase = Field(default=Phase.BEFORE_ATTACKS)
     deterministic: bool = True

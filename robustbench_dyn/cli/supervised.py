@@ -7,6 +7,7 @@ time, in a process that trusts the plugin, and this one waits for its report.
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from typing import NoReturn
@@ -28,15 +29,20 @@ def run_supervised(origin: str, limits: Limits, *, seconds: float | None = None)
     Raises ForeignCodeError where it ends without having come to its end, or takes too long.
     """
     reads, writes = os.pipe()
-    settings = f"{writes},{limits.memory_gib},{limits.open_files}"
+    # Who reports the end of the command must know this; it is read before any foreign code runs.
+    password, (secret, told_secret) = secrets.token_hex(16), os.pipe()
+    os.write(told_secret, password.encode())
+    os.close(told_secret)
+    settings = f"{writes},{secret},{limits.memory_gib},{limits.open_files},{os.getpid()}"
     process = subprocess.Popen(
-        [sys.executable, "-c", _CODE, *sys.argv[1:], "--trust"],
+        [sys.executable, "-P", "-c", _CODE, *sys.argv[1:]],
         env={**os.environ, _REPORT: settings},
         # Descriptor 1 is where libraries print; results have one of their own.
         stdout=results().fileno(),
-        pass_fds=(writes,),
+        pass_fds=(writes, secret),
     )
     os.close(writes)
+    os.close(secret)
     with os.fdopen(reads, "rb") as report:
         while True:
             try:
@@ -52,9 +58,10 @@ def run_supervised(origin: str, limits: Limits, *, seconds: float | None = None)
                 # The other process is interrupted as well, and says so.
                 seconds = 10
         os.set_blocking(report.fileno(), False)
-        told = (report.read(16) or b"").decode(errors="replace")
-    if told.isdigit():
-        raise typer.Exit(int(told))
+        told = (report.read(100) or b"").decode(errors="replace")
+    known, _, ended = told.partition(" ")
+    if known == password and ended.isdigit():
+        raise typer.Exit(int(ended))
     code = process.returncode
     how = f"with exit code {code}" if code >= 0 else f"by signal {-code}"
     raise ForeignCodeError(
@@ -64,18 +71,25 @@ def run_supervised(origin: str, limits: Limits, *, seconds: float | None = None)
 
 def main() -> None:
     """Run the command within limits, and report its exit code, unless foreign code exits first."""
-    report, memory, open_files = os.environ.pop(_REPORT).split(",")
+    report, secret, memory, open_files, parent = os.environ.pop(_REPORT).split(",")
     os.set_inheritable(int(report), False)
+    with os.fdopen(int(secret)) as file:
+        password = file.read()
     # torch has taken its memory before the limit counts.
     import torch  # noqa: F401
 
     from robustbench_dyn import cli
-    from robustbench_dyn.isolation.confinement import limit_resources
+    from robustbench_dyn.isolation.child import watch_parent
+    from robustbench_dyn.isolation.confinement import end_with_parent, limit_resources
+    from robustbench_dyn.plugins import trust_plugins
 
+    end_with_parent()
+    watch_parent(int(parent))
+    trust_plugins()
     taken = int(float(memory) * 2**30)
     limit_resources(memory=taken, open_files=int(open_files), files_of=taken, address_space=False)
     try:
         cli.main()
     except SystemExit as end:
-        os.write(int(report), str(end.code or 0).encode())
+        os.write(int(report), f"{password} {end.code or 0}".encode())
         raise

@@ -50,18 +50,27 @@ def _make(plugin: Plugin, facts: FactsOfDataset) -> DatasetInfo:
 
 def _load_raw(plugin: Plugin, name: str, split: Split, data_dir: Path | None) -> RawSplit:
     """Have a process read a split; it may read data_dir, and no other folder of the user's."""
+    import torch
+
     from robustbench_dyn.isolation.process import reported
 
     process = start_process(plugin, *([data_dir.resolve()] if data_dir else []))
     about = {"dataset": name, "split": split, "data_dir": str(data_dir) if data_dir else None}
     try:
-        with reported():
+        with reported(process.who):
             answer = process.call(f"{_SERVICE}:load_raw", about, times=_TO_READ)
     finally:
         process.close()
     x, y = (answer.tensors.get(part) for part in ("x", "y"))
     white = answer.content.get("white")
-    if x is None or y is None or y.is_floating_point() or not isinstance(white, (int, float)):
+    if not (
+        x is not None
+        and y is not None
+        and (x.is_floating_point() or x.dtype == torch.uint8)
+        and x.dtype != torch.bfloat16
+        and not (y.is_floating_point() or y.is_complex())
+        and isinstance(white, (int, float))
+    ):
         raise IntegrityError(f"the process of data set {name!r} returned no images and labels")
     if not 0 < white < float("inf"):
         raise IntegrityError(f"the process of data set {name!r} says that white is {white}")

@@ -30,7 +30,12 @@ from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.plugins import BUILT_IN, code_of, find_plugins, hash_code, is_trusted
-from robustbench_dyn.results.flags import RANDOM, REFUTED_BOUND, SELF_DECLARED
+from robustbench_dyn.results.flags import (
+    CERTIFIED_ELSEWHERE,
+    RANDOM,
+    REFUTED_BOUND,
+    SELF_DECLARED,
+)
 from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.threat_models import Norm
 from robustbench_dyn.version import __version__
@@ -118,10 +123,13 @@ class NetworkPlan:
         self.declared_labels = tuple(
             prepared.label(norm)
             for prepared in self._certifiers
-            if prepared.certifier.rests_on_bounds and declared_bounds(network)
+            if isinstance(network, IsolatedModel)
+            or (prepared.certifier.rests_on_bounds and declared_bounds(network))
         )
-        if self.declared_labels:
+        if self.declared_labels and declared_bounds(network):
             self.flags.append(SELF_DECLARED)
+        if self._certifiers and isinstance(network, IsolatedModel):
+            self.flags.append(CERTIFIED_ELSEWHERE)
         identity = model.identity
         attack_spec = partial(stage_spec, in_suite=suite)
         spec = EvaluationSpec(

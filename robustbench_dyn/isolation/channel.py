@@ -89,11 +89,18 @@ def as_message(error: Exception) -> Message:
 
 def as_exception(message: Message) -> Exception:
     """Return the error that a message tells of; of an unknown type, a RuntimeError."""
-    kind, text = (str(message.content.get(key, "")) for key in ("type", "message"))
+    kind, text = (_printable(message.content.get(key, "")) for key in ("type", "message"))
     known = _ERRORS.get(kind)
     if known is not None:
         return known(text)
     return RuntimeError(text if kind == "RuntimeError" else f"{kind}: {text}")
+
+
+def _printable(text: object) -> str:
+    """Return a text with all characters escaped that a terminal may obey, but for line breaks."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text)[:_LONGEST_ERROR]
+    )
 
 
 class Channel:
@@ -164,7 +171,10 @@ class Channel:
         while len(received) < length:
             try:
                 if ends is not None:
-                    self.connection.settimeout(max(0.01, ends - time.monotonic()))
+                    left = ends - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError
+                    self.connection.settimeout(left)
                 part = self.connection.recv(min(length - len(received), 2**16))
             except TimeoutError as error:
                 raise MalformedMessageError("it stopped in the middle of a message") from error

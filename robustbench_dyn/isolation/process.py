@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -17,12 +18,12 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from robustbench_dyn.errors import ForeignCodeError
+from robustbench_dyn.errors import DynbenchError, ForeignCodeError
 from robustbench_dyn.isolation.channel import (
     ASKS,
     FAILED,
@@ -59,12 +60,21 @@ class ProcessEnded(BaseException):
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Raise the end of a process as ForeignCodeError."""
+def reported(who: str = "") -> Iterator[None]:
+    """Raise the end of a process as ForeignCodeError.
+
+    who: where it is given, whose code is called, so that any other error is one of that code.
+    """
     try:
         yield
     except ProcessEnded as end:
         raise ForeignCodeError(str(end)) from None
+    except (DynbenchError, MemoryError):
+        raise
+    except Exception as error:
+        if not who:
+            raise
+        raise ForeignCodeError(f"{who} failed: {type(error).__name__}: {error}") from error
 
 
 class ChildProcess:
@@ -94,9 +104,21 @@ class ChildProcess:
         self._channel = Channel(ours, writes=files[0], reads=files[1], most_bytes=most)
         package = Path(__file__).resolve().parents[2]
         handles = (theirs.fileno(), *files)
+        # The driver of a GPU maps more memory than any limit allows.
+        settings = {
+            "reads": [str(package), *map(str, reads)],
+            "writes": [str(work)],
+            "memory": most,
+            "open_files": limits.open_files,
+            "limit_mapped": not torch.cuda.is_available(),
+            "threads": torch.get_num_threads(),
+            "end_with_parent": threading.current_thread() is threading.main_thread(),
+            "parent": os.getpid(),
+        }
+        command = [sys.executable, "-P", "-m", "robustbench_dyn.isolation.child"]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "robustbench_dyn.isolation.child", *map(str, handles)],
+                [*command, json.dumps(settings), *map(str, handles)],
                 cwd=work,
                 env=_environment(package, work),
                 stdin=subprocess.DEVNULL,
@@ -109,23 +131,12 @@ class ChildProcess:
             theirs.close()
         # The process, its folder and the files go when nothing refers to this object any more.
         self._finalizer = weakref.finalize(
-            self, _end, self._process, ours, files, self._output, self._folder
+            self, _end, os.getpid(), self._process, ours, files, self._output, self._folder
         )
         self._memory = 0
-        settings = {
-            "reads": [str(package), *map(str, reads)],
-            "writes": [str(work)],
-            "memory": most,
-            "open_files": limits.open_files,
-            # The driver of a GPU maps more memory than any limit allows.
-            "limit_mapped": not torch.cuda.is_available(),
-            "threads": torch.get_num_threads(),
-            "end_with_parent": threading.current_thread() is threading.main_thread(),
-            "parent": os.getpid(),
-        }
         with reported():
-            started = self._call("start", settings, {}, _SECONDS_TO_START)
-        self.confined = bool(started.content["landlock"])
+            started = self._call("start", {}, {}, _SECONDS_TO_START)
+        self.confined = bool(started.content["confined"])
         if not self.confined:
             log.warning(
                 "%s runs in a process of its own, and this system cannot keep it from your files",
@@ -145,7 +156,7 @@ class ChildProcess:
         """Ask for something, as "module:function" of this package, and wait for the answer.
 
         times: how many times seconds_per_call it may take. answering: answers what the process
-        asks in return, before its own answer; each wait has its own time. Raises what the function
+        asks in return, before its own answer; that takes of the same time. Raises what the function
         raised: an error of this package, MemoryError and the like as themselves, any other as
         RuntimeError.
         Raises ProcessEnded where the process ends, takes too long or too much, or answers what is
@@ -153,6 +164,14 @@ class ChildProcess:
         """
         seconds = times * self.limits.seconds_per_call
         return self._call(name, content or {}, tensors or {}, seconds, answering)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every further call raises ProcessEnded."""
+        return bool(self._ended)
+
+    def __reduce__(self) -> NoReturn:
+        raise ForeignCodeError(f"the process of {self.who} cannot be copied; load it again")
 
     def close(self) -> None:
         """End the process, and remove what it has left behind."""
@@ -170,11 +189,12 @@ class ChildProcess:
             if self._ended:
                 raise ProcessEnded(self._ended)
             try:
+                ends = time.monotonic() + seconds
                 self._channel.send(Message(name, content, tensors))
-                answer = self._received(name, seconds)
+                answer = self._received(name, seconds, ends)
                 while answer.name == ASKS and answering is not None:
                     self._channel.send(_answered(answering, answer))
-                    answer = self._received(name, seconds)
+                    answer = self._received(name, seconds, ends)
             except ChannelClosedError:
                 raise self._end_of_process(name) from None
             except MalformedMessageError as error:
@@ -188,9 +208,8 @@ class ChildProcess:
             raise as_exception(answer)
         return answer
 
-    def _received(self, name: str, seconds: float) -> Message:
+    def _received(self, name: str, seconds: float, ends: float) -> Message:
         """Wait for an answer, while the process lives and keeps to its limits."""
-        ends = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self._channel.connection, select.POLLIN)
         while not poll.poll(1000 * min(_TICK, max(0.0, ends - time.monotonic()))):
@@ -216,7 +235,7 @@ class ChildProcess:
             how = (
                 f"ended its process with exit code {code}"
                 if code >= 0
-                else f"was ended by signal {signal.Signals(-code).name}"
+                else f"was ended by {_name_of_signal(-code)}"
             )
         return self._killed(f"{how} during a call ({name.partition(':')[2] or name})")
 
@@ -230,9 +249,18 @@ class ChildProcess:
 
     def _printed(self) -> str:
         """Return the end of what the process has printed, on one line."""
-        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - _SHOWN))
-        text = self._output.read().decode(errors="replace")
+        # The process shares the position in this file, but not that of a read of its own.
+        file = self._output.fileno()
+        start = max(0, os.fstat(file).st_size - _SHOWN)
+        text = os.pread(file, _SHOWN, start).decode(errors="replace")
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _name_of_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those without a name
+        return f"signal {number}"
 
 
 def _answered(answering: Callable[[Message], Message], question: Message) -> Message:
@@ -244,12 +272,15 @@ def _answered(answering: Callable[[Message], Message], question: Message) -> Mes
 
 
 def _end(
+    owner: int,
     process: subprocess.Popen[bytes],
     connection: socket.socket,
     files: Iterable[int],
     output: Any,
     folder: Path,
 ) -> None:
+    if os.getpid() != owner:  # a fork of the process that started it
+        return
     # The whole group: it may have started processes of its own.
     with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)

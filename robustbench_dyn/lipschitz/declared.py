@@ -57,7 +57,8 @@ def _bounds_of(model: nn.Module) -> Tensor:
     if not isinstance(model, IsolatedModel):
         return pairwise_lipschitz(model)
     bounds = model.call("bounds", {}, {}, service="evaluation.serving").tensors["bounds"]
-    if bounds.dtype != torch.float64 or bounds.dim() != 2:
+    # Written so that NaN fails it.
+    if bounds.dtype != torch.float64 or bounds.dim() != 2 or not bool((bounds >= 0).all()):
         raise TypeError("the process of the model returned no bounds, (classes, classes)")
     return bounds
 

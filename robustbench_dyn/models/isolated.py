@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,9 @@ class IsolatedModel(nn.Module):
             name: IsolatedModel(self.process, facts, part=name)
             for name, facts in self.facts.get("surrogates", {}).items()
         }
+
+    def __deepcopy__(self, _memo: object) -> NoReturn:
+        raise ForeignCodeError("a model in another process cannot be copied; load it again")
 
     def writes_into_input(self, x: Tensor) -> bool:
         """Return whether the network's forward writes into its input."""
@@ -139,14 +142,16 @@ def load_isolated(
     who = f"model {model_name!r} from {plugin.origin}"
     more = (Path(folder).resolve() for folder in plugins)
     folders = list(dict.fromkeys([plugin.folder, *folders_in_use(), *more]))
-    process = ChildProcess(who, limits=limits_in_use(), reads=folders)
+    # A file of weights may be a link, as in the caches of hubs.
+    file = (plugin.folder / weights.file).resolve()
+    process = ChildProcess(who, limits=limits_in_use(), reads=[*folders, file])
     about = {
         "plugin": str(plugin.folder),
         "origin": plugin.origin,
         "folders": [str(folder) for folder in folders],
         "weights": weights.model_dump(mode="json"),
     }
-    with reported():
+    with reported(who):
         facts = process.call(f"{_SERVICE}:load", about, times=_TO_LOAD).content
     return IsolatedModel(process, _checked_facts(facts))
 

@@ -20,6 +20,8 @@ from robustbench_dyn.models.forward import call
 from robustbench_dyn.models.forward import writes_into_input as writes_into
 from robustbench_dyn.models.validation import check_frozen
 
+# So many passes may wait for their gradients at once.
+_MOST_GRAPHS = 64
 # What earlier calls have left for later ones.
 State = dict[str, Any]
 
@@ -27,6 +29,16 @@ State = dict[str, Any]
 def serve(parts: Mapping[str, nn.Module]) -> State:
     """Return the state for networks in eval mode, frozen; "" is the name of the main one."""
     return {"parts": dict(parts), "graphs": {}, "n_graphs": 0, "devices": {}, "unchecked": True}
+
+
+def serve_attack(parts: Mapping[str, nn.Module], like: Tensor, most: int) -> State:
+    """Return the state for questions of an attack about networks of this process; see answer.
+
+    like: inputs of the shape, type and device that it may ask about, at most `most` at once.
+    """
+    served = serve(parts)
+    devices = dict.fromkeys(parts, str(like.device))
+    return served | {"unchecked": False, "devices": devices, "like": like[:0], "most": most}
 
 
 def answer(state: State, question: Message) -> Message:
@@ -41,11 +53,25 @@ def answer(state: State, question: Message) -> Message:
     part, graph = question.content.get("part"), question.content.get("graph")
     if part not in state["parts"] or (graph is not None and graph not in state["graphs"]):
         raise InputError("there is no such network, or no such pass")
-    # Only the networks' own process seeds generators, moves networks, or checks them.
-    device = next(iter(question.tensors.values())).device
-    state["unchecked"] = False
-    unused = [n for n in question.content.get("unused", ()) if isinstance(n, int)]
-    content = {**question.content, "seed": None, "device": str(device), "unused": unused}
+    like: Tensor = state["like"]
+    x = question.tensors.get("x")
+    if what.endswith("forward") and not (
+        x is not None
+        and x.shape[1:] == like.shape[1:]
+        and x.dtype == like.dtype
+        and len(x) <= state["most"]
+    ):
+        raise InputError(
+            f"an attack may ask about at most {state['most']} inputs of shape "
+            f"{tuple(like.shape[1:])} and type {like.dtype} at once"
+        )
+    for number in question.content.get("unused", ()):
+        state["graphs"].pop(number if isinstance(number, int) else None, None)
+    if len(state["graphs"]) >= _MOST_GRAPHS and what.endswith("forward"):
+        raise InputError(f"an attack may keep the graphs of at most {_MOST_GRAPHS} passes")
+    # The networks stay where they are, and only their own process seeds generators.
+    device = like.device
+    content = {**question.content, "seed": None, "device": str(device), "unused": []}
     return known[what](state, Message(question.name, content, question.tensors))
 
 

@@ -5,14 +5,16 @@ Stand-ins take the places of their attacks, certifiers and data sets in the regi
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from robustbench_dyn.errors import DynbenchError, RegistryError
+from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.plugins.card import Kind
 from robustbench_dyn.plugins.discovery import Plugin, folders_in_use, hash_code, limits_in_use
 from robustbench_dyn.plugins.registry import Entry
@@ -25,8 +27,16 @@ SERVICE = "evaluation.serving"
 _TO_IMPORT = 2
 
 Facts = TypeVar("Facts", bound="FactsOfThing")
+# The processes of attacks, by folder, code and limits.
+_PROCESSES = dict[tuple[Path, str, Limits], "ChildProcess"]()
 _MADE = dict[tuple[Path, str, Kind, str], Any]()
 Default = bool | int | float | str | None
+
+
+class StandIn:
+    """A base of the classes that take the place of a foreign plugin's classes."""
+
+    plugin: ClassVar[Plugin]
 
 
 class FactsOfThing(BaseModel):
@@ -40,19 +50,25 @@ class FactsOfThing(BaseModel):
 class FactsOfStage(FactsOfThing):
     """What attacks and certifiers have in common; see their base classes.
 
-    settings: the names of their fields, each with its default.
+    settings: the names of their fields, each with its default. of_the_base: names that a setting
+    cannot have.
     """
+
+    of_the_base: ClassVar[frozenset[str]] = frozenset()
 
     description: Annotated[str, Field(max_length=500)] = ""
     norms: frozenset[Literal["L2", "Linf", "L1"]]
     version: int = 1
-    settings: dict[Annotated[str, Field(pattern=r"^[a-z_]\w{0,63}$")], Default] = {}
+    settings: dict[Annotated[str, Field(pattern=r"^[a-z]\w{0,63}$")], Default] = {}
 
-
-class StandIn:
-    """A base of the classes that take the place of a foreign plugin's classes."""
-
-    plugin: ClassVar[Plugin]
+    @field_validator("settings")
+    @classmethod
+    def _usable(cls, settings: dict[str, Default]) -> dict[str, Default]:
+        taken = {*dir(StandIn), *cls.model_fields, *cls.of_the_base}
+        for name in settings:
+            if keyword.iskeyword(name) or name in taken:
+                raise ValueError(f"no setting may be called {name!r}")
+        return settings
 
 
 def stand_ins(
@@ -68,9 +84,12 @@ def stand_ins(
         if isinstance(described, str):
             raise RegistryError(described)
         for told in described.get(kind, ()):
-            if told.get("problem"):
+            if "facts" not in told:
                 yield Entry(
-                    str(told.get("name")), None, origin=plugin.origin, problem=str(told["problem"])
+                    str(told.get("name")),
+                    None,
+                    origin=plugin.origin,
+                    problem=str(told.get("problem")),
                 )
                 continue
             known = facts.model_validate(told["facts"])
@@ -86,12 +105,15 @@ def stand_ins(
                 origin=plugin.origin,
             )
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         problem = f"its process describes {kind} that make no sense ({where}: {first['msg']})"
         yield Entry(plugin.name, None, origin=plugin.origin, problem=problem)
-    except DynbenchError as error:
-        yield Entry(plugin.name, None, origin=plugin.origin, problem=str(error))
+    # A process may describe anything; a broken plugin must not break the others.
+    except Exception as error:
+        problem = f"its process describes {kind} that make no sense"
+        problem = str(error) if isinstance(error, DynbenchError) else problem
+        yield Entry(plugin.name, None, origin=plugin.origin, problem=problem)
 
 
 def start_process(plugin: Plugin, *reads: Path) -> ChildProcess:
@@ -104,16 +126,18 @@ def start_process(plugin: Plugin, *reads: Path) -> ChildProcess:
     folders = list(dict.fromkeys([plugin.folder, *folders_in_use()]))
     who = f"plugin {plugin.name!r} from {plugin.origin}"
     process = ChildProcess(who, limits=limits_in_use(), reads=[*folders, *reads])
-    with reported():
+    with reported(who):
         process.call(f"{SERVICE}:use", {"folders": [str(folder) for folder in folders]})
     return process
 
 
-@cache
-def process_of(folder: Path, code_sha256: str, origin: str) -> ChildProcess:
-    """Return the process of a plugin's attacks; one for all calls of this process."""
-    del code_sha256  # it is here for the cache: code that was edited is imported again
-    return start_process(Plugin(folder.name, folder, origin))
+def process_of(plugin: Plugin) -> ChildProcess:
+    """Return the process of a plugin's attacks: one for all calls, as long as it lives."""
+    place = (plugin.folder, hash_code(plugin.folder), limits_in_use())
+    process = _PROCESSES.get(place)
+    if process is None or process.has_ended:
+        process = _PROCESSES[place] = start_process(plugin)
+    return process
 
 
 @cache
@@ -121,8 +145,9 @@ def _described(folder: Path, code_sha256: str, origin: str) -> dict[str, list[An
     """Return what a plugin brings, by kind, or why that is not known."""
     from robustbench_dyn.isolation.process import reported
 
+    del code_sha256  # it is here for the cache: code that was edited is described again
     try:
-        process = process_of(folder, code_sha256, origin)
+        process = process_of(Plugin(folder.name, folder, origin))
         with reported():
             told = process.call(f"{SERVICE}:describe", {"folder": str(folder)}, times=_TO_IMPORT)
         return {

@@ -23,6 +23,7 @@ SELF_DECLARED = "self_declared_bound"
 REFUTED_BOUND = "refuted_bound"
 # Attacks ran, and none of them on a certified example, or none of those to its end.
 NOT_AUDITED = "not_audited"
+CERTIFIED_ELSEWHERE = "certified_in_plugin_process"
 
 # With one of these flags no certificate counts.
 NOT_A_FUNCTION = frozenset({RANDOM, COUPLED, GRAD_MODE, CHANGED})
