@@ -36,19 +36,19 @@ def pytest_xdist_auto_num_workers(config):
 discovery.trust_plugins()
 
 
-def _apart():
-    """Return a context in which plugins that are loaded leave nothing behind."""
+def _apart(**settings):
+    """Return a patch under which plugins that are loaded leave nothing behind."""
     patch = pytest.MonkeyPatch()
-    for name in ("_registered", "_trusted", "_limits"):
-        patch.setattr(discovery, name, [*getattr(discovery, name)])
-    patch.setattr(identity, "_names", {*identity._names})
+    for name, value in settings.items():
+        patch.setattr(identity if name == "_names" else discovery, name, type(value)(value))
     return patch
 
 
 @pytest.fixture(scope="module", autouse=True)
 def own_plugins_of_a_module():
-    """Let the fixtures of a module load plugins that no other module sees."""
-    patch = _apart()
+    """Let a module begin without the plugins that fixtures of all modules have loaded."""
+    trusted, limits = [discovery._EVERYTHING], discovery._limits
+    patch = _apart(_registered=[], _trusted=trusted, _limits=limits, _names=set())
     yield
     patch.undo()
 
@@ -56,7 +56,12 @@ def own_plugins_of_a_module():
 @pytest.fixture(autouse=True)
 def own_plugins(own_plugins_of_a_module):
     """Let each test load plugins that no later test sees."""
-    patch = _apart()
+    patch = _apart(
+        _registered=discovery._registered,
+        _trusted=discovery._trusted,
+        _limits=discovery._limits,
+        _names=identity._names,
+    )
     yield
     patch.undo()
 

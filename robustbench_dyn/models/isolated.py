@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.errors import ForeignCodeError
+from robustbench_dyn.errors import ForeignCodeError, RegistryError
 from robustbench_dyn.isolation.asking import Asking
 from robustbench_dyn.isolation.channel import Message
 from robustbench_dyn.isolation.process import ChildProcess, reported
@@ -151,8 +151,11 @@ def load_isolated(
         "folders": [str(folder) for folder in folders],
         "weights": weights.model_dump(mode="json"),
     }
-    with reported(who):
-        facts = process.call(f"{_SERVICE}:load", about, times=_TO_LOAD).content
+    try:
+        with reported(who):
+            facts = process.call(f"{_SERVICE}:load", about, times=_TO_LOAD).content
+    except RegistryError as error:
+        raise RegistryError(f"{who} is broken: {error}") from error
     return IsolatedModel(process, _checked_facts(facts))
 
 

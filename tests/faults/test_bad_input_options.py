@@ -67,6 +67,7 @@ FLAGS = {
     "pending",
     "help",
     "trust",
+    "delete",
 }
 
 VALUES = {
@@ -136,12 +137,13 @@ COMMANDS = {
     "sweep": ["--plugins", "linear"],
     "leaderboard": ["--store", "good.sqlite"],
     "export": ["--store", "good.sqlite"],
+    "store check": [],
     "plot flow": ["--model", "lipflow", "--to", "x.png"],
     "plot curves": [*LINEAR, *DIGITS_SET, "--to", "x.png"],
 }
 ARGUMENTS = {
     "list": "models", "show": "linear", "check": "linear", "new": "mine", "sweep": "sweep.yaml",
-    "export": "x.csv",
+    "export": "x.csv", "store check": "good.sqlite",
 }  # fmt: off
 # The other commands take the same options from the same functions.
 QUICK = ("run", "new")

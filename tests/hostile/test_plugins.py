@@ -49,10 +49,8 @@ BEHAVIOURS = {
     "prints": (HARMLESS, "print('x' * 10_000); os.write(1, b'y'); os.write(2, b'z')"),
     "sets the default dtype": (EITHER, "torch.set_default_dtype(torch.float64)"),
     "seeds": (HARMLESS, "torch.manual_seed(0); np.random.seed(0); random.seed(0)"),
-    "sets threads and grad mode": (
-        HARMLESS,
-        "torch.set_num_threads(3); torch.set_grad_enabled(False)",
-    ),
+    "sets threads": (HARMLESS, "torch.set_num_threads(3)"),
+    "sets the grad mode": (EITHER, "torch.set_grad_enabled(False)"),
     "patches the judge": (
         HARMLESS,
         """

@@ -358,7 +358,7 @@ def test_a_killed_process_goes_on_in_the_middle_of_an_example(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    for _ in range(20):
+    for _ in range(45):
         killed.stdout.readline()
     killed.send_signal(signal.SIGKILL)
     killed.wait()

@@ -77,4 +77,4 @@ def _undisturbed(sweep, plugins, tmp_path_factory):
     store = tmp_path_factory.mktemp("sweep") / "s.sqlite"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeping.ENGINES, "get", lambda _name: in_this_process)
-        return store, sweeping.sweep(sweep, store, workers=2, plugins=(plugins,))
+        return store, sweeping.sweep(sweep, store, workers=2, plugins=(plugins,), trust=True)

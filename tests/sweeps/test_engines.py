@@ -38,7 +38,9 @@ def test_killed_workers_leave_no_trace(smoothed, plugins, tmp_path):
             killed.append(name)
 
     store, (path, _) = tmp_path / "s.sqlite", smoothed
-    outcome = sweep(content(**WITH_SMOOTHED), store, workers=2, plugins=(plugins,), progress=kill)
+    outcome = sweep(
+        content(**WITH_SMOOTHED), store, workers=2, plugins=(plugins,), trust=True, progress=kill
+    )
     assert sorted(killed) == ["linear", "linear~0.25", "linear~0.25"]
     assert not outcome.failed
     assert dump(store) == dump(path)
@@ -55,9 +57,9 @@ def test_an_interrupted_sweep_stops_its_workers_and_goes_on(undisturbed, plugins
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(content(), store, workers=2, plugins=(plugins,), progress=interrupt)
+        sweep(content(), store, workers=2, plugins=(plugins,), trust=True, progress=interrupt)
     assert not multiprocessing.active_children()
-    sweep(content(), store, workers=2, plugins=(plugins,))
+    sweep(content(), store, workers=2, plugins=(plugins,), trust=True)
     assert dump(store)[0] == dump(undisturbed[0])[0]
 
 
@@ -75,6 +77,7 @@ def test_a_shard_that_kills_its_workers_harms_no_other(plugins, tmp_path, monkey
         tmp_path / "s.sqlite",
         workers=2,
         plugins=(plugins, folder),
+        trust=True,
     )
     ((shard, reason),) = outcome.failed.items()
     assert shard.model == "doomed"
@@ -93,7 +96,7 @@ def test_workers_end_with_the_process_that_started_them(plugins, tmp_path):
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(patient))
     driver = subprocess.Popen(
-        [*COMMAND, "sweep.yaml", "--plugins", str(plugins), "--workers", "1"],
+        [*COMMAND, "sweep.yaml", "--plugins", str(plugins), "--trust", "--workers", "1"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -131,6 +134,7 @@ def test_ray_gives_the_same_bytes_though_its_workers_die(undisturbed, mortal, tm
             "2",
             "--store",
             "s.sqlite",
+            "--trust",
             "--plugins",
             str(mortal),
             "--json",

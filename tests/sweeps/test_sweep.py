@@ -49,7 +49,7 @@ def test_a_second_sweep_computes_nothing(undisturbed, plugins):
     path, outcome = undisturbed
     before, store = dump(path), Store(path)
     costs = [store.costs(key, eps) for key in store.records() for eps in (0.3, 0.6, 8 / 255)]
-    again = sweep(content(), path, workers=2, plugins=(plugins,))
+    again = sweep(content(), path, workers=2, plugins=(plugins,), trust=True)
     assert again.rows == outcome.rows
     assert dump(path) == before
     assert costs == [
@@ -63,7 +63,7 @@ def test_rows_have_the_order_of_the_sweep_whatever_ends_first(undisturbed, plugi
 
     path, outcome = undisturbed
     monkeypatch.setattr(ENGINES, "get", lambda _name: backwards)
-    assert sweep(content(), path, workers=2, plugins=(plugins,)).rows == outcome.rows
+    assert sweep(content(), path, workers=2, plugins=(plugins,), trust=True).rows == outcome.rows
 
 
 def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
@@ -74,6 +74,7 @@ def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
         tmp_path / "s.sqlite",
         workers=1,
         plugins=(plugins, tmp_path / "more"),
+        trust=True,
     )
     sizes = {(row["model"], row["n_examples"]) for row in outcome.rows}
     assert sizes == {("linear", 24), ("other", 7)}
@@ -113,7 +114,7 @@ def test_bad_sweeps_are_refused_before_they_start(changes, message, plugins, tmp
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(SMALL | changes))
     with pytest.raises((InputError, RegistryError), match=message):
-        sweep(read_sweep(path), tmp_path / "s.sqlite", plugins=(plugins,))
+        sweep(read_sweep(path), tmp_path / "s.sqlite", plugins=(plugins,), trust=True)
     assert not (tmp_path / "s.sqlite").exists()
 
 
@@ -121,7 +122,7 @@ def test_engines_and_workers_are_checked(plugins, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no engine is called 'slurm'"):
         Registry.get(ENGINES, "slurm")
     with pytest.raises(InputError, match="workers=0"):
-        sweep(content(), tmp_path / "s.sqlite", workers=0, plugins=(plugins,))
+        sweep(content(), tmp_path / "s.sqlite", workers=0, plugins=(plugins,), trust=True)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'robustbench-dyn\[ray\]'"):
         list(Registry.get(ENGINES, "ray")([], tmp_path / "s.sqlite", 1))
@@ -161,7 +162,7 @@ def test_a_smoothed_classifier_has_rows_beside_its_network(smoothed, plugins):
 
 def test_a_smoothed_classifier_takes_part_in_l2_alone(plugins, tmp_path):
     mixed = content(models=[SMOOTHED], n_examples=4, attacks="none")
-    outcome = sweep(mixed, tmp_path / "s.sqlite", workers=1, plugins=(plugins,))
+    outcome = sweep(mixed, tmp_path / "s.sqlite", workers=1, plugins=(plugins,), trust=True)
     assert {radii.norm for radii in mixed.threat_models} == {"L2", "Linf"}
     assert outcome.rows
     assert {row["norm"] for row in outcome.rows} == {"L2"}
@@ -179,6 +180,7 @@ def test_without_attacks_a_smoothed_classifier_is_certified_only(plugins, tmp_pa
         attacks="none",
         batch_size=50,
         plugins=(plugins,),
+        trust=True,
         smoothing=Smoothing(0.25, n0=20, n=100),
     )
     path = tmp_path / "s.sqlite"
@@ -215,7 +217,7 @@ def test_the_command_ends_with_the_code_of_the_worst_shard(
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(small))
     result = dynbench_here(
-        ["sweep", "sweep.yaml", "--plugins", plugins, "--plugins", tmp_path / "plugins"],
+        ["sweep", "sweep.yaml", "--trust", "--plugins", plugins, "--plugins", tmp_path / "plugins"],
         tmp_path,
         monkeypatch,
         capsys,
