@@ -37,11 +37,13 @@ FACTS = (
 class Found:
     """What is on the disk.
 
-    entries: final verdicts, or the SHA-256 of files. corrupt: files that cannot be read.
+    entries: final verdicts, or the SHA-256 of files. waiting: verdicts that wait for a stage, as a
+    certified one does that an audit has chosen. corrupt: files that cannot be read.
     leftovers: temporary files.
     """
 
     entries: dict[Hashable, Hashable] = field(default_factory=dict)
+    waiting: set[Hashable] = field(default_factory=set)
     corrupt: list[str] = field(default_factory=list)
     leftovers: int = 0
 
@@ -82,6 +84,8 @@ def find_verdicts(folder: Path) -> Found:
             if facts:
                 query = f"SELECT key, eps, example_id, {', '.join(facts)} FROM verdicts"
                 if "next_stage" in columns:
+                    waiting = query + " WHERE next_stage <> ''"
+                    found.waiting = {row[:3] for row in connection.execute(waiting)}
                     query += " WHERE next_stage = ''"
                 found.entries = {row[:3]: row[3:] for row in connection.execute(query)}
     except sqlite3.DatabaseError as error:

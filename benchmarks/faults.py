@@ -1,6 +1,6 @@
 """Kill, interrupt and starve dynbench at random moments; what it ends with must not change.
 
-    python benchmarks/faults.py [--kills 200] [--signals 24] [--full-disks 15] [--seed 0]
+    python benchmarks/faults.py [--kills 200] [--signals 24] [--full-disks 15] [--command NAME]
 
 Each command is resumed until it ends, and its verdicts, weights or tables are compared with those
 of an undisturbed run. Half of the faults come at any moment after the start, the other half after
@@ -170,7 +170,8 @@ class Experiment:
             found = self.job.find(copy)  # this also ends what a kill has left open
             self.before = self.job.progress(copy)
         self.row.corrupt += len(found.corrupt)
-        self.row.lost += sum(key not in found.entries for key in seen.entries)
+        there = found.waiting | set(found.entries)
+        self.row.lost += sum(key not in there for key in (*seen.entries, *seen.waiting))
         if self.job.replaces:
             right = self.reference.entries
             self.row.half_written += sum(
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=24)
     parser.add_argument("--full-disks", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--command", help="try the faults of this command alone")
     options = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as place:
@@ -211,7 +213,7 @@ def main() -> None:
         def trial(
             fault: str, name: str, tries: int, strike: Callable[[Run], bool], **how: Any
         ) -> None:
-            if tries == 0:
+            if tries == 0 or options.command not in (None, name):
                 return
             rng = random.Random(f"{options.seed} {fault} {name}")
             row, started = Row(fault, name), time.perf_counter()
