@@ -132,8 +132,8 @@ class Channel:
     def receive(self, ends: float | None = None) -> Message:
         """Wait for a message; raises ChannelClosedError or MalformedMessageError.
 
-        ends: the time on the monotonic clock by which all of it must be here, or else
-        MalformedMessageError is raised; None for any time.
+        ends: the time on the monotonic clock by which all of it must be here, or else TimeoutError
+        is raised; None for any time.
         """
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size, ends))
         if length > _MOST_JSON:
@@ -176,8 +176,8 @@ class Channel:
                         raise TimeoutError
                     self.connection.settimeout(left)
                 part = self.connection.recv(min(length - len(received), 2**16))
-            except TimeoutError as error:
-                raise MalformedMessageError("it stopped in the middle of a message") from error
+            except TimeoutError:
+                raise
             except OSError as error:
                 raise ChannelClosedError from error
             if not part:

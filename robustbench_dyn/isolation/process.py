@@ -197,6 +197,8 @@ class ChildProcess:
                     answer = self._received(name, seconds, ends)
             except ChannelClosedError:
                 raise self._end_of_process(name) from None
+            except TimeoutError:
+                raise self._took_longer(name, seconds) from None
             except MalformedMessageError as error:
                 raise self._killed(f"answered what is no answer ({error})") from None
             except BaseException:
@@ -216,8 +218,7 @@ class ChildProcess:
             if self._process.poll() is not None:
                 raise self._end_of_process(name)
             if time.monotonic() >= ends:
-                what = name.partition(":")[2] or name
-                raise self._killed(f"took more than {seconds:g} s for one call ({what})")
+                raise self._took_longer(name, seconds)
             if self._memory and memory_in_use(self._process.pid) > self._memory:
                 raise self._killed(f"took more than {self.limits.memory_gib:g} GiB of memory")
         answer = self._channel.receive(ends)
@@ -225,6 +226,10 @@ class ChildProcess:
             self._has_printed = True
             log.warning("%s prints, which is not shown: %s", self.who, self._printed())
         return answer
+
+    def _took_longer(self, name: str, seconds: float) -> ProcessEnded:
+        what = name.partition(":")[2] or name
+        return self._killed(f"took more than {seconds:g} s for one call ({what})")
 
     def _end_of_process(self, name: str) -> ProcessEnded:
         with suppress(subprocess.TimeoutExpired):

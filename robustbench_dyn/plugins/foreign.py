@@ -64,7 +64,7 @@ class FactsOfStage(FactsOfThing):
     @field_validator("settings")
     @classmethod
     def _usable(cls, settings: dict[str, Default]) -> dict[str, Default]:
-        taken = {*dir(StandIn), *cls.model_fields, *cls.of_the_base}
+        taken = {*dir(StandIn), *StandIn.__annotations__, *cls.model_fields, *cls.of_the_base}
         for name in settings:
             if keyword.iskeyword(name) or name in taken:
                 raise ValueError(f"no setting may be called {name!r}")

@@ -68,7 +68,14 @@ BEHAVIOURS = {
                      lambda: open(os.environ.get("SECRET_FILE", "FOLDER/secret")),
                      lambda: Path("FOLDER/secret").write_text("changed"),
                      lambda: os.unlink("FOLDER/secret"),
-                     lambda: socket.create_connection(("127.0.0.1", PORT), timeout=1)):
+                     lambda: socket.create_connection(("127.0.0.1", PORT), timeout=1),
+                     lambda: socket.socket(socket.AF_UNIX),
+                     lambda: os.fork() or os._exit(0),
+                     lambda: os.execv("/bin/true", ["true"]),
+                     lambda: os.memfd_create("more"),
+                     lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 5),
+                     lambda: os.sched_setaffinity(os.getppid(), {0}),
+                     lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (9, 9))):
             try:
                 call()
             except OSError:

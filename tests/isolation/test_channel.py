@@ -97,7 +97,7 @@ def test_a_file_that_is_cut_is_no_end_of_this_process(ends):
 def test_half_a_message_is_waited_for_no_longer_than_allowed(ends):
     near, _, theirs, _ = ends
     theirs.sendall(b"\0\0")
-    with pytest.raises(MalformedMessageError, match="middle"):
+    with pytest.raises(TimeoutError):
         near.receive(time.monotonic() + 0.1)
 
 

@@ -14,7 +14,7 @@ from robustbench_dyn import load_dataset
 
 # What the code in `act` can use.
 SOURCE = """
-import os, random, signal, socket, sys, threading, time
+import os, random, resource, signal, socket, sys, threading, time
 from pathlib import Path
 import numpy as np
 import torch
