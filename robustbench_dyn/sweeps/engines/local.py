@@ -127,7 +127,10 @@ def _serve(connection: Connection) -> None:
             return
         # Read once, when torch is imported; it also limits the threads of numpy and scipy.
         os.environ.setdefault("OMP_NUM_THREADS", str(shard.threads))
-        connection.send(try_shard(shard, store, report))
+        try:
+            connection.send(try_shard(shard, store, report))
+        except OSError:  # the process that schedules shards was killed
+            return
 
 
 def _end_with_parent() -> None:
