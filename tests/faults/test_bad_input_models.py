@@ -148,7 +148,7 @@ def test_the_same_network_without_a_fault_is_evaluated(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["raise RuntimeError('[/b] \\x1b[2J')", "raise SystemExit(0)"])
+@pytest.mark.parametrize("fault", ["raise SystemExit(0)"])
 def test_a_model_that_fails_does_not_end_a_sweep(fault, tmp_path):
     write_plugin(tmp_path / "plugins" / "odd", network(fault))
     write_plugin(tmp_path / "plugins" / "sound", network())

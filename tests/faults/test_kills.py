@@ -152,8 +152,15 @@ def test_killed_workers_of_a_sweep_change_nothing(quiet, tmp_path):
     assert content(folder) == quiet["sweep"][1]
 
 
-@pytest.mark.parametrize("name", ["run", "sweep"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("run", signal.SIGTERM),
+        ("run", signal.SIGINT),
+        ("run", signal.SIGHUP),
+        ("sweep", signal.SIGTERM),
+    ],
+)
 def test_a_signal_ends_a_command_which_goes_on_later(number, name, quiet, tmp_path):
     folder = prepared(tmp_path)
     process = start(COMMANDS[name], folder)
@@ -182,7 +189,7 @@ def alive(pid):
 # Full disks
 
 
-@pytest.mark.parametrize("kib", [40, 60])
+@pytest.mark.parametrize("kib", [60])
 def test_a_limit_on_file_sizes_is_told_and_nothing_lost(kib, quiet, tmp_path):
     def limit():
         # Without the signal, a write fails as it does on a full disk.
@@ -206,7 +213,7 @@ cp s.sqlite .. 2>/dev/null; exit $code
 """
 
 
-@pytest.mark.parametrize("kib", [60, 80, 100])
+@pytest.mark.parametrize("kib", [80])
 def test_a_full_disk_is_told_and_nothing_lost(kib, quiet, tmp_path):
     folder = prepared(tmp_path)
     (folder / "small").mkdir()
