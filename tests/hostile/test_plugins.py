@@ -120,7 +120,7 @@ def outside(tmp_path):
 @pytest.fixture(autouse=True)
 def short_limits(untrusted, monkeypatch):
     monkeypatch.setattr(discovery, "_limits", [Limits()])
-    limit_plugins(Limits(memory_gib=1, seconds_per_call=3, open_files=64))
+    limit_plugins(Limits(memory_gib=1, seconds_per_call=5, open_files=64))
 
 
 def state_of_this_process():

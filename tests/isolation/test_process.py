@@ -35,7 +35,7 @@ ATTACKS = (Odd,)
 
 @pytest.fixture(autouse=True)
 def limits(untrusted):
-    limit_plugins(Limits(memory_gib=1, seconds_per_call=3))
+    limit_plugins(Limits(memory_gib=1, seconds_per_call=5))
 
 
 def attacked(tmp_path, body, *, n=1):
@@ -55,7 +55,7 @@ def attacked(tmp_path, body, *, n=1):
 @pytest.mark.slow
 def test_an_attack_that_asks_for_ever_ends(tmp_path):
     started = time.monotonic()
-    with pytest.raises(ForeignCodeError, match="took more than 3 s"):
+    with pytest.raises(ForeignCodeError, match="took more than 5 s"):
         attacked(tmp_path, "while True: problem.model(problem.x)")
     assert time.monotonic() - started < 60
 
