@@ -63,6 +63,15 @@ class SoundnessError(Exception):
         self.counterexamples = counterexamples
 
 
+def printable(text: str) -> str:
+    """Return a text with all characters escaped that a terminal may obey, but for line breaks."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def one_line(text: str, *, most: int = 200) -> str:
     """Return a text in one line, cut after `most` characters."""
     line = " ".join(text[: 20 * most].split())

@@ -6,16 +6,18 @@ The process gets the examples with their labels, and asks for logits and gradien
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.errors import ShapeError
 from robustbench_dyn.plugins import (
+    SERVICE,
     Entry,
     FactsOfStage,
     Plugin,
     StandIn,
+    facts_of_stage,
+    make_stage,
     process_of,
     stand_ins,
 )
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robustbench_dyn.attacks.problem import AttackProblem
-
-_SERVICE = "evaluation.serving"
 
 
 class FactsOfAttack(FactsOfStage):
@@ -48,12 +48,7 @@ def of_foreign_plugin(plugin: Plugin) -> Iterator[Entry]:
 
 def facts_of(kind: type[Attack]) -> dict[str, Any]:
     """Return what a stand-in must know of an attack, as JSON can say it."""
-    names = set(FactsOfAttack.model_fields) - {"norms", "settings"}
-    return {
-        **{name: getattr(kind, name) for name in names},
-        "norms": sorted(kind.norms),
-        "settings": kind().settings(),
-    }
+    return facts_of_stage(kind, FactsOfAttack)
 
 
 class IsolatedAttack(Attack, StandIn):
@@ -90,7 +85,7 @@ class IsolatedAttack(Attack, StandIn):
         process = process_of(self.plugin)
         with torch.enable_grad():
             answer = process.call(
-                f"{_SERVICE}:perturb",
+                f"{SERVICE}:perturb",
                 about,
                 tensors,
                 times=max(1, len(problem.x)),
@@ -109,15 +104,4 @@ class IsolatedAttack(Attack, StandIn):
 
 
 def _make(plugin: Plugin, facts: FactsOfAttack) -> type[Attack]:
-    known = facts.model_dump(exclude={"settings"})
-    settings = [
-        (name, type(default), field(default=default)) for name, default in facts.settings.items()
-    ]
-    return make_dataclass(
-        facts.name,
-        settings,
-        bases=(IsolatedAttack,),
-        namespace={**known, "plugin": plugin},
-        frozen=True,
-        kw_only=True,
-    )
+    return make_stage(IsolatedAttack, plugin, facts)

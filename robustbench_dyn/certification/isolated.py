@@ -7,14 +7,22 @@ trusted is in a process, too; a model that ships is loaded there a second time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier, Proof
 from robustbench_dyn.errors import CertificateError, ForeignCodeError
-from robustbench_dyn.plugins import Entry, FactsOfStage, Plugin, StandIn, stand_ins
+from robustbench_dyn.plugins import (
+    SERVICE,
+    Entry,
+    FactsOfStage,
+    Plugin,
+    StandIn,
+    facts_of_stage,
+    make_stage,
+    stand_ins,
+)
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 if TYPE_CHECKING:
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
 
     from robustbench_dyn.models.isolated import IsolatedModel
 
-_SERVICE = "evaluation.serving"
 # To prepare certifiers, of which semidefinite ones take longest, takes the time of so many calls.
 _TO_PREPARE = 10
 
@@ -54,7 +61,7 @@ class PreparedInProcess(PreparedCertifier):
             "prove",
             about,
             {"x": x, "logits": logits},
-            service=_SERVICE,
+            service=SERVICE,
             times=max(1, len(x)),
         )
         proof = _checked(answer.content, answer.tensors, x, logits)
@@ -94,7 +101,7 @@ def prepare_in_process(
         "norm": norm,
         "strict_rounding": strict_rounding,
     }
-    told = model.call("select", about, {}, service=_SERVICE, times=_TO_PREPARE)
+    told = model.call("select", about, {}, service=SERVICE, times=_TO_PREPARE)
     try:
         facts = told.content
         reasons = {str(name): str(reason) for name, reason in facts["not_applicable"].items()}
@@ -123,13 +130,7 @@ def of_foreign_plugin(plugin: Plugin) -> Iterator[Entry]:
 
 def facts_of(kind: type[Certifier[Any]]) -> dict[str, Any]:
     """Return what a stand-in must know of a certifier, as JSON can say it."""
-    names = set(FactsOfCertifier.model_fields) - {"norms", "settings", "phase"}
-    return {
-        **{name: getattr(kind, name) for name in names},
-        "norms": sorted(kind.norms),
-        "phase": kind.phase.value,
-        "settings": kind().settings(),
-    }
+    return facts_of_stage(kind, FactsOfCertifier)
 
 
 class FactsOfCertifier(FactsOfStage):
@@ -180,19 +181,7 @@ class IsolatedCertifier(Certifier[Any], StandIn):
 
 
 def _make(plugin: Plugin, facts: FactsOfCertifier) -> type[Certifier[Any]]:
-    known = {name: getattr(facts, name) for name in FactsOfCertifier.model_fields}
-    settings = [
-        (name, type(default), field(default=default))
-        for name, default in known.pop("settings").items()
-    ]
-    return make_dataclass(
-        facts.name,
-        settings,
-        bases=(IsolatedCertifier,),
-        namespace={**known, "plugin": plugin},
-        frozen=True,
-        kw_only=True,
-    )
+    return make_stage(IsolatedCertifier, plugin, facts)
 
 
 def _checked(

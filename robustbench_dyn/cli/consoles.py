@@ -9,7 +9,8 @@ from rich.markdown import Markdown
 from rich.table import Column, Table
 from rich.text import Text
 
-from robustbench_dyn.cli.output import printable, results
+from robustbench_dyn.cli.output import results
+from robustbench_dyn.errors import printable
 
 
 def stdout(*, width_of_pipe: int | None = None) -> Console:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, ParamSpec, TextIO
 
-from robustbench_dyn.errors import OutputError
+from robustbench_dyn.errors import OutputError, printable
 
 P = ParamSpec("P")
 
@@ -94,15 +94,6 @@ def print_error(message: str) -> None:
         print(f"dynbench: {line}", file=sys.stderr, flush=True)  # noqa: T201
     except (AttributeError, OSError):  # stderr is closed; the exit code remains
         return
-
-
-def printable(text: str) -> str:
-    """Return a text with all characters escaped that a terminal may obey, but for line breaks."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def finite_or_null(value: Any) -> Any:

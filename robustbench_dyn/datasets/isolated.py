@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustbench_dyn.datasets.dataset import Availability, DatasetInfo, RawSplit, Split
 from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
-from robustbench_dyn.plugins import Entry, FactsOfThing, Plugin, stand_ins, start_process
+from robustbench_dyn.plugins import SERVICE, Entry, FactsOfThing, Plugin, stand_ins, start_process
 
-if TYPE_CHECKING:
-    pass
-
-_SERVICE = "evaluation.serving"
 # To read a large data set takes the time of so many calls.
 _TO_READ = 10
 
@@ -58,7 +54,7 @@ def _load_raw(plugin: Plugin, name: str, split: Split, data_dir: Path | None) ->
     about = {"dataset": name, "split": split, "data_dir": str(data_dir) if data_dir else None}
     try:
         with reported(process.who):
-            answer = process.call(f"{_SERVICE}:load_raw", about, times=_TO_READ)
+            answer = process.call(f"{SERVICE}:load_raw", about, times=_TO_READ)
     finally:
         process.close()
     x, y = (answer.tensors.get(part) for part in ("x", "y"))

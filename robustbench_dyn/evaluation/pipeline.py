@@ -230,6 +230,7 @@ class Pipeline(Generic[AnyPlan]):
         def work(batch: Sequence[int]) -> Sequence[Result]:
             return stage.run(self._batch(batch, threat_model))
 
+        later = self._later(self.stages.index(stage))
         self._left |= dict.fromkeys(ids, stage.name)
         for metered in self._batching.over(
             ids,
@@ -240,7 +241,7 @@ class Pipeline(Generic[AnyPlan]):
             at_most=stage.at_most,
         ):
             after = [
-                self._after(stage, i, result, threat_model)
+                self._after(stage, i, result, threat_model, later)
                 for i, result in zip(metered.items, metered.result, strict=True)
             ]
             spent = [result.spent for result in metered.result]
@@ -273,10 +274,15 @@ class Pipeline(Generic[AnyPlan]):
         )
 
     def _after(
-        self, stage: Stage, example_id: int, result: Result, threat_model: ThreatModel
+        self,
+        stage: Stage,
+        example_id: int,
+        result: Result,
+        threat_model: ThreatModel,
+        later: Sequence[Later],
     ) -> Verdict:
-        """Return the next state of an example."""
-        eps, later = threat_model.eps, self._later(self.stages.index(stage))
+        """Return the next state of an example; later: the stages after this one."""
+        eps = threat_model.eps
         if isinstance(result, Classified):
             label = int(self.dataset.y[self._index[example_id]])
             return initial_verdict(example_id, label, result, eps, later)

@@ -120,15 +120,17 @@ class NetworkPlan:
             else self._attacks
         )
         self.flags = [f"certifier_failed:{name}" for name in selection.crashed]
+        foreign = isinstance(network, IsolatedModel)
+        resting = any(prepared.certifier.rests_on_bounds for prepared in self._certifiers)
+        declared = declared_bounds(network) if foreign or resting else []
         self.declared_labels = tuple(
             prepared.label(norm)
             for prepared in self._certifiers
-            if isinstance(network, IsolatedModel)
-            or (prepared.certifier.rests_on_bounds and declared_bounds(network))
+            if foreign or (declared and prepared.certifier.rests_on_bounds)
         )
-        if self.declared_labels and declared_bounds(network):
+        if self.declared_labels and declared:
             self.flags.append(SELF_DECLARED)
-        if self._certifiers and isinstance(network, IsolatedModel):
+        if self._certifiers and foreign:
             self.flags.append(CERTIFIED_ELSEWHERE)
         identity = model.identity
         attack_spec = partial(stage_spec, in_suite=suite)
@@ -161,7 +163,7 @@ class NetworkPlan:
             spec=spec,
             parameters=count_parameters(network),
             lipschitz_bound=_bound(network),
-            declared_bounds=tuple(declared_bounds(network)) if self.declared_labels else (),
+            declared_bounds=tuple(declared) if self.declared_labels else (),
             not_applicable=selection.not_applicable,
         )
 

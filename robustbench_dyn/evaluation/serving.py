@@ -48,18 +48,14 @@ def describe(_state: State, message: Message) -> Message:
         "certifiers": (CERTIFIERS, certifiers.facts_of),
         "datasets": (DATASETS, datasets.facts_of),
     }
-    found = dict[str, list[dict[str, Any]]]()
+    origin, found = f"the folder {folder}", dict[str, list[dict[str, Any]]]()
     for kind, (registry, facts_of) in registries.items():
-        of_plugin = [
-            entry
-            for entry in registry.entries().values()
-            if entry.origin == read_plugin(folder, f"the folder {folder}").origin
-        ]
         found[kind] = [
             {"name": entry.name, "problem": entry.problem}
             if entry.problem
             else {"facts": facts_of(registry.get(entry.name))}
-            for entry in of_plugin
+            for entry in registry.entries().values()
+            if entry.origin == origin
         ]
     return Message("described", found)
 

@@ -89,18 +89,12 @@ def as_message(error: Exception) -> Message:
 
 def as_exception(message: Message) -> Exception:
     """Return the error that a message tells of; of an unknown type, a RuntimeError."""
-    kind, text = (_printable(message.content.get(key, "")) for key in ("type", "message"))
+    told = (str(message.content.get(key, ""))[:_LONGEST_ERROR] for key in ("type", "message"))
+    kind, text = map(errors.printable, told)
     known = _ERRORS.get(kind)
     if known is not None:
         return known(text)
     return RuntimeError(text if kind == "RuntimeError" else f"{kind}: {text}")
-
-
-def _printable(text: object) -> str:
-    """Return a text with all characters escaped that a terminal may obey, but for line breaks."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text)[:_LONGEST_ERROR]
-    )
 
 
 class Channel:

@@ -22,7 +22,7 @@ _NUMBER, _ARCHITECTURE, _FIRST_LOW, _FIRST_HIGH = 0, 4, 16, 20
 _CLONE_THREAD = 0x00010000
 _OTHER_ABI = 0x40000000  # x32, on x86-64
 
-# By machine: the name of its audit architecture, the number of seccomp, and those of other calls.
+# The numbers of calls by machine; those that are refused to all.
 _REFUSED = {
     "x86_64": {
         "socket": 41,

@@ -21,6 +21,7 @@ from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.isolated import IsolatedModel
 from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.models.validation import probes
+from robustbench_dyn.plugins import SERVICE
 from robustbench_dyn.resources import shipped
 
 _PACKAGE = __name__.partition(".")[0]
@@ -56,7 +57,7 @@ def declared_bounds(model: nn.Module) -> list[str]:
 def _bounds_of(model: nn.Module) -> Tensor:
     if not isinstance(model, IsolatedModel):
         return pairwise_lipschitz(model)
-    bounds = model.call("bounds", {}, {}, service="evaluation.serving").tensors["bounds"]
+    bounds = model.call("bounds", {}, {}, service=SERVICE).tensors["bounds"]
     # Written so that NaN fails it.
     if bounds.dtype != torch.float64 or bounds.dim() != 2 or not bool((bounds >= 0).all()):
         raise TypeError("the process of the model returned no bounds, (classes, classes)")

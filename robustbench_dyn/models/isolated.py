@@ -15,13 +15,12 @@ from robustbench_dyn.errors import ForeignCodeError, RegistryError
 from robustbench_dyn.isolation.asking import Asking
 from robustbench_dyn.isolation.channel import Message
 from robustbench_dyn.isolation.process import ChildProcess, reported
-from robustbench_dyn.plugins import find_plugins, folders_in_use, limits_in_use
+from robustbench_dyn.plugins import SERVICE, find_plugins, folders_in_use, limits_in_use
 
 if TYPE_CHECKING:
     from robustbench_dyn.plugins import Plugin, Weights
 
 _PASSES = "models.serving"
-_SERVICE = "evaluation.serving"
 # To import a plugin's libraries and to build its network takes the time of so many calls.
 _TO_LOAD = 2
 
@@ -153,7 +152,7 @@ def load_isolated(
     }
     try:
         with reported(who):
-            facts = process.call(f"{_SERVICE}:load", about, times=_TO_LOAD).content
+            facts = process.call(f"{SERVICE}:load", about, times=_TO_LOAD).content
     except RegistryError as error:
         raise RegistryError(f"{who} is broken: {error}") from error
     return IsolatedModel(process, _checked_facts(facts))
@@ -162,7 +161,7 @@ def load_isolated(
 def load_again(model: nn.Module) -> IsolatedModel | None:
     """Return a registered model of this process once more, in a process of its own.
 
-    None where it is no registered model, or where that one returns other logits.
+    None where it is no registered model, or is not as it was loaded.
     """
     from robustbench_dyn.models.identity import registered_identity  # noqa: PLC0415
 

@@ -17,9 +17,12 @@ from robustbench_dyn.plugins.discovery import (
 )
 from robustbench_dyn.plugins.entries import from_plugins, subclass_of
 from robustbench_dyn.plugins.foreign import (
+    SERVICE,
     FactsOfStage,
     FactsOfThing,
     StandIn,
+    facts_of_stage,
+    make_stage,
     process_of,
     stand_ins,
     start_process,
@@ -35,6 +38,7 @@ from robustbench_dyn.plugins.registry import (
 
 __all__ = [
     "BUILT_IN",
+    "SERVICE",
     "Card",
     "Entry",
     "FactsOfStage",
@@ -46,6 +50,7 @@ __all__ = [
     "StandIn",
     "Weights",
     "code_of",
+    "facts_of_stage",
     "find_plugins",
     "folders_in_use",
     "from_plugins",
@@ -55,6 +60,7 @@ __all__ = [
     "limit_plugins",
     "limits_in_use",
     "load_plugins",
+    "make_stage",
     "parse_names",
     "process_of",
     "read_plugin",

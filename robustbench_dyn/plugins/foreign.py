@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable, Iterator
+from dataclasses import field, make_dataclass
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -22,6 +24,7 @@ from robustbench_dyn.plugins.registry import Entry
 if TYPE_CHECKING:
     from robustbench_dyn.isolation.process import ChildProcess
 
+# The module whose functions a process runs; it imports more than this package may.
 SERVICE = "evaluation.serving"
 # To import a plugin, with the libraries that it needs, takes the time of so many calls.
 _TO_IMPORT = 2
@@ -71,6 +74,27 @@ class FactsOfStage(FactsOfThing):
         return settings
 
 
+def facts_of_stage(kind: type[Any], facts: type[FactsOfStage]) -> dict[str, Any]:
+    """Return what the stand-in of an attack or a certifier must know, as JSON can say it."""
+    told = {name: getattr(kind, name) for name in set(facts.model_fields) - {"settings"}}
+    plain = {name: fact.value if isinstance(fact, Enum) else fact for name, fact in told.items()}
+    return plain | {"norms": sorted(kind.norms), "settings": kind().settings()}
+
+
+def make_stage(base: type[Any], plugin: Plugin, facts: FactsOfStage) -> type[Any]:
+    """Return a stand-in for an attack or a certifier: a dataclass of its settings."""
+    known = {name: getattr(facts, name) for name in type(facts).model_fields}
+    settings = known.pop("settings")
+    return make_dataclass(
+        facts.name,
+        [(name, type(default), field(default=default)) for name, default in settings.items()],
+        bases=(base,),
+        namespace={**known, "plugin": plugin},
+        frozen=True,
+        kw_only=True,
+    )
+
+
 def stand_ins(
     plugin: Plugin, kind: Kind, facts: type[Facts], make: Callable[[Plugin, Facts], Any]
 ) -> Iterator[Entry]:
@@ -80,7 +104,8 @@ def stand_ins(
     fails or describes nonsense, the Entry has that problem.
     """
     try:
-        described = _described(plugin.folder, hash_code(plugin.folder), plugin.origin)
+        code = hash_code(plugin.folder)
+        described = _described(plugin.folder, code, plugin.origin)
         if isinstance(described, str):
             raise RegistryError(described)
         for told in described.get(kind, ()):
@@ -93,7 +118,7 @@ def stand_ins(
                 )
                 continue
             known = facts.model_validate(told["facts"])
-            place = (plugin.folder, hash_code(plugin.folder), kind, known.model_dump_json())
+            place = (plugin.folder, code, kind, known.model_dump_json())
             # One stand-in for all lookups: a class is equal to itself alone.
             if place not in _MADE:
                 _MADE[place] = make(plugin, known)
