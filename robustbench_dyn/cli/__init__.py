@@ -21,6 +21,7 @@ from robustbench_dyn.cli import (
     scaffolding,
     storing,
     tables,
+    verifying,
 )
 from robustbench_dyn.cli.output import print_result, reserve_stdout, reserving_stdout
 
@@ -79,6 +80,7 @@ app.command()(reserving_stdout(scaffolding.new))
 app.command()(reserving_stdout(models.train))
 app.command("sweep")(reserving_stdout(tables.sweep_))
 app.command()(reserving_stdout(publishing.leaderboard))
+app.command()(reserving_stdout(verifying.verify))
 app.command("export")(reserving_stdout(tables.export_))
 app.add_typer(store, name="store")
 store.command("check")(reserving_stdout(storing.check_store))

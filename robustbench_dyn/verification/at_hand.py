@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,8 +73,3 @@ def distance(x_adv: NDArray[np.float32], x: NDArray[np.float32], norm: Norm) -> 
         if norm == "Linf":
             return float(delta.max())
         return float(np.sqrt(np.square(delta).sum())) if norm == "L2" else float(delta.sum())
-
-
-def digest(content: bytes) -> str:
-    """Return the first digits of the SHA-256 of some bytes, to tell arrays apart."""
-    return hashlib.sha256(content).hexdigest()[:12]

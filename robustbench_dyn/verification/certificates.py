@@ -1,4 +1,4 @@
-"""Certificates recomputed: each by the certifier that the row names, at the radius that it states."""
+"""Certificates recomputed: each by the certifier that the row names, at the stated radius."""
 
 from __future__ import annotations
 

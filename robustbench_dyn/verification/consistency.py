@@ -172,5 +172,3 @@ def _refuted_radius(evidence: Evidence, verdict: Verdict) -> str:
     if verdict.adversarial_distance <= verdict.certified_radius:
         return "its adversarial example lies inside its certified radius"
     return ""
-
-

@@ -105,5 +105,3 @@ def _same_machine(both: Iterable[Evidence]) -> bool:
     """Say whether logits of two rows were computed in the same way, as far as records tell."""
     specs = [evidence.record.spec for evidence in both]
     return len({(s.device, s.torch_version, s.precision, s.batch_size) for s in specs}) == 1
-
-

@@ -1,4 +1,4 @@
-"""Counterexamples that a replay finds, in the form in which `dynbench verify --evidence` takes them."""
+"""Counterexamples that a replay finds, in files that `dynbench verify --evidence` takes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from robustbench_dyn.files import replacing
 from robustbench_dyn.names import file_name, inside
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.verdicts import Verdict
-from robustbench_dyn.verification.at_hand import DataAtHand, Images, adversarial_example
 
 
-def save_counterexample(folder: Path | None, evidence: Evidence, found: Verdict) -> str:
+def save_counterexample(
+    folder: Path | None, evidence: Evidence, found: Verdict, *, input_shape: tuple[int, ...]
+) -> str:
     """Write an adversarial example as .npz; return its path, or nothing where none is written.
 
     found: the verdict that a replay came to. The file has what submissions.read takes.
@@ -22,13 +23,9 @@ def save_counterexample(folder: Path | None, evidence: Evidence, found: Verdict)
     if folder is None or found.x_adv is None:
         return ""
     spec = evidence.record.spec
-    x_adv = np.frombuffer(found.x_adv, dtype="<f4")
-    images = DataAtHand(folder).images(spec.dataset)
-    if isinstance(images, Images):
-        shaped = adversarial_example(found, images)
-        x_adv = x_adv if shaped is None else shaped
+    x_adv = np.frombuffer(found.x_adv, dtype="<f4").reshape(input_shape)
     name = file_name(
-        spec.model.replace("/", "-"),
+        spec.model,
         spec.norm,
         f"{evidence.eps:g}",
         str(found.example_id),

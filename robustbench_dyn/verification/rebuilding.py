@@ -71,7 +71,7 @@ def base_name(spec: EvaluationSpec) -> str:
 
 
 def smoothing_of(spec: EvaluationSpec) -> Smoothing:
-    """Return how the classifier of a row is smoothed; raises RefusedError where it makes no sense."""
+    """Return how the classifier of a row is smoothed; raises RefusedError for bad settings."""
     told = spec.smoothing
     if told is None:
         raise RefusedError(f"{spec.model} is not smoothed")

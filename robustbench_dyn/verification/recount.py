@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,9 +67,7 @@ def _data(evidence: Evidence, images: Images) -> Iterator[Finding]:
         yield Finding(
             "labels", f"{shown_ids(labels)}: the labels are not the data set's", tuple(labels)
         )
-    classes = [
-        v.example_id for v in evidence.verdicts if not ABSTAINED <= v.prediction < n_classes
-    ]
+    classes = [v.example_id for v in evidence.verdicts if not ABSTAINED <= v.prediction < n_classes]
     if classes:
         yield Finding("labels", f"{shown_ids(classes)}: no such class is there", tuple(classes))
     yield from _adversarial_examples(evidence, images)
@@ -100,12 +98,3 @@ def _wrong_image(evidence: Evidence, verdict: Verdict, images: Images) -> str:
     if not math.isclose(reached, verdict.adversarial_distance, rel_tol=DISTANCE, abs_tol=DISTANCE):
         return "the adversarial example has another distance than the verdict says"
     return ""
-
-
-def of_one_table(rows: Sequence[Row]) -> Iterator[tuple[int, Finding]]:
-    """Yield rows of a table that stand in it twice, by their place."""
-    first: dict[str, int] = {}
-    for place, row in enumerate(rows):
-        sha256 = row["evidence_sha256"]
-        if sha256 and first.setdefault(sha256, place) != place:
-            yield place, Finding("evidence", "another row of the folder rests on the same evidence")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,12 +32,12 @@ from robustbench_dyn.verification.judging import (
     DISTANCE,
     ROUNDING,
     UNREPEATED,
+    VARIATION,
     how_many_hold,
     is_chance,
     p_value,
 )
 from robustbench_dyn.verification.rebuilding import (
-    RefusedError,
     rebuild_attacks,
     rebuild_certifiers,
     rebuild_subject,
@@ -93,7 +92,8 @@ def replay(evidence: Evidence, options: ReplayOptions) -> Replayed:
         replay_smoothed(found, evidence, subject, sample, options)
         return found
     device = device_of(subject.model, options.device)
-    batch_size = _BATCH_SIZE if spec.batch_size is None else spec.batch_size
+    # A row may say "auto", which measures, and stops where memory runs out.
+    batch_size = spec.batch_size if isinstance(spec.batch_size, int) else _BATCH_SIZE
     with (
         reported(),
         machine_errors_explained(),
@@ -196,7 +196,9 @@ class _Replay:
 
     def prove_again(self, sample: Sample) -> None:
         """Hold the certificates and radii of the sample to what certifiers prove now."""
-        verdicts = [v for v in (*sample.certified, *sample.undecided, *sample.broken) if v.certifier]
+        verdicts = [
+            v for v in (*sample.certified, *sample.undecided, *sample.broken) if v.certifier
+        ]
         if not verdicts or self.spec.voids_certificates(self.evidence.flags):
             return
         certifiers, foreign = rebuild_certifiers(self.evidence)
@@ -260,7 +262,7 @@ class _Replay:
             ("broken examples stand", standing, len(sample.broken)),
         ):
             if failed and not is_chance(len(failed), tried):
-                chance = p_value(len(failed), tried, rate=0.05)
+                chance = p_value(len(failed), tried, rate=VARIATION)
                 self.found.fails(
                     "attacks",
                     f"{len(failed)} of {tried} {what} when the suite is run again with another "
@@ -279,12 +281,15 @@ class _Replay:
                     )
                 )
 
-    def _judge_certified(
-        self, sample: Sample, after: dict[int, Verdict], fell: set[int]
-    ) -> None:
+    def _judge_certified(self, sample: Sample, after: dict[int, Verdict], fell: set[int]) -> None:
         refuted = [v for v in sample.certified if v.example_id in fell]
         for verdict in refuted:
-            path = save_counterexample(self.options.keep, self.evidence, after[verdict.example_id])
+            path = save_counterexample(
+                self.options.keep,
+                self.evidence,
+                after[verdict.example_id],
+                input_shape=tuple(self.dataset.x.shape[1:]),
+            )
             self.found.fails(
                 "certificate",
                 f"example {verdict.example_id}: certified within {verdict.certified_radius:g}, and "
@@ -372,6 +377,3 @@ def _images_of(verdicts: Sequence[Verdict], x: Tensor) -> Tensor | None:
 def _in_range(images: Tensor) -> Tensor:
     flat = images.flatten(1)
     return (flat >= 0).all(dim=1) & (flat <= 1).all(dim=1)
-
-
-__all__ = ["RefusedError", "ReplayOptions", "Replayed", "replay"]
