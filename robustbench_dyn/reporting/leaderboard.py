@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from robustbench_dyn.files import write_text
 from robustbench_dyn.names import file_name, inside
 from robustbench_dyn.reporting.cells import to_markdown_text
 from robustbench_dyn.reporting.folder import replacing_folder, settled
+from robustbench_dyn.reporting.headings import format_eps
 from robustbench_dyn.reporting.rows import checked_row, read_rows, to_csv
 from robustbench_dyn.resources import shipped
 from robustbench_dyn.results.store import Run, Store
@@ -23,8 +23,6 @@ from robustbench_dyn.results.summary import SUMMARY_COLUMNS
 _COSTS = ("forward_passes", "backward_passes", "seconds")
 _ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy")
 _PERCENT = (*_ACCURACIES, "gap", "ci_low", "ci_high")
-# An eps such as 2/7 is written as a fraction up to here.
-_LARGEST_DENOMINATOR = 1000
 _SHOWN = ("model", "n_examples", *_PERCENT, "certifiers", "attacks", *_COSTS)
 
 
@@ -134,23 +132,6 @@ def to_markdown(table: pd.DataFrame) -> str:
             lines.append("| " + " | ".join(_cell(c, row[c]) for c in _SHOWN) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
-
-
-def format_eps(eps: float) -> str:
-    """Write eps as k/255 where it is one, else as a short decimal or p/q, else with all digits.
-
-    The text stands for this eps alone: read as a float, it gives eps again.
-    """
-    k = round(eps * 255)
-    if 0 < k < 128 and k / 255 == eps:
-        return f"{k}/255"
-    short = f"{eps:g}".replace("e+", "e")
-    if float(short) == eps:
-        return short
-    ratio = Fraction(eps).limit_denominator(_LARGEST_DENOMINATOR)
-    if ratio.numerator / ratio.denominator == eps:
-        return f"{ratio.numerator}/{ratio.denominator}"
-    return repr(float(eps)).replace("e+", "e")
 
 
 def _table(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
