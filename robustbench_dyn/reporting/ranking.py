@@ -88,9 +88,9 @@ def ranked(entries: Sequence[Entry]) -> list[Entry]:
     Models are ranked among those on equal images, by the number of examples that are certified
     (that no attack broke) in the rows of all its seeds. A model is ranked only if each of its rows
     has evidence, of the same examples, and no open flag; all others get None, as do the empirical
-    ranks of models that no attack was run on. Equal ranks are tied groups, see above; the rank is 1 + the number of models
-    in the groups above, so that four models may have 1, 1, 1, 4. The ranks depend neither on the
-    order of the entries nor on the names of the models.
+    ranks of models that no attack was run on. Equal ranks are tied groups, see above; the rank is
+    1 + the number of models in the groups above, so that four models may have 1, 1, 1, 4. The ranks
+    depend neither on the order of the entries nor on the names of the models.
     """
     of_models = dict[ModelOfTable, list[int]]()
     for place, entry in enumerate(entries):

@@ -1,7 +1,6 @@
 """Entries of leaderboards from the statuses of their examples, with evidence that carries them."""
 
 from oracles.records import record
-
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.summary import summary_row
