@@ -1,4 +1,4 @@
-"""Lines of tables: what Markdown, LaTeX and the page show, with the seeds of a model as one line."""
+"""Lines of tables: what Markdown, LaTeX and the page show, the seeds of a model as one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from robustbench_dyn.reporting.headings import format_percent, format_threat_model
 from robustbench_dyn.reporting.published import Entry
-from robustbench_dyn.reporting.ranking import Images, ModelOfTable, images_of, model_of, tied
+from robustbench_dyn.reporting.ranking import ModelOfTable, model_of, tied
+from robustbench_dyn.reporting.rows import Images
 from robustbench_dyn.results.flags import FLAGS, name_of
 
 # As many digits of a hash tell the weights of one name apart.

@@ -134,8 +134,8 @@ def format_attacks(row: Mapping[str, Any]) -> str:
 def members_of_suites(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return each suite that the rows name, with its attacks, once for each list of attacks.
 
-    A suite has other attacks for another norm or number of classes; attacks that flags added are
-    left out.
+    A suite has other attacks for another norm or number of classes. Attacks that flags added, and
+    those that replaced a suite, are left out.
     """
     members = set[tuple[str, str]]()
     for row in rows:
@@ -144,5 +144,6 @@ def members_of_suites(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]
             added = (row.get("added_attacks") or "").split("+")
             # One that failed is the same member.
             attacks = [name.removesuffix("(failed)") for name in row["attacks"].split("+")]
-            members.add((suite, ", ".join(a for a in attacks if a not in added) or "none"))
+            if own := [name for name in attacks if name not in added]:
+                members.add((suite, ", ".join(own)))
     return sorted(members)

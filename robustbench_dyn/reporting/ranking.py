@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_dyn.reporting.published import Entry
+from robustbench_dyn.reporting.rows import Images, images
 from robustbench_dyn.reporting.statistics import holm, mcnemar_of
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.verdicts import Status
@@ -35,17 +36,6 @@ Booleans = NDArray[np.bool_]
 
 # Of one wrong separation or more among all pairs of a table.
 LEVEL = 0.05
-
-
-class Images(NamedTuple):
-    """The images and the threat model of a row; rows that differ in one of them have no order."""
-
-    dataset: str
-    data_sha256: str
-    norm: str
-    eps: float
-    first_example: int | None
-    n_examples: int
 
 
 class ModelOfTable(NamedTuple):
@@ -60,22 +50,10 @@ class ModelOfTable(NamedTuple):
     suite: str
 
 
-def images_of(row: Mapping[str, Any]) -> Images:
-    """Return the images of a row; tables of earlier versions lack some columns."""
-    return Images(
-        dataset=row["dataset"],
-        data_sha256=row.get("data_sha256") or "",
-        norm=row["norm"],
-        eps=row["eps"],
-        first_example=row.get("first_example"),
-        n_examples=row["n_examples"],
-    )
-
-
 def model_of(row: Mapping[str, Any]) -> ModelOfTable:
     """Return the model of a row; rows of one model differ in their seed alone."""
     return ModelOfTable(
-        images=images_of(row),
+        images=images(row),
         model=row["model"],
         weights_sha256=row.get("weights_sha256") or "",
         suite=row.get("suite") or "",
@@ -198,5 +176,5 @@ def tied(entries: Iterable[Entry], column: str) -> set[tuple[Images, int]]:
     models = dict[tuple[Images, int], set[ModelOfTable]]()
     for entry in entries:
         if (rank := entry.row.get(column)) is not None:
-            models.setdefault((images_of(entry.row), rank), set()).add(model_of(entry.row))
+            models.setdefault((images(entry.row), rank), set()).add(model_of(entry.row))
     return {place for place, sharing in models.items() if len(sharing) > 1}

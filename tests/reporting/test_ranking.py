@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles.entries import entry
 
-from robustbench_dyn.reporting.ranking import images_of, ranked, ranks, separated, tied
+from robustbench_dyn.reporting.ranking import ranked, ranks, separated, tied
+from robustbench_dyn.reporting.rows import images
 from robustbench_dyn.reporting.statistics import holm, mcnemar
 
 
@@ -153,7 +154,7 @@ def test_tied_names_the_shared_ranks():
             entry("c", letters(500), seed=1),
         ]
     )
-    assert tied(entries, "certified_rank") == {(images_of(entries[0].row), 1)}
+    assert tied(entries, "certified_rank") == {(images(entries[0].row), 1)}
 
 
 @pytest.mark.parametrize("seed", range(3))
