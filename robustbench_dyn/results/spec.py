@@ -135,7 +135,9 @@ class Record:
     spec: what the verdicts depend on. parameters, lipschitz_bound: facts about the model, for
     tables; None where there is no bound. declared_bounds: the classes of the model whose own bounds
     certificates rest on. not_applicable: the certifiers of `auto` that cannot treat the model, with
-    the reason.
+    the reason. suite: the name of the suite of attacks, or "custom" where attacks were named one by
+    one; empty in records of earlier versions. training_record: the SHA-256 of the recipe that the
+    weights were trained by; empty for unregistered models and weights without a recipe.
     """
 
     spec: EvaluationSpec
@@ -143,6 +145,8 @@ class Record:
     lipschitz_bound: float | None = None
     declared_bounds: tuple[str, ...] = ()
     not_applicable: Mapping[str, str] = field(default_factory=dict)
+    suite: str = ""
+    training_record: str = ""
 
     def to_json(self) -> str:
         """Return the record as JSON; from_json reads it back."""
