@@ -25,6 +25,7 @@ from robustbench_dyn.reporting.published import (
     read_folder,
     tables_in,
 )
+from robustbench_dyn.reporting.ranking import ranked
 from robustbench_dyn.reporting.rows import (
     Row,
     RowIdentity,
@@ -270,7 +271,7 @@ def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
         )
         for entry in entries
     ]
-    final = sorted(flagged, key=_order)
+    final = sorted(ranked(flagged), key=_order)
     names = []
     for name, of_one in _files(final).items():
         write_text(inside(new, name), to_csv(entry.row for entry in of_one))
