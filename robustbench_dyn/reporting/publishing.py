@@ -12,7 +12,8 @@ from robustbench_dyn.files import write_text
 from robustbench_dyn.names import file_name, inside
 from robustbench_dyn.plugins import unknown
 from robustbench_dyn.reporting.folder import replacing_folder, settled
-from robustbench_dyn.reporting.leaderboard import as_table, format_eps, to_markdown
+from robustbench_dyn.reporting.headings import format_eps
+from robustbench_dyn.reporting.leaderboard import as_table, to_markdown
 from robustbench_dyn.reporting.open_flags import open_flags
 from robustbench_dyn.reporting.properties import Findings, Measured, read_findings
 from robustbench_dyn.reporting.properties import to_csv as properties_to_csv
@@ -24,6 +25,7 @@ from robustbench_dyn.reporting.published import (
     read_folder,
     tables_in,
 )
+from robustbench_dyn.reporting.ranking import ranked
 from robustbench_dyn.reporting.rows import (
     Row,
     RowIdentity,
@@ -269,7 +271,7 @@ def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
         )
         for entry in entries
     ]
-    final = sorted(flagged, key=_order)
+    final = sorted(ranked(flagged), key=_order)
     names = []
     for name, of_one in _files(final).items():
         write_text(inside(new, name), to_csv(entry.row for entry in of_one))
