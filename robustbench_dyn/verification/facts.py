@@ -50,6 +50,7 @@ def _numbers(found: Replayed, evidence: Evidence, model: nn.Module) -> None:
         ("family", spec.family, family),
         ("plugin_version", spec.plugin_version, version),
         ("parameters", record.parameters, count_parameters(model)),
+        ("training_record", record.training_record, known.recipe_sha256 if known else ""),
     ):
         if told != here:
             found.fails("facts", f"{name} is {told} in the row, and {here} of the model")

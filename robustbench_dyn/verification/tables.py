@@ -19,6 +19,7 @@ from robustbench_dyn.reporting.published import (
     tables_in,
 )
 from robustbench_dyn.reporting.publishing import is_named, label, read_withdrawn
+from robustbench_dyn.reporting.ranking import ranked
 from robustbench_dyn.reporting.rows import Row, identity, try_rows
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.evidence_files import read_evidence
@@ -187,14 +188,28 @@ def _check_flags(lines: Sequence[Line], folder: Path) -> None:
     except InputError as error:
         lines[0].findings.append(Finding("properties", str(error)))
         return
+    readable = True
     for line in lines:
         if line.row is None or line.evidence is None:
+            readable = False
             continue
         due = open_flags(line.row, measured.failed(line.row))
         stands = (line.row["open_flags"] or "").split()
         if due != stands:
             told = f"open_flags is {' '.join(stands)!r}, and must be {' '.join(due)!r}"
             line.findings.append(Finding("open flags", told))
+    # Ranks depend on all rows of a table.
+    if readable:
+        _check_ranks(lines)
+
+
+def _check_ranks(lines: Sequence[Line]) -> None:
+    entries = [Entry(line.row or {}, line.evidence) for line in lines]
+    for line, entry in zip(lines, ranked(entries), strict=True):
+        for name in ("certified_rank", "empirical_rank"):
+            stands, due = (line.row or {})[name], entry.row[name]
+            if stands != due:
+                line.findings.append(Finding("ranks", f"{name} is {stands}, and must be {due}"))
 
 
 def _check_withdrawn(lines: Sequence[Line], folder: Path) -> None:
