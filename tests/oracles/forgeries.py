@@ -87,7 +87,8 @@ def honest_folder(folder: Path, plugins: Path, *, seed: int = 0, n_examples: int
         model,
         load_dataset(DATASET, n_examples=n_examples),
         ThreatModel("L2", FAR),
-        attacks="pgd:n_steps=1",
+        attacks="square:n_queries=1",
+        certifiers="none",
         seed=seed,
         store=store,
     )
@@ -104,7 +105,8 @@ def honest_folder(folder: Path, plugins: Path, *, seed: int = 0, n_examples: int
     data = load_dataset("digits", n_examples=min(20, n_examples))
     attacks = "fab-t"
     evaluate(model, data, ThreatModel("L2", 0.5), attacks=attacks, seed=seed, store=store)
-    publish(entries_of(store), folder)
+    # All images, as a forger who ran the model has them.
+    publish(entries_of(store, n_adversarial=1000), folder)
     store.close()
     return folder
 
@@ -369,7 +371,8 @@ def dropped_example(folder):
     """A broken example that is left out."""
 
     def without(evidence):
-        gone = of_status(evidence, Status.BROKEN)[0]
+        ends = (evidence.verdicts[0], evidence.verdicts[-1])
+        gone = next(v for v in of_status(evidence, Status.BROKEN) if v not in ends)
         left = tuple(v for v in evidence.verdicts if v is not gone)
         return replace(evidence, verdicts=left).with_sample()
 
@@ -628,8 +631,15 @@ def image_of_other_bytes(folder):
 
 @forgery("replay", "adversarial example")
 def image_that_fools_nothing(folder):
-    """The clean images, nearly, in place of adversarial examples, with their small distances."""
-    change_image(folder, lambda image, x: x + 1e-3 * (image - x))
+    """Images that are too near in place of adversarial examples, though beyond the radii."""
+    radii = {v.x_adv: v.certified_radius for v in entry_of(folder).evidence.verdicts}
+
+    def nearer(image, x):
+        radius = radii[image.tobytes()]
+        share = 1.01 * radius / np.linalg.norm(image - x) if radius > 0 else 1e-3
+        return x + min(share, 1) * (image - x)
+
+    change_image(folder, nearer)
 
 
 @forgery("recount", "sample")
