@@ -42,6 +42,17 @@ def is_chance(failed: int, tried: int, *, rate: float = VARIATION) -> bool:
     return p_value(failed, tried, rate=rate) >= LEVEL
 
 
+def differs_one_sidedly(fell: int, stood: int) -> bool:
+    """Say whether more undecided examples fell than broken ones stood, or fewer, beyond chance.
+
+    Where an honest row was made with another seed, it and the replay are two draws of the same
+    attack: an example that differs is as likely of one kind as of the other. The exact sign test,
+    two-sided at LEVEL, whatever the attack's variation.
+    """
+    n = fell + stood
+    return n > 0 and min(1.0, 2 * float(binom.cdf(min(fell, stood), n, 0.5))) < LEVEL
+
+
 def how_many_hold(what: str, *, sample: int, held: int, population: int) -> str:
     """Say how many of a population hold for sure, given those of a random sample that do.
 

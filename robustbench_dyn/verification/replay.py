@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from robustbench_dyn.verification.judging import (
     ROUNDING,
     UNREPEATED,
     VARIATION,
+    differs_one_sidedly,
     how_many_hold,
     is_chance,
     p_value,
@@ -43,7 +44,7 @@ from robustbench_dyn.verification.rebuilding import (
     rebuild_subject,
     versions_that_differ,
 )
-from robustbench_dyn.verification.sampling import Sample, draw
+from robustbench_dyn.verification.sampling import Sample, draw, varies
 
 _BATCH_SIZE = 250
 
@@ -257,22 +258,10 @@ class _Replay:
         self._judge_certified(sample, after, fell)
         fallen = [v.example_id for v in sample.undecided if v.example_id in fell]
         standing = [v.example_id for v in sample.broken if v.example_id not in fell]
-        for what, failed, tried in (
-            ("undecided examples fall", fallen, len(sample.undecided)),
-            ("broken examples stand", standing, len(sample.broken)),
-        ):
-            if failed and not is_chance(len(failed), tried):
-                chance = p_value(len(failed), tried, rate=VARIATION)
-                self.found.fails(
-                    "attacks",
-                    f"{len(failed)} of {tried} {what} when the suite is run again with another "
-                    f"seed, which chance does with probability {chance:.1g} at most "
-                    f"({shown_ids(failed)})",
-                    failed,
-                )
+        judge_attacks(self.found, self.evidence, sample, fell)
         for what, failed, tried, population in (
             ("undecided examples", fallen, len(sample.undecided), sample.n_undecided),
-            ("broken examples", standing, len(sample.broken), sample.n_broken - len(sample.kept)),
+            ("broken examples", standing, len(sample.broken), sample.n_broken),
         ):
             if tried:
                 self.found.statements.append(
@@ -342,6 +331,30 @@ class _Replay:
     def _size(self) -> int:
         size = self.spec.batch_size
         return size if isinstance(size, int) else _BATCH_SIZE
+
+
+def judge_attacks(
+    found: Replayed, evidence: Evidence, sample: Sample, fell: Collection[int]
+) -> None:
+    """Judge which undecided examples fell and which broken ones stood when attacks ran again."""
+    fallen = [v.example_id for v in sample.undecided if v.example_id in fell]
+    standing = [v.example_id for v in sample.broken if v.example_id not in fell]
+    # Of attacks that may vary by any amount, only a difference to one side tells something.
+    if varies(evidence) and not differs_one_sidedly(len(fallen), len(standing)):
+        return
+    for what, failed, tried in (
+        ("undecided examples fall", fallen, len(sample.undecided)),
+        ("broken examples stand", standing, len(sample.broken)),
+    ):
+        if failed and not is_chance(len(failed), tried):
+            chance = p_value(len(failed), tried, rate=VARIATION)
+            found.fails(
+                "attacks",
+                f"{len(failed)} of {tried} {what} when the attacks are run again with another "
+                f"seed; of variation by {100 * VARIATION:g} %, that has probability {chance:.1g} "
+                f"({shown_ids(failed)})",
+                failed,
+            )
 
 
 def _parts(verdicts: Sequence[Verdict], size: int) -> Iterator[Sequence[Verdict]]:

@@ -6,12 +6,23 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from robustbench_dyn.attacks.catalogue import SUITES
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.verdicts import Status, Verdict
 
 
+def varies(evidence: Evidence) -> bool:
+    """Say whether nothing is known of how much the attacks of a row vary from run to run.
+
+    Suites vary little; an attack that was named by itself may be one random step.
+    """
+    return evidence.record.suite not in SUITES
+
+
 class Sample(NamedTuple):
-    """Verdicts to check anew: certified ones, undecided ones, and broken ones without an image.
+    """Verdicts to check anew: certified ones, undecided ones, and broken ones.
+
+    Of broken ones those without an image, or any where the attacks vary.
 
     The populations are how many of each there are in the row; of `kept`, all are looked at.
     """
@@ -34,7 +45,7 @@ def draw(evidence: Evidence, *, size: int | None, seed: int) -> Sample:
     of = {status: [v for v in evidence.verdicts if v.status is status] for status in Status}
     certified, undecided = of[Status.CERTIFIED], of[Status.UNDECIDED]
     kept = [v for v in of[Status.BROKEN] if v.x_adv is not None]
-    broken = [v for v in of[Status.BROKEN] if v.x_adv is None]
+    broken = [v for v in of[Status.BROKEN] if v.x_adv is None or varies(evidence)]
     # Nothing is claimed of attacks where none ran.
     attacked = bool(evidence.record.spec.attacks)
     others = [*undecided, *broken] if attacked else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from scipy.special import ndtr
@@ -35,10 +34,8 @@ from robustbench_dyn.verification.judging import (
     is_chance,
 )
 from robustbench_dyn.verification.rebuilding import Subject, smoothing_of
+from robustbench_dyn.verification.replay import Replayed, ReplayOptions, judge_attacks
 from robustbench_dyn.verification.sampling import Sample
-
-if TYPE_CHECKING:
-    from robustbench_dyn.verification.replay import Replayed, ReplayOptions
 
 _BATCH_SIZE = 250
 
@@ -78,7 +75,12 @@ def replay_smoothed(
         dimension = math.prod(subject.dataset.x.shape[1:])
         _judge_certificates(found, evidence, sample, votes, smoothing, dimension)
         _judge_predictions(found, verdicts, votes, smoothing)
-        _judge_attacks(found, sample, after)
+        fell = {i for i, verdict in after.items() if verdict.status is Status.BROKEN}
+        judge_attacks(found, evidence, sample, fell)
+        fallen = [v.example_id for v in sample.certified if v.example_id in fell]
+        if fallen and not is_chance(len(fallen), len(sample.certified), rate=smoothing.alpha):
+            said = f"{shown_ids(fallen)}: certified, and broken when the attack is run again"
+            found.fails("certificate", said, fallen)
     _judge_images(found, evidence, subject, sample, smoothing, options)
 
 
@@ -149,23 +151,6 @@ def _judge_predictions(
             f"{shown_ids(wrong)}: fresh votes predict another class than the row says",
             wrong,
         )
-
-
-def _judge_attacks(found: Replayed, sample: Sample, after: dict[int, Verdict]) -> None:
-    fell = {i for i, verdict in after.items() if verdict.status is Status.BROKEN}
-    for what, verdicts, failing in (
-        ("certified examples fall", sample.certified, True),
-        ("undecided examples fall", sample.undecided, True),
-        ("broken examples stand", sample.broken, False),
-    ):
-        examples = [v.example_id for v in verdicts if (v.example_id in fell) is failing]
-        if examples and not is_chance(len(examples), len(verdicts)):
-            found.fails(
-                "attacks",
-                f"{len(examples)} of {len(verdicts)} {what} when the attack is run again with "
-                f"other noise ({shown_ids(examples)})",
-                examples,
-            )
 
 
 def _judge_images(
