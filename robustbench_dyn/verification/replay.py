@@ -84,7 +84,7 @@ def replay(evidence: Evidence, options: ReplayOptions) -> Replayed:
     Raises RefusedError where the row names what is not here, or what is another thing here.
     """
     subject = rebuild_subject(evidence, plugins=options.plugins, data_dir=options.data_dir)
-    spec, found = evidence.record.spec, Replayed()
+    spec, found = evidence.record.spec, Replayed(notes=[subject.note] if subject.note else [])
     sample = draw(evidence, size=options.sample, seed=options.seed)
     if spec.smoothing is not None:
         # Imported here, for smoothing is a package above evaluation that few rows need.
