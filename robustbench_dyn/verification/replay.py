@@ -261,7 +261,7 @@ class _Replay:
         judge_attacks(self.found, self.evidence, sample, fell)
         for what, failed, tried, population in (
             ("undecided examples", fallen, len(sample.undecided), sample.n_undecided),
-            ("broken examples", standing, len(sample.broken), sample.n_broken),
+            ("broken examples without an image", standing, len(sample.broken), sample.n_broken),
         ):
             if tried:
                 self.found.statements.append(
