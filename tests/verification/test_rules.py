@@ -6,7 +6,7 @@ import pytest
 from oracles.evidence import evidence
 from scipy.stats import binomtest
 
-from robustbench_dyn.verification.judging import (
+from robustbench_dyn.verification.rules import (
     LEVEL,
     VARIATION,
     differs_one_sidedly,
