@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_dyn.cli.options import AsJson, parse_norm, require_store
+from robustbench_dyn.cli.options import AsJson, parse_norm, require_store, require_tables
 from robustbench_dyn.cli.output import print_json, print_result
 from robustbench_dyn.threat_models import parse_eps
 
@@ -44,7 +44,7 @@ def compare(
 
     entries = [entry for path in stores for entry in entries_of(Store(path))]
     if tables is not None:
-        entries += read_folder(tables)
+        entries += read_folder(require_tables(tables))
     elif not stores:
         entries = shipped_entries()
     found = comparison.compare(entries, first, second, dataset=dataset, norm=norm, eps=radius)

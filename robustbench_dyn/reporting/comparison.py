@@ -120,6 +120,8 @@ def compare(
     all its seeds and suites. Raises InputError for a model without rows or with several weights,
     for the same model twice, and where no threat model, no example or no evidence is left.
     """
+    if not entries:
+        raise InputError("there is no row to compare; evaluate models with: dynbench run")
     of_models = [_of_name(entries, name) for name in (first, second)]
     if first == second or {id(e) for e in of_models[0]} == {id(e) for e in of_models[1]}:
         raise InputError(f"{first} and {second} are one model; give two")
