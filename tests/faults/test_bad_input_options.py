@@ -78,6 +78,7 @@ VALUES = {
     "eps": NO_EPS,
     "more_eps": NO_EPS,
     "n_examples": [*NO_COUNT, "1798"],
+    "first": [*NO_NUMBER, "1.5", "-1", "1797", str(10**30)],
     "attacks": NO_LIST,
     "certifiers": NO_LIST,
     "seed": NO_SEED,
