@@ -54,6 +54,12 @@ def test_only_shared_images_are_compared():
     assert any("100 images that both have" in line for line in to_text("a", "b", [comparison]))
 
 
+def test_ranges_of_one_model_are_taken_together():
+    parts = [entry("a", A[:70]), entry("a", A[70:], first=70)]
+    (whole,) = compare([entry("a", A), entry("b", B)], "a", "b")
+    assert compare([*parts, entry("b", B)], "a", "b") == [whole]
+
+
 def test_holm_covers_all_comparisons_together():
     entries = [entry(name, s, eps=eps) for eps in (0.5, 1.0) for name, s in (("a", A), ("b", B))]
     found = [d for comparison in compare(entries, "a", "b") for d in comparison.differences]
