@@ -4,8 +4,8 @@ import pytest
 from oracles.entries import entry
 
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.reporting.comparison import compare, document
-from robustbench_dyn.reporting.comparison_text import to_text
+from robustbench_dyn.reporting.comparison import compare
+from robustbench_dyn.reporting.comparison_output import document, to_text
 from robustbench_dyn.reporting.statistics import holm, mcnemar
 from robustbench_dyn.results.verdicts import Status
 
