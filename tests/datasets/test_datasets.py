@@ -216,7 +216,7 @@ def test_a_range_of_examples_keeps_its_ids(first, n_examples):
     ("first", "n_examples"), [(-1, 1), (500, None), (1.0, 1), (True, 1), (10, 491), (499, 2)]
 )
 def test_a_range_outside_the_split_is_refused(first, n_examples):
-    with pytest.raises(InputError, match="give [01] to"):
+    with pytest.raises(InputError, match=r"give [01] to"):
         load_dataset("digits", first=first, n_examples=n_examples)
 
 
