@@ -1,4 +1,4 @@
-"""Which of two verdicts of one example stands, where two stores have one each.
+"""The rule for two verdicts of one example, where two stores have one each: one of them stands.
 
 The choice depends on the verdicts alone, not on the order in which stores are merged.
 """

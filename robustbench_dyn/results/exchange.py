@@ -6,6 +6,7 @@ equal in rank: of two verdicts of one example, results.conflicts says which stan
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -101,7 +102,7 @@ def merge_into(paths: Sequence[Path], to: Path) -> list[Merged]:
     """
     _check_distinct(paths, to)
     with ExitStack() as stack:
-        path = to if to.exists() else stack.enter_context(replacing(to))
+        path = to if os.path.lexists(to) else stack.enter_context(replacing(to))
         into = Store(path)
         stack.callback(into.close)
         return merge_stores(paths, into)

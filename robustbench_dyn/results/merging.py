@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from robustbench_dyn.errors import StoreError
 from robustbench_dyn.results.conflicts import prevailing, voiding_flags, without_proof
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.layouts import LAYOUTS
-from robustbench_dyn.results.renewal import refute
+from robustbench_dyn.results.renewal import finished_at, refute
 from robustbench_dyn.results.rows import Row, row_of
 from robustbench_dyn.results.schema import MORE_DRAWS, MOST_TELLING, NEARER
 from robustbench_dyn.results.spec import Record
@@ -55,8 +56,7 @@ class Merger:
             trusted = self._merge_flags(key, record)
             self._merge_verdicts(key, trusted=trusted)
             if trusted:
-                rows = self.other.rows("runs", "WHERE key = ?", (key,))
-                self.into.write("runs", list(rows), verb="INSERT OR IGNORE")
+                self._merge_runs(key)
             violations += [(key, found) for found in refute(self.into, key)]
         self._write_all("signs", MOST_TELLING)
         self._write_all("votes", MORE_DRAWS)
@@ -134,6 +134,14 @@ class Merger:
             )
         stands = row_of(key, prevailing(kept, verdict))
         return () if LAYOUTS["verdicts"].is_same(stands, row_of(key, kept)) else stands
+
+    def _merge_runs(self, key: str) -> None:
+        """Take over runs; of two of the same examples, the later one."""
+        for run in self.other.runs_of(key):
+            kept = self.into.run(key, run.eps, run.examples)
+            if kept is None or finished_at(kept) < finished_at(run):
+                row = (*run[:-1], json.dumps(run.summary))
+                self.into.write("runs", [row], verb="INSERT OR REPLACE")
 
     def _merge_costs(self) -> None:
         for row in self.other.rows("costs"):

@@ -1,4 +1,4 @@
-"""What follows from the verdicts of a store once they are merged: rows of runs, and violations."""
+"""Rows of runs and violations, made anew from the verdicts of merged stores."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import json
 from itertools import groupby
 
 from robustbench_dyn.results.rows import joined
-from robustbench_dyn.results.store import Store, Violation
+from robustbench_dyn.results.store import Run, Store, Violation
 from robustbench_dyn.results.verdicts import Status
 
 _SUSPECTS = """
 SELECT example_id FROM verdicts WHERE key = ? GROUP BY example_id
 HAVING min(CASE WHEN status = 'broken' THEN adversarial_distance END) <= max(certified_radius)
 """
+
+
+def finished_at(run: Run) -> str:
+    """Return when a run came to its end, as its row has it."""
+    return str(run.summary.get("evaluated_at", ""))
 
 
 def renew_runs(store: Store, key: str) -> None:
@@ -29,11 +34,12 @@ def renew_runs(store: Store, key: str) -> None:
         at_eps = list(same)
         verdicts = {v.example_id: v for v in store.verdicts(key, eps) if not v.next_stage}
         whole = {run.examples for run in at_eps if verdicts.keys() >= set(run.examples)}
-        # The latest says when all of them were known.
-        evaluated_at = max(str(run.summary.get("evaluated_at", "")) for run in at_eps)
         for examples in sorted(
             whole.union(joined(whole)), key=lambda part: (part.start, part.stop)
         ):
+            # The last of the runs that its examples are from.
+            parts = [run for run in at_eps if {*run.examples} <= {*examples}]
+            evaluated_at = max(map(finished_at, parts))
             summary = summary_row(
                 [verdicts[i] for i in examples],
                 record,

@@ -203,7 +203,20 @@ def test_rows_of_runs_are_made_anew_from_the_verdicts(three):
     # What a run said of itself is not taken over, and flags of the other store are told.
     assert whole["model"] == "k"
     assert all("softmax_outputs" in row["flags"] for row in rows.values())
-    assert whole["evaluated_at"].startswith("2026-01-05")
+    # Each row has the time of the last run that its examples are from.
+    days = {examples: row["evaluated_at"][:10] for examples, row in rows.items()}
+    assert days[0, 4] == "2026-01-03"
+    assert days[4, 4] == days[0, 8] == "2026-01-05"
+
+
+def test_the_later_of_two_runs_says_when(tmp_path):
+    paths = [write(tmp_path / f"{name}.sqlite", [certified(0)]) for name in "ab"]
+    for day, path in enumerate(paths, start=1):
+        store = Store(path)
+        store.add_run(Run("k", EPS, 0, 1, {"evaluated_at": f"2026-01-0{day}"}))
+        store.close()
+    (run,) = in_all_orders(paths).runs()
+    assert run.summary["evaluated_at"] == "2026-01-02"
 
 
 def test_a_run_with_a_verdict_missing_is_not_finished(tmp_path):
