@@ -94,8 +94,10 @@ def leaderboard(
     if published:
         page(tables.to_markdown(tables.published()))
         return
-    table = tables.leaderboard(Store(require_store(store)))
-    for path in tables.write_leaderboards(table, to, add=add):
+    from robustbench_dyn.reporting.published import entries_of
+    from robustbench_dyn.reporting.publishing import publish
+
+    for path in publish(entries_of(Store(require_store(store))), to, add=add).paths:
         print_result(path)
 
 

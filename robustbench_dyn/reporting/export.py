@@ -105,13 +105,9 @@ def _csv_text(text: str) -> str:
 
 
 def _write_parquet(tables: Iterable[pd.DataFrame], path: Path) -> int:
-    try:
-        import pyarrow as pa  # noqa: PLC0415  (an extra)
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError:
-        raise InputError(
-            "writing Parquet needs pyarrow: pip install 'robustbench-dyn[parquet]'"
-        ) from None
+    import pyarrow as pa  # noqa: PLC0415  (slow to import)
+    from pyarrow import parquet  # noqa: PLC0415
+
     writer, written = None, 0
     try:
         for table in tables:

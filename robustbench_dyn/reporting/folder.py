@@ -21,7 +21,7 @@ from robustbench_dyn.files import explained, sync
 
 # Notes that may lie among tables. A program that has another file open, a store for instance, would
 # go on with a file in a folder that is deleted.
-_CARRIED = (".csv", ".md", ".txt", ".json", ".yaml", ".yml")
+_CARRIED = (".csv", ".parquet", ".md", ".tex", ".txt", ".json", ".yaml", ".yml")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.names import RULE, is_name
 from robustbench_dyn.reporting.cells import from_csv_text, to_csv_text
-from robustbench_dyn.results.summary import SUMMARY_COLUMNS
+from robustbench_dyn.results.flags import unknown_flags
+from robustbench_dyn.results.summary import SUMMARY_COLUMNS, binomial_limit
 from robustbench_dyn.threat_models import NORMS
 
 Row = dict[str, Any]
-Kind = Literal["name", "norm", "text", "count", "fraction", "number"]
+Kind = Literal["name", "norm", "text", "hash", "time", "flags", "count", "fraction", "number"]
 # A cell may be this long, in characters; longer ones are no work of this package.
 _LONGEST_CELL = 10_000
 _LONGEST_SHOWN = 60
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Column(NamedTuple):
@@ -30,10 +33,21 @@ class Column(NamedTuple):
     least: float | None = None
 
 
+# What tables add to the columns of a run: the place in the table, and the evidence.
+OF_TABLES: Final = (
+    "certified_rank",
+    "empirical_rank",
+    "open_flags",
+    "corrections",
+    "evidence_sha256",
+)
+PUBLISHED_COLUMNS: Final = (*SUMMARY_COLUMNS, *OF_TABLES)
+
 _REQUIRED_FRACTION = Column("fraction", needed=True)
 _COST = Column("number", needed=True, least=0)
 _TEXT = Column("text")
-COLUMNS: dict[str, Column] = dict.fromkeys(SUMMARY_COLUMNS, _TEXT) | {
+_HASH, _RANK = Column("hash"), Column("count", least=1)
+COLUMNS: dict[str, Column] = dict.fromkeys(PUBLISHED_COLUMNS, _TEXT) | {
     "model": Column("name", needed=True),
     "dataset": Column("name", needed=True),
     "norm": Column("norm", needed=True),
@@ -54,14 +68,96 @@ COLUMNS: dict[str, Column] = dict.fromkeys(SUMMARY_COLUMNS, _TEXT) | {
     "lipschitz_bound": Column("number", least=0),
     "seed": Column("count"),
     "audit_share": Column("fraction"),
+    "flags": Column("flags"),
+    "evaluated_at": Column("time"),
+    "first_example": Column("count", least=0),
+    "weights_sha256": _HASH,
+    "data_sha256": _HASH,
+    "training_record": _HASH,
+    "evidence_sha256": _HASH,
+    "certified_rank": _RANK,
+    "empirical_rank": _RANK,
 }
 # Tables of earlier versions do not have them.
-_LATER = ("audit_share", "declared_bounds")
+_LATER = (
+    "audit_share",
+    "declared_bounds",
+    "first_example",
+    "suite",
+    "added_attacks",
+    "data_sha256",
+    "training_record",
+    *OF_TABLES,
+)
+# A number is read as it was computed, or in some tables rounded in its last digits.
+_SAME = 1e-9
+
+
+class RowIdentity(NamedTuple):
+    """What makes two rows the same claim, so that one replaces the other."""
+
+    model: str
+    weights_sha256: str
+    data_sha256: str
+    dataset: str
+    norm: str
+    eps: float
+    suite: str
+    seed: int | None
+
+
+class Images(NamedTuple):
+    """The images of a row and their threat model; rows of equal ones can be compared."""
+
+    dataset: str
+    data_sha256: str
+    norm: str
+    eps: float
+    first_example: int
+    n_examples: int
+
+
+def identity(row: Mapping[str, Any]) -> RowIdentity:
+    """Return what makes a row the same claim as another one."""
+    return RowIdentity(*(_plain(row[name]) for name in RowIdentity._fields))
+
+
+def images(row: Mapping[str, Any]) -> Images:
+    """Return the images of a row; those of a table of an earlier version begin at 0."""
+    first, n_examples = row["first_example"], row["n_examples"]
+    return Images(
+        dataset=str(row["dataset"]),
+        data_sha256=str(_plain(row["data_sha256"])),
+        norm=str(row["norm"]),
+        eps=float(row["eps"]),
+        first_example=int(_plain(first) or 0),
+        n_examples=int(n_examples),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with the empty text in place of none, as tables have it."""
+    return "" if value is None or value != value else value  # noqa: PLR0124  (NaN)
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
 
 _RULES_OF_TEXTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "text": (lambda value: isinstance(value, str), "a text"),
     "name": (is_name, f"a name: {RULE}"),
     "norm": (lambda value: value in NORMS, f"one of {', '.join(NORMS)}"),
+    "hash": (lambda value: _matches(_SHA256, value), "64 hexadecimal digits"),
+    "time": (_is_time, "a time such as 2026-01-31T12:00:00+00:00"),
+    "flags": (lambda value: isinstance(value, str) and not unknown_flags(value), "known flags"),
 }
 
 
@@ -71,7 +167,7 @@ def checked_row(row: Mapping[str, object], place: str) -> Row:
     place: where the row stands, for the message. Raises InputError for a value of the wrong type
     or out of its range, for a missing one, and for accuracies that contradict each other.
     """
-    values = {name: _present(row.get(name)) for name in SUMMARY_COLUMNS}
+    values = {name: _present(row.get(name)) for name in PUBLISHED_COLUMNS}
     for name, column in COLUMNS.items():
         value = values[name]
         if value is None or value == "":
@@ -80,35 +176,48 @@ def checked_row(row: Mapping[str, object], place: str) -> Row:
         elif broken := _broken_rule(value, column):
             raise InputError(f"{place}: {name}={_shown(value)} must be {broken}")
     _check_order(values, place)
+    _check_numbers(values, place)
     return values
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a CSV as write_rows wrote it.
+def read_rows(path: Path, *, more: Sequence[str] = ()) -> list[Row]:
+    """Return the rows of a CSV as to_csv wrote it.
 
+    more: columns of texts that the file has behind the others, which each row needs.
     Raises InputError, with the file, the line and the rule, where it cannot be read or breaks one.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [checked_row(row, place) for place, row in _parsed(file, path)]
+            rows = []
+            for place, cells in _parsed(file, path, more):
+                row = {name: _value(name, cells.get(name, ""), place) for name in PUBLISHED_COLUMNS}
+                told = {name: from_csv_text(cells[name]) for name in more}
+                for name in (name for name in more if not told[name]):
+                    raise InputError(f"{place}: {name} is empty, and every row needs it")
+                rows.append(checked_row(row, place) | told)
+            return rows
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError:
         raise InputError(f"{path} is no leaderboard: it is no text in UTF-8") from None
 
 
-def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
-    """Return rows as CSV with a heading; no text is taken for a formula (cells.py)."""
-    lines = [",".join(SUMMARY_COLUMNS)]
+def to_csv(rows: Iterable[Mapping[str, object]], *, more: Sequence[str] = ()) -> str:
+    """Return rows as CSV with a heading; no text is taken for a formula (cells.py).
+
+    more: columns of texts behind the others.
+    """
+    columns = (*PUBLISHED_COLUMNS, *more)
+    lines = [",".join(columns)]
     for row in rows:
-        lines.append(",".join(_cell(name, _present(row[name])) for name in SUMMARY_COLUMNS))
+        lines.append(",".join(_cell(name, _present(row[name])) for name in columns))
     return "\n".join(lines) + "\n"
 
 
 def _cell(name: str, value: Any) -> str:
     if value is None or value == "":
         return ""
-    kind = COLUMNS[name].kind
+    kind = COLUMNS[name].kind if name in COLUMNS else "text"
     if kind in _RULES_OF_TEXTS:
         # csv.writer leaves a carriage return without quotes.
         text = to_csv_text(value).replace('"', '""')
@@ -117,8 +226,8 @@ def _cell(name: str, value: Any) -> str:
     return str(int(value)) if kind == "count" else repr(float(value))
 
 
-def _parsed(file: Any, path: Path) -> Iterator[tuple[str, Row]]:
-    """Yield where each line stands, and its values by column."""
+def _parsed(file: Any, path: Path, more: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where each line stands, and its cells by column."""
     reader = csv.reader(file, strict=True)
     remedy = "give a folder of tables that dynbench leaderboard wrote"
     line = 1
@@ -126,7 +235,7 @@ def _parsed(file: Any, path: Path) -> Iterator[tuple[str, Row]]:
         header = next(reader, [])
         if not header:
             raise InputError(f"{path} is empty; {remedy}")
-        for column in SUMMARY_COLUMNS:
+        for column in (*PUBLISHED_COLUMNS, *more):
             if column not in header and column in _LATER:
                 continue
             if header.count(column) != 1:
@@ -142,11 +251,7 @@ def _parsed(file: Any, path: Path) -> Iterator[tuple[str, Row]]:
                     f"{place}: {len(cells)} fields, but the heading has {len(header)}; each row "
                     "needs one field a column"
                 )
-            named = dict(zip(header, cells, strict=True))
-            yield (
-                place,
-                {name: _value(name, named.get(name, ""), place) for name in SUMMARY_COLUMNS},
-            )
+            yield place, dict(zip(header, cells, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: no CSV ({error}); {remedy}") from error
@@ -204,6 +309,40 @@ def _check_order(values: Row, place: str) -> None:
             raise InputError(
                 f"{place}: {low}={values[low]} exceeds {high}={values[high]}; it must not"
             )
+
+
+def _check_numbers(values: Row, place: str) -> None:
+    """Raise InputError where a number is not the one that follows from the others."""
+    n = int(values["n_examples"])
+    counts = {}
+    for name in ("clean_accuracy", "certified_accuracy", "empirical_accuracy"):
+        if values[name] is not None:
+            counts[name] = round(values[name] * n)
+            if abs(values[name] - counts[name] / n) > _SAME:
+                raise InputError(
+                    f"{place}: {name}={values[name]} is no share of {n} examples; it must be a "
+                    "whole number of them"
+                )
+    certified = counts["certified_accuracy"]
+    standing = counts.get("empirical_accuracy", counts["clean_accuracy"])
+    attacked = "empirical_accuracy" in counts
+    gap = (standing - certified) / n if attacked else None
+    _check_equal(values["gap"], gap, "gap", "empirical_accuracy - certified_accuracy", place)
+    for name, limit in (
+        ("ci_low", binomial_limit(certified, n, upper=False)),
+        ("ci_high", binomial_limit(standing, n, upper=True)),
+    ):
+        _check_equal(values[name], limit, name, "the Clopper-Pearson limit of the row", place)
+
+
+def _check_equal(
+    value: float | None, expected: float | None, name: str, rule: str, place: str
+) -> None:
+    if value is None or expected is None:
+        if value is not expected:
+            raise InputError(f"{place}: {name}={value} must be {expected}, {rule}")
+    elif abs(value - expected) > _SAME:
+        raise InputError(f"{place}: {name}={value} must be {expected:.12g}, {rule}")
 
 
 def _shown(value: object) -> str:

@@ -135,7 +135,8 @@ class Record:
     spec: what the verdicts depend on. parameters, lipschitz_bound: facts about the model, for
     tables; None where there is no bound. declared_bounds: the classes of the model whose own bounds
     certificates rest on. not_applicable: the certifiers of `auto` that cannot treat the model, with
-    the reason.
+    the reason. suite: the name of the suite of attacks, "custom" where attacks were named one by
+    one. training_record: SHA-256 of the recipe that the weights were trained by; empty for none.
     """
 
     spec: EvaluationSpec
@@ -143,6 +144,8 @@ class Record:
     lipschitz_bound: float | None = None
     declared_bounds: tuple[str, ...] = ()
     not_applicable: Mapping[str, str] = field(default_factory=dict)
+    suite: str = ""
+    training_record: str = ""
 
     def to_json(self) -> str:
         """Return the record as JSON; from_json reads it back."""
@@ -178,12 +181,15 @@ class Record:
             "device",
             "torch_version",
             "audit_share",
+            "data_sha256",
         )
         return {
             **{name: getattr(spec, name) for name in names},
             "parameters": self.parameters,
             "lipschitz_bound": self.lipschitz_bound,
             "declared_bounds": "+".join(self.declared_bounds),
+            "suite": self.suite or ("custom" if spec.attacks else "none"),
+            "training_record": self.training_record,
             "attacks": [a.label for a in spec.attacks if not a.only_on_signs],
             "certifiers": [certifier.label for certifier in spec.certifiers],
         }

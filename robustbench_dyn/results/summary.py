@@ -10,7 +10,7 @@ from typing import Any
 from scipy.stats import beta
 
 from robustbench_dyn.results.flags import NOT_AUDITED, REFUTED_BOUND
-from robustbench_dyn.results.spec import Record, StageSpec
+from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Verdict
 
 SUMMARY_COLUMNS: tuple[str, ...] = (
@@ -42,6 +42,11 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     "device",
     "torch_version",
     "evaluated_at",
+    "first_example",
+    "suite",
+    "added_attacks",
+    "data_sha256",
+    "training_record",
 )
 
 
@@ -63,7 +68,8 @@ def summary_row(
     failed wherever it ran is named as failed among the attacks. ci_low and ci_high enclose the true
     robust accuracy with 95 % confidence: the lower Clopper-Pearson limit of the certified accuracy
     and the upper one of the empirical accuracy (of the clean accuracy where no attack ran).
-    empirical_accuracy and gap are None where no attack was run.
+    empirical_accuracy and gap are None where no attack was run. added_attacks: those that ran
+    because of flags.
     """
     spec, counts, n = record.spec, count_statuses(verdicts), len(verdicts)
     is_function = not spec.voids_certificates(flags)
@@ -106,7 +112,15 @@ def summary_row(
         "seconds": round(math.fsum(verdict.seconds for verdict in verdicts), 3),
         "flags": " ".join(told),
         "evaluated_at": evaluated_at,
+        "first_example": min(verdict.example_id for verdict in verdicts),
+        "added_attacks": "+".join(_added(spec, attacks)),
     }
+
+
+def _added(spec: EvaluationSpec, attacks: Sequence[StageSpec]) -> list[str]:
+    """Return the attacks that ran because of flags: on signs, or in place of a suite."""
+    usual = spec.attacks_run(on_signs=False)
+    return [attack.label for attack in attacks if attack not in usual]
 
 
 def _is_audited(verdict: Verdict) -> bool:

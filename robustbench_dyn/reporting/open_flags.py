@@ -1,0 +1,105 @@
+"""Open flags: what keeps a row from being ranked, until what the flag asks for was run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from robustbench_dyn.results.flags import (
+    CERTIFIED_ELSEWHERE,
+    CHANGED,
+    COUPLED,
+    GRAD_MODE,
+    NO_GRADIENTS,
+    NOT_AUDITED,
+    PIECEWISE_CONSTANT,
+    RANDOM,
+    REFUTED_BOUND,
+    SOFTMAX_OUTPUTS,
+    TINY_LOGITS,
+    name_of,
+)
+
+_Row = Mapping[str, Any]
+
+
+def open_flags(row: _Row, failed_properties: Collection[str] = ()) -> list[str]:
+    """Return the flags that keep a row apart, in the order in which they stand in it.
+
+    failed_properties: the declared properties of the model that were measured and do not hold.
+    Each flag is explained in results.flags.FLAGS.
+    """
+    flags = [
+        flag
+        for flag in str(row["flags"] or "").split()
+        if _IS_OPEN.get(name_of(flag), _never)(flag, row)
+    ]
+    flags += [f"property_failed:{name}" for name in failed_properties]
+    if not row["training_record"]:
+        flags.append("no_training_record")
+    if row["empirical_accuracy"] is None:
+        flags.append("no_attack")
+    if not row["evidence_sha256"]:
+        flags.append("no_evidence")
+    return flags
+
+
+def _never(flag: str, row: _Row) -> bool:
+    del flag, row
+    return False
+
+
+def _always(flag: str, row: _Row) -> bool:
+    del flag, row
+    return True
+
+
+def _without_added_attacks(flag: str, row: _Row) -> bool:
+    """Whether the suite added no attack because of the signs, or none of those ended."""
+    del flag
+    added = str(row["added_attacks"] or "").split("+")
+    failed = {name.removesuffix("(failed)") for name in _attacks(row) if name.endswith("(failed)")}
+    return not {name for name in added if name} - failed
+
+
+def _without_surrogate(flag: str, row: _Row) -> bool:
+    del flag
+    return "transfer" not in _attacks(row)
+
+
+def _without_expectation(flag: str, row: _Row) -> bool:
+    return not any(name.startswith("eot") for name in _attacks(row)) and _without_added_attacks(
+        flag, row
+    )
+
+
+def _on_every_example(flag: str, row: _Row) -> bool:
+    """Whether an attack failed on each example that it was given."""
+    return f"{flag.split(':')[1]}(failed)" in _attacks(row)
+
+
+def _attacks(row: _Row) -> list[str]:
+    return str(row["attacks"]).split("+")
+
+
+_IS_OPEN: Final[Mapping[str, Callable[[str, _Row], bool]]] = {
+    "attack_failed": _on_every_example,
+    "unattacked": _always,
+    RANDOM: _without_expectation,
+    COUPLED: _always,
+    GRAD_MODE: _always,
+    CHANGED: _always,
+    CERTIFIED_ELSEWHERE: _always,
+    REFUTED_BOUND: _always,
+    NOT_AUDITED: _always,
+    TINY_LOGITS: _without_added_attacks,
+    SOFTMAX_OUTPUTS: _without_added_attacks,
+    PIECEWISE_CONSTANT: _without_surrogate,
+    NO_GRADIENTS: _without_surrogate,
+    "white_box_failed": _always,
+    "hits_inside_radius": _always,
+    "zero_gradients": _without_added_attacks,
+    "wrong_gradients": _without_added_attacks,
+    "accuracy_at_large_eps": _without_added_attacks,
+    "*_beats_white_box": _without_added_attacks,
+}

@@ -1,0 +1,111 @@
+"""Published rows with the evidence behind them: from a store, and from a folder of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from robustbench_dyn.errors import InputError, StoreError
+from robustbench_dyn.reporting.folder import settled
+from robustbench_dyn.reporting.rows import OF_TABLES, Row, checked_row, read_rows
+from robustbench_dyn.resources import shipped
+from robustbench_dyn.results.evidence import N_ADVERSARIAL, Evidence
+from robustbench_dyn.results.evidence_files import read_evidence
+from robustbench_dyn.results.store import Store
+
+# Files of a folder that are no table.
+WITHDRAWN: Final = "withdrawn.csv"
+PROPERTIES: Final = "properties.csv"
+
+
+class Entry(NamedTuple):
+    """A row, and the evidence that it is computed from; None in tables of earlier versions."""
+
+    row: Row
+    evidence: Evidence | None
+
+
+def entry_of(evidence: Evidence, place: str) -> Entry:
+    """Return the row that evidence comes to, not ranked yet.
+
+    place: for the message. Raises InputError where the row breaks a rule of rows.py.
+    """
+    row = dict.fromkeys(OF_TABLES) | evidence.row()
+    return Entry(checked_row(row, place), evidence)
+
+
+def entries_of(store: Store, *, n_adversarial: int = N_ADVERSARIAL) -> list[Entry]:
+    """Return one entry per evaluation and eps: of the most examples that runs have finished.
+
+    n_adversarial: adversarial examples that are kept of each row. Evaluations with a refuted
+    certificate have no row. Raises InputError for a row that breaks a rule of rows.py, StoreError
+    where verdicts of a finished run are missing.
+    """
+    return [
+        entry_of(one, f"{store.path or 'the store'}, evaluation {one.record.spec.key()[:12]}")
+        for one in _evidence_of(store, n_adversarial)
+    ]
+
+
+def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
+    largest: dict[tuple[str, float], int] = {}
+    ended: dict[tuple[str, float], str] = {}
+    for run in store.runs():
+        place = run.key, run.eps
+        largest[place] = max(run.n_examples, largest.get(place, 0))
+        ended[place] = max(str(run.summary["evaluated_at"]), ended.get(place, ""))
+    for (key, eps), n in largest.items():
+        verdicts = [v for v in store.verdicts(key, eps) if v.example_id < n]
+        if len(verdicts) < n or any(verdict.next_stage for verdict in verdicts):
+            raise StoreError(
+                f"{store.path or 'the store'} has a finished run of {n} examples of evaluation "
+                f"{key[:12]} at eps {eps:g}, but not all of its verdicts; run it again"
+            )
+        yield Evidence(
+            record=store.record(key),
+            eps=eps,
+            verdicts=tuple(verdicts),
+            flags=tuple(store.flags(key)),
+            signs=tuple(store.signs(key, eps)),
+            evaluated_at=ended[key, eps],
+            n_adversarial=n_adversarial,
+        ).with_sample()
+
+
+def read_table(path: Path) -> list[Entry]:
+    """Return the rows of a CSV with the evidence in the Parquet file beside it.
+
+    Raises InputError, with the file, the line and the rule, where one cannot be read or breaks a
+    rule, and where a row names evidence that is not there.
+    """
+    rows = read_rows(path)
+    beside = path.with_suffix(".parquet")
+    named = {row["evidence_sha256"] for row in rows if row["evidence_sha256"]}
+    evidence = read_evidence(beside) if named else {}
+    missing = sorted(named - set(evidence))
+    if missing:
+        raise InputError(
+            f"{path}: a row names the evidence {missing[0][:12]}, which {beside.name} does not "
+            "hold; one of the two files was changed"
+        )
+    return [Entry(row, evidence.get(row["evidence_sha256"])) for row in rows]
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """Return the CSVs of a folder that are tables of ranked rows."""
+    found = sorted(settled(folder).glob("*.csv"))
+    return [path for path in found if path.name not in (WITHDRAWN, PROPERTIES)]
+
+
+def read_folder(folder: Path) -> list[Entry]:
+    """Return the entries of all tables of a folder; raises what read_table raises."""
+    return [entry for path in tables_in(folder) for entry in read_table(path)]
+
+
+def shipped_entries() -> list[Entry]:
+    """Return the entries of the tables that ship with the package."""
+    entries = read_folder(shipped("leaderboards"))
+    if not entries:
+        raise InputError("this copy of robustbench-dyn carries no published table")
+    return entries

@@ -1,0 +1,299 @@
+"""Publish rows into a folder of tables: add, replace, keep and withdraw them, and say which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.files import write_text
+from robustbench_dyn.names import file_name, inside
+from robustbench_dyn.plugins import unknown
+from robustbench_dyn.reporting.folder import replacing_folder, settled
+from robustbench_dyn.reporting.leaderboard import as_table, format_eps, to_markdown
+from robustbench_dyn.reporting.open_flags import open_flags
+from robustbench_dyn.reporting.properties import Findings, read_findings
+from robustbench_dyn.reporting.published import (
+    PROPERTIES,
+    WITHDRAWN,
+    Entry,
+    entry_of,
+    read_folder,
+    tables_in,
+)
+from robustbench_dyn.reporting.rows import (
+    Row,
+    RowIdentity,
+    identity,
+    read_rows,
+    to_csv,
+)
+from robustbench_dyn.results.evidence import Evidence
+from robustbench_dyn.results.evidence_files import write_evidence
+
+PAGE = "README.md"
+_OF_WITHDRAWN = ("why", "withdrawn_at")
+
+
+class Change(NamedTuple):
+    """What publishing did to a row; before: the row that another one replaced."""
+
+    kind: Literal["added", "replaced", "kept", "dropped", "withdrawn"]
+    row: Row
+    before: Row | None = None
+
+
+class Withdrawal(NamedTuple):
+    """A row that no longer counts, with the reason and the time (UTC)."""
+
+    row: Row
+    why: str
+    at: str
+
+
+class Published(NamedTuple):
+    """paths: of the files that were written; changes: of the rows, in the order of the tables."""
+
+    paths: list[Path]
+    changes: list[Change]
+
+
+def publish(
+    entries: Sequence[Entry], folder: Path, *, add: bool = False, replace: bool = False
+) -> Published:
+    """Write one CSV and its evidence per data set and threat model, and README.md of all.
+
+    All rows are checked first, and the folder is replaced as a whole (folder.py): after an error
+    or a kill it has its old tables or the new ones. A row replaces the one of equal identity
+    (rows.identity). add: rows of the folder that no new one replaces stay. replace: allow a row of
+    fewer examples to replace one of more, a row without certifiers one with them, a row that was
+    withdrawn to come back, and, without add, rows of the same tables to be dropped.
+    Raises InputError for no entries, for rows that break a rule and for what replace would allow,
+    OutputError where the folder cannot be written.
+    """
+    if not entries:
+        raise InputError(
+            "the store holds no finished run; start one with: dynbench run --model NAME"
+        )
+    with replacing_folder(folder) as new:
+        old = read_folder(folder)
+        withdrawn = read_withdrawn(folder)
+        if not replace:
+            _check_not_withdrawn(entries, withdrawn)
+        final, changes = combine(entries, old, add=add, replace=replace, folder=folder)
+        names = _write(new, final, read_findings(folder / PROPERTIES))
+    return Published([folder / name for name in names], changes)
+
+
+def withdraw(folder: Path, model: str, why: str) -> Published:
+    """Move the rows of a model into withdrawn.csv, with the reason.
+
+    model: NAME, or NAME@HASH with the first digits of the weights' hash. Raises InputError for a
+    model without a row, and for an empty reason.
+    """
+    if not why.strip():
+        raise InputError("a row is withdrawn for a reason; give it with --why")
+    old = read_folder(folder)
+    gone = [entry for entry in old if is_named(entry.row, model)]
+    if not gone:
+        raise InputError(unknown("model", model, sorted({entry.row["model"] for entry in old})))
+    return withdraw_entries(folder, gone, " ".join(why.split()))
+
+
+def withdraw_entries(folder: Path, gone: Sequence[Entry], why: str) -> Published:
+    """Move entries of a folder's tables into withdrawn.csv, with the reason."""
+    names_of_gone = {_place(entry.row) for entry in gone}
+    with replacing_folder(folder) as new:
+        kept = [entry for entry in read_folder(folder) if _place(entry.row) not in names_of_gone]
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        withdrawn = [
+            *read_withdrawn(folder),
+            *(Withdrawal(entry.row, why, at) for entry in gone),
+        ]
+        rows = [one.row | {"why": one.why, "withdrawn_at": one.at} for one in withdrawn]
+        write_text(new / WITHDRAWN, to_csv(rows, more=_OF_WITHDRAWN))
+        names = [*_write(new, kept, read_findings(folder / PROPERTIES)), WITHDRAWN]
+    changes = [Change("withdrawn", entry.row) for entry in gone]
+    return Published([folder / name for name in names], changes)
+
+
+def correct(folder: Path, before: Entry, evidence: Evidence) -> Published:
+    """Put corrected evidence, and the row that it comes to, in the place of an entry."""
+    with replacing_folder(folder) as new:
+        after = entry_of(evidence, f"the corrected row of {before.row['model']}")
+        old = read_folder(folder)
+        final = [after if _place(entry.row) == _place(before.row) else entry for entry in old]
+        names = _write(new, final, read_findings(folder / PROPERTIES))
+    changes = [Change("replaced", after.row, before.row)]
+    return Published([folder / name for name in names], changes)
+
+
+def combine(
+    new: Sequence[Entry],
+    old: Sequence[Entry],
+    *,
+    add: bool,
+    replace: bool,
+    folder: Path,
+) -> tuple[list[Entry], list[Change]]:
+    """Return the rows of both and what became of each; see publish for the rules."""
+    known = {identity(entry.row): entry for entry in old}
+    new = _one_each(new)
+    changes = [
+        Change("replaced", entry.row, known[identity(entry.row)].row)
+        if identity(entry.row) in known
+        else Change("added", entry.row)
+        for entry in new
+    ]
+    if not replace:
+        for change in changes:
+            _check_replacement(change)
+    taken = {identity(entry.row) for entry in new}
+    tables = {_table(entry.row) for entry in new}
+    left = [entry for entry in old if identity(entry.row) not in taken]
+    kept = [entry for entry in left if add or _table(entry.row) not in tables]
+    dropped = [entry for entry in left if not (add or _table(entry.row) not in tables)]
+    if dropped and not replace:
+        raise InputError(
+            f"{folder} has {len(dropped)} rows that are not in the store, {label(dropped[0].row)} "
+            "for one; keep them with --add, or drop them with --replace"
+        )
+    changes += [Change("kept", entry.row) for entry in kept]
+    changes += [Change("dropped", entry.row) for entry in dropped]
+    return [*new, *kept], changes
+
+
+def is_named(row: Mapping[str, Any], name: str) -> bool:
+    """Say whether a row is of the model NAME, or NAME@HASH with the first digits of its weights."""
+    model, _, digits = name.partition("@")
+    return bool(row["model"] == model and str(row["weights_sha256"] or "").startswith(digits))
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """Name a row in a sentence: its model, data set, threat model and number of examples."""
+    return (
+        f"{row['model']} on {row['n_examples']} examples of {row['dataset']}, {row['norm']} "
+        f"{format_eps(row['eps'])}"
+    )
+
+
+def read_withdrawn(folder: Path) -> list[Withdrawal]:
+    """Return the withdrawn rows of a folder; raises InputError where their file breaks a rule."""
+    path = settled(folder) / WITHDRAWN
+    if not path.is_file():
+        return []
+    rows = read_rows(path, more=_OF_WITHDRAWN)
+    return [Withdrawal(row, *(row.pop(name) for name in _OF_WITHDRAWN)) for row in rows]
+
+
+def _one_each(entries: Iterable[Entry]) -> list[Entry]:
+    """Return one entry an identity: of the most examples, then the narrowest bracket."""
+    best: dict[RowIdentity, Entry] = {}
+    for entry in entries:
+        other = best.setdefault(identity(entry.row), entry)
+        if _worth(entry) > _worth(other):
+            best[identity(entry.row)] = entry
+    return list(best.values())
+
+
+def _worth(entry: Entry) -> tuple[object, ...]:
+    row = entry.row
+    gap = 1.0 if row["gap"] is None else row["gap"]
+    return row["n_examples"], -gap, row["evaluated_at"]
+
+
+def _check_not_withdrawn(entries: Iterable[Entry], withdrawn: Iterable[Withdrawal]) -> None:
+    gone = {identity(one.row): one for one in withdrawn}
+    for entry in entries:
+        if found := gone.get(identity(entry.row)):
+            raise InputError(
+                f"{label(entry.row)} was withdrawn on {found.at[:10]} ({found.why}); to publish it "
+                "all the same, give --replace"
+            )
+
+
+def _check_replacement(change: Change) -> None:
+    """Raise InputError where a row would be replaced by one that says less."""
+    row, before = change.row, change.before
+    if before is None:
+        return
+    if row["n_examples"] < before["n_examples"]:
+        raise InputError(
+            f"{label(row)} would replace a row of {before['n_examples']} examples; run it on as "
+            "many, or give --replace"
+        )
+    if row["certifiers"] == "none" != before["certifiers"]:
+        raise InputError(
+            f"{label(row)} ran no certifier, and would replace a row of {before['certifiers']}; "
+            "run it with certifiers, or give --replace"
+        )
+
+
+def _write(new: Path, entries: Sequence[Entry], findings: Findings) -> list[str]:
+    """Write all tables of a folder, in place of those that are there; return the names."""
+    for path in tables_in(new):
+        path.unlink()
+        path.with_suffix(".parquet").unlink(missing_ok=True)
+    flagged = [
+        entry._replace(
+            row=entry.row
+            | {"open_flags": " ".join(open_flags(entry.row, findings.failed(entry.row)))}
+        )
+        for entry in entries
+    ]
+    final = sorted(flagged, key=_order)
+    names = []
+    for name, of_one in _files(final).items():
+        write_text(inside(new, name), to_csv(entry.row for entry in of_one))
+        names.append(name)
+        evidence = [entry.evidence for entry in of_one if entry.evidence is not None]
+        if evidence:
+            beside = Path(name).with_suffix(".parquet").name
+            write_evidence(inside(new, beside), evidence)
+            names.append(beside)
+    write_text(new / PAGE, to_markdown(as_table(final)))
+    return [*names, PAGE]
+
+
+def _files(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Return the rows of each CSV by its name; raises InputError where two have one name."""
+    files: dict[str, list[Entry]] = {}
+    folded: dict[str, tuple[str, tuple[object, ...]]] = {}
+    for entry in entries:
+        dataset, norm, eps = table = _table(entry.row)
+        name = file_name(dataset, norm, format_eps(eps).replace("/", "_"), suffix=".csv")
+        # Some file systems do not tell A from a.
+        other = folded.setdefault(name.casefold(), (name, table))
+        if other[1] != table:
+            raise InputError(
+                f"the tables {other[0]} and {name} would be one file on some systems; rename one "
+                "of the data sets"
+            )
+        files.setdefault(name, []).append(entry)
+    return files
+
+
+def _table(row: Mapping[str, Any]) -> tuple[str, str, float]:
+    return str(row["dataset"]), str(row["norm"]), float(row["eps"])
+
+
+def _place(row: Mapping[str, Any]) -> tuple[RowIdentity, object, object]:
+    return identity(row), row["first_example"], row["n_examples"]
+
+
+def _order(entry: Entry) -> tuple[object, ...]:
+    """Return what tables are sorted by: the best first, rows that are not ranked last."""
+    row = entry.row
+    empirical = row["empirical_accuracy"]
+    return (
+        *_table(row),
+        bool(row["open_flags"]),
+        -row["n_examples"],
+        -row["certified_accuracy"],
+        1.0 if empirical is None else -empirical,
+        row["model"],
+        str(row["seed"]),
+        str(row["weights_sha256"]),
+    )

@@ -1,0 +1,153 @@
+"""Evidence: all that a row of a leaderboard is computed from, so that every reader can recount it.
+
+A row is a function of the verdicts, of the record of the evaluation, and of what runs found out
+about the model. Evidence holds these, and the row names it by hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.results.rows import row_of
+from robustbench_dyn.results.spec import Record
+from robustbench_dyn.results.summary import summary_row
+from robustbench_dyn.results.verdicts import Sign, Status, Verdict
+
+# Adversarial examples that are kept of each row.
+N_ADVERSARIAL = 10
+
+
+class Correction(NamedTuple):
+    """A verdict that was changed after publication: by whose example, and when (UTC)."""
+
+    example_id: int
+    source: str
+    at: str
+
+    def __str__(self) -> str:
+        return f"example {self.example_id} by {self.source} ({self.at[:10]})"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The verdicts behind a row, with all else that its numbers are computed from.
+
+    record: of the evaluation. verdicts: final ones, at one eps, by example_id. flags, signs: what
+    runs found out about the model. evaluated_at: when the run ended, UTC. corrections: verdicts
+    that were changed by adversarial examples handed in later. n_adversarial: of so many examples
+    the adversarial example is kept; see `sampled`. Raises InputError for verdicts that are none of
+    one finished evaluation.
+    """
+
+    record: Record
+    eps: float
+    verdicts: tuple[Verdict, ...]
+    flags: tuple[str, ...]
+    signs: tuple[Sign, ...]
+    evaluated_at: str
+    corrections: tuple[Correction, ...] = ()
+    n_adversarial: int = N_ADVERSARIAL
+
+    def __post_init__(self) -> None:
+        ids = [verdict.example_id for verdict in self.verdicts]
+        if not ids:
+            raise InputError("evidence without a verdict carries no row")
+        if any(a >= b for a, b in pairwise(ids)):
+            raise InputError("the verdicts of evidence must stand in the order of their examples")
+        if any(verdict.eps != self.eps for verdict in self.verdicts):
+            raise InputError(f"the verdicts of evidence must all be at its eps {self.eps}")
+        if any(verdict.next_stage for verdict in self.verdicts):
+            raise InputError("evidence holds final verdicts alone, and one waits for a stage")
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 over all of it, whatever the file that it is read from."""
+        content = hashlib.sha256(self.header().encode())
+        for verdict in self.verdicts:
+            *values, x_adv, next_stage, trail = row_of("", verdict)
+            image = hashlib.sha256(x_adv).hexdigest() if x_adv is not None else ""
+            # NaN is written as NaN, and floats with all digits.
+            content.update(json.dumps([*values, image, next_stage, trail]).encode())
+        return content.hexdigest()
+
+    def header(self) -> str:
+        """Return all but the verdicts as JSON."""
+        return json.dumps(
+            {
+                "record": json.loads(self.record.to_json()),
+                "eps": self.eps,
+                "flags": sorted(self.flags),
+                "signs": [list(asdict(sign).values()) for sign in self.signs],
+                "evaluated_at": self.evaluated_at,
+                "corrections": [list(correction) for correction in self.corrections],
+                "n_adversarial": self.n_adversarial,
+            },
+            sort_keys=True,
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Return the row that the evidence comes to, with the evidence's hash in it."""
+        row = summary_row(
+            self.verdicts,
+            self.record,
+            eps=self.eps,
+            evaluated_at=self.evaluated_at,
+            flags=self.flags,
+            signs=self.signs,
+        )
+        corrections = "; ".join(map(str, self.corrections))
+        return row | {"corrections": corrections, "evidence_sha256": self.sha256}
+
+    def sampled(self) -> list[int]:
+        """Return the broken examples whose adversarial examples are kept.
+
+        Those with the least SHA-256 of the evaluation, eps and example, so that the publisher
+        does not choose them; and those that a correction names.
+        """
+        key = self.record.spec.key()
+        broken = [v.example_id for v in self.verdicts if v.status is Status.BROKEN]
+        ranked = sorted(
+            broken,
+            key=lambda i: hashlib.sha256(f"evidence {key} {self.eps!r} {i}".encode()).digest(),
+        )
+        corrected = {correction.example_id for correction in self.corrections}
+        return sorted({*ranked[: self.n_adversarial], *corrected.intersection(broken)})
+
+    def with_sample(self) -> Evidence:
+        """Return the evidence with the adversarial examples of its sample alone."""
+        kept = set(self.sampled())
+        return replace(
+            self,
+            verdicts=tuple(
+                verdict
+                if verdict.x_adv is None or verdict.example_id in kept
+                else replace(verdict, x_adv=None)
+                for verdict in self.verdicts
+            ),
+        )
+
+
+def read_header(text: str) -> dict[str, Any]:
+    """Return the fields of Evidence but the verdicts, of what header() wrote.
+
+    Raises KeyError, TypeError or ValueError where the text is no header.
+    """
+    content = json.loads(text)
+    return {
+        "record": Record.from_json(json.dumps(content["record"])),
+        "eps": float(content["eps"]),
+        "flags": tuple(map(str, content["flags"])),
+        "signs": tuple(Sign(str(name), float(value)) for name, value in content["signs"]),
+        "evaluated_at": str(content["evaluated_at"]),
+        "corrections": tuple(
+            Correction(int(example), str(source), str(at))
+            for example, source, at in content["corrections"]
+        ),
+        "n_adversarial": int(content["n_adversarial"]),
+    }

@@ -1,0 +1,126 @@
+"""Evidence in Parquet: the verdicts of all rows of one table, compressed, and their headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from robustbench_dyn.errors import DynbenchError, InputError
+from robustbench_dyn.files import replacing
+from robustbench_dyn.results.evidence import Evidence, read_header
+from robustbench_dyn.results.rows import UNREADABLE, row_of, verdict_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# The verdicts' columns in a store, less the key and the next stage, which is empty.
+COLUMNS: Final = (
+    "eps",
+    "example_id",
+    "label",
+    "prediction",
+    "status",
+    "certified_radius",
+    "certifier",
+    "adversarial_distance",
+    "attack",
+    "forward_passes",
+    "backward_passes",
+    "seconds",
+    "reason",
+    "x_adv",
+    "trail",
+)
+_HEADERS: Final = b"robustbench_dyn.evidence"
+# A file that unpacks to more than this is no work of this package.
+_MOST_BYTES = 8 * 2**30
+
+
+def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
+    """Write the evidence of the rows of one table; raises OutputError where the disk refuses."""
+    import pyarrow as pa  # noqa: PLC0415  (slow to import)
+    from pyarrow import parquet  # noqa: PLC0415
+
+    schema = _schema()
+    values: dict[str, list[Any]] = {name: [] for name in schema.names}
+    headers = {one.sha256: one.header() for one in evidence}
+    for one in evidence:
+        for verdict in one.verdicts:
+            _, *row, x_adv, _, trail = row_of("", verdict)
+            for name, value in zip(COLUMNS, (*row, x_adv, trail), strict=True):
+                values[name].append(value)
+            values["evidence"].append(one.sha256)
+    table = pa.Table.from_pydict(values, schema=schema)
+    table = table.replace_schema_metadata({_HEADERS: json.dumps(headers).encode()})
+    with replacing(path) as partial:
+        parquet.write_table(table, partial, compression="zstd", compression_level=12)
+
+
+def read_evidence(path: Path) -> dict[str, Evidence]:
+    """Return the evidence in a file, by the SHA-256 of what was read.
+
+    Raises InputError where the file cannot be read or is not of evidence.
+    """
+    try:
+        return {one.sha256: one for one in _read(path)}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read(path: Path) -> Iterator[Evidence]:
+    table, metadata = _table(path)
+    try:
+        headers = json.loads(metadata[_HEADERS])
+        columns = [table.column(name).to_pylist() for name in ("evidence", *COLUMNS)]
+        rows = zip(*columns, strict=True)
+        for name, group in groupby(rows, key=lambda row: row[0]):
+            verdicts = tuple(verdict_of(("", *row[1:-1], "", row[-1])) for row in group)
+            yield Evidence(**read_header(headers.pop(name)), verdicts=verdicts)
+    except (*UNREADABLE, DynbenchError) as error:
+        raise InputError(
+            f"{path} is no evidence that dynbench leaderboard wrote: {error!s:.200}"
+        ) from error
+    if headers:
+        raise InputError(f"{path} lacks the verdicts of {len(headers)} of its rows")
+
+
+def _table(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
+    import pyarrow as pa  # noqa: PLC0415  (slow to import)
+    from pyarrow import parquet  # noqa: PLC0415
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            about = file.metadata
+            size = sum(about.row_group(k).total_byte_size for k in range(about.num_row_groups))
+            if size > _MOST_BYTES:
+                raise InputError(f"{path} unpacks to {size:,} bytes; at most {_MOST_BYTES:,} are")
+            return file.read().cast(_schema()), file.schema_arrow.metadata or {}
+    except (pa.ArrowException, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise InputError(f"{path} is no evidence that dynbench leaderboard wrote: {reason}") from (
+            error
+        )
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa  # noqa: PLC0415  (slow to import)
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    kinds = {
+        "evidence": text,
+        "example_id": pa.int64(),
+        "label": pa.int64(),
+        "prediction": pa.int64(),
+        "status": text,
+        "certifier": text,
+        "attack": text,
+        "forward_passes": pa.int64(),
+        "backward_passes": pa.int64(),
+        "reason": text,
+        "x_adv": pa.binary(),
+        "trail": text,
+    }
+    return pa.schema([(name, kinds.get(name, pa.float64())) for name in ("evidence", *COLUMNS)])
