@@ -19,6 +19,8 @@ Norm = Literal["Linf", "L2", "L1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
 _LONGEST_EPS = 100
+# An eps such as 2/7 is written as a fraction up to here.
+_LARGEST_DENOMINATOR = 1000
 _DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _RATIO = re.compile(r"([-+]?\d+)/(\d+)", re.ASCII)
 
@@ -72,6 +74,24 @@ def parse_eps(text: str) -> float:
     if not math.isfinite(eps):
         raise InputError(f"eps={shown(text)} is not a number; give it as 0.5 or as 8/255")
     return eps
+
+
+def format_eps(eps: float, *, digits: int | None = None) -> str:
+    """Write eps as k/255 where it is one, else as a short decimal or p/q, else with all digits.
+
+    The text stands for this eps alone: parse_eps gives eps again. digits: round an eps that is no
+    k/255 to so many digits, for radii of a grid, which stand for no threat model.
+    """
+    k = round(eps * 255)
+    if 0 < k < 128 and k / 255 == eps:
+        return f"{k}/255"
+    short = f"{eps:.{digits or 6}g}".replace("e+", "e")
+    if digits or float(short) == eps:
+        return short
+    ratio = Fraction(eps).limit_denominator(_LARGEST_DENOMINATOR)
+    if ratio.numerator / ratio.denominator == eps:
+        return f"{ratio.numerator}/{ratio.denominator}"
+    return repr(float(eps)).replace("e+", "e")
 
 
 def widest_eps(norm: Norm, input_shape: tuple[int, ...]) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
 import pandas as pd
 
 from robustbench_dyn.reporting.cells import to_markdown_text
+from robustbench_dyn.reporting.headings import format_eps
 from robustbench_dyn.reporting.published import (
     Entry,
     entries_of,
@@ -23,8 +23,6 @@ from robustbench_dyn.results.store import Store
 _COSTS = ("forward_passes", "backward_passes", "seconds")
 _ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy")
 _PERCENT = (*_ACCURACIES, "gap", "ci_low", "ci_high")
-# An eps such as 2/7 is written as a fraction up to here.
-_LARGEST_DENOMINATOR = 1000
 _SHOWN = ("model", "n_examples", *_PERCENT, "certifiers", "attacks", *_COSTS)
 
 
@@ -77,23 +75,6 @@ def to_markdown(table: pd.DataFrame) -> str:
             lines.append("| " + " | ".join(_cell(c, row[c]) for c in _SHOWN) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
-
-
-def format_eps(eps: float) -> str:
-    """Write eps as k/255 where it is one, else as a short decimal or p/q, else with all digits.
-
-    The text stands for this eps alone: read as a float, it gives eps again.
-    """
-    k = round(eps * 255)
-    if 0 < k < 128 and k / 255 == eps:
-        return f"{k}/255"
-    short = f"{eps:g}".replace("e+", "e")
-    if float(short) == eps:
-        return short
-    ratio = Fraction(eps).limit_denominator(_LARGEST_DENOMINATOR)
-    if ratio.numerator / ratio.denominator == eps:
-        return f"{ratio.numerator}/{ratio.denominator}"
-    return repr(float(eps)).replace("e+", "e")
 
 
 def _by_threat_model(table: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:

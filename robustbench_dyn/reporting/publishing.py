@@ -12,7 +12,8 @@ from robustbench_dyn.files import write_text
 from robustbench_dyn.names import file_name, inside
 from robustbench_dyn.plugins import unknown
 from robustbench_dyn.reporting.folder import replacing_folder, settled
-from robustbench_dyn.reporting.leaderboard import as_table, format_eps, to_markdown
+from robustbench_dyn.reporting.headings import format_eps
+from robustbench_dyn.reporting.leaderboard import as_table, to_markdown
 from robustbench_dyn.reporting.open_flags import open_flags
 from robustbench_dyn.reporting.properties import Findings, read_findings
 from robustbench_dyn.reporting.published import (
