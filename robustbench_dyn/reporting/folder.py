@@ -32,10 +32,12 @@ def settled(folder: Path) -> Path:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path, *, marker: str = "") -> Iterator[Path]:
     """Yield a new folder with the files of `folder`; at the end it takes the place of `folder`.
 
     Files in it must be replaced or deleted, not changed: they are hard links to the old ones.
+    marker: the name of a file that each such folder holds. With one, the new folder begins empty,
+    and an old one without that file is left alone unless it is empty.
     Where the body raises, `folder` stays as it was. One process at a time: others wait. Raises
     InputError for a folder that cannot be replaced, OutputError where the disk refuses.
     """
@@ -45,11 +47,11 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _locked(place.parent):
             _recover(place)
-            _check_content(place, folder)
+            _check_content(place, folder, marker)
             new = _beside(place, "new")
             new.mkdir()
             try:
-                if place.exists():
+                if place.exists() and not marker:
                     _link_files(place, new)
                 yield new
                 sync(new)
@@ -68,20 +70,27 @@ def _check_replaceable(place: Path, folder: Path) -> None:
     for parent in (place, *place.parents):
         if parent.exists():
             if not parent.is_dir():
-                raise InputError(f"{parent} is a file; give a folder for the tables")
+                raise InputError(f"{parent} is a file; give a folder")
             break
     here = Path.cwd()
     if place == here or place in here.parents or os.path.ismount(place):
         kind = "a mount point" if os.path.ismount(place) else "the current folder, or holds it"
         raise InputError(
-            f"{folder} is {kind}, so that its tables cannot be replaced all at once; give a folder "
+            f"{folder} is {kind}, so that its files cannot be replaced all at once; give a folder "
             f"of their own, such as {folder / 'leaderboards'}"
         )
 
 
-def _check_content(place: Path, folder: Path) -> None:
-    """Raise InputError where something besides tables and notes would move with the folder."""
+def _check_content(place: Path, folder: Path, marker: str) -> None:
+    """Raise InputError where something that is not ours would move with the folder."""
     if not place.exists():
+        return
+    if marker:
+        if any(place.iterdir()) and not (place / marker).is_file():
+            raise InputError(
+                f"{folder} holds files and no {marker}, so that it is no page that dynbench wrote; "
+                "give a folder that is new or empty"
+            )
         return
     for entry in sorted(place.iterdir()):
         is_note = entry.suffix in _CARRIED or entry.name.startswith(".")

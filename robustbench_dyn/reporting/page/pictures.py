@@ -24,7 +24,8 @@ Values = dict[str, Any]
 # Characters of images in one page; the page of a model that stands in many tables shows fewer of
 # each, so that a site of many models stays small.
 BUDGET = 70_000
-_CHANNELS = {1: "L", 3: "RGB"}
+# Grey, or red, green and blue.
+_CHANNELS = (1, 3)
 
 
 def finder(data_dir: str | PathLike[str] | None = None) -> Callable[[str, str], Dataset | None]:
@@ -134,5 +135,5 @@ def png(x: NDArray[np.float32]) -> str:
     pixels = np.rint(np.clip(np.nan_to_num(x), 0, 1) * 255).astype(np.uint8)
     channels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     file = io.BytesIO()
-    Image.fromarray(channels, _CHANNELS[len(pixels)]).save(file, "PNG", optimize=True)
+    Image.fromarray(channels).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from robustbench_dyn.results.flags import FLAGS, name_of
+from robustbench_dyn.reporting.headings import format_number, format_percent, format_rank
+from robustbench_dyn.results.flags import FLAGS, Meaning, name_of
+
+# What the script needs of a row, in an attribute of the row.
+_OF_SCRIPT = (
+    "certified_rank",
+    "empirical_rank",
+    "model",
+    "family",
+    "certificate",
+    "certifiers",
+    "suite",
+    "attacks",
+    "certified",
+    "empirical",
+    "low",
+    "clean",
+)
 
 
 def environment() -> Environment:
@@ -19,23 +38,19 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "percent": percent,
-        "number": number,
+        "percent": format_percent,
+        "number": format_number,
         "thousands": thousands,
-        "flag_name": flag_name,
-        "flag_text": flag_text,
+        "rank": format_rank,
+        "flag_id": flag_id,
+        "flag_words": flag_words,
+        "meaning": meaning,
+        "flags_of": flags_of,
+        "suite_id": suite_id,
+        "suites_of": suites_of,
+        "row_data": row_data,
     }
     return made
-
-
-def percent(share: float | None) -> str:
-    """Return a fraction in percent with one digit, without the sign; a dash for none."""
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def number(value: float | None) -> str:
-    """Return a number with three significant digits; a dash for none."""
-    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def thousands(value: float | None) -> str:
@@ -43,12 +58,40 @@ def thousands(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def flag_name(flag: str) -> str:
-    """Return the name of a flag as words, without its values."""
-    return flag.partition(":")[0].replace("_", " ")
+def meaning(flag: str) -> Meaning | None:
+    """Return what a flag means and asks for; None for one of a later version."""
+    return FLAGS.get(name_of(flag))
 
 
-def flag_text(flag: str) -> dict[str, Any]:
-    """Return what a flag means, and what it asks for; empty where no version sets it."""
-    known = FLAGS.get(name_of(flag))
-    return {"meaning": known.meaning, "asks_for": known.asks_for} if known else {}
+def flag_words(flag: str) -> str:
+    """Return a flag in words, as in "zero gradients: 0.4"."""
+    name, _, value = flag.partition(":")
+    words = name.replace("_", " ")
+    return f"{words}: {value.replace(':', ' ')}" if value else words
+
+
+def flag_id(flag: str) -> str:
+    """Return the name in the page of the note on a flag."""
+    return f"flag-{name_of(flag).replace('*', 'any')}"
+
+
+def flags_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Meaning]:
+    """Return the open flags of rows with their meanings, by a flag of each name."""
+    names = {name_of(flag): flag for row in rows for flag in row["open_flags"]}
+    return {name: FLAGS[name] for name in sorted(names) if name}
+
+
+def suite_id(row: Mapping[str, Any]) -> str:
+    """Return the name in the page of the note on the attacks of a row."""
+    text = "+".join((row["suite"], *row["attacks"], "because", *row["added"]))
+    return f"suite-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def suites_of(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a row of each suite and list of attacks."""
+    return list({suite_id(row): row for row in rows}.values())
+
+
+def row_data(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the script sorts and filters a row by."""
+    return {name: row[name] for name in _OF_SCRIPT} | {"seconds": row["costs"]["seconds"]}
