@@ -19,7 +19,7 @@ export function curvesPage() {
   panels.forEach(({ dataset, norm }, k) => panel.append(new Option(`${dataset}, ${norm}`, k)));
   const models = asked("m");
   const at = panels.findIndex((one) => one.curves.some(({ model }) => models.includes(model)));
-  panel.value = Math.max(at, 0);
+  panel.value = at < 0 ? longest(panels) : at;
   let chosen = [];
 
   function enter() {
@@ -62,8 +62,8 @@ export function curvesPage() {
       change,
     });
     const several = panels[panel.value].curves.filter((one) => one.label === curve.label).length > 1;
-    const name = breakable(curve.label) + (several ? ` (${curve.suite}, ${curve.points[0][3]})` : "");
-    return make("label", {}, box, key, make("span", {}, name));
+    const about = several ? ` (${curve.suite}, ${curve.points[0][3]} images)` : "";
+    return make("label", {}, box, key, make("span", {}, breakable(curve.label), about));
   }
 
   panel.addEventListener("change", enter);
@@ -71,6 +71,12 @@ export function curvesPage() {
   form.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("resize", show);
   enter();
+}
+
+/** The panel whose curves have the most points. */
+function longest(panels) {
+  const points = panels.map(({ curves }) => Math.max(...curves.map((one) => one.points.length)));
+  return points.indexOf(Math.max(...points));
 }
 
 /** Curves by their mean certified accuracy, the best first. */

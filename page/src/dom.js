@@ -33,8 +33,11 @@ export function embedded() {
 
 export const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1));
 
-/** Names may break after a slash or an underscore, as in the tables. */
-export const breakable = (name) => name.replace(/[/_]/g, "$&\u200b");
+/** A name that may break after a slash or an underscore, as in the tables. */
+export function breakable(name) {
+  const parts = name.split(/(?<=[/_])/);
+  return make("span", { class: "name" }, ...parts.flatMap((part) => [part, make("wbr")]));
+}
 
 /** Parts of the address after the question mark, repeated ones in their order. */
 export const asked = (name) => new URLSearchParams(location.search).getAll(name);

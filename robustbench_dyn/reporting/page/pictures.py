@@ -59,26 +59,19 @@ def pictures(
     of: the title of a table and its evidence. Takes an example of each table, then a second of
     each, until `budget` characters are used.
     """
-    waiting = [(title, evidence, _kept(evidence)) for title, evidence in of]
-    taken: list[list[Values]] = [[] for _ in waiting]
-    turn, left = 0, budget
-    while any(len(kept) > turn for _, _, kept in waiting):
-        for shown, (_, evidence, kept) in zip(taken, waiting, strict=True):
-            if len(kept) > turn:
-                picture = _picture(evidence, kept[turn], find)
-                left -= sum(map(len, picture["images"].values())) if picture else 0
-                if left < 0:
-                    return _with_titles(waiting, taken)
-                shown += [picture] if picture else []
-        turn += 1
-    return _with_titles(waiting, taken)
-
-
-def _with_titles(
-    waiting: Iterable[tuple[str, Any, Any]], taken: Iterable[list[Values]]
-) -> list[tuple[str, list[Values]]]:
-    pairs = zip(waiting, taken, strict=True)
-    return [(title, shown) for (title, _, _), shown in pairs if shown]
+    waiting = [(title, evidence, _kept(evidence), list[Values]()) for title, evidence in of]
+    taken = [(title, shown) for title, _, _, shown in waiting]
+    left = budget
+    for turn in range(max((len(kept) for _, _, kept, _ in waiting), default=0)):
+        for _, evidence, kept, shown in waiting:
+            picture = _picture(evidence, kept[turn], find) if turn < len(kept) else None
+            if picture is None:
+                continue
+            left -= sum(map(len, picture["images"].values()))
+            if left < 0:
+                return [pair for pair in taken if pair[1]]
+            shown.append(picture)
+    return [pair for pair in taken if pair[1]]
 
 
 def _kept(evidence: Evidence) -> list[Verdict]:

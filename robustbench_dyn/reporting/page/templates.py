@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from robustbench_dyn.reporting.headings import format_number, format_percent, format_rank
 from robustbench_dyn.results.flags import FLAGS, Meaning, name_of
@@ -38,6 +40,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
+        "breakable": breakable,
         "percent": format_percent,
         "number": format_number,
         "thousands": thousands,
@@ -51,6 +54,11 @@ def environment() -> Environment:
         "row_data": row_data,
     }
     return made
+
+
+def breakable(name: str) -> Markup:
+    """Return a name as HTML that may break after a slash or an underscore, and nowhere else."""
+    return Markup("<wbr>").join(re.split(r"(?<=[/_])", name))
 
 
 def thousands(value: float | None) -> str:
