@@ -203,7 +203,7 @@ def _verdict(
 
 
 def _adversarial(verdict: Verdict, spec: EvaluationSpec, rng: np.random.Generator) -> bytes:
-    """Return an image that looks like an adversarial example: smooth, with a change of few greys."""
+    """Return the bytes of an image with a change of the length that the verdict states."""
     shape = _SHAPES[spec.dataset]
     data = _data(spec.dataset)
     if data:

@@ -1,9 +1,8 @@
 import * as Plot from "@observablehq/plot";
 import { percent } from "./dom.js";
 
-// Okabe and Ito's palette without yellow and black, which tell apart for all kinds of colour vision;
-// symbols tell curves apart without colour.
-export const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+// The style has the values of both themes; symbols tell curves apart without colour.
+export const COLOURS = [1, 2, 3, 4, 5, 6].map((k) => `var(--series-${k})`);
 export const SYMBOLS = ["circle", "square", "triangle", "diamond2", "cross", "star"];
 
 const base = {

@@ -43,6 +43,7 @@ def environment() -> Environment:
         "breakable": breakable,
         "percent": format_percent,
         "number": format_number,
+        "fixed": fixed,
         "thousands": thousands,
         "rank": format_rank,
         "flag_id": flag_id,
@@ -64,6 +65,11 @@ def breakable(name: str) -> Markup:
 def thousands(value: float | None) -> str:
     """Return a whole number with commas; a dash for none."""
     return "–" if value is None else f"{value:,.0f}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """Return a number with so many digits after the point, which columns align; a dash for none."""
+    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def meaning(flag: str) -> Meaning | None:
