@@ -17,6 +17,7 @@ from robustbench_dyn.cli import (
     listing,
     models,
     plotting,
+    publishing,
     scaffolding,
     storing,
     tables,
@@ -77,7 +78,7 @@ app.command()(reserving_stdout(checking.check))
 app.command()(reserving_stdout(scaffolding.new))
 app.command()(reserving_stdout(models.train))
 app.command("sweep")(reserving_stdout(tables.sweep_))
-app.command()(reserving_stdout(tables.leaderboard))
+app.command()(reserving_stdout(publishing.leaderboard))
 app.command("export")(reserving_stdout(tables.export_))
 app.add_typer(store, name="store")
 store.command("check")(reserving_stdout(storing.check_store))

@@ -76,31 +76,6 @@ def sweep_(
         raise typer.Exit(1 if outcome.unsound else 2)
 
 
-def leaderboard(
-    store: StoreFile = Path("dynbench.sqlite"),
-    to: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("leaderboards"),
-    add: Annotated[
-        bool, typer.Option("--add", help="Keep the rows of models that the store does not hold.")
-    ] = False,
-    published: Annotated[
-        bool, typer.Option("--published", help="Print the tables that ship with the package.")
-    ] = False,
-) -> None:
-    """Write one CSV per data set and threat model, and one page with all of them."""
-    from robustbench_dyn.cli.consoles import page
-    from robustbench_dyn.reporting import leaderboard as tables
-    from robustbench_dyn.results.store import Store
-
-    if published:
-        page(tables.to_markdown(tables.published()))
-        return
-    from robustbench_dyn.reporting.published import entries_of
-    from robustbench_dyn.reporting.publishing import publish
-
-    for path in publish(entries_of(Store(require_store(store))), to, add=add).paths:
-        print_result(path)
-
-
 def export_(
     to: Annotated[Path, typer.Argument(help="File of the table (.csv or .parquet).")],
     store: StoreFile = Path("dynbench.sqlite"),

@@ -43,6 +43,8 @@ from robustbench_dyn.version import __version__
 Attacks = str | Attack | Sequence[str | Attack]
 Certifiers = str | Certifier[Any] | Sequence[str | Certifier[Any]]
 
+# The name of attacks that were chosen one by one.
+CUSTOM_SUITE = "custom"
 # Inputs of the evaluation near which the model's own bounds are tested, and of one pass there.
 _NEAR, _AT_ONCE = 4, 64
 
@@ -165,6 +167,8 @@ class NetworkPlan:
             lipschitz_bound=_bound(network),
             declared_bounds=tuple(declared) if self.declared_labels else (),
             not_applicable=selection.not_applicable,
+            suite=_name_of(attacks),
+            training_record=identity.recipe_sha256,
         )
 
     @property
@@ -217,6 +221,14 @@ def arrange(
     order = list(Phase)
     # Sorting is stable: within a phase the order stays.
     return sorted(stages, key=lambda stage: order.index(stage.phase))
+
+
+def _name_of(attacks: Attacks) -> str:
+    """Return the name of the suite that was chosen."""
+    match attacks:
+        case str(name) | [str(name)] if name.strip() in SUITES:
+            return name.strip()
+    return CUSTOM_SUITE
 
 
 def _check_names(certifiers: Sequence[Certifier[Any]], attacks: Sequence[Attack]) -> None:

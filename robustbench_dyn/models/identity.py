@@ -23,7 +23,10 @@ from robustbench_dyn.names import check_name
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The origin of a model, and the hashes by which its verdicts are found again."""
+    """The origin of a model, and the hashes by which its verdicts are found again.
+
+    recipe_sha256: of the recipe that its weights were trained by; empty where there is none.
+    """
 
     name: str
     family: str = ""
@@ -31,6 +34,7 @@ class ModelIdentity:
     code_sha256: str = ""
     weights_sha256: str = ""
     state_sha256: str = ""
+    recipe_sha256: str = ""
 
 
 class _Remembered(NamedTuple):

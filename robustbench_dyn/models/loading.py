@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_dyn.errors import IntegrityError, RegistryError
+from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
+from robustbench_dyn.limited_yaml import read_text
 from robustbench_dyn.models.architectures import (
     Architecture,
     full_name,
@@ -165,6 +166,7 @@ def load_model(
         code_sha256=hash_code(plugin.folder),
         weights_sha256=weights.sha256,
         state_sha256=model.facts["state_sha256"],
+        recipe_sha256=hash_recipe(plugin.folder, weights),
     )
     remember(model, identity)
     return model
@@ -211,6 +213,23 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
         code_sha256=architecture.code_sha256,
         weights_sha256=weights.sha256,
         state_sha256=hash_tensors(model.state_dict()),
+        recipe_sha256=hash_recipe(architecture.folder, weights),
     )
     remember(model, identity)
     return model
+
+
+def hash_recipe(folder: Path, weights: Weights) -> str:
+    """Return the SHA-256 of the recipe that a card names for weights; empty where it has none.
+
+    folder: of the plugin. A file outside of it is none, nor is one too long for a recipe.
+    """
+    if not weights.recipe.isprintable():
+        return ""
+    path = (folder / weights.recipe).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return ""
+    try:
+        return hashlib.sha256(read_text(path).encode()).hexdigest()
+    except InputError:
+        return ""

@@ -15,7 +15,8 @@ from robustbench_dyn.reporting.folder import replacing_folder, settled
 from robustbench_dyn.reporting.headings import format_eps
 from robustbench_dyn.reporting.leaderboard import as_table, to_markdown
 from robustbench_dyn.reporting.open_flags import open_flags
-from robustbench_dyn.reporting.properties import Findings, read_findings
+from robustbench_dyn.reporting.properties import Findings, Measured, read_findings
+from robustbench_dyn.reporting.properties import to_csv as properties_to_csv
 from robustbench_dyn.reporting.published import (
     PROPERTIES,
     WITHDRAWN,
@@ -24,6 +25,7 @@ from robustbench_dyn.reporting.published import (
     read_folder,
     tables_in,
 )
+from robustbench_dyn.reporting.ranking import ranked
 from robustbench_dyn.reporting.rows import (
     Row,
     RowIdentity,
@@ -32,7 +34,7 @@ from robustbench_dyn.reporting.rows import (
     to_csv,
 )
 from robustbench_dyn.results.evidence import Evidence
-from robustbench_dyn.results.evidence_files import write_evidence
+from robustbench_dyn.results.evidence_files import read_evidence, write_evidence
 
 PAGE = "README.md"
 _OF_WITHDRAWN = ("why", "withdrawn_at")
@@ -84,7 +86,7 @@ def publish(
         if not replace:
             _check_not_withdrawn(entries, withdrawn)
         final, changes = combine(entries, old, add=add, replace=replace, folder=folder)
-        names = _write(new, final, read_findings(folder / PROPERTIES))
+        names = _write(new, final)
     return Published([folder / name for name in names], changes)
 
 
@@ -115,7 +117,11 @@ def withdraw_entries(folder: Path, gone: Sequence[Entry], why: str) -> Published
         ]
         rows = [one.row | {"why": one.why, "withdrawn_at": one.at} for one in withdrawn]
         write_text(new / WITHDRAWN, to_csv(rows, more=_OF_WITHDRAWN))
-        names = [*_write(new, kept, read_findings(folder / PROPERTIES)), WITHDRAWN]
+        beside = Path(WITHDRAWN).with_suffix(".parquet").name
+        before = read_evidence(new / beside) if (new / beside).is_file() else {}
+        new_ones = {entry.evidence.sha256: entry.evidence for entry in gone if entry.evidence}
+        write_evidence(new / beside, list((before | new_ones).values()))
+        names = [*_write(new, kept), WITHDRAWN, beside]
     changes = [Change("withdrawn", entry.row) for entry in gone]
     return Published([folder / name for name in names], changes)
 
@@ -126,8 +132,21 @@ def correct(folder: Path, before: Entry, evidence: Evidence) -> Published:
         after = entry_of(evidence, f"the corrected row of {before.row['model']}")
         old = read_folder(folder)
         final = [after if _place(entry.row) == _place(before.row) else entry for entry in old]
-        names = _write(new, final, read_findings(folder / PROPERTIES))
+        names = _write(new, final)
     changes = [Change("replaced", after.row, before.row)]
+    return Published([folder / name for name in names], changes)
+
+
+def add_findings(folder: Path, measured: Sequence[Measured]) -> Published:
+    """Put measured properties beside the tables; a claim that fails keeps its rows apart."""
+    with replacing_folder(folder) as new:
+        weights = {one.weights_sha256 for one in measured}
+        others = read_findings(folder / PROPERTIES).measured
+        kept = [one for one in others if one.weights_sha256 not in weights]
+        write_text(new / PROPERTIES, properties_to_csv(Findings([*kept, *measured])))
+        entries = read_folder(folder)
+        names = [*_write(new, entries), PROPERTIES]
+    changes = [Change("kept", entry.row) for entry in entries]
     return Published([folder / name for name in names], changes)
 
 
@@ -178,6 +197,13 @@ def label(row: Mapping[str, Any]) -> str:
         f"{row['model']} on {row['n_examples']} examples of {row['dataset']}, {row['norm']} "
         f"{format_eps(row['eps'])}"
     )
+
+
+def bracket(row: Mapping[str, Any]) -> str:
+    """Return a row's bounds for a sentence: certified, empirical, both in percent."""
+    empirical = row["empirical_accuracy"]
+    attacked = "not attacked" if empirical is None else f"empirical {100 * empirical:.1f} %"
+    return f"certified {100 * row['certified_accuracy']:.1f} %, {attacked}"
 
 
 def read_withdrawn(folder: Path) -> list[Withdrawal]:
@@ -232,8 +258,9 @@ def _check_replacement(change: Change) -> None:
         )
 
 
-def _write(new: Path, entries: Sequence[Entry], findings: Findings) -> list[str]:
+def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
     """Write all tables of a folder, in place of those that are there; return the names."""
+    findings = read_findings(new / PROPERTIES)
     for path in tables_in(new):
         path.unlink()
         path.with_suffix(".parquet").unlink(missing_ok=True)
@@ -244,7 +271,7 @@ def _write(new: Path, entries: Sequence[Entry], findings: Findings) -> list[str]
         )
         for entry in entries
     ]
-    final = sorted(flagged, key=_order)
+    final = sorted(ranked(flagged), key=_order)
     names = []
     for name, of_one in _files(final).items():
         write_text(inside(new, name), to_csv(entry.row for entry in of_one))

@@ -135,8 +135,9 @@ class Record:
     spec: what the verdicts depend on. parameters, lipschitz_bound: facts about the model, for
     tables; None where there is no bound. declared_bounds: the classes of the model whose own bounds
     certificates rest on. not_applicable: the certifiers of `auto` that cannot treat the model, with
-    the reason. suite: the name of the suite of attacks, "custom" where attacks were named one by
-    one. training_record: SHA-256 of the recipe that the weights were trained by; empty for none.
+    the reason. suite: the name of the suite of attacks, or "custom" where attacks were named one by
+    one; empty in records of earlier versions. training_record: the SHA-256 of the recipe that the
+    weights were trained by; empty for unregistered models and weights without a recipe.
     """
 
     spec: EvaluationSpec

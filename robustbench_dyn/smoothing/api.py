@@ -181,7 +181,12 @@ class SmoothedPlan:
             package_version=__version__,
         )
         parameters = count_parameters(model.network.model)
-        self.record = Record(spec=spec, parameters=parameters)
+        self.record = Record(
+            spec=spec,
+            parameters=parameters,
+            suite=ATTACK if attacked else "none",
+            training_record=identity.recipe_sha256,
+        )
         counter = VoteCounter(
             model, smoothing, StoredVotes(store, spec.votes_key()), seed=seed, n_draws=N_DRAWS
         )

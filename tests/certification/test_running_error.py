@@ -35,6 +35,19 @@ class Function(nn.Module):
         return self.function(x)
 
 
+class ScaledSums(nn.Module):
+    """Large terms that cancel, and a scale of each sum by itself."""
+
+    def __init__(self):
+        super().__init__()
+        large = 1e3 * torch.randn(12, 24)
+        self.register_buffer("weight", torch.cat([large, torch.randn(12, 24) - large], dim=1))
+        self.register_buffer("scale", torch.logspace(-3, 1, 12))
+
+    def forward(self, x):
+        return F.linear(torch.cat([x, x], dim=1), self.weight) * self.scale
+
+
 def batch_norm():
     layer = nn.BatchNorm2d(4)
     layer.running_mean.normal_(0, 50)
@@ -108,6 +121,10 @@ MODULES = {
     "max-min": (MaxMin, IMAGES),
     "gradient step": (lambda: ConvGradientStep(4, 9, n_steps=3), IMAGES),
     "uneven gradient step": (lambda: uneven(DenseGradientStep(24, 12)), VECTORS),
+    "uneven image step": (lambda: uneven(ConvGradientStep(4, 9)), IMAGES),
+    "scaled sums": (ScaledSums, VECTORS),
+    "leaky scaled sums": (lambda: nn.Sequential(ScaledSums(), nn.LeakyReLU(3.0)), VECTORS),
+    "small step": (lambda: uneven(DenseGradientStep(2, 2)), (2,)),
     "orthonormal step": (lambda: OrthonormalGradientStep(24, 7), VECTORS),
     "switching pair": (lambda: SwitchingPair(4), IMAGES),
     "naive step": (lambda: NaiveStep(4), IMAGES),
@@ -133,7 +150,8 @@ def diagonal(scale):
 
 
 def uneven(step):
-    step.weight.data *= torch.logspace(-3, 1, len(step.weight))[:, None]
+    scales = torch.logspace(-3, 1, len(step.weight))
+    step.weight.data *= scales.view(-1, *[1] * (step.weight.dim() - 1))
     return step
 
 
@@ -187,6 +205,31 @@ def test_an_error_rule_without_rounding_is_caught(name, rule, monkeypatch):
 
     monkeypatch.setitem(error_rules.ERROR_RULES, rule, forgetting)
     assert excess(name)[0] > 1
+
+
+def test_a_product_that_forgets_the_errors_of_entries_is_caught(monkeypatch):
+    honest = error_rules.ERROR_RULES["mul"]
+    monkeypatch.setitem(
+        error_rules.ERROR_RULES, "mul", lambda call: honest(call)._replace(entry_error=None)
+    )
+    assert excess("scaled sums")[0] > 1
+
+
+@pytest.mark.parametrize("name", ["scaled sums", "small step", "uneven gradient step", "linear"])
+def test_a_thousandth_of_an_error_bound_is_exceeded(name):
+    assert 1000 * excess(name)[0] > 1
+
+
+def test_uneven_scales_cost_no_more_than_even_ones():
+    x, bounds = torch.randn(3, 24), []
+    for scales in (torch.ones(12), torch.logspace(-3, 1, 12)):
+        torch.manual_seed(0)
+        step = DenseGradientStep(24, 12).eval().requires_grad_(False)
+        step.weight.data *= scales[:, None]
+        found = analyse(step, x, x.double(), torch.full((3,), 0.1).double()).error_bounds
+        bounds.append(found.error)
+    assert float(step.value().max() / step.value().min()) > 1e7
+    assert (bounds[1] < 10 * bounds[0]).all()
 
 
 def test_operations_without_an_error_rule_are_named():

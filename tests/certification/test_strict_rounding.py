@@ -1,5 +1,6 @@
 """The allowance for rounding, measured and strict, and what a run tells of it."""
 
+import copy
 import json
 import math
 
@@ -11,10 +12,11 @@ from oracles.command import dynbench
 from oracles.refutation import built, predictions
 from torch import nn
 
-from robustbench_dyn import ThreatModel, evaluate
+from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.rounding.allowance import (
+    LayerRounding,
     explained_by_rounding,
     layer_rounding,
     margins_of,
@@ -22,8 +24,10 @@ from robustbench_dyn.certification.rounding.allowance import (
     surface_points,
 )
 from robustbench_dyn.flows import Classifier
+from robustbench_dyn.flows.gradient import GradientStep
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.results.store import Store
+from robustbench_dyn.results.verdicts import Outcome
 from robustbench_dyn.threat_models import NORMS, distance
 
 L2 = ThreatModel("L2", 0.1)
@@ -172,3 +176,86 @@ def test_the_command_subtracts_the_worst_case(tmp_path):
         assert document["run"]["rounding"] == name
         shares[name] = document["rows"][0]["certified_accuracy"]
     assert 0 < shares["strict"] <= shares["measured"]
+
+
+def in_another_order(model, seed):
+    """Return sll with the terms of its sums permuted: the same function, other float32 sums."""
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    for part in other.modules():
+        if isinstance(part, GradientStep):
+            order = torch.randperm(len(part.weight), generator=generator)
+            for tensor in (part.weight, part.bias, part.log_q):
+                tensor.data = tensor.data[order]
+    return other
+
+
+@pytest.fixture(scope="module")
+def sll():
+    return load_model("sll")
+
+
+def worst_and_measured(model, x, y):
+    """Return bounds of sll's rounding, and what float32 does to margins in three orders of sums."""
+    reach = torch.full((len(x),), 0.5, dtype=torch.float64)
+    points = surface_points(x, reach, "L2")
+    measured = []
+    for k in range(3):
+        ordered = in_another_order(model, k)
+        with frozen_eval(ordered), torch.no_grad():
+            worst_case, *exact = layer_rounding(ordered, strict=True).worst_case(
+                x, y, reach, points
+            )
+            measured += [
+                (margins_of(ordered(z), y) - margins_of(logits, y)).abs()
+                for z, logits in zip((x, points), exact, strict=True)
+            ]
+    return worst_case, torch.stack(measured).amax(dim=0)
+
+
+@pytest.mark.parametrize("kind", ["real", "random"])
+def test_the_rounding_of_sll_stays_below_its_worst_case(sll, kind):
+    data = load_dataset("fashion_mnist", n_examples=6)
+    generator = torch.Generator().manual_seed(1)
+    x = data.x if kind == "real" else torch.rand(data.x.shape, generator=generator)
+    worst_case, measured = worst_and_measured(sll, x, data.y)
+    other = torch.arange(10) != data.y[:, None]
+    assert (measured[other] <= worst_case[other]).all()
+    # Nor is the bound beyond use: far below the margins, which are about 1.
+    assert worst_case[other].max() < 0.3
+    # The measurement is above 0: a bound of a millionth would be caught.
+    assert (measured[other] > 1e-6 * worst_case[other]).any()
+
+
+def test_sll_certifies_real_examples(sll):
+    found = evaluate(
+        sll,
+        "fashion_mnist",
+        ThreatModel("L2", 0.25),
+        n_examples=20,
+        attacks="none",
+        certifiers="lipschitz",
+    )
+    outcomes = [step.outcome for verdict in found.verdicts for step in verdict.trail]
+    assert outcomes.count(Outcome.CERTIFIED) >= 10
+    assert Outcome.WITHIN_ROUNDING not in outcomes
+
+
+def test_a_worst_case_above_the_margins_certifies_nothing(sll, monkeypatch):
+    honest = LayerRounding.worst_case
+
+    def larger(self, *args):
+        worst_case, *exact = honest(self, *args)
+        return worst_case * 1000, *exact
+
+    monkeypatch.setattr(LayerRounding, "worst_case", larger)
+    found = evaluate(
+        sll,
+        "fashion_mnist",
+        ThreatModel("L2", 0.25),
+        n_examples=5,
+        attacks="none",
+        certifiers="lipschitz",
+    )
+    assert found.summary["certified_accuracy"] == 0
+    assert "within_rounding" in found.summary["flags"]

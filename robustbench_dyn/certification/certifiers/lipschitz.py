@@ -19,6 +19,8 @@ class Lipschitz(Certifier["LipschitzState"]):
     """Divide each margin by a global L2 Lipschitz bound of its logit difference."""
 
     name: ClassVar = "lipschitz"
+    # 2: the rounding of networks with layers of uneven scales is bounded more sharply.
+    version: ClassVar = 2
     description: ClassVar = "global L2 Lipschitz bound of each logit difference"
     phase: ClassVar = Phase.CLEAN
     radii_from_l2: ClassVar = True

@@ -19,6 +19,8 @@ class LipschitzInBox(Certifier["LipschitzState"]):
     """Compare the margins at the middle of the box with L times half its diagonal."""
 
     name: ClassVar = "lipschitz_in_box"
+    # 2: the rounding of networks with layers of uneven scales is bounded more sharply.
+    version: ClassVar = 2
     description: ClassVar = (
         "global L2 Lipschitz bound from the middle of the Linf ball within [0, 1]"
     )

@@ -23,6 +23,8 @@ class LipSDP(Certifier["LipschitzState"]):
     """
 
     name: ClassVar = "lipsdp"
+    # 2: the rounding of networks with layers of uneven scales is bounded more sharply.
+    version: ClassVar = 2
     description: ClassVar = (
         "semidefinite L2 Lipschitz bound of each logit difference (LipSDP), small networks"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,8 @@ class ErrorBounds(NamedTuple):
 
     Weighted sums also keep bounds entry by entry, which scales of each entry pass on to the next
     sum; None elsewhere. entry_error: of the value's shape, the error of each entry, in addition to
-    `error`. entry_drift: of a shape that broadcasts to it, how far an entry's exact value may move.
+    `error`, which does not count it again. entry_drift: of a shape that broadcasts to it, how far
+    an entry's exact value may move.
     """
 
     drift: Tensor
@@ -44,7 +45,8 @@ class ErrorBounds(NamedTuple):
         magnitude = factor.abs() if isinstance(factor, Tensor) else abs(factor)
         return total._replace(
             entry_error=(self.entry_error * magnitude).expand_as(like),
-            entry_drift=self.entry_drift * magnitude,
+            # In like's dtype, a small product may become 0.
+            entry_drift=self.entry_drift * magnitude + torch.finfo(like.dtype).tiny,
         )
 
     def aggregated(self) -> ErrorBounds:
@@ -66,6 +68,10 @@ class Tracked:
     error_bounds: ErrorBounds
     constant: bool
     aliases: list[Tensor] = field(default_factory=list)
+
+    def without_entries(self) -> Tracked:
+        """Return the same without the bounds of its entries, which are to be added again."""
+        return replace(self, error_bounds=ErrorBounds(*self.error_bounds[:2]))
 
 
 class Call(NamedTuple):
@@ -113,12 +119,26 @@ class Call(NamedTuple):
 
     def rounded(self, drift: Tensor, error: Tensor, units: float = 1.0) -> ErrorBounds:
         """Return the bounds where each entry of the result errs by so many units in addition."""
+        return self.with_rounding(ErrorBounds(drift, error), units)
+
+    def with_rounding(self, found: ErrorBounds, units: float) -> ErrorBounds:
+        """Return bounds, of entries too, where each entry errs by so many units in addition."""
         if not units:
-            return ErrorBounds(drift, error)
-        size = size_of(self.value, self.n) + drift + 2 * error
-        return ErrorBounds(
-            drift, error + units * (self.unit * size + self.tiny * math.sqrt(self.entries))
-        )
+            return found
+        if found.entry_error is None or found.entry_drift is None:
+            size = size_of(self.value, self.n) + found.drift + 2 * found.error
+            rounding = self.unit * size + self.tiny * math.sqrt(self.entries)
+            return found._replace(error=found.error + units * rounding)
+        around = found.entry_drift + 2 * (found.entry_error + self.by_entry(found.error))
+        rounding = self.unit * (self.value.abs() + around) + 2 * self.tiny
+        rounding = units * rounding * (1 + 8 * self.unit)
+        return found._replace(entry_error=found.entry_error + rounding)
+
+    def by_entry(self, per_example: Tensor, like: Tensor | None = None) -> Tensor:
+        """Return a number of each example, in a shape that broadcasts to like, or to the value."""
+        like = self.value if like is None else like
+        repeated = per_example.to(like.dtype).repeat_interleave(len(like) // self.n)
+        return repeated.view(-1, *[1] * (like.dim() - 1))
 
 
 Rule = Callable[[Call], "ErrorBounds | None"]

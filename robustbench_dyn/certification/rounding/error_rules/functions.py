@@ -32,8 +32,9 @@ def _entrywise(slope: Callable[[Call], float], units: float) -> Rule:
         if units > 1:
             # Some of them subtract numbers as large as the argument.
             error = error + units * call.unit * max_size(one, call.n)
-        found = call.rounded(drift, error, units)
-        return one.error_bounds.scaled_by_entry(max_slope, call.value, found)
+        found = ErrorBounds(drift, error)
+        found = one.error_bounds.scaled_by_entry(max_slope, call.value, found)
+        return call.with_rounding(found, units)
 
     return rule
 

@@ -56,9 +56,10 @@ def _product(call: Call) -> ErrorBounds | None:
     one = first if first is not None else second
     assert one is not None
     constant = call.args[1] if first is not None else call.args[0]
-    part = scaled(broadcast(call, one), _largest_constant(constant))
-    found = call.rounded(part.drift, part.error, 2)
-    return one.error_bounds.scaled_by_entry(constant, call.value, found)
+    # Errors of entries are scaled by factors of their own, all others by the largest one.
+    found = scaled(broadcast(call, one.without_entries()), _largest_constant(constant))
+    found = one.error_bounds.scaled_by_entry(constant, call.value, found)
+    return call.with_rounding(found, 2)
 
 
 @rule("div")

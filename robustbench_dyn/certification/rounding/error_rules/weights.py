@@ -145,22 +145,28 @@ def _weighted(
     """
     found = affine(call, one, norm=norm, abs_norm=abs_norm, n_summands=n_summands, rounds=False)
     bounds, total = one.error_bounds, one.error_bounds.aggregated()
-    around = _by_entry(call, call.value, total.drift + 2 * total.error)
+    around = call.by_entry(total.drift + 2 * total.error)
     sizes = abs_linear(one.value.abs()) + rows * around
     columns = columns.where(columns > 0, 1.0)
     uneven = float(columns.max()) > _UNEVEN * float(columns.min())
     if bounds.entry_error is not None and bounds.entry_drift is not None and uneven:
         # |W e| <= |W C^-1| |C e|, C the norms of W's columns: scales of e that W takes back.
-        passed = norm_by_columns(columns.flatten()) * size_of(bounds.entry_error * columns, call.n)
+        scaled_norm, scales = norm_by_columns(columns.flatten()), columns.double()
+        passed = scaled_norm * size_of(bounds.entry_error * scales, call.n)
         passed = norm * bounds.error + passed
-        found = found._replace(error=found.error - (norm * total.error - passed).clamp_min(0))
+        times = one.value.numel() / bounds.entry_drift.numel()
+        moved = scaled_norm * math.sqrt(times) * size_of(bounds.entry_drift * scales, call.n)
+        found = found._replace(
+            drift=found.drift.minimum(moved),
+            error=found.error - (norm * total.error - passed).clamp_min(0),
+        )
         moved = bounds.entry_drift + 2 * bounds.entry_error
-        moved = moved + _by_entry(call, one.value, 2 * bounds.error)
+        moved = moved + call.by_entry(2 * bounds.error, one.value)
         sizes = sizes.minimum(abs_linear(one.value.abs() + moved))
     sizes = sizes if bias is None else sizes + bias.abs()
     # The sizes are summed in the same dtype, and round too.
     entry_error = sizes * ((n_summands + 1) * call.unit * (1 + (2 * n_summands + 8) * call.unit))
-    entry_drift = rows * _by_entry(call, call.value, total.drift) * (1 + 16 * call.unit)
+    entry_drift = rows * call.by_entry(total.drift) * (1 + 16 * call.unit)
     return found._replace(entry_error=entry_error, entry_drift=entry_drift)
 
 
@@ -169,12 +175,6 @@ def _norms(weight: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     kind = torch.finfo(weight.dtype)
     norms = torch.linalg.vector_norm(weight.detach(), dim=dim, dtype=torch.float64)
     return (norms * (1 + 2 * kind.eps)).to(weight.dtype) + kind.tiny
-
-
-def _by_entry(call: Call, like: Tensor, per_example: Tensor) -> Tensor:
-    """Return a number of each example, in a shape that broadcasts to the value."""
-    repeated = per_example.to(like.dtype).repeat_interleave(len(like) // call.n)
-    return repeated.view(-1, *[1] * (like.dim() - 1))
 
 
 def _size(tensor: Tensor) -> float:

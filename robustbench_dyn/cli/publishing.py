@@ -1,0 +1,185 @@
+"""The command leaderboard: publish rows, withdraw them, and show the tables that ship."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustbench_dyn.cli.options import AsJson, DataDir, Limited, Plugins, Trust, require_store
+from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.errors import InputError
+
+if TYPE_CHECKING:
+    from robustbench_dyn.reporting.publishing import Change, Published
+
+_DEFAULT_STORE = Path("dynbench.sqlite")
+# Rows that stay as they are are counted, not listed.
+_LISTED = ("added", "replaced", "dropped", "withdrawn")
+
+
+def leaderboard(
+    store: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--store",
+            help="SQLite file of verdicts; several are merged. By default dynbench.sqlite.",
+        ),
+    ] = None,
+    to: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("leaderboards"),
+    add: Annotated[
+        bool, typer.Option("--add", help="Keep the rows of the folder that no new row replaces.")
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Also replace rows of more examples or with certifiers, drop rows that the stores "
+            "do not hold, and publish rows that were withdrawn.",
+        ),
+    ] = False,
+    remove: Annotated[
+        str, typer.Option(metavar="MODEL", help="Withdraw the rows of a model: NAME or NAME@HASH.")
+    ] = "",
+    why: Annotated[str, typer.Option(help="Why the rows are withdrawn.")] = "",
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Measure what the models' cards claim; their code is run in here."
+        ),
+    ] = False,
+    adversarial: Annotated[
+        int,
+        typer.Option(
+            "--adversarial-examples", help="Adversarial examples kept as evidence of a row.", min=0
+        ),
+    ] = 10,
+    latex: Annotated[
+        Path | None, typer.Option(help="Write the tables for LaTeX, too (.tex).")
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SITE",
+            help="Write a page of the tables, too, as a folder that any browser opens. Without "
+            "--store, of the tables as they are.",
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Print the tables that ship with the package.")
+    ] = False,
+    as_json: AsJson = False,
+    plugins: Plugins = None,
+    trust: Trust = False,
+    limits: Limited = "",
+    data_dir: DataDir = None,
+) -> None:
+    """Write one CSV per data set and threat model, with its evidence, and one page of all."""
+    del plugins, trust, limits  # heeded while the options were read
+    from robustbench_dyn.cli.consoles import page as print_page
+    from robustbench_dyn.reporting.leaderboard import published as published_table
+    from robustbench_dyn.reporting.leaderboard import to_markdown
+
+    if published:
+        print_page(to_markdown(published_table()))
+        return
+    if bool(remove) != bool(why):
+        raise InputError("--remove MODEL and --why REASON belong together; give both")
+    if remove and store:
+        raise InputError("--remove withdraws rows of the tables and reads no --store; leave it out")
+    outcome = None
+    if remove:
+        outcome = _withdraw(to, remove, why)
+    elif store or not (page or latex or check):
+        outcome = _publish(store or [_DEFAULT_STORE], to, add, replace, adversarial)
+    if check:
+        outcome = _check(to, outcome)
+    extra = [*_write_latex(to, latex), *_write_page(to, page, data_dir)]
+    _tell(outcome, extra, as_json=as_json)
+
+
+def _publish(
+    stores: list[Path], to: Path, add: bool, replace: bool, n_adversarial: int
+) -> Published:
+    from robustbench_dyn.reporting.published import entries_of
+    from robustbench_dyn.reporting.publishing import publish
+    from robustbench_dyn.results.exchange import merge
+    from robustbench_dyn.results.store import Store
+
+    paths = [require_store(path) for path in dict.fromkeys(stores)]
+    if len(paths) == 1:
+        held = Store(paths[0])
+    else:
+        held = Store()
+        for path in paths:
+            merge(held, path)
+    return publish(entries_of(held, n_adversarial=n_adversarial), to, add=add, replace=replace)
+
+
+def _withdraw(to: Path, model: str, why: str) -> Published:
+    from robustbench_dyn.reporting.publishing import withdraw
+
+    return withdraw(to, model, why)
+
+
+def _check(to: Path, before: Published | None) -> Published:
+    """Measure the claims of the models whose weights were not measured yet."""
+    from robustbench_dyn.models.loading import import_architecture
+    from robustbench_dyn.plugins import find_plugins, is_trusted
+    from robustbench_dyn.reporting.properties import measure, read_findings
+    from robustbench_dyn.reporting.published import PROPERTIES, read_folder
+    from robustbench_dyn.reporting.publishing import Published, add_findings
+
+    known = {one.weights_sha256 for one in read_findings(to / PROPERTIES).measured}
+    wanted = {str(entry.row["weights_sha256"]) for entry in read_folder(to)} - known
+    pairs = [
+        (import_architecture(plugin), weights)
+        for plugin in find_plugins()
+        if plugin.card and plugin.provides("architecture") and is_trusted(plugin)
+        for weights in plugin.card.weights
+        if weights.sha256 in wanted
+    ]
+    after = add_findings(to, measure(pairs))
+    return Published(after.paths, before.changes if before else after.changes)
+
+
+def _write_latex(to: Path, path: Path | None) -> list[Path]:
+    return []
+
+
+def _write_page(to: Path, site: Path | None, data_dir: Path | None) -> list[Path]:
+    return []
+
+
+def _tell(outcome: Published | None, extra: list[Path], *, as_json: bool) -> None:
+    changes = outcome.changes if outcome else []
+    files = [*(outcome.paths if outcome else []), *extra]
+    if as_json:
+        print_json(
+            {
+                "changes": [_as_json(change) for change in changes],
+                "files": [str(path) for path in files],
+            }
+        )
+        return
+    for change in changes:
+        if change.kind in _LISTED:
+            print_result(_as_line(change))
+    counts = Counter(change.kind for change in changes)
+    if counts:
+        print_result(", ".join(f"{kind} {n}" for kind, n in counts.items()) + " rows")
+    for path in files:
+        print_result(path)
+
+
+def _as_json(change: Change) -> dict[str, Any]:
+    return {"kind": change.kind, "row": change.row, "before": change.before}
+
+
+def _as_line(change: Change) -> str:
+    from robustbench_dyn.reporting.publishing import bracket, label
+
+    line = f"{change.kind} {label(change.row)}: {bracket(change.row)}"
+    return line if change.before is None else f"{line} (before: {bracket(change.before)})"
