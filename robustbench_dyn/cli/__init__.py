@@ -12,6 +12,7 @@ import typer
 from robustbench_dyn import __version__
 from robustbench_dyn.cli import (
     checking,
+    comparing,
     evaluating,
     failures,
     listing,
@@ -80,6 +81,7 @@ app.command()(reserving_stdout(models.train))
 app.command("sweep")(reserving_stdout(tables.sweep_))
 app.command()(reserving_stdout(publishing.leaderboard))
 app.command("export")(reserving_stdout(tables.export_))
+app.command()(reserving_stdout(comparing.compare))
 app.add_typer(store, name="store")
 store.command("check")(reserving_stdout(storing.check_store))
 app.add_typer(plot, name="plot")

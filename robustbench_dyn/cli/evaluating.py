@@ -229,6 +229,7 @@ def curve(
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
+    from robustbench_dyn.reporting.headings import format_eps, format_percent, heading
 
     check_export(export)
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
@@ -258,13 +259,14 @@ def curve(
     else:
         rows = [
             (
-                f"{point['eps']:.4g}",
-                f"{100 * point['certified_accuracy']:.1f}",
-                f"{100 * point['empirical_accuracy']:.1f}",
+                # Radii of a grid; their digits say nothing.
+                format_eps(point["eps"], digits=4),
+                format_percent(point["certified_accuracy"]),
+                format_percent(point["empirical_accuracy"]),
             )
             for point in points
         ]
-        plain_table(("eps", "certified %", "empirical %"), rows)
+        plain_table([heading(column) for column in table.columns], rows)
         if flags:
             print_result(f"flags: {flags}")
 

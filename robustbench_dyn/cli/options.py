@@ -154,3 +154,14 @@ def require_store(store: Path) -> Path:
     if not exists:
         raise InputError(f"there is no store {store}; make one with: dynbench run --model NAME")
     return store
+
+
+def require_tables(folder: Path) -> Path:
+    """Return the path of a folder of tables; raises InputError if there is no such folder."""
+    try:
+        exists = folder.is_dir()
+    except (OSError, ValueError) as error:
+        raise InputError(f"no folder can be called {shown(str(folder))}: {error}") from error
+    if not exists:
+        raise InputError(f"there is no folder {folder}; write one with: dynbench leaderboard")
+    return folder

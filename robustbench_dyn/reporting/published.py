@@ -13,6 +13,7 @@ from robustbench_dyn.resources import shipped
 from robustbench_dyn.results.evidence import N_ADVERSARIAL, Evidence
 from robustbench_dyn.results.evidence_files import read_evidence
 from robustbench_dyn.results.store import Store
+from robustbench_dyn.threat_models import format_eps
 
 # Files of a folder that are no table.
 WITHDRAWN: Final = "withdrawn.csv"
@@ -60,7 +61,7 @@ def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
         if len(verdicts) < n or any(verdict.next_stage for verdict in verdicts):
             raise StoreError(
                 f"{store.path or 'the store'} has a finished run of {n} examples of evaluation "
-                f"{key[:12]} at eps {eps:g}, but not all of its verdicts; run it again"
+                f"{key[:12]} at eps {format_eps(eps)}, but not all of its verdicts; run it again"
             )
         yield Evidence(
             record=store.record(key),
