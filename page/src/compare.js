@@ -119,7 +119,7 @@ function evidence(a, b) {
       test("Certified", statuses, (letter) => letter === "C"),
       test("Empirical", statuses, (letter) => STANDING.includes(letter)),
     ),
-    details("Verdicts of both, example by example", contingency(statuses)),
+    details("Verdicts of both, counted", contingency(statuses)),
     details(`Examples that differ: ${ids.length}`, differing(ids)),
   ];
 }

@@ -9,8 +9,8 @@ from robustbench_dyn.reporting.page.histograms import histogram
 
 Values = dict[str, Any]
 Rows = Iterable[Mapping[str, Any]]
-# Digits of a fraction: a tenth of the smallest step of a thousand examples.
-_DIGITS = 4
+# Digits of a fraction: more than tables show, so that both round the same number.
+_DIGITS = 7
 
 
 def curves(rows: Rows) -> list[Values]:
