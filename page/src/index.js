@@ -21,7 +21,12 @@ export function index() {
 
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(filter));
+  form.addEventListener("reset", (event) => {
+    // The browser's own reset comes after this event, too late for the filters.
+    event.preventDefault();
+    for (const field of form.querySelectorAll("input, select")) field.value = "";
+    filter();
+  });
   filter();
   choosing();
 }
