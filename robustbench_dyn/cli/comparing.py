@@ -13,10 +13,10 @@ from robustbench_dyn.threat_models import parse_eps
 
 
 def compare(
-    first: Annotated[
+    one: Annotated[
         str, typer.Argument(metavar="A", help="A model: NAME, NAME/VARIANT or NAME~SIGMA; @HASH.")
     ],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     tables: Annotated[
         Path | None,
         typer.Option(help="Folder of tables; by default those that ship with the package."),
@@ -47,9 +47,9 @@ def compare(
         entries += read_folder(require_tables(tables))
     elif not stores:
         entries = shipped_entries()
-    found = comparison.compare(entries, first, second, dataset=dataset, norm=norm, eps=radius)
+    found = comparison.compare(entries, one, other, dataset=dataset, norm=norm, eps=radius)
     if as_json:
-        print_json(comparison.document(first, second, found))
+        print_json(comparison.document(one, other, found))
         return
-    for line in to_text(first, second, found, all_examples=examples):
+    for line in to_text(one, other, found, all_examples=examples):
         print_result(line)

@@ -77,7 +77,12 @@ Limited = Annotated[
 Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT; see dynbench list models.")]
 TestSplit = Annotated[str, typer.Option(help="Data set; its test split is evaluated.")]
 NormName = Annotated[str, typer.Option("--norm", help="Norm of the threat model: L2, Linf or L1.")]
-NExamples = Annotated[int, typer.Option(help="Evaluate the first N test examples.")]
+First = Annotated[
+    int, typer.Option(help="Id of the first test example to evaluate; the test split begins at 0.")
+]
+NExamples = Annotated[
+    int, typer.Option(help="Evaluate N test examples, the first ones or those from --first on.")
+]
 Attacks = Annotated[
     str,
     typer.Option(

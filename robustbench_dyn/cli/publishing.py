@@ -13,6 +13,7 @@ from robustbench_dyn.cli.output import print_json, print_result
 from robustbench_dyn.errors import InputError
 
 if TYPE_CHECKING:
+    from robustbench_dyn.reporting.published import Entry
     from robustbench_dyn.reporting.publishing import Change, Published
 
 _DEFAULT_STORE = Path("dynbench.sqlite")
@@ -78,13 +79,13 @@ def leaderboard(
 ) -> None:
     """Write one CSV per data set and threat model, with its evidence, and one page of all."""
     del plugins, trust, limits  # heeded while the options were read
-    from robustbench_dyn.cli.consoles import page as print_page
-    from robustbench_dyn.reporting.leaderboard import published as published_table
-    from robustbench_dyn.reporting.leaderboard import to_markdown
+    from robustbench_dyn.reporting.export import check_export_path
 
     if published:
-        print_page(to_markdown(published_table()))
+        _print_published()
         return
+    if latex is not None:
+        check_export_path(latex, (".tex",))
     if bool(remove) != bool(why):
         raise InputError("--remove MODEL and --why REASON belong together; give both")
     if remove and store:
@@ -98,6 +99,14 @@ def leaderboard(
         outcome = _check(to, outcome)
     extra = [*_write_latex(to, latex), *_write_page(to, page, data_dir)]
     _tell(outcome, extra, as_json=as_json)
+
+
+def _print_published() -> None:
+    from robustbench_dyn.cli.consoles import page as print_page
+    from robustbench_dyn.reporting.markdown import to_markdown
+    from robustbench_dyn.reporting.published import shipped_entries
+
+    print_page(to_markdown(shipped_entries()))
 
 
 def _publish(
@@ -146,7 +155,23 @@ def _check(to: Path, before: Published | None) -> Published:
 
 
 def _write_latex(to: Path, path: Path | None) -> list[Path]:
-    return []
+    from robustbench_dyn.files import write_text
+    from robustbench_dyn.reporting.latex import to_latex
+
+    if path is None:
+        return []
+    write_text(path, to_latex(_entries_in(to)))
+    return [path]
+
+
+def _entries_in(folder: Path) -> list[Entry]:
+    """Return the entries of a folder; raises InputError where it has none."""
+    from robustbench_dyn.reporting.published import read_folder
+
+    entries = read_folder(folder)
+    if not entries:
+        raise InputError(f"{folder} holds no table; write one with: dynbench leaderboard")
+    return entries
 
 
 def _write_page(to: Path, site: Path | None, data_dir: Path | None) -> list[Path]:

@@ -87,6 +87,10 @@ def _table(table: TableLines) -> Iterator[str]:
 def _rows(columns: Sequence[ShownColumn], shown: Sequence[Line]) -> str:
     """Return a table with a heading, a row a line."""
     rows = [[column.heading for column in columns]]
-    rows += [[to_markdown_text(column.text(line)) for column in columns] for line in shown]
+    # Numbers need no escapes, which would make them hard to read in a pipe.
+    rows += [
+        [c.text(line) if c.number else to_markdown_text(c.text(line)) for c in columns]
+        for line in shown
+    ]
     rule = ["---:" if column.number else "---" for column in columns]
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])

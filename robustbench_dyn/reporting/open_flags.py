@@ -78,12 +78,19 @@ def _on_every_example(flag: str, row: _Row) -> bool:
     return f"{flag.split(':')[1]}(failed)" in _attacks(row)
 
 
+def _while_prepared(flag: str, row: _Row) -> bool:
+    """Whether a certifier failed before it saw an example, so that the flag counts none."""
+    del row
+    return flag.count(":") == 1
+
+
 def _attacks(row: _Row) -> list[str]:
     return str(row["attacks"]).split("+")
 
 
 _IS_OPEN: Final[Mapping[str, Callable[[str, _Row], bool]]] = {
     "attack_failed": _on_every_example,
+    "certifier_failed": _while_prepared,
     "unattacked": _always,
     RANDOM: _without_expectation,
     COUPLED: _always,

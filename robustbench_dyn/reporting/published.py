@@ -13,7 +13,6 @@ from robustbench_dyn.resources import shipped
 from robustbench_dyn.results.evidence import N_ADVERSARIAL, Evidence
 from robustbench_dyn.results.evidence_files import read_evidence
 from robustbench_dyn.results.store import Store
-from robustbench_dyn.threat_models import format_eps
 
 # Files of a folder that are no table.
 WITHDRAWN: Final = "withdrawn.csv"
@@ -50,18 +49,18 @@ def entries_of(store: Store, *, n_adversarial: int = N_ADVERSARIAL) -> list[Entr
 
 
 def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
-    largest: dict[tuple[str, float], int] = {}
     ended: dict[tuple[str, float], str] = {}
     for run in store.runs():
         place = run.key, run.eps
-        largest[place] = max(run.n_examples, largest.get(place, 0))
         ended[place] = max(str(run.summary["evaluated_at"]), ended.get(place, ""))
-    for (key, eps), n in largest.items():
-        verdicts = [v for v in store.verdicts(key, eps) if v.example_id < n]
-        if len(verdicts) < n or any(verdict.next_stage for verdict in verdicts):
+    for (key, eps), evaluated_at in ended.items():
+        # The most examples; of equally many, the first.
+        examples = max(store.finished(key, eps), key=lambda one: (len(one), -one.start))
+        verdicts = [v for v in store.verdicts(key, eps) if v.example_id in examples]
+        if len(verdicts) < len(examples) or any(verdict.next_stage for verdict in verdicts):
             raise StoreError(
-                f"{store.path or 'the store'} has a finished run of {n} examples of evaluation "
-                f"{key[:12]} at eps {format_eps(eps)}, but not all of its verdicts; run it again"
+                f"{store.path or 'the store'} has a finished run of {len(examples)} examples of "
+                f"evaluation {key[:12]} at eps {eps:g}, but not all of its verdicts; run it again"
             )
         yield Evidence(
             record=store.record(key),
@@ -69,7 +68,7 @@ def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
             verdicts=tuple(verdicts),
             flags=tuple(store.flags(key)),
             signs=tuple(store.signs(key, eps)),
-            evaluated_at=ended[key, eps],
+            evaluated_at=evaluated_at,
             n_adversarial=n_adversarial,
         ).with_sample()
 

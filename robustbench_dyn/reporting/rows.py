@@ -135,6 +135,11 @@ def images(row: Mapping[str, Any]) -> Images:
     )
 
 
+def table_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Return the data set, norm and eps of a row: the table where it stands."""
+    return str(row["dataset"]), str(row["norm"]), float(row["eps"])
+
+
 def _plain(value: Any) -> Any:
     """Return a value with the empty text in place of none, as tables have it."""
     return "" if value is None or value != value else value  # noqa: PLR0124  (NaN)

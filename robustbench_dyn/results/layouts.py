@@ -121,8 +121,14 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         ),
         Layout(
             "runs",
-            {"key": "text", "eps": "real", "n_examples": "whole", "summary": "text"},
-            n_keys=3,
+            {
+                "key": "text",
+                "eps": "real",
+                "first_example": "whole",
+                "n_examples": "whole",
+                "summary": "text",
+            },
+            n_keys=4,
             expendable=True,
         ),
         Layout(

@@ -17,12 +17,21 @@ Row = Sequence[Any]
 
 
 class Run(NamedTuple):
-    """A finished run: n_examples examples of one evaluation at one eps, and its summary row."""
+    """A finished run: a range of examples of one evaluation at one eps, and its summary row.
+
+    Its examples are first_example, first_example + 1, ..., n_examples of them.
+    """
 
     key: str
     eps: float
+    first_example: int
     n_examples: int
     summary: dict[str, Any]
+
+    @property
+    def examples(self) -> range:
+        """The ids of its examples."""
+        return range(self.first_example, self.first_example + self.n_examples)
 
 
 class Violation(NamedTuple):
@@ -114,11 +123,11 @@ def votes_of(row: Row) -> Votes:
 
 def run_of(row: Row) -> Run:
     """Return the run of a row; raises ValueError or TypeError where it holds none."""
-    key, eps, n_examples, summary = row
+    key, eps, first_example, n_examples, summary = row
     content = json.loads(summary)
     if not isinstance(content, dict):
         raise TypeError(f"a summary is a mapping, not {content!r}")
-    return Run(key, eps, n_examples, content)
+    return Run(key, eps, first_example, n_examples, content)
 
 
 def record_of(row: Row) -> Record:

@@ -165,22 +165,38 @@ class Store(Database):
 
     def add_run(self, run: Run) -> None:
         """Record that a run came to its end."""
-        row = (run.key, run.eps, run.n_examples, json.dumps(run.summary))
+        row = (*run[:-1], json.dumps(run.summary))
         with self.transaction():
             self.write("runs", [row], verb="INSERT OR REPLACE")
 
-    def run(self, key: str, eps: float, n_examples: int) -> Run | None:
-        """Return one finished run, or None."""
-        where = "WHERE key = ? AND eps = ? AND n_examples = ?"
-        for row in self.rows("runs", where, (key, eps, n_examples)):
+    def run(self, key: str, eps: float, examples: range) -> Run | None:
+        """Return the finished run of just these examples, or None."""
+        where = "WHERE key = ? AND eps = ? AND first_example = ? AND n_examples = ?"
+        for row in self.rows("runs", where, (key, eps, examples.start, len(examples))):
             return self._parsed("runs", row, run_of)
         return None
 
     def runs(self) -> list[Run]:
         """Return the finished runs of evaluations that have no violation."""
         refuted = {row[0] for row in self.rows("violations")}
-        runs = self.rows("runs", "ORDER BY key, eps, n_examples")
+        runs = self.rows("runs", "ORDER BY key, eps, first_example, n_examples")
         return [self._parsed("runs", row, run_of) for row in runs if row[0] not in refuted]
+
+    def finished(self, key: str, eps: float) -> list[range]:
+        """Return the examples of all finished runs, as ranges that neither touch nor overlap.
+
+        There are none of an evaluation that has a violation.
+        """
+        if self._has("violations", key):
+            return []
+        rows = self.rows("runs", "WHERE key = ? AND eps = ? ORDER BY first_example", (key, eps))
+        joined = list[range]()
+        for part in (self._parsed("runs", row, run_of).examples for row in rows):
+            if joined and part.start <= joined[-1].stop:
+                joined[-1] = range(joined[-1].start, max(joined[-1].stop, part.stop))
+            else:
+                joined.append(part)
+        return joined
 
     def add_violation(self, key: str, eps: float, violation: Violation) -> None:
         """Keep a counterexample to a certificate."""

@@ -51,7 +51,7 @@ def store_of(*rows, path=None):
     store = Store(path)
     for k, row in enumerate(rows):
         store.add_evaluation(f"k{k}", record())
-        store.add_run(Run(f"k{k}", row["eps"], row["n_examples"], row))
+        store.add_run(Run(f"k{k}", row["eps"], 0, row["n_examples"], row))
     return store
 
 
@@ -201,7 +201,7 @@ def test_a_bad_row_of_a_store_stops_before_the_write(change, words, tmp_path):
     before = content(tmp_path / "t")
     store = store_of(ROW | {"model": "first", "eps": 0.1})
     store.add_evaluation("bad", record())
-    store.add_run(Run("bad", 0.5, 100, ROW | change))
+    store.add_run(Run("bad", 0.5, 0, 100, ROW | change))
     with pytest.raises(InputError, match=r"run bad at eps 0\.5") as caught:
         write_leaderboards(leaderboard(store), tmp_path / "t")
     assert words in str(caught.value)

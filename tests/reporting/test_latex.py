@@ -100,6 +100,7 @@ def test_models_stand_in_their_groups():
     assert places == sorted(places)
     assert "eps 8/255" in text
     assert "Clopper-Pearson" in text
+    assert "m1: attacked with standard, certified by lipschitz." in text
     assert "Suite standard: pgd." in text
 
 

@@ -54,7 +54,7 @@ def run(
         "gap": empirical - certified,
         **columns,
     }
-    return Run(key or f"{model}-{norm}", eps, n_examples, row)
+    return Run(key or f"{model}-{norm}", eps, 0, n_examples, row)
 
 
 def store_of(*runs):
