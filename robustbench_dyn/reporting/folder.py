@@ -31,13 +31,21 @@ def settled(folder: Path) -> Path:
     return old if old.is_dir() and not folder.exists() else folder
 
 
+def check_replaceable(folder: Path, *, marker: str = "") -> None:
+    """Raise InputError where replacing_folder would refuse the folder."""
+    place = folder.resolve()
+    _check_replaceable(place, folder)
+    _check_content(place, folder, marker)
+
+
 @contextmanager
 def replacing_folder(folder: Path, *, marker: str = "") -> Iterator[Path]:
     """Yield a new folder with the files of `folder`; at the end it takes the place of `folder`.
 
     Files in it must be replaced or deleted, not changed: they are hard links to the old ones.
-    marker: the name of a file that each such folder holds. With one, the new folder begins empty,
-    and an old one without that file is left alone unless it is empty.
+    marker: the name of a file that lists all other files of the folder, a line each, and that the
+    body writes. With one, the new folder begins empty, and an old one that holds any other file is
+    refused.
     Where the body raises, `folder` stays as it was. One process at a time: others wait. Raises
     InputError for a folder that cannot be replaced, OutputError where the disk refuses.
     """
@@ -86,11 +94,7 @@ def _check_content(place: Path, folder: Path, marker: str) -> None:
     if not place.exists():
         return
     if marker:
-        if any(place.iterdir()) and not (place / marker).is_file():
-            raise InputError(
-                f"{folder} holds files and no {marker}, so that it is no page that dynbench wrote; "
-                "give a folder that is new or empty"
-            )
+        _check_listed(place, folder, marker)
         return
     for entry in sorted(place.iterdir()):
         is_note = entry.suffix in _CARRIED or entry.name.startswith(".")
@@ -99,6 +103,20 @@ def _check_content(place: Path, folder: Path, marker: str) -> None:
                 f"{folder} holds {entry.name}, and the tables are written as a folder that is "
                 f"replaced as a whole; give a folder of their own, such as "
                 f"{folder / 'leaderboards'}"
+            )
+
+
+def _check_listed(place: Path, folder: Path, marker: str) -> None:
+    """Raise InputError where a folder holds a file that its marker does not list."""
+    listed = {marker}
+    if (place / marker).is_file():
+        listed.update((place / marker).read_text(encoding="utf-8", errors="replace").splitlines())
+    for path in sorted(place.rglob("*")):
+        name = path.relative_to(place).as_posix()
+        if name not in listed and (path.is_symlink() or not path.is_dir()):
+            raise InputError(
+                f"{folder} holds {name}, which is no file of a page that dynbench wrote; give a "
+                "folder that is new or empty"
             )
 
 

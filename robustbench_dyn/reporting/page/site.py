@@ -12,7 +12,7 @@ from typing import Any, Final
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import write_text
 from robustbench_dyn.reporting.aggregation import lines
-from robustbench_dyn.reporting.folder import replacing_folder
+from robustbench_dyn.reporting.folder import check_replaceable, replacing_folder
 from robustbench_dyn.reporting.page.cards import card_of, described
 from robustbench_dyn.reporting.page.document import choices, tables_of
 from robustbench_dyn.reporting.page.embedded import comparisons, curves, histograms_of
@@ -22,7 +22,7 @@ from robustbench_dyn.reporting.properties import Findings
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.version import __version__
 
-# In each folder that holds a site, so that nothing else is ever replaced by one.
+# Lists the files of a site, so that nothing else is ever replaced by one.
 MARKER: Final = ".dynbench-page"
 # No page loads anything from outside of its folder, and none can send anything. `file:` lets the
 # pages work where they are opened from a disk; the chart library sets styles of its own.
@@ -50,8 +50,10 @@ def write_page(
     tables: the folder whose CSV and Parquet files the site offers for download. data_dir: where to
     look for the data sets whose images are shown. budget: characters of images in the page of one
     model. Returns the paths written. Raises InputError where there is no entry, or the folder holds
-    something else than a site; OutputError where it cannot be written.
+    a file that is none of a site; OutputError where it cannot be written.
     """
+    if tables:
+        check_site(site, tables=tables)
     if not entries:
         raise InputError("there is no row to make a page of; publish some by dynbench leaderboard")
     of_tables = tables_of(lines(entries))
@@ -75,9 +77,19 @@ def write_page(
             )
         for name, text in pages.items():
             write_text(new / name, text)
-        write_text(new / MARKER, f"robustbench-dyn {__version__}\n")
         written = sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file())
-    return [site / path for path in written if path.name != MARKER]
+        write_text(new / MARKER, "".join(f"{path.as_posix()}\n" for path in written))
+    return [site / path for path in written]
+
+
+def check_site(site: Path, *, tables: Path) -> None:
+    """Raise InputError where a site of these tables could not be written into a folder."""
+    if site.resolve() in (tables.resolve(), *tables.resolve().parents):
+        raise InputError(
+            f"{site} is or holds the folder of the tables, {tables}; give the page a folder of its "
+            "own"
+        )
+    check_replaceable(site, marker=MARKER)
 
 
 def _renderer(title: str, rows: Iterable[Values]) -> Any:

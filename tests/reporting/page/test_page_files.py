@@ -224,11 +224,26 @@ def test_a_second_site_replaces_the_first_as_a_whole(tmp_path):
     assert not (tmp_path / "site/models/old.html").exists()
 
 
-def test_a_folder_that_is_no_site_is_refused_and_kept(tmp_path):
+def test_a_folder_with_files_of_others_is_refused_and_kept(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="no page that dynbench wrote"):
+    with pytest.raises(InputError, match=r"holds notes\.txt, which is no file of a page"):
         write_page(rows(), Findings(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_site_with_a_file_that_was_added_is_refused(tmp_path):
+    site = tmp_path / "site"
+    write_page(rows("old"), Findings(), site)
+    (site / "models/notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds models/notes\.txt"):
+        write_page(rows("new"), Findings(), site)
+    assert (site / "models/old.html").is_file()
+
+
+def test_a_site_may_not_hold_the_tables(tmp_path):
+    for site in (tmp_path, tmp_path / "leaderboards"):
+        with pytest.raises(InputError, match="the folder of the tables"):
+            write_page(rows(), Findings(), site, tables=tmp_path / "leaderboards")
 
 
 def test_an_empty_folder_becomes_a_site(tmp_path):
