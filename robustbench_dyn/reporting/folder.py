@@ -27,13 +27,19 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 def settled(folder: Path) -> Path:
     """Return where the files of a folder are, also after a kill between two renames."""
-    old = _beside(folder.resolve(), "old")
+    old = _beside(place_of(folder), "old")
     return old if old.is_dir() and not folder.exists() else folder
+
+
+def place_of(folder: Path) -> Path:
+    """Return the absolute path of a folder behind symbolic links, also where these form a loop."""
+    # Path.resolve raises RuntimeError for a loop.
+    return Path(os.path.realpath(folder))
 
 
 def check_replaceable(folder: Path, *, marker: str = "") -> None:
     """Raise InputError where replacing_folder would refuse the folder."""
-    place = folder.resolve()
+    place = place_of(folder)
     _check_replaceable(place, folder)
     _check_content(place, folder, marker)
 
@@ -49,7 +55,7 @@ def replacing_folder(folder: Path, *, marker: str = "") -> Iterator[Path]:
     Where the body raises, `folder` stays as it was. One process at a time: others wait. Raises
     InputError for a folder that cannot be replaced, OutputError where the disk refuses.
     """
-    place = folder.resolve()
+    place = place_of(folder)
     _check_replaceable(place, folder)
     with explained(folder):
         place.parent.mkdir(parents=True, exist_ok=True)

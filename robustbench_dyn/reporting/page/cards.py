@@ -1,4 +1,4 @@
-"""What the page of a model tells from the card of its plugin."""
+"""The card of a model's plugin, as the page of the model shows it."""
 
 from __future__ import annotations
 

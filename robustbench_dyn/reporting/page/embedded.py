@@ -1,4 +1,4 @@
-"""What the script of a page reads: curves over eps, histograms, verdicts of each example."""
+"""Data for the script of a page: curves over eps, histograms, verdicts of each example."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import write_text
 from robustbench_dyn.reporting.aggregation import lines
-from robustbench_dyn.reporting.folder import check_replaceable, replacing_folder
+from robustbench_dyn.reporting.folder import check_replaceable, place_of, replacing_folder
 from robustbench_dyn.reporting.page.cards import card_of, described
 from robustbench_dyn.reporting.page.document import choices, tables_of
 from robustbench_dyn.reporting.page.embedded import comparisons, curves, histograms_of
@@ -84,7 +84,8 @@ def write_page(
 
 def check_site(site: Path, *, tables: Path) -> None:
     """Raise InputError where a site of these tables could not be written into a folder."""
-    if site.resolve() in (tables.resolve(), *tables.resolve().parents):
+    of_tables = place_of(tables)
+    if place_of(site) in (of_tables, *of_tables.parents):
         raise InputError(
             f"{site} is or holds the folder of the tables, {tables}; give the page a folder of its "
             "own"
