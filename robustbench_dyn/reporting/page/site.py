@@ -138,15 +138,33 @@ def _model(rows: Sequence[Values], findings: Findings, *, find: Any, budget: int
     }
 
 
-def _flags(rows: Iterable[Values]) -> list[Values]:
-    """Return each flag of a model's rows with its meaning, and the tables in which it stands."""
-    flags: dict[tuple[str, bool], list[str]] = {}
+def _flags(rows: Sequence[Values]) -> list[Values]:
+    """Return each kind of flag of a model's rows, with its meaning, tables, and values there."""
+    kinds: dict[tuple[str, bool], dict[str, list[str]]] = {}
     for row in rows:
         for flag in dict.fromkeys((*row["open_flags"], *row["flags"])):
-            flags.setdefault((flag, flag in row["open_flags"]), []).append(row["title"])
+            name, _, value = flag.partition(":")
+            kind = kinds.setdefault((name, flag in row["open_flags"]), {})
+            kind.setdefault(row["title"], []).extend([value] if value else [])
+    n_titles = len({row["title"] for row in rows})
     return [
-        {"flag": flag, "open": is_open, "meaning": meaning(flag), "tables": titles}
-        for (flag, is_open), titles in flags.items()
+        {
+            "name": name,
+            "open": is_open,
+            "meaning": meaning(name),
+            "tables": _places(values, n_titles),
+        }
+        for (name, is_open), values in kinds.items()
+    ]
+
+
+def _places(values: Mapping[str, Sequence[str]], n_titles: int) -> list[str]:
+    """Return the tables in which a flag stands, with the values that it has there."""
+    if len(values) == n_titles and not any(values.values()):
+        return ["all tables"]
+    return [
+        f"{title}: {', '.join(dict.fromkeys(of_title))}" if of_title else title
+        for title, of_title in values.items()
     ]
 
 

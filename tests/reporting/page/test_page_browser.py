@@ -94,7 +94,7 @@ def test_flags_and_suites_are_explained_on_demand(tab):
     note = page.locator("#flag-batch_coupled")
     assert not note.is_visible()
     page.locator("button.flag", has_text="batch coupled").first.click()
-    assert "logits depend on the other examples of the batch" in note.inner_text()
+    assert "Logits depend on the other examples of the batch" in note.inner_text()
     page.keyboard.press("Escape")
     assert not note.is_visible()
     page.locator(f"{L2} button.term").first.click()

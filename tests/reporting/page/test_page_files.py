@@ -106,6 +106,13 @@ def test_the_page_of_a_model_tells_its_card_and_measured_defects(site, entries):
     assert "https://arxiv.org/abs/2210.02373" in page.links()
 
 
+def test_flags_stand_with_their_values_in_each_table(site):
+    page = read(site / "models/hamiltonian.html")
+    assert "batch coupled" in page.texts and "all tables" in page.texts
+    (places,) = [text for text in page.texts if text.startswith("cifar10, Linf, eps 8/255: ")]
+    assert re.fullmatch(r"([a-z0-9_]+, L\w+, eps [\d./]+: \d+(; )?){3}", places)
+
+
 def test_a_model_without_a_card_has_a_page_that_says_so(hostile_site):
     page = read(hostile_site / "models/b.html")
     assert "No plugin in use has a card for this model." in page.text
