@@ -86,6 +86,10 @@ def leaderboard(
         return
     if latex is not None:
         check_export_path(latex, (".tex",))
+    if page is not None:
+        from robustbench_dyn.reporting.page import check_site
+
+        check_site(page, tables=to)
     if bool(remove) != bool(why):
         raise InputError("--remove MODEL and --why REASON belong together; give both")
     if remove and store:
@@ -174,7 +178,17 @@ def _entries_in(folder: Path) -> list[Entry]:
 
 
 def _write_page(to: Path, site: Path | None, data_dir: Path | None) -> list[Path]:
-    return []
+    """Write the page of the tables; return the path to open."""
+    from robustbench_dyn.reporting.folder import settled
+    from robustbench_dyn.reporting.page import write_page
+    from robustbench_dyn.reporting.properties import read_findings
+    from robustbench_dyn.reporting.published import PROPERTIES
+
+    if site is None:
+        return []
+    findings = read_findings(to / PROPERTIES)
+    write_page(_entries_in(to), findings, site, tables=settled(to), data_dir=data_dir)
+    return [site / "index.html"]
 
 
 def _tell(outcome: Published | None, extra: list[Path], *, as_json: bool) -> None:
