@@ -114,7 +114,7 @@ def _publish(
 ) -> Published:
     from robustbench_dyn.reporting.published import entries_of
     from robustbench_dyn.reporting.publishing import publish
-    from robustbench_dyn.results.exchange import merge
+    from robustbench_dyn.results.exchange import merge_stores
     from robustbench_dyn.results.store import Store
 
     paths = [require_store(path) for path in dict.fromkeys(stores)]
@@ -122,8 +122,7 @@ def _publish(
         held = Store(paths[0])
     else:
         held = Store()
-        for path in paths:
-            merge(held, path)
+        merge_stores(paths, held)
     return publish(entries_of(held, n_adversarial=n_adversarial), to, add=add, replace=replace)
 
 
