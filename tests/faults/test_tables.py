@@ -107,7 +107,10 @@ def test_added_rows_come_to_the_rows_that_are_there(tmp_path):
     write(target, {"model": "c"}, add=True)
     assert sorted(read_leaderboards(target)["model"]) == ["a", "b", "c"]
     assert sorted(content(target)) == [
-        "README.md", *FILES, "digits-L2-1.csv", "digits-L2-1.parquet"
+        "README.md",
+        *FILES,
+        "digits-L2-1.csv",
+        "digits-L2-1.parquet",
     ]
 
 
@@ -217,7 +220,7 @@ def test_a_run_without_a_time_has_a_row(tmp_path):
     store.add_run(run._replace(summary=untimed))
     (entry,) = entries_of(store)
     assert entry.row["evaluated_at"] == ""
-    assert entry.evidence == replace(one, evaluated_at="").with_sample()
+    assert entry.evidence.sha256 == replace(one, evaluated_at="").with_sample().sha256
 
 
 def test_tables_of_names_that_differ_in_case_are_refused(tmp_path):
@@ -410,7 +413,7 @@ def test_formulas_are_text_and_come_back(text, tmp_path):
         (row,) = csv.DictReader(file)
     assert not row["family"].startswith(("=", "+", "-", "@", "\t", "\r"))
     assert read_leaderboards(tmp_path / "t")["family"].tolist() == [text]
-    assert (row["eps"], row["seed"], row["parameters"]) == ("0.5", "0", "")
+    assert (row["eps"], row["seed"], row["lipschitz_bound"]) == ("0.5", "0", "")
 
 
 @pytest.mark.parametrize(
@@ -423,7 +426,7 @@ def test_formulas_are_text_and_come_back(text, tmp_path):
         ("`a`", r"\`a\`"),
         ("[x](http://y)", r"\[x\](http://y)"),
         ("a\u2028b", "a b"),
-        ("pgd(n_steps=3)+fab-t", "pgd(n_steps=3)+fab-t"),
+        ("pgd(n_steps=3)", "pgd(n_steps=3)"),
     ],
 )
 def test_the_page_shows_text_as_text(text, shown, tmp_path):
