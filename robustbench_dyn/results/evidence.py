@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -81,9 +81,10 @@ class Evidence:
         return json.dumps(
             {
                 "record": json.loads(self.record.to_json()),
-                "eps": self.eps,
+                # A whole number, such as a count, is read back as a float.
+                "eps": float(self.eps),
                 "flags": sorted(self.flags),
-                "signs": [list(asdict(sign).values()) for sign in self.signs],
+                "signs": [[sign.name, float(sign.value)] for sign in self.signs],
                 "evaluated_at": self.evaluated_at,
                 "corrections": [list(correction) for correction in self.corrections],
                 "n_adversarial": self.n_adversarial,
