@@ -58,7 +58,7 @@ def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
     ended: dict[tuple[str, float], str] = {}
     for run in store.runs():
         place = run.key, run.eps
-        ended[place] = max(str(run.summary["evaluated_at"]), ended.get(place, ""))
+        ended[place] = max(str(run.summary.get("evaluated_at", "")), ended.get(place, ""))
     for (key, eps), evaluated_at in ended.items():
         # The most examples; of equally many, the first.
         examples = max(store.finished(key, eps), key=lambda one: (len(one), -one.start))

@@ -178,4 +178,11 @@ READERS: Final[Mapping[str, Callable[[Row], object]]] = {
     "signs": sign_of,
 }
 # What they raise for content that no version has written.
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
