@@ -80,7 +80,7 @@ def main() -> None:
                 for eps, batch in by_eps.items():
                     store.add_verdicts(key, batch)
                     row = summary_row(batch, about, eps=eps, evaluated_at="")
-                    store.add_run(Run(key, eps, EXAMPLES, row))
+                    store.add_run(Run(key, eps, 0, EXAMPLES, row))
 
         measure("write, 10,000 a transaction, with summaries", write)
         measure("read all", lambda: [list(store.verdicts(key)) for key in keys])

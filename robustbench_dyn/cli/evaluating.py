@@ -16,6 +16,7 @@ from robustbench_dyn.cli.options import (
     Certifiers,
     DataDir,
     Device,
+    First,
     Limited,
     Model,
     NExamples,
@@ -49,6 +50,7 @@ def run(
     norm_name: NormName = "L2",
     eps: EpsOption = None,
     more_eps: MoreEps = None,
+    first: First = 0,
     n_examples: NExamples = DEFAULT_N_EXAMPLES,
     attacks: Attacks = "standard",
     certifiers: Certifiers = "auto",
@@ -89,7 +91,7 @@ def run(
     from robustbench_dyn.results.costs import peak_memory_mb
 
     check_export(export)
-    data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    data = load_dataset(dataset, first=first, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         evaluations = evaluate_grid(
@@ -136,6 +138,7 @@ def smooth(
     norm_name: NormName = "L2",
     eps: EpsOption = None,
     more_eps: MoreEps = None,
+    first: First = 0,
     n_examples: NExamples = 100,
     attacks: Annotated[
         Literal["eot-pgd", "none"], typer.Option(help="PGD in expectation over the noise, or none.")
@@ -169,7 +172,7 @@ def smooth(
 
     if export is not None:
         check_export_path(export, (".tsv",))
-    data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    data = load_dataset(dataset, first=first, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         smoothed = evaluate_smoothed(
@@ -229,6 +232,7 @@ def curve(
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
+    from robustbench_dyn.reporting.headings import format_eps, format_percent, heading
 
     check_export(export)
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
@@ -258,13 +262,14 @@ def curve(
     else:
         rows = [
             (
-                f"{point['eps']:.4g}",
-                f"{100 * point['certified_accuracy']:.1f}",
-                f"{100 * point['empirical_accuracy']:.1f}",
+                # Radii of a grid; their digits say nothing.
+                format_eps(point["eps"], digits=4),
+                format_percent(point["certified_accuracy"]),
+                format_percent(point["empirical_accuracy"]),
             )
             for point in points
         ]
-        plain_table(("eps", "certified %", "empirical %"), rows)
+        plain_table([heading(column) for column in table.columns], rows)
         if flags:
             print_result(f"flags: {flags}")
 

@@ -77,7 +77,12 @@ Limited = Annotated[
 Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT; see dynbench list models.")]
 TestSplit = Annotated[str, typer.Option(help="Data set; its test split is evaluated.")]
 NormName = Annotated[str, typer.Option("--norm", help="Norm of the threat model: L2, Linf or L1.")]
-NExamples = Annotated[int, typer.Option(help="Evaluate the first N test examples.")]
+First = Annotated[
+    int, typer.Option(help="Id of the first test example to evaluate; the test split begins at 0.")
+]
+NExamples = Annotated[
+    int, typer.Option(help="Evaluate N test examples, the first ones or those from --first on.")
+]
 Attacks = Annotated[
     str,
     typer.Option(
@@ -154,3 +159,14 @@ def require_store(store: Path) -> Path:
     if not exists:
         raise InputError(f"there is no store {store}; make one with: dynbench run --model NAME")
     return store
+
+
+def require_tables(folder: Path) -> Path:
+    """Return the path of a folder of tables; raises InputError if there is no such folder."""
+    try:
+        exists = folder.is_dir()
+    except (OSError, ValueError) as error:
+        raise InputError(f"no folder can be called {shown(str(folder))}: {error}") from error
+    if not exists:
+        raise InputError(f"there is no folder {folder}; write one with: dynbench leaderboard")
+    return folder

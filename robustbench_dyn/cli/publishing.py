@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_dyn.cli.options import AsJson, DataDir, Limited, Plugins, Trust, require_store
-from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.cli.output import print_error, print_json, print_result
 from robustbench_dyn.errors import InputError
 
 if TYPE_CHECKING:
+    from robustbench_dyn.reporting.published import Entry
     from robustbench_dyn.reporting.publishing import Change, Published
 
 _DEFAULT_STORE = Path("dynbench.sqlite")
@@ -78,13 +79,17 @@ def leaderboard(
 ) -> None:
     """Write one CSV per data set and threat model, with its evidence, and one page of all."""
     del plugins, trust, limits  # heeded while the options were read
-    from robustbench_dyn.cli.consoles import page as print_page
-    from robustbench_dyn.reporting.leaderboard import published as published_table
-    from robustbench_dyn.reporting.leaderboard import to_markdown
+    from robustbench_dyn.reporting.export import check_export_path
 
     if published:
-        print_page(to_markdown(published_table()))
+        _print_published()
         return
+    if latex is not None:
+        check_export_path(latex, (".tex",))
+    if page is not None:
+        from robustbench_dyn.reporting.page import check_site
+
+        check_site(page, tables=to)
     if bool(remove) != bool(why):
         raise InputError("--remove MODEL and --why REASON belong together; give both")
     if remove and store:
@@ -100,12 +105,20 @@ def leaderboard(
     _tell(outcome, extra, as_json=as_json)
 
 
+def _print_published() -> None:
+    from robustbench_dyn.cli.consoles import page as print_page
+    from robustbench_dyn.reporting.markdown import to_markdown
+    from robustbench_dyn.reporting.published import shipped_entries
+
+    print_page(to_markdown(shipped_entries()))
+
+
 def _publish(
     stores: list[Path], to: Path, add: bool, replace: bool, n_adversarial: int
 ) -> Published:
-    from robustbench_dyn.reporting.published import entries_of
+    from robustbench_dyn.reporting.published import entries_of, refuted_in
     from robustbench_dyn.reporting.publishing import publish
-    from robustbench_dyn.results.exchange import merge
+    from robustbench_dyn.results.exchange import merge_stores
     from robustbench_dyn.results.store import Store
 
     paths = [require_store(path) for path in dict.fromkeys(stores)]
@@ -113,8 +126,9 @@ def _publish(
         held = Store(paths[0])
     else:
         held = Store()
-        for path in paths:
-            merge(held, path)
+        merge_stores(paths, held)
+    for model in refuted_in(held):
+        print_error(f"an attack refuted a certificate of {model}; that evaluation has no row")
     return publish(entries_of(held, n_adversarial=n_adversarial), to, add=add, replace=replace)
 
 
@@ -134,23 +148,50 @@ def _check(to: Path, before: Published | None) -> Published:
 
     known = {one.weights_sha256 for one in read_findings(to / PROPERTIES).measured}
     wanted = {str(entry.row["weights_sha256"]) for entry in read_folder(to)} - known
-    pairs = [
-        (import_architecture(plugin), weights)
-        for plugin in find_plugins()
-        if plugin.card and plugin.provides("architecture") and is_trusted(plugin)
-        for weights in plugin.card.weights
-        if weights.sha256 in wanted
-    ]
+    pairs = []
+    for plugin in find_plugins():
+        weights_of = [w for w in plugin.card.weights if w.sha256 in wanted] if plugin.card else []
+        if weights_of and not is_trusted(plugin):
+            print_error(f"{plugin.name} is not measured, since its code would run in here: --trust")
+        elif weights_of:
+            architecture = import_architecture(plugin)
+            pairs += [(architecture, weights) for weights in weights_of]
     after = add_findings(to, measure(pairs))
     return Published(after.paths, before.changes if before else after.changes)
 
 
 def _write_latex(to: Path, path: Path | None) -> list[Path]:
-    return []
+    from robustbench_dyn.files import write_text
+    from robustbench_dyn.reporting.latex import to_latex
+
+    if path is None:
+        return []
+    write_text(path, to_latex(_entries_in(to)))
+    return [path]
+
+
+def _entries_in(folder: Path) -> list[Entry]:
+    """Return the entries of a folder; raises InputError where it has none."""
+    from robustbench_dyn.reporting.published import read_folder
+
+    entries = read_folder(folder)
+    if not entries:
+        raise InputError(f"{folder} holds no table; write one with: dynbench leaderboard")
+    return entries
 
 
 def _write_page(to: Path, site: Path | None, data_dir: Path | None) -> list[Path]:
-    return []
+    """Write the page of the tables; return the path to open."""
+    from robustbench_dyn.reporting.folder import settled
+    from robustbench_dyn.reporting.page import write_page
+    from robustbench_dyn.reporting.properties import read_findings
+    from robustbench_dyn.reporting.published import PROPERTIES
+
+    if site is None:
+        return []
+    findings = read_findings(to / PROPERTIES)
+    write_page(_entries_in(to), findings, site, tables=settled(to), data_dir=data_dir)
+    return [site / "index.html"]
 
 
 def _tell(outcome: Published | None, extra: list[Path], *, as_json: bool) -> None:

@@ -21,6 +21,12 @@ from rich.progress import (
 from rich.table import Table
 
 from robustbench_dyn.cli.consoles import line, plain_table, print_text, stderr, stdout, text
+from robustbench_dyn.reporting.headings import (
+    format_eps,
+    format_interval,
+    format_percent,
+    heading,
+)
 from robustbench_dyn.results.summary import attacks_that_failed
 from robustbench_dyn.results.verdicts import Status
 
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from robustbench_dyn.training.loop import EpochReport
 
 _ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap")
+# Radii of the grid of a curve have as many digits as a float.
+_DIGITS = 4
 
 
 @contextmanager
@@ -50,7 +58,7 @@ def progress_display(*, enabled: bool) -> Iterator[Callable[[RunProgress], None]
             bars.start()
             if report.eps not in tasks:
                 tasks[report.eps] = bars.add_task("", total=report.total, details="")
-            stage = line(f"eps {report.eps:.4g} {report.stage}")
+            stage = line(f"eps {format_eps(report.eps, digits=_DIGITS)} {report.stage}")
             bracket = _bracket(report.counts)
             bars.update(
                 tasks[report.eps], description=stage, completed=report.done, details=bracket
@@ -77,11 +85,12 @@ def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | N
             shard, name = event.shard, line(event.shard)
             if event.state == "at work" and event.progress is not None:
                 report = event.progress
+                stage = f"eps {format_eps(report.eps, digits=_DIGITS)} {report.stage}"
                 bars.update(
                     tasks[shard],
                     total=report.total,
                     completed=report.done,
-                    details=line(f"eps {report.eps:.4g} {report.stage}: {_bracket(report.counts)}"),
+                    details=line(f"{stage}: {_bracket(report.counts)}"),
                 )
                 return
             if event.state == "started":
@@ -124,21 +133,21 @@ def training_display() -> Iterator[Callable[[EpochReport], None]]:
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the leaderboard rows of a sweep, accuracies in percent."""
-    headings = "model,dataset,norm,eps,seed,examples,clean %,certified %,empirical %,gap,seconds"
+    columns = ("model", "dataset", "norm", "eps", "seed", "n_examples", *_ACCURACIES, "seconds")
     cells = [
         (
             row["model"],
             row["dataset"],
             row["norm"],
-            f"{row['eps']:.4g}",
+            format_eps(row["eps"]),
             str(row["seed"]),
             str(row["n_examples"]),
-            *(_percent(row[column]) for column in _ACCURACIES),
+            *(format_percent(row[column]) for column in _ACCURACIES),
             f"{row['seconds']:.1f}",
         )
         for row in rows
     ]
-    plain_table(headings.split(","), cells)
+    plain_table([*map(heading, columns)], cells)
 
 
 def bracket_table(evaluations: Sequence[Evaluation]) -> None:
@@ -146,18 +155,16 @@ def bracket_table(evaluations: Sequence[Evaluation]) -> None:
     first = evaluations[0].summary
     n = first["n_examples"]
     title = f"{first['model']} on {n} examples of {first['dataset']}, {first['norm']}"
-    headings = (
-        "eps,clean %,certified %,empirical %,gap,95 % interval,undecided,forwards,backwards,seconds"
-    )
+    columns = ("eps", *_ACCURACIES, "interval", "undecided", "forwards", "backwards", "seconds")
     table = Table(title=text(title))
-    for heading in headings.split(","):
-        table.add_column(heading, justify="right")
+    for column in columns:
+        table.add_column(heading(column), justify="right")
     for evaluation in evaluations:
         row = evaluation.summary
         table.add_row(
-            f"{row['eps']:.4g}",
-            *(_percent(row[column]) for column in _ACCURACIES),
-            f"[{_percent(row['ci_low'])}, {_percent(row['ci_high'])}]",
+            format_eps(row["eps"]),
+            *(format_percent(row[column]) for column in _ACCURACIES),
+            format_interval(row["ci_low"], row["ci_high"]),
             str(sum(v.status is Status.UNDECIDED for v in evaluation.verdicts)),
             f"{row['forward_passes']:,}",
             f"{row['backward_passes']:,}",
@@ -186,7 +193,7 @@ def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None
     total = sum(cost.seconds for cost in costs) or 1.0
     rows = [
         (
-            f"{cost.eps:.4g}",
+            format_eps(cost.eps),
             cost.stage,
             str(cost.examples),
             str(cost.decided),
@@ -276,7 +283,3 @@ def _bracket(counts: dict[Status, int]) -> str:
         robust = certified + counts[Status.UNDECIDED]
         text += f": robust accuracy in [{certified / total:.1%}, {robust / total:.1%}]"
     return text
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"

@@ -62,13 +62,15 @@ def load_dataset(
     dataset: str | DatasetInfo,
     *,
     split: Split = "test",
+    first: int = 0,
     n_examples: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """Load the first n_examples of a split, or all of it, as CPU tensors in [0, 1].
+    """Load examples of a split as CPU tensors in [0, 1]: n_examples, or all, from `first` on.
 
-    dataset: a name, or a DatasetInfo. data_dir: folder to look in first, and to download into;
-    after it come the folder that the environment variable DYNBENCH_DATA names and the user's cache.
+    dataset: a name, or a DatasetInfo. first: an example_id, from 0. data_dir: folder to look in
+    first, and to download into; after it come the folder that the environment variable
+    DYNBENCH_DATA names and the user's cache.
     Raises InputError where an argument breaks a rule, DataUnavailableError where the split is
     neither shipped, found nor downloadable, and IntegrityError where its files are damaged.
     """
@@ -77,18 +79,18 @@ def load_dataset(
         raise InputError(f"split={shown(split)} is unknown; choose one of {', '.join(SPLITS)}")
     if split not in info.sizes:
         raise InputError(f"{info.name} has no {split} split; choose {' or '.join(info.sizes)}")
-    n_kept = _count_kept(info, split, n_examples)
+    kept = _kept(info, split, first, n_examples)
     raw = info.load_raw(split, _folder(data_dir))
     _check_promises(info, split, raw)
 
     import torch  # noqa: PLC0415 - listing the data sets must not import torch
 
-    x = raw.x[:n_kept].astype(np.float32) / np.float32(raw.white)
+    x = raw.x[kept.start : kept.stop].astype(np.float32) / np.float32(raw.white)
     return mark_verified(
         Dataset(
             x=torch.from_numpy(x),
-            y=torch.from_numpy(raw.y[:n_kept].astype(np.int64)),
-            ids=torch.arange(n_kept),
+            y=torch.from_numpy(raw.y[kept.start : kept.stop].astype(np.int64)),
+            ids=torch.arange(kept.start, kept.stop),
             name=info.name,
             split=split,
             class_names=info.class_names,
@@ -97,18 +99,23 @@ def load_dataset(
     )
 
 
-def _count_kept(info: DatasetInfo, split: Split, n_examples: int | None) -> int:
+def _kept(info: DatasetInfo, split: Split, first: int, n_examples: int | None) -> range:
+    """Return the ids of the examples that were asked for."""
     size = info.sizes[split]
+    has = f"the {split} split of {info.name} has {size} examples"
+    if isinstance(first, bool) or not isinstance(first, (int, np.integer)):
+        raise InputError(f"first={shown(first)} is not a whole number; give 0 to {size - 1}")
+    if not 0 <= first < size:
+        raise InputError(f"first={first} is out of range: {has}; give 0 to {size - 1}")
+    left = size - int(first)
     if n_examples is None:
-        return size
+        return range(int(first), size)
     if isinstance(n_examples, bool) or not isinstance(n_examples, (int, np.integer)):
-        raise InputError(f"n_examples={shown(n_examples)} is not a whole number; give 1 to {size}")
-    if not 1 <= n_examples <= size:
-        raise InputError(
-            f"n_examples={n_examples} is out of range: the {split} split of {info.name} has "
-            f"{size} examples; give 1 to {size}"
-        )
-    return int(n_examples)
+        raise InputError(f"n_examples={shown(n_examples)} is not a whole number; give 1 to {left}")
+    if not 1 <= n_examples <= left:
+        after = f", {left} from example {first} on" if first else ""
+        raise InputError(f"n_examples={n_examples} is out of range: {has}{after}; give 1 to {left}")
+    return range(int(first), int(first + n_examples))
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> Path | None:

@@ -67,6 +67,7 @@ def evaluate(
     data: Data,
     threat_model: ThreatModel,
     *,
+    first: int = 0,
     n_examples: int | None = None,
     seed: int = 0,
     batch_size: int | Literal["auto"] = 250,
@@ -83,7 +84,8 @@ def evaluate(
 
     model: any nn.Module from (batch, *input_shape) in [0, 1] to logits (batch, classes); it is
     used in eval mode and given back as it was. data: a name, a Dataset, or (x, y) with x float
-    (n, *input_shape) and y integer (n,). The options are those of evaluate_grid.
+    (n, *input_shape) and y integer (n,); its examples first ... first + n_examples - 1 are
+    evaluated, from 0. The options are those of evaluate_grid.
     Raises InputError for bad input, SoundnessError where an attack refutes a certificate, and
     MachineError where examples wait because the machine failed.
     """
@@ -91,6 +93,7 @@ def evaluate(
         model,
         data,
         [threat_model],
+        first=first,
         n_examples=n_examples,
         seed=seed,
         batch_size=batch_size,
@@ -110,6 +113,7 @@ def evaluate_grid(
     data: Data,
     threat_models: Sequence[ThreatModel],
     *,
+    first: int = 0,
     n_examples: int | None = None,
     seed: int = 0,
     batch_size: int | Literal["auto"] = 250,
@@ -142,6 +146,7 @@ def evaluate_grid(
         model,
         data,
         threat_models,
+        first=first,
         n_examples=n_examples,
         seed=seed,
         batch_size=batch_size,
@@ -163,6 +168,7 @@ def open_pipeline(
     data: Data,
     threat_models: Sequence[ThreatModel],
     *,
+    first: int = 0,
     n_examples: int | None = None,
     seed: int = 0,
     batch_size: int | Literal["auto"] = 250,
@@ -186,7 +192,7 @@ def open_pipeline(
         progress=progress,
     )
     check_certifiers(certifiers, strict_rounding=strict_rounding)
-    dataset = as_dataset(data, n_examples)
+    dataset = as_dataset(data, n_examples, first=first)
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     where = device_of(model, device)
@@ -285,10 +291,11 @@ def _evaluate_at(pipeline: Pipeline[Any], threat_model: ThreatModel) -> Evaluati
 
 
 def finalise_run(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Return the leaderboard row of final verdicts; that of the first n examples is kept."""
-    n = len(verdicts)
-    from_the_first = {verdict.example_id for verdict in verdicts} == set(range(n))
-    cached = store.run(key, eps, n) if from_the_first else None
+    """Return the leaderboard row of final verdicts; that of a range of examples is kept."""
+    ids = {verdict.example_id for verdict in verdicts}
+    examples = range(min(ids), max(ids) + 1)
+    is_range = len(ids) == len(verdicts) == len(examples)
+    cached = store.run(key, eps, examples) if is_range else None
     if cached is not None:
         return cached.summary
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -300,6 +307,6 @@ def finalise_run(store: Store, key: str, eps: float, verdicts: Sequence[Verdict]
         flags=store.flags(key),
         signs=store.signs(key, eps),
     )
-    if from_the_first:
-        store.add_run(Run(key, eps, n, summary))
+    if is_range:
+        store.add_run(Run(key, eps, examples.start, len(examples), summary))
     return summary

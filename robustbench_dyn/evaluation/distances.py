@@ -30,7 +30,7 @@ from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.evaluation.transitions import broken
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status, Verdict
-from robustbench_dyn.threat_models import Norm, ThreatModel, check_norm, widest_eps
+from robustbench_dyn.threat_models import Norm, ThreatModel, check_norm, format_eps, widest_eps
 
 MINIMUM_NORM_ATTACK = "fab-min"
 CORRECT = (Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED)
@@ -183,5 +183,5 @@ def check_radii(radii: Sequence[float], widest: float) -> None:
     outside = [eps for eps in radii if not 0 <= eps <= widest]
     if outside:
         raise InputError(
-            f"eps={outside[0]:g} lies outside the curve, which goes from 0 to {widest:g}"
+            f"eps={format_eps(outside[0])} lies outside the curve, which goes from 0 to {widest:g}"
         )

@@ -23,16 +23,19 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Data = Dataset | str | tuple[Tensor, Tensor]
 
 
-def as_dataset(data: Data, n_examples: int | None) -> Dataset:
-    """Return the first examples of a data set by name, a Dataset, or tensors, once checked.
+def as_dataset(data: Data, n_examples: int | None, *, first: int = 0) -> Dataset:
+    """Return a range of examples of a data set by name, a Dataset, or tensors, once checked.
 
+    n_examples: how many, all from the example at position `first` where it is None.
     Raises InputError for tensors that are no examples, and for a Dataset whose sha256 belongs to
     other tensors.
     """
     if n_examples is not None and (isinstance(n_examples, bool) or not _is_integer(n_examples)):
         raise InputError(f"n_examples={n_examples!r} is not a whole number")
+    if isinstance(first, bool) or not _is_integer(first):
+        raise InputError(f"first={first!r} is not a whole number")
     if isinstance(data, str):
-        data = load_dataset(data, n_examples=n_examples)
+        data, first = load_dataset(data, first=first, n_examples=n_examples), 0
     if not isinstance(data, Dataset):
         data = _from_tensors(data)
     _check_tensors(data.x, data.y)
@@ -40,10 +43,15 @@ def as_dataset(data: Data, n_examples: int | None) -> Dataset:
     if not is_verified(data):
         data = _verified(data)
     n = len(data)
-    if n_examples is not None and not 1 <= n_examples <= n:
-        raise InputError(f"n_examples={n_examples} must lie between 1 and the {n} there are")
-    first = data.rows(0, n if n_examples is None else int(n_examples))
-    return mark_verified(replace(first, y=first.y.long(), ids=first.ids.long()))
+    if not 0 <= first < n:
+        raise InputError(f"first={first} must lie between 0 and {n - 1}, the last example there is")
+    if n_examples is not None and not 1 <= n_examples <= n - first:
+        after = f" from example {first} on" if first else ""
+        raise InputError(
+            f"n_examples={n_examples} must lie between 1 and the {n - first} there are{after}"
+        )
+    part = data.rows(int(first), n if n_examples is None else int(first + n_examples))
+    return mark_verified(replace(part, y=part.y.long(), ids=part.ids.long()))
 
 
 def _from_tensors(data: object) -> Dataset:

@@ -45,7 +45,7 @@ from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.flags import CHANGED, NOT_A_FUNCTION, REFUTED_BOUND
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Sign, Status, Verdict
-from robustbench_dyn.threat_models import ThreatModel
+from robustbench_dyn.threat_models import ThreatModel, format_eps
 
 log = logging.getLogger(__name__)
 
@@ -267,10 +267,11 @@ class Pipeline(Generic[AnyPlan]):
             return
         stages = ", ".join(sorted(set(self._left.values())))
         raise MachineError(
-            f"{len(self._left)} of {len(self._wanted)} examples at eps {threat_model.eps:g} wait "
-            f"for {stages}, because the machine failed ({self._batching.failure}); what was "
-            "computed is kept. Free memory and disk space, and the same command goes on; what "
-            "needs more than this machine has can be left out by the options attacks and certifiers"
+            f"{len(self._left)} of {len(self._wanted)} examples at eps "
+            f"{format_eps(threat_model.eps)} wait for {stages}, because the machine "
+            f"failed ({self._batching.failure}); what was computed is kept. Free memory and disk "
+            "space, and the same command goes on; what needs more than this machine has can be "
+            "left out by the options attacks and certifiers"
         )
 
     def _after(

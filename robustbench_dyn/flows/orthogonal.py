@@ -43,7 +43,7 @@ class Orthonormal(nn.Module):
     def defect(self) -> float:
         """Return d with (1 - d) |z|^2 <= |W^T z|^2 <= (1 + d) |z|^2, by Gershgorin's theorem."""
         weight = self.weight.detach().double()
-        gram = weight @ weight.t() - torch.eye(len(weight), dtype=weight.dtype)
+        gram = weight @ weight.t() - torch.eye(len(weight)).to(weight)
         return float(gram.abs().sum(dim=1).max()) * (1 + 1e-10) + 1e-12
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from robustbench_dyn.reporting.headings import format_percent, format_threat_model
 from robustbench_dyn.reporting.published import Entry
@@ -14,6 +14,7 @@ from robustbench_dyn.reporting.ranking import ModelOfTable, model_of, tied
 from robustbench_dyn.reporting.rows import Images
 from robustbench_dyn.results.flags import FLAGS, name_of
 
+NO_EVIDENCE: Final = "no_evidence"
 # As many digits of a hash tell the weights of one name apart.
 _DIGITS = 8
 
@@ -206,7 +207,10 @@ def _line(
         empirical_rank=ranks["empirical_rank"],
         certified_tied=ties["certified_rank"],
         empirical_tied=ties["empirical_rank"],
-        open_flags=_distinct((row.get("open_flags") or "").split() for row in rows),
+        open_flags=_distinct(
+            [*(entry.row.get("open_flags") or "").split(), *_without_evidence(entry)]
+            for entry in seeds
+        ),
         corrections=_distinct(filter(None, [row.get("corrections")]) for row in rows),
         **costs,
     )
@@ -222,6 +226,11 @@ def _place(line: Line) -> tuple[Any, ...]:
         line.label,
         *map(str, model_of(line.row)),
     )
+
+
+def _without_evidence(entry: Entry) -> list[str]:
+    """Return the flag that tables of earlier versions do not have yet."""
+    return [NO_EVIDENCE] if entry.evidence is None else []
 
 
 def _distinct(parts: Iterable[Iterable[str]]) -> tuple[str, ...]:

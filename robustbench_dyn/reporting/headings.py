@@ -1,4 +1,4 @@
-"""What people read for a column and its values, in every table: "certified %", 8/255, "83.5"."""
+"""Headings and formats of every table for people: "certified %", 8/255, "83.5"."""
 
 from __future__ import annotations
 

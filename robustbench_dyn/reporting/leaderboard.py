@@ -1,29 +1,19 @@
-"""Leaderboards: one sorted CSV per data set and threat model, and a markdown page."""
+"""Leaderboards: rows in their places, the best first, with what keeps some from being ranked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import pandas as pd
 
-from robustbench_dyn.reporting.cells import to_markdown_text
-from robustbench_dyn.reporting.headings import format_eps
-from robustbench_dyn.reporting.published import (
-    Entry,
-    entries_of,
-    read_folder,
-    shipped_entries,
-)
-from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS
+from robustbench_dyn.reporting.open_flags import open_flags
+from robustbench_dyn.reporting.properties import Findings
+from robustbench_dyn.reporting.published import Entry, entries_of, read_folder, shipped_entries
+from robustbench_dyn.reporting.ranking import ranked
+from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS, table_of
 from robustbench_dyn.results.store import Store
-
-# Costs of a row; the page shows them per example.
-_COSTS = ("forward_passes", "backward_passes", "seconds")
-_ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy")
-_PERCENT = (*_ACCURACIES, "gap", "ci_low", "ci_high")
-_SHOWN = ("model", "n_examples", *_PERCENT, "certifiers", "attacks", *_COSTS)
 
 
 def leaderboard(store: Store) -> pd.DataFrame:
@@ -32,12 +22,12 @@ def leaderboard(store: Store) -> pd.DataFrame:
     The most examples that runs have finished count for each evaluation; evaluations with a refuted
     certificate have no row. Raises what entries_of raises.
     """
-    return as_table(entries_of(store))
+    return _as_frame(placed(entries_of(store)))
 
 
 def published() -> pd.DataFrame:
     """Return the tables that ship with the package as one table, sorted as by leaderboard()."""
-    return as_table(shipped_entries())
+    return _as_frame(shipped_entries())
 
 
 def read_leaderboards(folder: Path) -> pd.DataFrame:
@@ -45,49 +35,40 @@ def read_leaderboards(folder: Path) -> pd.DataFrame:
 
     Raises InputError for a CSV that is no leaderboard, with the line that breaks a rule.
     """
-    return as_table(read_folder(folder))
+    return _as_frame(read_folder(folder))
 
 
-def as_table(entries: Iterable[Entry]) -> pd.DataFrame:
-    """Return the rows of entries as a table: the best first within a threat model."""
-    table = pd.DataFrame([entry.row for entry in entries], columns=list(PUBLISHED_COLUMNS))
-    by = ["dataset", "norm", "eps", "certified_accuracy", "empirical_accuracy", "model"]
-    ascending = [True, True, True, False, False, True]
-    return table.sort_values(by, ascending=ascending, kind="stable").reset_index(drop=True)
+def placed(entries: Iterable[Entry], findings: Findings | None = None) -> list[Entry]:
+    """Return entries with their ranks and open flags, in the order of published tables.
 
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """Return the tables as GitHub markdown, accuracies in percent."""
-    parts = [
-        "# Leaderboards",
-        "Certified: proved that no adversarial example exists. Empirical: survived the listed "
-        "attacks. The true robust accuracy lies between the two; [ci_low, ci_high] contains it "
-        "with 95 % confidence. A model NAME~SIGMA is a smoothed classifier; each of its "
-        "certificates is wrong with probability at most alpha, which the certifier names. Forward "
-        "passes, backward passes and seconds are means per example. Written by `dynbench "
-        "leaderboard`; the CSVs beside this page hold all columns.",
+    findings: measured properties, of which those that fail are open flags. Within a data set and
+    threat model, rows that are ranked come first, those of the most images before others, and then
+    the highest certified accuracy.
+    """
+    known = findings or Findings()
+    flagged = [
+        entry._replace(row=entry.row | {"open_flags": " ".join(flags)})
+        for entry in entries
+        for flags in [open_flags(entry.row, known.failed(entry.row))]
     ]
-    for dataset, norm, eps, rows in _by_threat_model(table):
-        parts.append(f"## {to_markdown_text(dataset)}, {norm}, eps {format_eps(eps)}")
-        lines = ["| " + " | ".join(_SHOWN) + " |", "|" + " --- |" * len(_SHOWN)]
-        for row in rows.to_dict("records"):
-            row |= {column: row[column] / row["n_examples"] for column in _COSTS}
-            lines.append("| " + " | ".join(_cell(c, row[c]) for c in _SHOWN) + " |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+    return sorted(ranked(flagged), key=_place)
 
 
-def _by_threat_model(table: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:
-    for key, rows in table.groupby(["dataset", "norm", "eps"], sort=True, dropna=False):
-        dataset, norm, eps = cast("tuple[str, str, float]", key)
-        yield dataset, norm, float(eps), rows
+def _place(entry: Entry) -> tuple[Any, ...]:
+    row = entry.row
+    empirical = row["empirical_accuracy"]
+    return (
+        *table_of(row),
+        bool(row["open_flags"]),
+        -row["n_examples"],
+        -row["certified_accuracy"],
+        1.0 if empirical is None else -empirical,
+        row["model"],
+        str(row["seed"]),
+        str(row["weights_sha256"]),
+        str(row["suite"]),
+    )
 
 
-def _cell(column: str, value: object) -> str:
-    if value is None or value != value:  # noqa: PLR0124  (NaN)
-        return "–"
-    if column in _PERCENT:
-        return f"{100 * float(str(value)):.1f}"
-    if column in _COSTS:
-        return f"{value:.3g}" if column == "seconds" else f"{value:,.0f}"
-    return to_markdown_text(str(value))
+def _as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    return pd.DataFrame([entry.row for entry in entries], columns=list(PUBLISHED_COLUMNS))

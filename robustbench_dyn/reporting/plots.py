@@ -17,6 +17,7 @@ from robustbench_dyn.files import check_writable, replacing
 from robustbench_dyn.lipschitz.bounds import Classifier
 from robustbench_dyn.reporting.cells import to_plot_text
 from robustbench_dyn.reporting.curves import curve
+from robustbench_dyn.reporting.headings import format_eps, heading
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:
@@ -115,11 +116,24 @@ def plot_curves(evaluations: Mapping[str, CurveEvaluation], *, title: str = "") 
             linewidth=0,
         )
     axes.set(xlabel=f"eps, {norm}", ylabel="accuracy in %", xlim=(0, last), ylim=(0, 100))
-    title = title or "solid: certified; dashed: empirical; true accuracy in between"
+    if norm == "Linf":
+        _mark_grey_levels(axes, last)
+    certified, empirical = map(heading, ("certified_accuracy", "empirical_accuracy"))
+    title = title or f"solid: {certified}; dashed: {empirical}; true accuracy in between"
     axes.set_title(to_plot_text(title))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _mark_grey_levels(axes: Axes, last: float) -> None:
+    """Label the eps axis of Linf in 255ths, where it is wide enough for two of them."""
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  (slow to import)
+
+    levels = MaxNLocator(nbins=8, integer=True).tick_values(0, 255 * last)
+    ticks = [level / 255 for level in levels if 0 <= level <= 255 * last]
+    if len(ticks) > 2:
+        axes.set_xticks(ticks, [format_eps(tick, digits=3) for tick in ticks])
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -48,19 +48,25 @@ def entries_of(store: Store, *, n_adversarial: int = N_ADVERSARIAL) -> list[Entr
     ]
 
 
+def refuted_in(store: Store) -> list[str]:
+    """Return the models of a store that an attack refuted a certificate of; they have no row."""
+    records = store.records()
+    return sorted({records[key].spec.model for key in records if store.violations(key)})
+
+
 def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
-    largest: dict[tuple[str, float], int] = {}
     ended: dict[tuple[str, float], str] = {}
     for run in store.runs():
         place = run.key, run.eps
-        largest[place] = max(run.n_examples, largest.get(place, 0))
-        ended[place] = max(str(run.summary["evaluated_at"]), ended.get(place, ""))
-    for (key, eps), n in largest.items():
-        verdicts = [v for v in store.verdicts(key, eps) if v.example_id < n]
-        if len(verdicts) < n or any(verdict.next_stage for verdict in verdicts):
+        ended[place] = max(str(run.summary.get("evaluated_at", "")), ended.get(place, ""))
+    for (key, eps), evaluated_at in ended.items():
+        # The most examples; of equally many, the first.
+        examples = max(store.finished(key, eps), key=lambda one: (len(one), -one.start))
+        verdicts = [v for v in store.verdicts(key, eps) if v.example_id in examples]
+        if len(verdicts) < len(examples) or any(verdict.next_stage for verdict in verdicts):
             raise StoreError(
-                f"{store.path or 'the store'} has a finished run of {n} examples of evaluation "
-                f"{key[:12]} at eps {eps:g}, but not all of its verdicts; run it again"
+                f"{store.path or 'the store'} has a finished run of {len(examples)} examples of "
+                f"evaluation {key[:12]} at eps {eps:g}, but not all of its verdicts; run it again"
             )
         yield Evidence(
             record=store.record(key),
@@ -68,7 +74,7 @@ def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
             verdicts=tuple(verdicts),
             flags=tuple(store.flags(key)),
             signs=tuple(store.signs(key, eps)),
-            evaluated_at=ended[key, eps],
+            evaluated_at=evaluated_at,
             n_adversarial=n_adversarial,
         ).with_sample()
 

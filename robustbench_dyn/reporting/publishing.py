@@ -13,8 +13,8 @@ from robustbench_dyn.names import file_name, inside
 from robustbench_dyn.plugins import unknown
 from robustbench_dyn.reporting.folder import replacing_folder, settled
 from robustbench_dyn.reporting.headings import format_eps
-from robustbench_dyn.reporting.leaderboard import as_table, to_markdown
-from robustbench_dyn.reporting.open_flags import open_flags
+from robustbench_dyn.reporting.leaderboard import placed
+from robustbench_dyn.reporting.markdown import to_markdown
 from robustbench_dyn.reporting.properties import Findings, Measured, read_findings
 from robustbench_dyn.reporting.properties import to_csv as properties_to_csv
 from robustbench_dyn.reporting.published import (
@@ -25,12 +25,12 @@ from robustbench_dyn.reporting.published import (
     read_folder,
     tables_in,
 )
-from robustbench_dyn.reporting.ranking import ranked
 from robustbench_dyn.reporting.rows import (
     Row,
     RowIdentity,
     identity,
     read_rows,
+    table_of,
     to_csv,
 )
 from robustbench_dyn.results.evidence import Evidence
@@ -171,10 +171,10 @@ def combine(
         for change in changes:
             _check_replacement(change)
     taken = {identity(entry.row) for entry in new}
-    tables = {_table(entry.row) for entry in new}
+    tables = {table_of(entry.row) for entry in new}
     left = [entry for entry in old if identity(entry.row) not in taken]
-    kept = [entry for entry in left if add or _table(entry.row) not in tables]
-    dropped = [entry for entry in left if not (add or _table(entry.row) not in tables)]
+    kept = [entry for entry in left if add or table_of(entry.row) not in tables]
+    dropped = [entry for entry in left if not (add or table_of(entry.row) not in tables)]
     if dropped and not replace:
         raise InputError(
             f"{folder} has {len(dropped)} rows that are not in the store, {label(dropped[0].row)} "
@@ -260,18 +260,10 @@ def _check_replacement(change: Change) -> None:
 
 def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
     """Write all tables of a folder, in place of those that are there; return the names."""
-    findings = read_findings(new / PROPERTIES)
     for path in tables_in(new):
         path.unlink()
         path.with_suffix(".parquet").unlink(missing_ok=True)
-    flagged = [
-        entry._replace(
-            row=entry.row
-            | {"open_flags": " ".join(open_flags(entry.row, findings.failed(entry.row)))}
-        )
-        for entry in entries
-    ]
-    final = sorted(ranked(flagged), key=_order)
+    final = placed(entries, read_findings(new / PROPERTIES))
     names = []
     for name, of_one in _files(final).items():
         write_text(inside(new, name), to_csv(entry.row for entry in of_one))
@@ -281,7 +273,7 @@ def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
             beside = Path(name).with_suffix(".parquet").name
             write_evidence(inside(new, beside), evidence)
             names.append(beside)
-    write_text(new / PAGE, to_markdown(as_table(final)))
+    write_text(new / PAGE, to_markdown(final))
     return [*names, PAGE]
 
 
@@ -290,7 +282,7 @@ def _files(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     files: dict[str, list[Entry]] = {}
     folded: dict[str, tuple[str, tuple[object, ...]]] = {}
     for entry in entries:
-        dataset, norm, eps = table = _table(entry.row)
+        dataset, norm, eps = table = table_of(entry.row)
         name = file_name(dataset, norm, format_eps(eps).replace("/", "_"), suffix=".csv")
         # Some file systems do not tell A from a.
         other = folded.setdefault(name.casefold(), (name, table))
@@ -303,25 +295,5 @@ def _files(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     return files
 
 
-def _table(row: Mapping[str, Any]) -> tuple[str, str, float]:
-    return str(row["dataset"]), str(row["norm"]), float(row["eps"])
-
-
 def _place(row: Mapping[str, Any]) -> tuple[RowIdentity, object, object]:
     return identity(row), row["first_example"], row["n_examples"]
-
-
-def _order(entry: Entry) -> tuple[object, ...]:
-    """Return what tables are sorted by: the best first, rows that are not ranked last."""
-    row = entry.row
-    empirical = row["empirical_accuracy"]
-    return (
-        *_table(row),
-        bool(row["open_flags"]),
-        -row["n_examples"],
-        -row["certified_accuracy"],
-        1.0 if empirical is None else -empirical,
-        row["model"],
-        str(row["seed"]),
-        str(row["weights_sha256"]),
-    )

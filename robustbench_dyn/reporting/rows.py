@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.names import RULE, is_name
-from robustbench_dyn.reporting.cells import from_csv_text, to_csv_text
+from robustbench_dyn.reporting.cells import from_csv_text, to_csv_cell
 from robustbench_dyn.results.flags import unknown_flags
 from robustbench_dyn.results.summary import SUMMARY_COLUMNS, binomial_limit
 from robustbench_dyn.threat_models import NORMS
@@ -22,6 +22,7 @@ Kind = Literal["name", "norm", "text", "hash", "time", "flags", "count", "fracti
 # A cell may be this long, in characters; longer ones are no work of this package.
 _LONGEST_CELL = 10_000
 _LONGEST_SHOWN = 60
+_NUMBER = re.compile(r"[-+.0-9A-Za-z]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -135,6 +136,11 @@ def images(row: Mapping[str, Any]) -> Images:
     )
 
 
+def table_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Return the data set, norm and eps of a row: the table where it stands."""
+    return str(row["dataset"]), str(row["norm"]), float(row["eps"])
+
+
 def _plain(value: Any) -> Any:
     """Return a value with the empty text in place of none, as tables have it."""
     return "" if value is None or value != value else value  # noqa: PLR0124  (NaN)
@@ -177,6 +183,11 @@ def checked_row(row: Mapping[str, object], place: str) -> Row:
             raise InputError(f"{place}: {name}={_shown(value)} must be {broken}")
     _check_order(values, place)
     _check_numbers(values, place)
+    for rank in ("certified_rank", "empirical_rank"):
+        if values["open_flags"] and values[rank] is not None:
+            raise InputError(
+                f"{place}: {rank}={values[rank]} must be empty, since the row has open flags"
+            )
     return values
 
 
@@ -241,9 +252,7 @@ def _cell(name: str, value: Any) -> str:
         return ""
     kind = COLUMNS[name].kind if name in COLUMNS else "text"
     if kind in _RULES_OF_TEXTS:
-        # csv.writer leaves a carriage return without quotes.
-        text = to_csv_text(value).replace('"', '""')
-        return f'"{text}"' if re.search(r'[,"\r\n]', text) else text
+        return to_csv_cell(value)
     # repr gives the digits that read back as the same float.
     return str(int(value)) if kind == "count" else repr(float(value))
 
@@ -294,6 +303,9 @@ def _value(name: str, cell: str, place: str) -> object:
         return from_csv_text(cell)
     if not cell:
         return None
+    # Python reads 1_0, other scripts' digits and spaces around as numbers, too.
+    if not _NUMBER.fullmatch(cell):
+        raise InputError(f"{place}: {name}={_shown(cell)} is no number")
     try:
         if kind == "count":
             # Earlier tables have whole numbers as 12.0 where another row has none.

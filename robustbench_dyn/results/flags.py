@@ -52,7 +52,10 @@ FLAGS: Final[Mapping[str, Meaning]] = {
         "no attack ran to its end on so many examples, which count as robust",
         "an attack that ends on each example",
     ),
-    "certifier_failed": Meaning("the certifier raised an error on so many examples"),
+    "certifier_failed": Meaning(
+        "the certifier raised an error on so many examples; without a number, before the first",
+        "a certifier that runs, or a choice of certifiers without it",
+    ),
     "within_rounding": Meaning(
         "nothing is proved for so many examples, because rounding may exceed a margin"
     ),

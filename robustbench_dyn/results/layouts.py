@@ -67,6 +67,10 @@ class Layout:
         digest = blake2b(content, digest_size=8, person=self._person).digest()
         return int.from_bytes(digest, "little", signed=True)
 
+    def is_same(self, row: Sequence[Any], other: Sequence[Any]) -> bool:
+        """Return whether two rows of this table have the same content."""
+        return self.checksum(row) == self.checksum(other)
+
     def is_intact(self, row: Sequence[Any], checksum: object) -> bool:
         """Return whether a row that was read has the kinds of its columns and this checksum."""
         try:
@@ -121,8 +125,14 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         ),
         Layout(
             "runs",
-            {"key": "text", "eps": "real", "n_examples": "whole", "summary": "text"},
-            n_keys=3,
+            {
+                "key": "text",
+                "eps": "real",
+                "first_example": "whole",
+                "n_examples": "whole",
+                "summary": "text",
+            },
+            n_keys=4,
             expendable=True,
         ),
         Layout(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -17,12 +17,32 @@ Row = Sequence[Any]
 
 
 class Run(NamedTuple):
-    """A finished run: n_examples examples of one evaluation at one eps, and its summary row."""
+    """A finished run: a range of examples of one evaluation at one eps, and its summary row.
+
+    Its examples are first_example, first_example + 1, ..., n_examples of them.
+    """
 
     key: str
     eps: float
+    first_example: int
     n_examples: int
     summary: dict[str, Any]
+
+    @property
+    def examples(self) -> range:
+        """The ids of its examples."""
+        return range(self.first_example, self.first_example + self.n_examples)
+
+
+def joined(ranges: Iterable[range]) -> list[range]:
+    """Return the union of ranges as ranges that neither touch nor overlap, in their order."""
+    union = list[range]()
+    for part in sorted(ranges, key=lambda part: part.start):
+        if union and part.start <= union[-1].stop:
+            union[-1] = range(union[-1].start, max(union[-1].stop, part.stop))
+        else:
+            union.append(part)
+    return union
 
 
 class Violation(NamedTuple):
@@ -114,11 +134,11 @@ def votes_of(row: Row) -> Votes:
 
 def run_of(row: Row) -> Run:
     """Return the run of a row; raises ValueError or TypeError where it holds none."""
-    key, eps, n_examples, summary = row
+    key, eps, first_example, n_examples, summary = row
     content = json.loads(summary)
     if not isinstance(content, dict):
         raise TypeError(f"a summary is a mapping, not {content!r}")
-    return Run(key, eps, n_examples, content)
+    return Run(key, eps, first_example, n_examples, content)
 
 
 def record_of(row: Row) -> Record:
@@ -158,4 +178,11 @@ READERS: Final[Mapping[str, Callable[[Row], object]]] = {
     "signs": sign_of,
 }
 # What they raise for content that no version has written.
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from robustbench_dyn.results.layouts import LAYOUTS
+from robustbench_dyn.results.layouts import LAYOUTS, Kind, Layout
 
 
 def _type_records(connection: sqlite3.Connection) -> None:
@@ -88,6 +88,44 @@ _WITH_CHECKSUMS = (
     "signs",
 )
 
+
+def _add_first_examples(connection: sqlite3.Connection) -> None:
+    """Let a run begin at any example; those so far began at the first one.
+
+    A row that is not what was written keeps its old checksum, and stays damaged.
+    """
+    before = Layout("runs", _RUNS_BEFORE_9, n_keys=3, expendable=True)
+    after = Layout("runs", _RUNS_SINCE_9, n_keys=4, expendable=True)
+    # Fails where the table has such a column, and is of a later schema than the file says.
+    connection.execute("ALTER TABLE runs ADD COLUMN first_example INTEGER")
+    rows = connection.execute(before.select).fetchall()
+    connection.execute("DROP TABLE runs")
+    connection.execute(
+        "CREATE TABLE runs (key TEXT NOT NULL REFERENCES evaluations, eps REAL NOT NULL, "
+        "first_example INTEGER NOT NULL, n_examples INTEGER NOT NULL, summary TEXT NOT NULL, "
+        "checksum INTEGER, PRIMARY KEY (key, eps, first_example, n_examples)) WITHOUT ROWID"
+    )
+    for key, eps, n_examples, summary, checksum in rows:
+        row = (key, eps, 0, n_examples, summary)
+        if before.is_intact((key, eps, n_examples, summary), checksum):
+            checksum = after.checksum(row)  # noqa: PLW2901  (of the same row)
+        connection.execute(f"INSERT {after.insert}", (*row, checksum))
+
+
+_RUNS_BEFORE_9: Mapping[str, Kind] = {
+    "key": "text",
+    "eps": "real",
+    "n_examples": "whole",
+    "summary": "text",
+}
+_RUNS_SINCE_9: Mapping[str, Kind] = {
+    "key": "text",
+    "eps": "real",
+    "first_example": "whole",
+    "n_examples": "whole",
+    "summary": "text",
+}
+
 # Step i takes a file from schema i to i + 1; a new file goes through all of them. Never edit one.
 _STEPS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
     """
@@ -142,6 +180,7 @@ CREATE TABLE signs (
     "UPDATE verdicts SET certifier = '' WHERE certified_radius IS NULL",
     _type_records,
     _add_checksums,
+    _add_first_examples,
 )
 SCHEMA_VERSION = len(_STEPS)
 
@@ -149,6 +188,13 @@ SCHEMA_VERSION = len(_STEPS)
 MORE_DRAWS = (
     "ON CONFLICT DO UPDATE SET draws = excluded.draws, counts = excluded.counts, "
     "seconds = excluded.seconds, checksum = excluded.checksum WHERE excluded.draws > draws"
+)
+# Of two counterexamples to one certificate, the nearer one stands.
+NEARER = (
+    "ON CONFLICT DO UPDATE SET certified_radius = excluded.certified_radius, "
+    "adversarial_distance = excluded.adversarial_distance, attack = excluded.attack, "
+    "path = excluded.path, x_adv = excluded.x_adv, checksum = excluded.checksum "
+    "WHERE excluded.adversarial_distance < adversarial_distance"
 )
 # Each part of a sweep looks for signs among its own examples: the most telling stands.
 MOST_TELLING = (
@@ -165,7 +211,7 @@ def upgrade(connection: sqlite3.Connection, version: int) -> None:
         else:
             for statement in step.split(";"):
                 connection.execute(statement)
-    if _add_checksums in _STEPS:
+    if _add_checksums in _STEPS[version:]:
         _sign(connection)
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

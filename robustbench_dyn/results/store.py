@@ -20,6 +20,7 @@ from robustbench_dyn.results.rows import (
     Violation,
     Votes,
     cost_of,
+    joined,
     record_of,
     row_of,
     run_of,
@@ -83,6 +84,13 @@ class Store(Database):
         where, values = ("AND eps = ?", (key, eps)) if eps is not None else ("", (key,))
         for row in self.rows("verdicts", f"WHERE key = ? {where} ORDER BY eps, example_id", values):
             yield self._parsed("verdicts", row, verdict_of)
+
+    def verdict(self, key: str, eps: float, example_id: int) -> Verdict:
+        """Return the verdict of one example; raises StoreError where there is none."""
+        where = "WHERE key = ? AND eps = ? AND example_id = ?"
+        for row in self.rows("verdicts", where, (key, eps, example_id)):
+            return self._parsed("verdicts", row, verdict_of)
+        raise StoreError(f"the store {self.path} has no verdict of example {example_id}")
 
     def table(
         self, columns: Sequence[str], *, pending: bool = False
@@ -165,22 +173,36 @@ class Store(Database):
 
     def add_run(self, run: Run) -> None:
         """Record that a run came to its end."""
-        row = (run.key, run.eps, run.n_examples, json.dumps(run.summary))
+        row = (*run[:-1], json.dumps(run.summary))
         with self.transaction():
             self.write("runs", [row], verb="INSERT OR REPLACE")
 
-    def run(self, key: str, eps: float, n_examples: int) -> Run | None:
-        """Return one finished run, or None."""
-        where = "WHERE key = ? AND eps = ? AND n_examples = ?"
-        for row in self.rows("runs", where, (key, eps, n_examples)):
+    def run(self, key: str, eps: float, examples: range) -> Run | None:
+        """Return the finished run of just these examples, or None."""
+        where = "WHERE key = ? AND eps = ? AND first_example = ? AND n_examples = ?"
+        for row in self.rows("runs", where, (key, eps, examples.start, len(examples))):
             return self._parsed("runs", row, run_of)
         return None
 
     def runs(self) -> list[Run]:
         """Return the finished runs of evaluations that have no violation."""
         refuted = {row[0] for row in self.rows("violations")}
-        runs = self.rows("runs", "ORDER BY key, eps, n_examples")
+        runs = self.rows("runs", "ORDER BY key, eps, first_example, n_examples")
         return [self._parsed("runs", row, run_of) for row in runs if row[0] not in refuted]
+
+    def finished(self, key: str, eps: float) -> list[range]:
+        """Return the examples of all finished runs, as ranges that neither touch nor overlap.
+
+        There are none of an evaluation that has a violation.
+        """
+        if self._has("violations", key):
+            return []
+        return joined(run.examples for run in self.runs_of(key) if run.eps == eps)
+
+    def runs_of(self, key: str) -> list[Run]:
+        """Return the finished runs of one evaluation, refuted or not."""
+        rows = self.rows("runs", "WHERE key = ? ORDER BY eps, first_example, n_examples", (key,))
+        return [self._parsed("runs", row, run_of) for row in rows]
 
     def add_violation(self, key: str, eps: float, violation: Violation) -> None:
         """Keep a counterexample to a certificate."""

@@ -63,6 +63,7 @@ def evaluate_smoothed(
     threat_models: Sequence[ThreatModel],
     smoothing: Smoothing,
     *,
+    first: int = 0,
     n_examples: int | None = None,
     seed: int = 0,
     batch_size: int | Literal["auto"] = _BATCH_SIZE,
@@ -97,7 +98,7 @@ def evaluate_smoothed(
     )
     if not isinstance(smoothing, Smoothing):
         raise InputError(f"smoothing={smoothing!r} must be a Smoothing, such as Smoothing(0.25)")
-    dataset = as_dataset(data, n_examples)
+    dataset = as_dataset(data, n_examples, first=first)
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     where = device_of(model, device)
@@ -186,6 +187,7 @@ class SmoothedPlan:
             parameters=parameters,
             suite=ATTACK if attacked else "none",
             training_record=identity.recipe_sha256,
+            probabilistic=(votes.label,),
         )
         counter = VoteCounter(
             model, smoothing, StoredVotes(store, spec.votes_key()), seed=seed, n_draws=N_DRAWS

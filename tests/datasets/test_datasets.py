@@ -201,6 +201,25 @@ def test_tensors_have_the_promised_shapes_types_and_range(name):
         dataset.name = "other"
 
 
+@pytest.mark.parametrize(("first", "n_examples"), [(0, 3), (7, 2), (499, 1), (490, None)])
+def test_a_range_of_examples_keeps_its_ids(first, n_examples):
+    whole = load_dataset("digits")
+    part = load_dataset("digits", first=first, n_examples=n_examples)
+    kept = slice(first, first + n_examples if n_examples else None)
+    assert part.ids.tolist() == list(range(500))[kept]
+    assert torch.equal(part.x, whole.x[kept])
+    assert torch.equal(part.y, whole.y[kept])
+    assert part.sha256 == whole.sha256
+
+
+@pytest.mark.parametrize(
+    ("first", "n_examples"), [(-1, 1), (500, None), (1.0, 1), (True, 1), (10, 491), (499, 2)]
+)
+def test_a_range_outside_the_split_is_refused(first, n_examples):
+    with pytest.raises(InputError, match=r"give [01] to"):
+        load_dataset("digits", first=first, n_examples=n_examples)
+
+
 @pytest.mark.parametrize("name", ["fashion_mnist", *GENERATED])
 def test_the_checksum_is_of_the_full_split(name):
     whole, part = load_dataset(name), load_dataset(name, n_examples=7)

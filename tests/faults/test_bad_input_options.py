@@ -68,6 +68,7 @@ FLAGS = {
     "help",
     "trust",
     "delete",
+    "examples",
 }
 
 VALUES = {
@@ -77,6 +78,7 @@ VALUES = {
     "eps": NO_EPS,
     "more_eps": NO_EPS,
     "n_examples": [*NO_COUNT, "1798"],
+    "first": [*NO_NUMBER, "1.5", "-1", "1797", str(10**30)],
     "attacks": NO_LIST,
     "certifiers": NO_LIST,
     "seed": NO_SEED,
@@ -88,6 +90,7 @@ VALUES = {
     "batch_size": [*NO_COUNT, "Auto", "1_0", "٣"],
     "device": NO_DEVICE,
     "store": NO_STORE,
+    "stores": ["", ".", "pipe", "loop", "junk", "f.txt", "/dev/zero", "no/such", *NO_PATH],
     "export": NO_TABLE,
     "plugins": NO_FOLDER,
     "data_dir": ["f.txt", "pipe", "/dev/null"],
@@ -102,6 +105,9 @@ VALUES = {
     "recipe": ["", ".", "pipe", "loop", "junk", "f.txt", "/dev/zero", "no/such", *NO_PATH],
     "engine": NO_NAME,
     "workers": [*NO_NUMBER, "1.5", "0", "-1"],
+    "one": NO_NAME,
+    "other": NO_NAME,
+    "tables": NO_FOLDER,
     "to": [],
     "out": [],
     "keep": [],
@@ -113,6 +119,9 @@ OWN_VALUES = {
     ("check", "name"): ["", "nothing", "f.txt", "pipe", "junk", LONG, *NO_TEXT],
     ("export", "to"): ["", ".", "x", "x.txt", *NO_PATH],
     ("leaderboard", "to"): ["f.txt", "pipe", "junk", "/dev/null/x", *NO_PATH],
+    ("leaderboard", "page"): ["f.txt", "pipe", "junk", "loop", ".", "/dev/null/x", *NO_PATH],
+    ("compare", "store"): [*NO_STORE, "no.sqlite"],
+    ("store merge", "to"): ["", ".", "pipe", "loop", "junk", "/dev/zero", "good.sqlite", *NO_PATH],
     ("new", "to"): ["f.txt", "pipe", "junk", "/dev/null", *NO_PATH],
     ("plot flow", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
     ("plot curves", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
@@ -136,14 +145,17 @@ COMMANDS = {
     "train": [*LINEAR, "--dataset", "digits", "--recipe", "recipe.yaml"],
     "sweep": ["--plugins", "linear"],
     "leaderboard": ["--store", "good.sqlite"],
+    "compare": ["--store", "good.sqlite"],
     "export": ["--store", "good.sqlite"],
     "store check": [],
+    "store merge": [],
     "plot flow": ["--model", "lipflow", "--to", "x.png"],
     "plot curves": [*LINEAR, *DIGITS_SET, "--to", "x.png"],
 }
 ARGUMENTS = {
     "list": "models", "show": "linear", "check": "linear", "new": "mine", "sweep": "sweep.yaml",
-    "export": "x.csv", "store check": "good.sqlite",
+    "export": "x.csv", "store check": "good.sqlite", "store merge": "good.sqlite",
+    "compare": "linear linear~0.25",
 }  # fmt: off
 # The other commands take the same options from the same functions.
 QUICK = ("run", "new")
@@ -191,7 +203,8 @@ def here(tmp_path_factory):
     (folder / "loop").symlink_to("loop")
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(discovery, "_registered", [*discovery._registered])
-        assert cli.run(["run", *COMMANDS["run"], "--store", "good.sqlite"]) == 0
+        for command in ("run", "smooth"):
+            assert cli.run([command, *COMMANDS[command], "--store", "good.sqlite"]) == 0
         yield folder
 
 
@@ -199,12 +212,13 @@ def arguments(command, parameter, value):
     """Return a command line in which this parameter has this value, and all others a good one."""
     option = parameter.opts[0]
     if not option.startswith("-"):
-        return [*command.split(), *COMMANDS[command], "--", value]
+        others = {"first": [value, "linear~0.25"], "second": ["linear", value]}
+        return [*command.split(), *COMMANDS[command], "--", *others.get(parameter.name, [value])]
     rest = COMMANDS[command]
     if option in rest:
         place = rest.index(option)
         rest = rest[:place] + rest[place + 2 :]
-    positional = [ARGUMENTS[command]] if command in ARGUMENTS else []
+    positional = ARGUMENTS.get(command, "").split()
     return [*command.split(), *positional, *rest, f"{option}={value}"]
 
 
@@ -229,8 +243,8 @@ def test_a_bad_value_is_refused_in_one_line(command, parameter, values, here, mo
 
 
 def test_the_good_values_are_accepted(here):
-    for command in ("run", "smooth", "list", "show"):
-        positional = [ARGUMENTS[command]] if command in ARGUMENTS else []
+    for command in ("run", "smooth", "list", "show", "compare"):
+        positional = ARGUMENTS.get(command, "").split()
         assert cli.run([command, *positional, *COMMANDS[command]]) == 0, command
 
 

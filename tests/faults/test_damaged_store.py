@@ -105,7 +105,7 @@ OTHER_TABLES = [
     "UPDATE runs SET summary = replace(summary, '0.', '1.')",
     "UPDATE runs SET n_examples = 1000",
     "INSERT INTO flags (key, flag) SELECT key, 'softmax_outputs' FROM evaluations",
-    "INSERT INTO runs SELECT key, 0.01, 32, summary, checksum FROM runs LIMIT 1",
+    "INSERT INTO runs SELECT key, 0.01, 0, 32, summary, checksum FROM runs LIMIT 1",
     "INSERT INTO violations SELECT key, 0.25, 0, 0.3, 0.2, 'pgd', '', NULL, 0 FROM evaluations",
 ]
 
@@ -199,7 +199,9 @@ def test_every_column_is_in_the_checksum_and_the_layout():
     assert len(sums) == len(row) + 1
 
 
-@pytest.mark.parametrize("version", [*range(SCHEMA_VERSION), 9, 10, 42, 99, -1, 2**31 - 1])
+@pytest.mark.parametrize(
+    "version", [*range(SCHEMA_VERSION), SCHEMA_VERSION + 1, 42, 99, -1, 2**31 - 1]
+)
 def test_another_version_is_refused_or_upgraded(version, copy):
     edit_version(copy, version)
     before = copy.read_bytes()

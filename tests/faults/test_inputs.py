@@ -60,6 +60,27 @@ def test_a_wrong_option_is_named(call, option, value):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("first", [True, -1, 2.5, "3", 8, None])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda first: evaluate(MODEL, DATA, L2, first=first, attacks="none"),
+        lambda first: evaluate(MODEL, (X, Y), L2, first=first, attacks="none"),
+        lambda first: evaluate_smoothed(MODEL, DATA, [L2], SMOOTHING, first=first),
+    ],
+)
+def test_a_wrong_first_example_is_named(call, first):
+    with pytest.raises(InputError, match="first="):
+        call(first)
+
+
+def test_a_range_beyond_the_last_example_is_refused():
+    with pytest.raises(
+        InputError, match="n_examples=3 must lie between 1 and the 2 there are from"
+    ):
+        evaluate(MODEL, DATA, L2, first=6, n_examples=3, attacks="none")
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

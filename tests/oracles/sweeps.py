@@ -54,10 +54,10 @@ def dump(path):
         kept = ", ".join(column for column in columns if column not in ("seconds", "checksum"))
         verdicts = connection.execute(f"SELECT {kept} FROM verdicts ORDER BY 1, 2, 3").fetchall()
         records = connection.execute("SELECT * FROM evaluations ORDER BY key").fetchall()
-        runs = connection.execute("SELECT * FROM runs ORDER BY 1, 2, 3").fetchall()
+        runs = connection.execute("SELECT * FROM runs ORDER BY 1, 2, 3, 4").fetchall()
     connection.close()
-    rows = [timeless(json.loads(run[3])) for run in runs]
-    return verdicts, records, [run[:3] for run in runs], rows
+    rows = [timeless(json.loads(run[4])) for run in runs]
+    return verdicts, records, [run[:4] for run in runs], rows
 
 
 def timeless(row):

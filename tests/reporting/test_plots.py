@@ -91,6 +91,18 @@ def test_curves_claim_nothing_between_two_radii(moons, flow):
     assert between == {table["certified_accuracy"][2], table["empirical_accuracy"][1]}
 
 
+def test_eps_in_linf_is_labelled_in_255ths(moons, flow):
+    radii = [0.0, 8 / 255, 16 / 255]
+    evaluation = evaluate_distances(flow, moons, "Linf", radii=radii, certifiers="interval")
+    (axes,) = plot_curves({"lipflow": evaluation}).axes
+    labels = dict(
+        zip((text.get_text() for text in axes.get_xticklabels()), axes.get_xticks(), strict=True)
+    )
+    assert labels["8/255"] == 8 / 255
+    assert max(labels.values()) <= 16 / 255
+    assert "certified %" in axes.get_title()
+
+
 @pytest.mark.slow
 def test_the_command_draws_balls_of_any_certifier(tmp_path, monkeypatch, capsys):
     moons, evaluations = load_dataset("moons", n_examples=4), []

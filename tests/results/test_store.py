@@ -17,6 +17,7 @@ from robustbench_dyn.errors import StoreError
 from robustbench_dyn.results import database, schema
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.exchange import copy_part, merge
+from robustbench_dyn.results.layouts import LAYOUTS, Layout
 from robustbench_dyn.results.schema import SCHEMA_VERSION
 from robustbench_dyn.results.spec import Record, SmoothingSpec
 from robustbench_dyn.results.store import Run, Store, Violation, Votes
@@ -96,7 +97,7 @@ def test_a_second_verdict_replaces_the_first():
 def test_refuted_evaluations_have_no_runs():
     store = Store()
     store.add_evaluation("k", record())
-    store.add_run(Run("k", 0.5, 1, {"model": "m"}))
+    store.add_run(Run("k", 0.5, 0, 1, {"model": "m"}))
     assert len(store.runs()) == 1
     store.add_violation("k", 0.5, Violation(0, 0.7, 0.4, "pgd", "", b""))
     assert store.runs() == []
@@ -254,7 +255,8 @@ SMOOTHED = FLAT | {
 }
 
 
-@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+# Rows of later files have checksums.
+@pytest.mark.parametrize("version", range(1, 8))
 def test_an_older_file_is_upgraded_and_keeps_its_content(version, tmp_path, monkeypatch):
     path = tmp_path / "old.sqlite"
     with monkeypatch.context() as past:
@@ -295,6 +297,36 @@ def test_an_older_file_is_upgraded_and_keeps_its_content(version, tmp_path, monk
     assert store.costs("k", 0.5) == [StageCost(0.5, "certify", 1, 1, 1, 0, 0.25)]
     store.add_votes("v", 0, "select", Votes(3, (2, 1, 0), 0.5))
     assert store.votes("v") == {(0, "select"): Votes(3, (2, 1, 0), 0.5)}
+
+
+def store_of_schema_8(path, monkeypatch):
+    """Write a store with three runs: one as it was written, one edited, one without checksum."""
+    layout = Layout("runs", schema._RUNS_BEFORE_9, n_keys=3, expendable=True)
+    with monkeypatch.context() as past:
+        past.setattr(schema, "_STEPS", schema._STEPS[:8])
+        past.setattr(schema, "LAYOUTS", {**LAYOUTS, "runs": layout})
+        for module in (schema, database):
+            past.setattr(module, "SCHEMA_VERSION", 8)
+        old = Store(path)
+    evaluation = LAYOUTS["evaluations"].signed(("k", record().to_json()))
+    rows = [layout.signed(("k", 0.5, n, '{"model": "m"}')) for n in (3, 5, 7)]
+    rows[1] = (*rows[1][:3], '{"model": "x"}', rows[1][4])
+    rows[2] = (*rows[2][:4], None)
+    with old.connection as connection:
+        connection.execute("INSERT INTO evaluations VALUES (?, ?, ?)", evaluation)
+        connection.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", rows)
+    old.close()
+
+
+def test_runs_of_older_files_begin_at_the_first_example(tmp_path, monkeypatch):
+    path = tmp_path / "old.sqlite"
+    store_of_schema_8(path, monkeypatch)
+    store = Store(path)
+    assert store.version() == SCHEMA_VERSION
+    # What was damaged before the upgrade is damaged after it.
+    assert [problem[:4] for problem in store.check(delete=True)] == ["runs"] * 3
+    assert store.runs() == [Run("k", 0.5, 0, 3, {"model": "m"})]
+    assert store.check() == []
 
 
 def test_flat_records_of_older_files_become_typed(tmp_path, monkeypatch):
@@ -388,7 +420,7 @@ def test_a_copy_seeds_a_store_that_is_merged_back(tmp_path):
     for key in ("k", "other"):
         store.add_evaluation(key, record(key))
         store.add_verdicts(key, [verdict(0)], StageCost(0.5, "certify", 1, 1, 1, 0, 0.25))
-        store.add_run(Run(key, 0.5, 1, {"model": key}))
+        store.add_run(Run(key, 0.5, 0, 1, {"model": key}))
     part = tmp_path / "part.sqlite"
     copy_part(store, part, ["k"], range(10))
     there = Store(part)

@@ -16,7 +16,7 @@ from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.plugins.contract import Finding
-from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, widest_eps
+from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel, format_eps, widest_eps
 
 _SHAPE = (1, 1, 3)
 _EXAMPLES = 5
@@ -174,7 +174,7 @@ def _check_case(prepared: PreparedCertifier, case: _Case, norm: Norm, findings: 
     proved = False
     for share in (1.0,) if prepared.certifier.radius_based else _SHARES:
         threat_model = ThreatModel(norm, min(share * typical, widest_eps(norm, _SHAPE)))
-        where = f"{case.name}, {norm}, eps {threat_model.eps:.4g}"
+        where = f"{case.name}, {norm}, eps {format_eps(threat_model.eps, digits=4)}"
         proof = _prove(prepared, case.model, x, y, threat_model, findings)
         if proof is None or not _check_format(proof, x, case.model, findings, where):
             continue

@@ -24,7 +24,7 @@ from robustbench_dyn.certification.network.tracer import trace
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.plugins.contract import Finding
-from robustbench_dyn.threat_models import NORMS, ThreatModel, project
+from robustbench_dyn.threat_models import NORMS, ThreatModel, format_eps, project
 
 _CENTRES, _POINTS = 4, 48
 # The widths of the balls, of inputs in [0, 1] that are spread over [-3, 3].
@@ -140,7 +140,7 @@ def _samples(input_shape: tuple[int, ...], seed: int) -> Iterator[tuple[Tensor, 
 def _check_bounds(
     model: nn.Module, state: RelaxationState, ball: Ball, points: Tensor, findings: Findings
 ) -> None:
-    where = f"{ball.norm}, eps {ball.eps:.3g}"
+    where = f"{ball.norm}, eps {format_eps(ball.eps, digits=3)}"
     intervals = interval_bounds(state, ball)
     tightened, linear_bounds = intermediate_bounds(state, ball, n_iterations=3)
     for z in points:

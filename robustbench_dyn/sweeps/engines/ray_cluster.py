@@ -22,6 +22,7 @@ from robustbench_dyn.results.parts import Asked, check_part
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.sweeps.engines import Event, State
 from robustbench_dyn.sweeps.shards import Shard, try_shard
+from robustbench_dyn.threat_models import format_eps
 
 # A shard fails after this many deaths of workers or nodes; clusters lose nodes for other reasons
 # than the shard, too.
@@ -170,7 +171,9 @@ def _finalise(store: Store, shard: Shard, *, key: str) -> None:
     for eps in shard.eps:
         found = [v for v in store.verdicts(key, eps) if shard.start <= v.example_id < shard.stop]
         if len(found) != shard.stop - shard.start or any(v.next_stage for v in found):
-            raise StoreError(f"verdicts of {shard} at eps {eps:g} are missing in what came back")
+            raise StoreError(
+                f"verdicts of {shard} at eps {format_eps(eps)} are missing in what came back"
+            )
         finalise_run(store, key, eps, found)
 
 
