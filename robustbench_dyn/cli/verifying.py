@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 _LONGEST_SOURCE = 200
+_LARGEST_SAMPLE = 10**6
 # Rows of which only the line is printed, where nothing is wrong with them.
 _INDENT = "    "
 
@@ -125,8 +126,8 @@ def _check_options(
 ) -> None:
     if data_dir is not None and not data_dir.is_dir():
         raise InputError(f"--data-dir {data_dir} is no folder; give one that holds the data sets")
-    if sample < 1:
-        raise InputError(f"sample={sample} must be at least 1")
+    if not 1 <= sample <= _LARGEST_SAMPLE:
+        raise InputError(f"sample={sample} must lie between 1 and {_LARGEST_SAMPLE:,}")
     if replay and full:
         raise InputError("--full replays all examples; give it without --replay")
     if evidence is not None and (replay or full):
