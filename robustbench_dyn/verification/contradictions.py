@@ -35,7 +35,7 @@ def contradictions_between(claims: Sequence[Claim]) -> Iterator[tuple[int, Findi
     groups = defaultdict[tuple[object, ...], list[int]](list)
     for place, (_, evidence) in enumerate(claims):
         spec = evidence.record.spec
-        if not NOT_A_FUNCTION.intersection(evidence.flags):
+        if spec.norm in _RISING and not NOT_A_FUNCTION.intersection(evidence.flags):
             model = (spec.model, spec.weights_sha256, spec.state_sha256, spec.data_sha256)
             groups[model].append(place)
     for places in groups.values():

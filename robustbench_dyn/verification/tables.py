@@ -167,7 +167,13 @@ def check_files(lines: Sequence[Line], path: Path, *, data_dir: Path | None = No
             images = data.images(line.evidence.record.spec.dataset)
             if isinstance(images, str):
                 line.notes.append(f"labels and adversarial examples are not checked: {images}")
-            line.findings += recount(line.row, line.evidence, images)
+            try:
+                line.findings += recount(line.row, line.evidence, images)
+            # A record may hold anything in the place of a name or a number.
+            except Exception as error:
+                said = f"the evidence cannot be recounted: {type(error).__name__}: {error}"
+                line.findings.append(Finding("evidence", one_line(said)))
+                line.evidence = None
     with_evidence = [line for line in lines if line.row is not None and line.evidence is not None]
     claims = [
         Claim(line.place.rpartition("/")[2], line.evidence)
@@ -236,6 +242,7 @@ def entries_to_correct(path: Path) -> list[Entry]:
 
 def replay_line(line: Line, options: ReplayOptions) -> None:
     """Replay a line whose recount found nothing; what is wrong becomes findings."""
+    from robustbench_dyn.models.machine_errors import is_machine_error  # noqa: PLC0415
     from robustbench_dyn.verification.replay import replay  # noqa: PLC0415  (imports torch)
 
     if line.row is None or line.evidence is None or line.findings:
@@ -243,11 +250,17 @@ def replay_line(line: Line, options: ReplayOptions) -> None:
         return
     try:
         replayed = replay(line.evidence, options)
-    except MachineError:
-        raise
-    # The model, and what it raises, are part of what the row claims.
     except DynbenchError as error:
+        if isinstance(error, MachineError):
+            raise
         line.findings.append(Finding("replay", str(error)))
+        return
+    # The model is foreign code, and may raise anything.
+    except Exception as error:
+        if is_machine_error(error):
+            raise
+        said = f"the replay failed: {type(error).__name__}: {error}"
+        line.findings.append(Finding("replay", one_line(said)))
         return
     line.findings += replayed.findings
     line.statements += replayed.statements

@@ -815,3 +815,34 @@ def smoothed_radii_invented(folder):
         lambda v: as_certified(v, label, 0.18) if v.prediction == v.label else v,
         SMOOTHED,
     )
+
+
+@forgery("recount", "evidence")
+def record_of_wrong_types(folder):
+    """A record whose settings are no mapping, in all rows of a table and their evidence."""
+    spec = entry_of(folder).evidence.record.spec
+    stages = tuple(replace(stage, settings=None) for stage in spec.attacks)
+    path = folder / f"{DATASET}-L2-{FAR}.parquet"
+    forged = []
+    for entry in (e for e in read_folder(folder) if e.row["eps"] == FAR):
+        one = entry.evidence
+        if entry.row["model"] == MODEL:
+            one = replace(one, record=replace(one.record, spec=replace(spec, attacks=stages)))
+            change_cells(folder, cell("evidence_sha256", lambda _, one=one: one.sha256))
+        forged.append(one)
+    write_evidence(path, forged)
+
+
+@forgery("recount", "columns")
+def norm_that_there_is_not(folder):
+    """A record of a norm that no threat model has."""
+    path = folder / f"{DATASET}-L2-{FAR}.parquet"
+    forged = []
+    for entry in (e for e in read_folder(folder) if e.row["eps"] == FAR):
+        one = entry.evidence
+        if entry.row["model"] == MODEL:
+            spec = replace(one.record.spec, norm="L7")
+            one = replace(one, record=replace(one.record, spec=spec)).with_sample()
+            change_cells(folder, cell("evidence_sha256", lambda _, one=one: one.sha256))
+        forged.append(one)
+    write_evidence(path, forged)

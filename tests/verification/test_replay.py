@@ -72,6 +72,7 @@ def test_a_sound_bound_of_the_same_network_holds(linear):
     assert any("certificates checked, all hold" in told for told in found.statements)
 
 
+@pytest.mark.slow
 def test_what_a_foreign_certifier_proved_counts_where_one_of_ours_proves_it(linear):
     both = row_of(linear, certifiers=[OneStep(), "lipschitz"], attacks="none")
     true = row_of(linear, certifiers="lipschitz", attacks="none")
@@ -84,6 +85,7 @@ def test_what_a_foreign_certifier_proved_counts_where_one_of_ours_proves_it(line
     assert not unproved & sound
 
 
+@pytest.mark.slow
 def test_broken_examples_without_an_image_are_attacked_again(linear):
     row = row_of(linear, certifiers="none", attacks="standard")
     assert sum(v.x_adv is not None for v in row.verdicts) == 2
