@@ -12,25 +12,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 import measuring
 import pandas as pd
 from soundness import weights_of_the_zoo
 
-from robustbench_dyn.models.architectures import full_name
-from robustbench_dyn.properties.architectures import check_architecture
+from robustbench_dyn.reporting.properties import measure
 
 PATH = measuring.RESULTS / "claims.csv"
-
-
-def worst(findings: pd.DataFrame) -> pd.DataFrame:
-    """Return the finding with the largest defect over tolerance, per claim and kind of points."""
-    over = (findings["defect"] - findings["tolerance"]).fillna(float("inf"))
-    order = over.sort_values(ascending=False, kind="stable").index
-    parts = findings.groupby(["claim", "points"])["part"].transform("nunique")
-    rows = findings.assign(parts=parts).loc[order].drop_duplicates(["claim", "points"])
-    return rows.sort_index()
 
 
 def main() -> None:
@@ -41,26 +30,8 @@ def main() -> None:
     parser.add_argument("--model", action="append", help="NAME or NAME/VARIANT; by default all")
     options = parser.parse_args()
     table = pd.read_csv(PATH) if PATH.is_file() else pd.DataFrame()
-    for architecture, weights in weights_of_the_zoo(options.model, (options.dataset,)):
-        name = full_name(architecture.name, weights.variant)
-        findings: list[dict[str, Any]] = [
-            {
-                "model": name,
-                "dataset": weights.dataset,
-                "claim": finding.claim,
-                "part": finding.part,
-                "points": finding.points,
-                "defect": finding.defect,
-                "tolerance": finding.tolerance,
-                "holds": finding.holds,
-                "note": finding.note,
-                "weights_sha256": weights.sha256,
-            }
-            for finding in check_architecture(
-                architecture, dataset=weights.dataset, variant=weights.variant
-            )
-        ]
-        rows = worst(pd.DataFrame(findings)).assign(machine=measuring.machine())
+    for pair in weights_of_the_zoo(options.model, (options.dataset,)):
+        rows = pd.DataFrame(measure([pair])).assign(machine=measuring.machine())
         table = measuring.joined(table, rows, ("model", "dataset"))
         table = table.sort_values(["dataset", "model"], kind="stable")
         table.to_csv(PATH, index=False, lineterminator="\n")

@@ -22,6 +22,7 @@ from robustbench_dyn.cli import (
     scaffolding,
     storing,
     tables,
+    verifying,
 )
 from robustbench_dyn.cli.output import print_result, reserve_stdout, reserving_stdout
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-store = typer.Typer(help="Check the file of the verdicts.", no_args_is_help=True)
+store = typer.Typer(help="Check and merge the files of the verdicts.", no_args_is_help=True)
 plot = typer.Typer(help="Draw flows and brackets.", no_args_is_help=True)
 
 
@@ -80,10 +81,12 @@ app.command()(reserving_stdout(scaffolding.new))
 app.command()(reserving_stdout(models.train))
 app.command("sweep")(reserving_stdout(tables.sweep_))
 app.command()(reserving_stdout(publishing.leaderboard))
+app.command()(reserving_stdout(verifying.verify))
 app.command("export")(reserving_stdout(tables.export_))
 app.command()(reserving_stdout(comparing.compare))
 app.add_typer(store, name="store")
 store.command("check")(reserving_stdout(storing.check_store))
+store.command("merge")(reserving_stdout(storing.merge))
 app.add_typer(plot, name="plot")
 plot.command("flow")(reserving_stdout(plotting.plot_flow_))
 plot.command("curves")(reserving_stdout(plotting.plot_curves_))

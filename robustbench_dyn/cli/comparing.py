@@ -37,8 +37,8 @@ def compare(
     norm = None if norm_name is None else parse_norm(norm_name)
     radius = None if eps is None else parse_eps(eps)
     stores = [require_store(path) for path in store or []]
-    from robustbench_dyn.reporting import comparison
-    from robustbench_dyn.reporting.comparison_text import to_text
+    from robustbench_dyn.reporting.comparison import compare as compare_entries
+    from robustbench_dyn.reporting.comparison_output import document, to_text
     from robustbench_dyn.reporting.published import entries_of, read_folder, shipped_entries
     from robustbench_dyn.results.store import Store
 
@@ -47,9 +47,9 @@ def compare(
         entries += read_folder(require_tables(tables))
     elif not stores:
         entries = shipped_entries()
-    found = comparison.compare(entries, one, other, dataset=dataset, norm=norm, eps=radius)
+    found = compare_entries(entries, one, other, dataset=dataset, norm=norm, eps=radius)
     if as_json:
-        print_json(comparison.document(one, other, found))
+        print_json(document(one, other, found))
         return
     for line in to_text(one, other, found, all_examples=examples):
         print_result(line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_dyn.cli.options import AsJson, DataDir, Limited, Plugins, Trust, require_store
-from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.cli.output import print_error, print_json, print_result
 from robustbench_dyn.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def _print_published() -> None:
 def _publish(
     stores: list[Path], to: Path, add: bool, replace: bool, n_adversarial: int
 ) -> Published:
-    from robustbench_dyn.reporting.published import entries_of
+    from robustbench_dyn.reporting.published import entries_of, refuted_in
     from robustbench_dyn.reporting.publishing import publish
-    from robustbench_dyn.results.exchange import merge
+    from robustbench_dyn.results.exchange import merge_stores
     from robustbench_dyn.results.store import Store
 
     paths = [require_store(path) for path in dict.fromkeys(stores)]
@@ -126,8 +126,9 @@ def _publish(
         held = Store(paths[0])
     else:
         held = Store()
-        for path in paths:
-            merge(held, path)
+        merge_stores(paths, held)
+    for model in refuted_in(held):
+        print_error(f"an attack refuted a certificate of {model}; that evaluation has no row")
     return publish(entries_of(held, n_adversarial=n_adversarial), to, add=add, replace=replace)
 
 
@@ -147,13 +148,14 @@ def _check(to: Path, before: Published | None) -> Published:
 
     known = {one.weights_sha256 for one in read_findings(to / PROPERTIES).measured}
     wanted = {str(entry.row["weights_sha256"]) for entry in read_folder(to)} - known
-    pairs = [
-        (import_architecture(plugin), weights)
-        for plugin in find_plugins()
-        if plugin.card and plugin.provides("architecture") and is_trusted(plugin)
-        for weights in plugin.card.weights
-        if weights.sha256 in wanted
-    ]
+    pairs = []
+    for plugin in find_plugins():
+        weights_of = [w for w in plugin.card.weights if w.sha256 in wanted] if plugin.card else []
+        if weights_of and not is_trusted(plugin):
+            print_error(f"{plugin.name} is not measured, since its code would run in here: --trust")
+        elif weights_of:
+            architecture = import_architecture(plugin)
+            pairs += [(architecture, weights) for weights in weights_of]
     after = add_findings(to, measure(pairs))
     return Published(after.paths, before.changes if before else after.changes)
 

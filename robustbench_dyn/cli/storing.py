@@ -1,4 +1,4 @@
-"""Commands about the file of a store: check."""
+"""Commands about the files of stores: check, merge."""
 
 from __future__ import annotations
 
@@ -31,3 +31,40 @@ def check_store(
     if problems:
         raise typer.Exit(2)
     print_result(f"{file} is sound")
+
+
+def merge(
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="STORE...", help="SQLite files of verdicts.")
+    ],
+    to: Annotated[
+        Path, typer.Option(help="Store that they are merged into; it is made if there is none.")
+    ],
+) -> None:
+    """Merge stores; exit 1 where one has an adversarial example inside a radius of another one."""
+    from robustbench_dyn.results.exchange import merge_into
+
+    for path in stores:
+        require_store(path)
+    merged = merge_into(stores, to)
+    for one in merged:
+        left_out = f", {one.left_out} verdicts left out" if one.left_out else ""
+        print_result(
+            f"{one.path}: {one.evaluations} new evaluations, {one.verdicts} verdicts{left_out}"
+        )
+    if any(one.left_out for one in merged):
+        print_result(
+            "what was left out rests on certificates that a flag of another store voids; the next "
+            "run computes it again"
+        )
+    violations = [violation for one in merged for violation in one.violations]
+    for key, found in violations[:_SHOWN]:
+        print_result(
+            f"unsound: evaluation {key[:12]} certifies example {found.example_id} within "
+            f"{found.certified_radius:.6g}, and {found.attack} fools the model at "
+            f"{found.adversarial_distance:.6g}; {to} has the example, and no row of the evaluation"
+        )
+    if len(violations) > _SHOWN:
+        print_result(f"and {len(violations) - _SHOWN} more")
+    if violations:
+        raise typer.Exit(1)

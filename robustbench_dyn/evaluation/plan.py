@@ -169,6 +169,11 @@ class NetworkPlan:
             not_applicable=selection.not_applicable,
             suite=_name_of(attacks),
             training_record=identity.recipe_sha256,
+            probabilistic=tuple(
+                prepared.label(norm)
+                for prepared in self._certifiers
+                if not prepared.certifier.deterministic
+            ),
         )
 
     @property

@@ -33,6 +33,13 @@ def from_csv_text(cell: str) -> str:
     return cell[1:] if _ESCAPED.match(cell) else cell
 
 
+def to_csv_cell(text: str) -> str:
+    """Return a text as it stands in a line of a CSV: to_csv_text, in quotes where it needs them."""
+    text = to_csv_text(text).replace('"', '""')
+    # csv.writer leaves a carriage return without quotes.
+    return f'"{text}"' if re.search(r'[,"\r\n]', text) else text
+
+
 def to_plot_text(text: str) -> str:
     """Return a text as a label of matplotlib: on one line, without formulas, and never hidden."""
     text = _BREAKS.sub(" ", text).replace("$", r"\$")

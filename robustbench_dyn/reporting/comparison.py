@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.plugins import unknown
@@ -286,40 +286,3 @@ def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
         )
         for comparison in comparisons
     ]
-
-
-def document(first: str, second: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Return the comparisons as a document of dicts, lists and numbers, for JSON."""
-    return {
-        "first": first,
-        "second": second,
-        "level": LEVEL,
-        "comparisons": [
-            {
-                "dataset": one.dataset,
-                "data_sha256": one.data_sha256,
-                "norm": one.norm,
-                "eps": one.eps,
-                "n_examples": one.n,
-                "n_examples_first": one.n_first,
-                "n_examples_second": one.n_second,
-                "verdicts": {
-                    str(a): {str(b): one.counts.get((a, b), 0) for b in STATUSES} for a in STATUSES
-                },
-                "differences": [
-                    {
-                        "column": d.column,
-                        "first": d.first._asdict(),
-                        "second": d.second._asdict(),
-                        "only_first": list(d.only_first),
-                        "only_second": list(d.only_second),
-                        "p_value": d.p_value,
-                        "adjusted_p_value": d.adjusted,
-                        "separated": d.separated,
-                    }
-                    for d in one.differences
-                ],
-            }
-            for one in comparisons
-        ],
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from robustbench_dyn.results.flags import (
 )
 
 _Row = Mapping[str, Any]
+# The + between attacks, and not one in a setting such as pgd(step_size=1e+3).
+_BETWEEN = re.compile(r"\+(?![^()]*\))")
 
 
 def open_flags(row: _Row, failed_properties: Collection[str] = ()) -> list[str]:
@@ -57,25 +60,23 @@ def _always(flag: str, row: _Row) -> bool:
 def _without_added_attacks(flag: str, row: _Row) -> bool:
     """Whether the suite added no attack because of the signs, or none of those ended."""
     del flag
-    added = str(row["added_attacks"] or "").split("+")
-    failed = {name.removesuffix("(failed)") for name in _attacks(row) if name.endswith("(failed)")}
-    return not {name for name in added if name} - failed
+    return not _names(row["added_attacks"]) - _failed(row)
 
 
 def _without_surrogate(flag: str, row: _Row) -> bool:
     del flag
-    return "transfer" not in _attacks(row)
+    return "transfer" not in _names(row["attacks"]) - _failed(row)
 
 
 def _without_expectation(flag: str, row: _Row) -> bool:
-    return not any(name.startswith("eot") for name in _attacks(row)) and _without_added_attacks(
-        flag, row
-    )
+    ended = _names(row["attacks"]) - _failed(row)
+    in_expectation = any(name.startswith("eot") for name in ended)
+    return not in_expectation and _without_added_attacks(flag, row)
 
 
 def _on_every_example(flag: str, row: _Row) -> bool:
     """Whether an attack failed on each example that it was given."""
-    return f"{flag.split(':')[1]}(failed)" in _attacks(row)
+    return flag.split(":")[1] in _failed(row)
 
 
 def _while_prepared(flag: str, row: _Row) -> bool:
@@ -84,8 +85,19 @@ def _while_prepared(flag: str, row: _Row) -> bool:
     return flag.count(":") == 1
 
 
-def _attacks(row: _Row) -> list[str]:
-    return str(row["attacks"]).split("+")
+def _names(attacks: str | None) -> set[str]:
+    """Return the names in a column of attacks, without their settings."""
+    return {label.partition("(")[0] for label in _labels(attacks)}
+
+
+def _failed(row: _Row) -> set[str]:
+    """Return the names of the attacks that failed on each example."""
+    failed = [label for label in _labels(row["attacks"]) if label.endswith("(failed)")]
+    return {label.partition("(")[0] for label in failed}
+
+
+def _labels(attacks: str | None) -> list[str]:
+    return [label for label in _BETWEEN.split(attacks or "") if label]
 
 
 _IS_OPEN: Final[Mapping[str, Callable[[str, _Row], bool]]] = {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.reporting.cells import from_csv_text, to_csv_text
+from robustbench_dyn.reporting.cells import from_csv_text, to_csv_cell
 from robustbench_dyn.reporting.folder import settled
 
 
@@ -104,34 +103,38 @@ def read_findings(path: Path) -> Findings:
     path = settled(path.parent) / path.name
     if not path.is_file():
         return Findings()
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        if tuple(reader.fieldnames or ()) != Measured._fields:
-            raise InputError(f"{path} must have the columns {', '.join(Measured._fields)}")
-        return Findings([_read(line, f"{path}, line {reader.line_num}") for line in reader])
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            if tuple(next(reader, ())) != Measured._fields:
+                raise InputError(f"{path} must have the columns {', '.join(Measured._fields)}")
+            return Findings([_read(cells, f"{path}, line {reader.line_num}") for cells in reader])
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no table of findings: {error}") from error
 
 
 def to_csv(findings: Findings) -> str:
-    """Return findings as CSV, by data set, model and claim."""
-    told = io.StringIO()
-    writer = csv.writer(told, lineterminator="\n")
-    writer.writerow(Measured._fields)
+    """Return findings as CSV, by data set, model and weights."""
+    lines = [",".join(Measured._fields)]
     rows = sorted(findings.measured, key=lambda one: (one.dataset, one.model, one.weights_sha256))
     for one in rows:
-        values = one._asdict() | {name: to_csv_text(getattr(one, name)) for name in _TEXTS}
-        writer.writerow(values.values())
-    return told.getvalue()
+        values = one._asdict() | {name: to_csv_cell(getattr(one, name)) for name in _TEXTS}
+        lines.append(",".join(map(str, values.values())))
+    return "\n".join(lines) + "\n"
 
 
-def _read(line: dict[str, Any], place: str) -> Measured:
+def _read(cells: Sequence[str], place: str) -> Measured:
     try:
+        line = dict(zip(Measured._fields, cells, strict=True))
         holds = {"True": True, "False": False}[line["holds"]]
         defect, tolerance = float(line["defect"]), float(line["tolerance"])
         texts = {name: from_csv_text(line[name]) for name in _TEXTS}
         one = Measured(
             **texts, defect=defect, tolerance=tolerance, holds=holds, parts=int(line["parts"])
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise InputError(f"{place} is no finding that dynbench leaderboard wrote") from error
     # NaN is within no tolerance.
     if holds != (defect <= tolerance):

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.names import RULE, is_name
-from robustbench_dyn.reporting.cells import from_csv_text, to_csv_text
+from robustbench_dyn.reporting.cells import from_csv_text, to_csv_cell
 from robustbench_dyn.results.flags import unknown_flags
 from robustbench_dyn.results.summary import SUMMARY_COLUMNS, binomial_limit
 from robustbench_dyn.threat_models import NORMS
@@ -22,6 +22,7 @@ Kind = Literal["name", "norm", "text", "hash", "time", "flags", "count", "fracti
 # A cell may be this long, in characters; longer ones are no work of this package.
 _LONGEST_CELL = 10_000
 _LONGEST_SHOWN = 60
+_NUMBER = re.compile(r"[-+.0-9A-Za-z]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -182,6 +183,11 @@ def checked_row(row: Mapping[str, object], place: str) -> Row:
             raise InputError(f"{place}: {name}={_shown(value)} must be {broken}")
     _check_order(values, place)
     _check_numbers(values, place)
+    for rank in ("certified_rank", "empirical_rank"):
+        if values["open_flags"] and values[rank] is not None:
+            raise InputError(
+                f"{place}: {rank}={values[rank]} must be empty, since the row has open flags"
+            )
     return values
 
 
@@ -191,20 +197,42 @@ def read_rows(path: Path, *, more: Sequence[str] = ()) -> list[Row]:
     more: columns of texts that the file has behind the others, which each row needs.
     Raises InputError, with the file, the line and the rule, where it cannot be read or breaks one.
     """
+    rows = []
+    for _, row in try_rows(path, more=more):
+        if isinstance(row, InputError):
+            raise row
+        rows.append(row)
+    return rows
+
+
+def try_rows(path: Path, *, more: Sequence[str] = ()) -> Iterator[tuple[str, Row | InputError]]:
+    """Yield where each row of a CSV stands, and the row, or the rule that it breaks.
+
+    more: as of read_rows. Raises InputError where the file itself cannot be read.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = []
             for place, cells in _parsed(file, path, more):
-                row = {name: _value(name, cells.get(name, ""), place) for name in PUBLISHED_COLUMNS}
-                told = {name: from_csv_text(cells[name]) for name in more}
-                for name in (name for name in more if not told[name]):
-                    raise InputError(f"{place}: {name} is empty, and every row needs it")
-                rows.append(checked_row(row, place) | told)
-            return rows
+                yield place, _row_or_error(cells, place, more)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError:
         raise InputError(f"{path} is no leaderboard: it is no text in UTF-8") from None
+
+
+def _row_or_error(
+    cells: dict[str, str] | InputError, place: str, more: Sequence[str]
+) -> Row | InputError:
+    if isinstance(cells, InputError):
+        return cells
+    try:
+        row = {name: _value(name, cells.get(name, ""), place) for name in PUBLISHED_COLUMNS}
+        told = {name: from_csv_text(cells[name]) for name in more}
+        for name in (name for name in more if not told[name]):
+            raise InputError(f"{place}: {name} is empty, and every row needs it")
+        return checked_row(row, place) | told
+    except InputError as error:
+        return error
 
 
 def to_csv(rows: Iterable[Mapping[str, object]], *, more: Sequence[str] = ()) -> str:
@@ -224,15 +252,15 @@ def _cell(name: str, value: Any) -> str:
         return ""
     kind = COLUMNS[name].kind if name in COLUMNS else "text"
     if kind in _RULES_OF_TEXTS:
-        # csv.writer leaves a carriage return without quotes.
-        text = to_csv_text(value).replace('"', '""')
-        return f'"{text}"' if re.search(r'[,"\r\n]', text) else text
+        return to_csv_cell(value)
     # repr gives the digits that read back as the same float.
     return str(int(value)) if kind == "count" else repr(float(value))
 
 
-def _parsed(file: Any, path: Path, more: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where each line stands, and its cells by column."""
+def _parsed(
+    file: Any, path: Path, more: Sequence[str]
+) -> Iterator[tuple[str, dict[str, str] | InputError]]:
+    """Yield where each line stands, and its cells by column, or that they are too many or few."""
     reader = csv.reader(file, strict=True)
     remedy = "give a folder of tables that dynbench leaderboard wrote"
     line = 1
@@ -251,12 +279,16 @@ def _parsed(file: Any, path: Path, more: Sequence[str]) -> Iterator[tuple[str, d
         line = reader.line_num + 1
         for cells in reader:
             place = f"{path}, line {line}"
-            if len(cells) != len(header):
-                raise InputError(
-                    f"{place}: {len(cells)} fields, but the heading has {len(header)}; each row "
-                    "needs one field a column"
+            if len(cells) == len(header):
+                yield place, dict(zip(header, cells, strict=True))
+            else:
+                yield (
+                    place,
+                    InputError(
+                        f"{place}: {len(cells)} fields, but the heading has {len(header)}; each "
+                        "row needs one field a column"
+                    ),
                 )
-            yield place, dict(zip(header, cells, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: no CSV ({error}); {remedy}") from error
@@ -271,6 +303,9 @@ def _value(name: str, cell: str, place: str) -> object:
         return from_csv_text(cell)
     if not cell:
         return None
+    # Python reads 1_0, other scripts' digits and spaces around as numbers, too.
+    if not _NUMBER.fullmatch(cell):
+        raise InputError(f"{place}: {name}={_shown(cell)} is no number")
     try:
         if kind == "count":
             # Earlier tables have whole numbers as 12.0 where another row has none.

@@ -40,8 +40,8 @@ def mcnemar_of(only_first: ArrayLike, only_second: ArrayLike) -> NDArray[np.floa
         raise InputError("a number of examples that differ is at least 0")
     k, larger = np.minimum(first, second), np.maximum(first, second)
     # P(X <= k) is the regularised incomplete beta function I_{1/2}(n - k, k + 1), n - k > 0.
-    twice = 2 * betainc(np.maximum(larger, 1), k + 1, 0.5)
-    return np.where(first == second, 1.0, np.minimum(twice, 1.0))
+    # For n = 0, I_{1/2}(1, 1) = 1/2 gives p = 1.
+    return np.minimum(2 * betainc(np.maximum(larger, 1), k + 1, 0.5), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

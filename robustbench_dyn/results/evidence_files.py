@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ from robustbench_dyn.results.rows import UNREADABLE, row_of, verdict_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import parquet
 
 # The verdicts' columns in a store, less the key and the next stage, which is empty.
 COLUMNS: Final = (
@@ -36,7 +38,9 @@ COLUMNS: Final = (
 )
 _HEADERS: Final = b"robustbench_dyn.evidence"
 # A file that unpacks to more than this is no work of this package.
-_MOST_BYTES = 8 * 2**30
+_MOST_ROWS, _MOST_BYTES = 5_000_000, 2**30
+# So few that those of a hostile file fit in memory, whatever it says of itself.
+_ROWS_AT_A_TIME = 4096
 
 
 def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
@@ -67,42 +71,43 @@ def read_evidence(path: Path) -> dict[str, Evidence]:
     try:
         return {one.sha256: one for one in _read(path)}
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        reason = " ".join((error.strerror or str(error)).split())
+        raise InputError(f"{path} cannot be read: {reason}") from error
 
 
 def _read(path: Path) -> Iterator[Evidence]:
-    table, metadata = _table(path)
-    try:
-        headers = json.loads(metadata[_HEADERS])
-        columns = [table.column(name).to_pylist() for name in ("evidence", *COLUMNS)]
-        rows = zip(*columns, strict=True)
-        for name, group in groupby(rows, key=lambda row: row[0]):
-            verdicts = tuple(verdict_of(("", *row[1:-1], "", row[-1])) for row in group)
-            yield Evidence(**read_header(headers.pop(name)), verdicts=verdicts)
-    except (*UNREADABLE, DynbenchError) as error:
-        raise InputError(
-            f"{path} is no evidence that dynbench leaderboard wrote: {error!s:.200}"
-        ) from error
-    if headers:
-        raise InputError(f"{path} lacks the verdicts of {len(headers)} of its rows")
-
-
-def _table(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
     import pyarrow as pa  # noqa: PLC0415  (slow to import)
     from pyarrow import parquet  # noqa: PLC0415
 
     try:
         with parquet.ParquetFile(path) as file:
-            about = file.metadata
-            size = sum(about.row_group(k).total_byte_size for k in range(about.num_row_groups))
-            if size > _MOST_BYTES:
-                raise InputError(f"{path} unpacks to {size:,} bytes; at most {_MOST_BYTES:,} are")
-            return file.read().cast(_schema()), file.schema_arrow.metadata or {}
-    except (pa.ArrowException, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise InputError(f"{path} is no evidence that dynbench leaderboard wrote: {reason}") from (
-            error
-        )
+            metadata = file.schema_arrow.metadata or {}
+            if _HEADERS not in metadata:
+                raise InputError("it does not say what its verdicts are of")
+            headers = json.loads(metadata[_HEADERS])
+            for name, group in groupby(_rows(file), key=itemgetter(0)):
+                verdicts = tuple(verdict_of(("", *row[1:-1], "", row[-1])) for row in group)
+                yield Evidence(**read_header(headers.pop(name)), verdicts=verdicts)
+            if headers:
+                raise InputError(f"it lacks the verdicts of {len(headers)} of its rows")
+    except (pa.ArrowException, *UNREADABLE, DynbenchError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path} is no evidence that dynbench leaderboard wrote: {reason:.200}"
+        ) from error
+
+
+def _rows(file: parquet.ParquetFile) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a file; raises InputError where they unpack to too much."""
+    if (rows := file.metadata.num_rows) > _MOST_ROWS:
+        raise InputError(f"it has {rows:,} verdicts, and at most {_MOST_ROWS:,} are read")
+    schema, size = _schema(), 0
+    for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME):
+        size += batch.nbytes
+        if size > _MOST_BYTES:
+            raise InputError(f"it unpacks to more than the {_MOST_BYTES:,} bytes that are read")
+        columns = batch.select(schema.names).cast(schema).columns
+        yield from zip(*(column.to_pylist() for column in columns), strict=True)
 
 
 def _schema() -> pa.Schema:
@@ -123,4 +128,9 @@ def _schema() -> pa.Schema:
         "x_adv": pa.binary(),
         "trail": text,
     }
-    return pa.schema([(name, kinds.get(name, pa.float64())) for name in ("evidence", *COLUMNS)])
+    return pa.schema(
+        [
+            pa.field(name, kinds.get(name, pa.float64()), nullable=name == "x_adv")
+            for name in ("evidence", *COLUMNS)
+        ]
+    )

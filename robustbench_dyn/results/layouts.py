@@ -67,6 +67,10 @@ class Layout:
         digest = blake2b(content, digest_size=8, person=self._person).digest()
         return int.from_bytes(digest, "little", signed=True)
 
+    def is_same(self, row: Sequence[Any], other: Sequence[Any]) -> bool:
+        """Return whether two rows of this table have the same content."""
+        return self.checksum(row) == self.checksum(other)
+
     def is_intact(self, row: Sequence[Any], checksum: object) -> bool:
         """Return whether a row that was read has the kinds of its columns and this checksum."""
         try:

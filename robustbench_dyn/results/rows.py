@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -32,6 +32,17 @@ class Run(NamedTuple):
     def examples(self) -> range:
         """The ids of its examples."""
         return range(self.first_example, self.first_example + self.n_examples)
+
+
+def joined(ranges: Iterable[range]) -> list[range]:
+    """Return the union of ranges as ranges that neither touch nor overlap, in their order."""
+    union = list[range]()
+    for part in sorted(ranges, key=lambda part: part.start):
+        if union and part.start <= union[-1].stop:
+            union[-1] = range(union[-1].start, max(union[-1].stop, part.stop))
+        else:
+            union.append(part)
+    return union
 
 
 class Violation(NamedTuple):
@@ -167,4 +178,11 @@ READERS: Final[Mapping[str, Callable[[Row], object]]] = {
     "signs": sign_of,
 }
 # What they raise for content that no version has written.
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)

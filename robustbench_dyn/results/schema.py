@@ -189,6 +189,13 @@ MORE_DRAWS = (
     "ON CONFLICT DO UPDATE SET draws = excluded.draws, counts = excluded.counts, "
     "seconds = excluded.seconds, checksum = excluded.checksum WHERE excluded.draws > draws"
 )
+# Of two counterexamples to one certificate, the nearer one stands.
+NEARER = (
+    "ON CONFLICT DO UPDATE SET certified_radius = excluded.certified_radius, "
+    "adversarial_distance = excluded.adversarial_distance, attack = excluded.attack, "
+    "path = excluded.path, x_adv = excluded.x_adv, checksum = excluded.checksum "
+    "WHERE excluded.adversarial_distance < adversarial_distance"
+)
 # Each part of a sweep looks for signs among its own examples: the most telling stands.
 MOST_TELLING = (
     "ON CONFLICT DO UPDATE SET value = excluded.value, checksum = excluded.checksum "

@@ -138,6 +138,7 @@ class Record:
     the reason. suite: the name of the suite of attacks, or "custom" where attacks were named one by
     one; empty in records of earlier versions. training_record: the SHA-256 of the recipe that the
     weights were trained by; empty for unregistered models and weights without a recipe.
+    probabilistic: the labels of certifiers whose proofs may be wrong.
     """
 
     spec: EvaluationSpec
@@ -147,6 +148,7 @@ class Record:
     not_applicable: Mapping[str, str] = field(default_factory=dict)
     suite: str = ""
     training_record: str = ""
+    probabilistic: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the record as JSON; from_json reads it back."""
@@ -164,9 +166,13 @@ class Record:
         smoothing = spec.get("smoothing")
         spec = spec | stages | {"smoothing": SmoothingSpec(**smoothing) if smoothing else None}
         facts = _known(Record, content)
-        declared = tuple(facts.get("declared_bounds", ()))
-        spec_and_bounds = {"spec": EvaluationSpec(**spec), "declared_bounds": declared}
-        return Record(**facts | spec_and_bounds)
+        names = ("declared_bounds", "probabilistic")
+        lists = {name: tuple(facts.get(name, ())) for name in names}
+        return Record(**facts | lists | {"spec": EvaluationSpec(**spec)})
+
+    def is_certain(self, certifier: str) -> bool:
+        """Say whether a certifier, by its label, proves what cannot be wrong."""
+        return self.spec.smoothing is None and certifier not in self.probabilistic
 
     def columns(self) -> dict[str, Any]:
         """Return what tables tell of the evaluation, by column."""

@@ -20,6 +20,7 @@ from robustbench_dyn.results.rows import (
     Violation,
     Votes,
     cost_of,
+    joined,
     record_of,
     row_of,
     run_of,
@@ -83,6 +84,13 @@ class Store(Database):
         where, values = ("AND eps = ?", (key, eps)) if eps is not None else ("", (key,))
         for row in self.rows("verdicts", f"WHERE key = ? {where} ORDER BY eps, example_id", values):
             yield self._parsed("verdicts", row, verdict_of)
+
+    def verdict(self, key: str, eps: float, example_id: int) -> Verdict:
+        """Return the verdict of one example; raises StoreError where there is none."""
+        where = "WHERE key = ? AND eps = ? AND example_id = ?"
+        for row in self.rows("verdicts", where, (key, eps, example_id)):
+            return self._parsed("verdicts", row, verdict_of)
+        raise StoreError(f"the store {self.path} has no verdict of example {example_id}")
 
     def table(
         self, columns: Sequence[str], *, pending: bool = False
@@ -189,14 +197,12 @@ class Store(Database):
         """
         if self._has("violations", key):
             return []
-        rows = self.rows("runs", "WHERE key = ? AND eps = ? ORDER BY first_example", (key, eps))
-        joined = list[range]()
-        for part in (self._parsed("runs", row, run_of).examples for row in rows):
-            if joined and part.start <= joined[-1].stop:
-                joined[-1] = range(joined[-1].start, max(joined[-1].stop, part.stop))
-            else:
-                joined.append(part)
-        return joined
+        return joined(run.examples for run in self.runs_of(key) if run.eps == eps)
+
+    def runs_of(self, key: str) -> list[Run]:
+        """Return the finished runs of one evaluation, refuted or not."""
+        rows = self.rows("runs", "WHERE key = ? ORDER BY eps, first_example, n_examples", (key,))
+        return [self._parsed("runs", row, run_of) for row in rows]
 
     def add_violation(self, key: str, eps: float, violation: Violation) -> None:
         """Keep a counterexample to a certificate."""

@@ -187,6 +187,7 @@ class SmoothedPlan:
             parameters=parameters,
             suite=ATTACK if attacked else "none",
             training_record=identity.recipe_sha256,
+            probabilistic=(votes.label,),
         )
         counter = VoteCounter(
             model, smoothing, StoredVotes(store, spec.votes_key()), seed=seed, n_draws=N_DRAWS

@@ -35,6 +35,7 @@ def survivors(ids):
 
 
 def test_the_row_of_a_range_of_examples_is_kept(store):
+    store.add_verdicts("k", survivors(range(3)))
     row = finalise_run(store, "k", EPS, survivors(range(3)))
     assert [run[:4] for run in store.runs()] == [("k", EPS, 0, 3)]
     assert leaderboard(store)["n_examples"].tolist() == [3]

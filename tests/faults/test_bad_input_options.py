@@ -90,6 +90,7 @@ VALUES = {
     "batch_size": [*NO_COUNT, "Auto", "1_0", "٣"],
     "device": NO_DEVICE,
     "store": NO_STORE,
+    "stores": ["", ".", "pipe", "loop", "junk", "f.txt", "/dev/zero", "no/such", *NO_PATH],
     "export": NO_TABLE,
     "plugins": NO_FOLDER,
     "data_dir": ["f.txt", "pipe", "/dev/null"],
@@ -120,6 +121,7 @@ OWN_VALUES = {
     ("leaderboard", "to"): ["f.txt", "pipe", "junk", "/dev/null/x", *NO_PATH],
     ("leaderboard", "page"): ["f.txt", "pipe", "junk", "loop", ".", "/dev/null/x", *NO_PATH],
     ("compare", "store"): [*NO_STORE, "no.sqlite"],
+    ("store merge", "to"): ["", ".", "pipe", "loop", "junk", "/dev/zero", "good.sqlite", *NO_PATH],
     ("new", "to"): ["f.txt", "pipe", "junk", "/dev/null", *NO_PATH],
     ("plot flow", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
     ("plot curves", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
@@ -146,12 +148,14 @@ COMMANDS = {
     "compare": ["--store", "good.sqlite"],
     "export": ["--store", "good.sqlite"],
     "store check": [],
+    "store merge": [],
     "plot flow": ["--model", "lipflow", "--to", "x.png"],
     "plot curves": [*LINEAR, *DIGITS_SET, "--to", "x.png"],
 }
 ARGUMENTS = {
     "list": "models", "show": "linear", "check": "linear", "new": "mine", "sweep": "sweep.yaml",
-    "export": "x.csv", "store check": "good.sqlite", "compare": "linear linear~0.25",
+    "export": "x.csv", "store check": "good.sqlite", "store merge": "good.sqlite",
+    "compare": "linear linear~0.25",
 }  # fmt: off
 # The other commands take the same options from the same functions.
 QUICK = ("run", "new")

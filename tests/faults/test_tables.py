@@ -5,61 +5,48 @@ import math
 import os
 import shutil
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from oracles.command import dynbench_here, refused
-from oracles.records import record
+from oracles.evidence import add_to, evidence
 
 from robustbench_dyn.errors import InputError, OutputError
 from robustbench_dyn.reporting import folder as folders
-from robustbench_dyn.reporting.leaderboard import (
-    format_eps,
-    leaderboard,
-    read_leaderboards,
-    write_leaderboards,
-)
+from robustbench_dyn.reporting.headings import format_eps
+from robustbench_dyn.reporting.leaderboard import read_leaderboards
+from robustbench_dyn.reporting.published import entries_of, entry_of, read_folder
+from robustbench_dyn.reporting.publishing import publish
+from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS
 from robustbench_dyn.resources import shipped
-from robustbench_dyn.results.store import Run, Store
-from robustbench_dyn.results.summary import SUMMARY_COLUMNS
+from robustbench_dyn.results.store import Store
 
-ROW = dict.fromkeys(SUMMARY_COLUMNS, "") | {
-    "model": "m",
-    "dataset": "digits",
-    "norm": "L2",
-    "eps": 0.5,
-    "n_examples": 100,
-    "clean_accuracy": 0.9,
-    "certified_accuracy": 0.5,
-    "empirical_accuracy": 0.6,
-    "gap": 0.1,
-    "ci_low": 0.4,
-    "ci_high": 0.7,
-    "certifiers": "lipschitz",
-    "attacks": "pgd",
-    "forward_passes": 7,
-    "backward_passes": 3,
-    "seconds": 12.3,
-    "parameters": None,
-    "lipschitz_bound": None,
-    "seed": 0,
-}
+STATUSES = "c" * 50 + "u" * 10 + "b" * 30 + "m" * 10
+# As the CSV of a version has it that published no evidence.
+ROW = entry_of(evidence("m", STATUSES), "m").row | {"evidence_sha256": ""}
 TABLE = "digits-L2-0.5.csv"
+FILES = [TABLE, "digits-L2-0.5.parquet"]
 
 
-def store_of(*rows, path=None):
-    store = Store(path)
-    for k, row in enumerate(rows):
-        store.add_evaluation(f"k{k}", record())
-        store.add_run(Run(f"k{k}", row["eps"], 0, row["n_examples"], row))
-    return store
+def entries(*changes):
+    """Return one entry a change; it names what differs from the record of model m at eps 0.5."""
+    return [
+        entry_of(evidence(**{"model": "m", "statuses": STATUSES} | change), "m")
+        for change in changes
+    ]
 
 
-def board(*changes):
-    return leaderboard(store_of(*(ROW | change for change in changes)))
+def write(folder, *changes, add=False):
+    """Publish one entry a change; return the names of the files."""
+    return [path.name for path in publish(entries(*changes), folder, add=add).paths]
 
 
-def csv_of(rows, *, columns=SUMMARY_COLUMNS):
+def store_at(path):
+    add_to(Store(path), evidence("m", STATUSES)).close()
+
+
+def csv_of(rows, *, columns=PUBLISHED_COLUMNS):
     lines = [",".join(columns)]
     lines += [",".join(str(row[c]).replace("None", "") for c in columns) for row in rows]
     return "\n".join(lines) + "\n"
@@ -75,8 +62,8 @@ def content(folder):
 )
 def test_equal_looking_eps_have_files_of_their_own(pair, tmp_path):
     changes = [{"eps": eps, "model": f"m{k}"} for k, eps in enumerate(pair)]
-    written = write_leaderboards(board(*changes), tmp_path / "t")
-    assert len({path.name for path in written}) == 3
+    written = write(tmp_path / "t", *changes)
+    assert len(set(written)) == 5
     assert sorted(read_leaderboards(tmp_path / "t")["eps"]) == sorted(pair)
 
 
@@ -96,22 +83,35 @@ def test_the_published_tables_stay_as_they_are(tmp_path):
     target = tmp_path / "t"
     shutil.copytree(shipped("leaderboards"), target)
     before = content(target)
-    table = read_leaderboards(target)
-    assert len(table) == sum(text.count(b"\n") - 1 for n, text in before.items() if "csv" in n)
-    write_leaderboards(table, target)
-    assert content(target) == before
-    write_leaderboards(table, target, add=True)
-    assert content(target) == before, "a note beside the tables stays"
+    table = read_folder(target)
+    assert len(table) == sum(
+        text.count(b"\n") - 1
+        for name, text in before.items()
+        if name.endswith(".csv") and name not in ("withdrawn.csv", "properties.csv")
+    )
+    publish(table, target)
+    first = content(target)
+    if all(entry.evidence for entry in table):
+        assert first == before
+    (target / "notes.txt").write_text("a note")
+    publish(read_folder(target), target, add=True)
+    assert content(target) == first | {"notes.txt": b"a note"}, "a note beside the tables stays"
 
 
 def test_added_rows_come_to_the_rows_that_are_there(tmp_path):
     target = tmp_path / "t"
-    write_leaderboards(board({"model": "a"}, {"model": "b", "eps": 1.0}), target)
+    write(target, {"model": "a"}, {"model": "b", "eps": 1.0})
     # A name that an earlier version gave to a table.
-    (target / TABLE).rename(target / "digits-L2-0.50.csv")
-    write_leaderboards(board({"model": "c"}), target, add=True)
+    for suffix in (".csv", ".parquet"):
+        (target / TABLE).with_suffix(suffix).rename(target / f"digits-L2-0.50{suffix}")
+    write(target, {"model": "c"}, add=True)
     assert sorted(read_leaderboards(target)["model"]) == ["a", "b", "c"]
-    assert sorted(content(target)) == ["README.md", TABLE, "digits-L2-1.csv"]
+    assert sorted(content(target)) == [
+        "README.md",
+        *FILES,
+        "digits-L2-1.csv",
+        "digits-L2-1.parquet",
+    ]
 
 
 BAD = {
@@ -145,14 +145,14 @@ def test_a_bad_cell_is_named_with_file_and_line(column, cell, words, tmp_path):
     with pytest.raises(InputError) as caught:
         read_leaderboards(tmp_path)
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / TABLE}, line 4: {column}"[: len(str(tmp_path)) + 20])
+    assert message.startswith(f"{tmp_path / TABLE}, line 4: ")
     assert column in message
     assert words in message
     assert len(message) < 500
 
 
 def test_good_rows_are_all_read(tmp_path):
-    (tmp_path / TABLE).write_text(csv_of([ROW, ROW | {"model": "n", "empirical_accuracy": ""}]))
+    (tmp_path / TABLE).write_text(csv_of([ROW, ROW | {"model": "n"}]))
     assert read_leaderboards(tmp_path)["model"].tolist() == ["m", "n"]
 
 
@@ -162,7 +162,7 @@ def test_good_rows_are_all_read(tmp_path):
         (lambda _: b"", "is empty"),
         (lambda _: bytes(range(256)), "no text in UTF-8"),
         (lambda text: text + b"a,b\n", "line 4: 2 fields"),
-        (lambda text: text[:-1] + b",1\n", "line 3: 29 fields"),
+        (lambda text: text[:-1] + b",1\n", f"line 3: {len(PUBLISHED_COLUMNS) + 1} fields"),
         (lambda text: text + b"\0\n", "line 4"),
         (lambda text: text + b'"open', "line 4"),
         (lambda text: text.replace(b"model", b"norm", 1), "lacks the column model"),
@@ -176,7 +176,7 @@ def test_a_damaged_csv_is_refused_and_nothing_is_written(
     target.mkdir()
     (target / TABLE).write_bytes(damage(csv_of([ROW, ROW | {"model": "n"}]).encode()))
     before = content(target)
-    store_of(ROW, path=tmp_path / "s.sqlite").close()
+    store_at(tmp_path / "s.sqlite")
     arguments = ["leaderboard", "--store", "s.sqlite", "--to", "t", "--add"]
     refused(dynbench_here(arguments, tmp_path, monkeypatch, capsys), "t/" + TABLE, words)
     assert content(target) == before
@@ -189,35 +189,53 @@ def test_a_damaged_csv_is_refused_and_nothing_is_written(
         ({"dataset": None}, "dataset is empty"),
         ({"dataset": "../../x"}, "dataset='../../x'"),
         ({"norm": None}, "norm is empty"),
-        ({"eps": "0.5"}, "eps='0.5' must be a finite number"),
-        ({"n_examples": True}, "n_examples=True"),
-        ({"clean_accuracy": [1]}, "clean_accuracy=[1]"),
-        ({"certified_accuracy": 0.95}, "exceeds"),
+        ({"norm": "L3"}, "norm='L3' must be one of"),
+        ({"model": "=1+1"}, "model='=1+1' must be a name"),
         ({"family": 3}, "family=3 must be a text"),
+        ({"weights_sha256": "1" * 63}, "must be 64 hexadecimal digits"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"audit_share": 2.0}, "audit_share=2.0 must be a fraction"),
+        ({"flags": ("unheard_of",)}, "must be known flags"),
+        ({"evaluated_at": "yesterday"}, "must be a time"),
+        ({"evaluated_at": "2026-01-31T12:00:00"}, "must be a time"),
     ],
 )
 def test_a_bad_row_of_a_store_stops_before_the_write(change, words, tmp_path):
-    write_leaderboards(board({}), tmp_path / "t")
+    write(tmp_path / "t", {})
     before = content(tmp_path / "t")
-    store = store_of(ROW | {"model": "first", "eps": 0.1})
-    store.add_evaluation("bad", record())
-    store.add_run(Run("bad", 0.5, 0, 100, ROW | change))
-    with pytest.raises(InputError, match=r"run bad at eps 0\.5") as caught:
-        write_leaderboards(leaderboard(store), tmp_path / "t")
+    bad = evidence(**{"model": "m", "statuses": STATUSES} | change)
+    store = add_to(Store(), evidence("first", STATUSES, eps=0.1), bad)
+    place = f"the store, evaluation {bad.record.spec.key()[:12]}"
+    with pytest.raises(InputError, match=place) as caught:
+        publish(entries_of(store), tmp_path / "t")
     assert words in str(caught.value)
     assert content(tmp_path / "t") == before
 
 
+def test_a_run_without_a_time_has_a_row(tmp_path):
+    one = evidence("m", STATUSES)
+    store = add_to(Store(), one)
+    (run,) = store.runs()
+    untimed = {name: value for name, value in run.summary.items() if name != "evaluated_at"}
+    store.add_run(run._replace(summary=untimed))
+    (entry,) = entries_of(store)
+    assert entry.row["evaluated_at"] == ""
+    assert entry.evidence.sha256 == replace(one, evaluated_at="").with_sample().sha256
+
+
 def test_tables_of_names_that_differ_in_case_are_refused(tmp_path):
     with pytest.raises(InputError, match="would be one file"):
-        write_leaderboards(board({}, {"dataset": "Digits"}), tmp_path / "t")
+        write(tmp_path / "t", {}, {"dataset": "Digits"})
     assert not (tmp_path / "t").exists()
 
 
 def test_a_slash_in_a_name_stays_inside_the_folder(tmp_path):
-    table = board({"dataset": "a/b"}, {"dataset": "a_b"})
-    names = [path.name for path in write_leaderboards(table, tmp_path / "t")]
-    assert names == ["a+b-L2-0.5.csv", "a_b-L2-0.5.csv", "README.md"]
+    names = write(tmp_path / "t", {"dataset": "a/b"}, {"dataset": "a_b"})
+    assert [name for name in names if not name.endswith(".parquet")] == [
+        "a+b-L2-0.5.csv",
+        "a_b-L2-0.5.csv",
+        "README.md",
+    ]
     assert sorted(content(tmp_path / "t")) == sorted(names)
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
@@ -261,23 +279,23 @@ def killed_at(step, action):
 def test_a_kill_at_each_step_leaves_old_or_new_tables(exchange, every, tmp_path, monkeypatch):
     if not exchange:
         monkeypatch.setattr(folders, "_exchange", lambda *_: False)
-    old, new = board({}, {"eps": 1.0}), board({"model": "n"}, {"norm": "L1"})
+    old, new = entries({}, {"eps": 1.0}), entries({"model": "n"}, {"norm": "L1"})
     expected = {}
     for name, tables in (("old", [old]), ("new", [old, new])):
         for table in tables:
-            write_leaderboards(table, tmp_path / name, add=True)
+            publish(table, tmp_path / name, add=True)
         expected[name] = content(tmp_path / name)
     target, seen = tmp_path / "t", set()
     for step in range(1, 1000, every):
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(tmp_path / "old", target)
-        killed = killed_at(step, lambda: write_leaderboards(new, target, add=True))
+        killed = killed_at(step, lambda: publish(new, target, add=True))
         left = content(folders.settled(target))
         seen.add(next(name for name, tables in expected.items() if tables == left))
         if exchange:
             assert target.is_dir()
         # What it left does not stand in the way of the next run, and goes with it.
-        write_leaderboards(new, target, add=True)
+        publish(new, target, add=True)
         assert content(target) == expected["new"]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "t"]
         if not killed:
@@ -291,7 +309,7 @@ def test_a_kill_at_each_step_leaves_old_or_new_tables(exchange, every, tmp_path,
 @pytest.mark.parametrize("failing", ["fsync", "rename", "write"])
 def test_a_failing_disk_leaves_the_old_tables(failing, exchange, tmp_path, monkeypatch):
     target = tmp_path / "t"
-    write_leaderboards(board({}), target)
+    write(target, {})
     before = content(target)
     if not exchange:
         monkeypatch.setattr(folders, "_exchange", lambda *_: False)
@@ -316,7 +334,7 @@ def test_a_failing_disk_leaves_the_old_tables(failing, exchange, tmp_path, monke
         failures += 1
         calls["left"] = failures
         try:
-            write_leaderboards(board({"model": "n"}), target, add=True)
+            write(target, {"model": "n"}, add=True)
         except OutputError as error:
             assert "No space left" in str(error)
             # The last fsync, that of the parent's names, comes after the swap.
@@ -359,7 +377,7 @@ def with_store(path):
 def test_a_folder_that_cannot_be_replaced_is_refused(
     to, prepare, words, tmp_path, monkeypatch, capsys
 ):
-    store_of(ROW, path=tmp_path / "s.sqlite").close()
+    store_at(tmp_path / "s.sqlite")
     if prepare is not None:
         prepare(tmp_path / to)
     before = sorted(tmp_path.rglob("*"))
@@ -369,18 +387,18 @@ def test_a_folder_that_cannot_be_replaced_is_refused(
 
 
 def test_a_missing_folder_is_made_with_its_parents(tmp_path, monkeypatch, capsys):
-    store_of(ROW, path=tmp_path / "s.sqlite").close()
+    store_at(tmp_path / "s.sqlite")
     arguments = ["leaderboard", "--store", "s.sqlite", "--to", "a/b"]
     assert dynbench_here(arguments, tmp_path, monkeypatch, capsys).returncode == 0
-    assert sorted(content(tmp_path / "a" / "b")) == ["README.md", TABLE]
+    assert sorted(content(tmp_path / "a" / "b")) == ["README.md", *FILES]
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    write_leaderboards(board({}), tmp_path / "link")
+    write(tmp_path / "link", {})
     assert (tmp_path / "link").is_symlink()
-    assert sorted(content(tmp_path / "real")) == ["README.md", TABLE]
+    assert sorted(content(tmp_path / "real")) == ["README.md", *FILES]
 
 
 # Text ----------------------------------------------------------------------------------------
@@ -390,12 +408,12 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''-x", "'", 
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_formulas_are_text_and_come_back(text, tmp_path):
-    write_leaderboards(board({"family": text}), tmp_path / "t")
+    write(tmp_path / "t", {"family": text})
     with (tmp_path / "t" / TABLE).open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert not row["family"].startswith(("=", "+", "-", "@", "\t", "\r"))
     assert read_leaderboards(tmp_path / "t")["family"].tolist() == [text]
-    assert (row["eps"], row["seed"], row["parameters"]) == ("0.5", "0", "")
+    assert (row["eps"], row["seed"], row["lipschitz_bound"]) == ("0.5", "0", "")
 
 
 @pytest.mark.parametrize(
@@ -408,10 +426,11 @@ def test_formulas_are_text_and_come_back(text, tmp_path):
         ("`a`", r"\`a\`"),
         ("[x](http://y)", r"\[x\](http://y)"),
         ("a\u2028b", "a b"),
-        ("pgd(n_steps=3)+fab-t", "pgd(n_steps=3)+fab-t"),
+        ("pgd(n_steps=3)", "pgd(n_steps=3)"),
     ],
 )
 def test_the_page_shows_text_as_text(text, shown, tmp_path):
-    write_leaderboards(board({"attacks": text}), tmp_path / "t")
-    (line,) = [x for x in (tmp_path / "t/README.md").read_text().splitlines() if "| m |" in x]
+    page = tmp_path / "t/README.md"
+    write(tmp_path / "t", {"certifiers": (text,)})
+    (line,) = [x for x in page.read_text().splitlines() if "| m |" in x]
     assert f"| {shown} |" in line

@@ -81,5 +81,6 @@ def add_to(store, *all_evidence):
         store.add_verdicts(key, one.verdicts)
         store.add_flags(key, one.flags)
         store.add_signs(key, one.eps, one.signs)
-        store.add_run(Run(key, one.eps, len(one.verdicts), one.row()))
+        first = one.verdicts[0].example_id
+        store.add_run(Run(key, one.eps, first, len(one.verdicts), one.row()))
     return store

@@ -49,10 +49,11 @@ def test_ranked_lines_are_those_on_the_most_images():
         entry("many", letters(100)),
         entry("most", letters(150)),
         entry("fewer", letters(20, 100)),
+        entry("fewest", letters(10, 100)),
     )
     assert labels(table.ranked) == ["most", "many"]
-    assert labels(table.other_images) == ["few", "fewer"]
-    assert [line.certified_rank for line in table.other_images] == [1, 2]
+    assert labels(table.other_images) == ["few", "fewer", "fewest"]
+    assert [line.certified_rank for line in table.other_images] == [1, 2, 3]
     assert table.images.n_examples == 200
 
 

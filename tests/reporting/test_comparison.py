@@ -4,8 +4,8 @@ import pytest
 from oracles.entries import entry
 
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.reporting.comparison import compare, document
-from robustbench_dyn.reporting.comparison_text import to_text
+from robustbench_dyn.reporting.comparison import compare
+from robustbench_dyn.reporting.comparison_output import document, to_text
 from robustbench_dyn.reporting.statistics import holm, mcnemar
 from robustbench_dyn.results.verdicts import Status
 
@@ -52,6 +52,12 @@ def test_only_shared_images_are_compared():
     assert min(ids) >= 20
     assert max(ids) < 120
     assert any("100 images that both have" in line for line in to_text("a", "b", [comparison]))
+
+
+def test_ranges_of_one_model_are_taken_together():
+    parts = [entry("a", A[:70]), entry("a", A[70:], first=70)]
+    (whole,) = compare([entry("a", A), entry("b", B)], "a", "b")
+    assert compare([*parts, entry("b", B)], "a", "b") == [whole]
 
 
 def test_holm_covers_all_comparisons_together():

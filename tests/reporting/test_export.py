@@ -1,7 +1,5 @@
 """Exported tables are complete, typed and written atomically."""
 
-import builtins
-
 import pandas as pd
 import pytest
 from oracles.records import record
@@ -72,20 +70,6 @@ def test_a_failed_export_leaves_the_old_table(suffix, store, tmp_path):
         exporting.write_tables(tables(), path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_without_pyarrow_the_error_says_what_to_install(store, tmp_path, monkeypatch):
-    importing = builtins.__import__
-
-    def without_pyarrow(name, *rest):
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return importing(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
-    with pytest.raises(InputError, match=r"pip install 'robustbench-dyn\[parquet\]'"):
-        export_store(store, tmp_path / "t.parquet")
-    assert export_store(store, tmp_path / "t.csv") == 10
 
 
 @pytest.mark.parametrize(("name", "words"), [("t.xlsx", "must end in"), ("no/t.csv", "does not")])

@@ -2,143 +2,131 @@
 
 import pandas as pd
 import pytest
-from oracles.records import record
+from oracles.entries import entry
+from oracles.evidence import add_to, evidence
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.reporting.leaderboard import (
-    format_eps,
     leaderboard,
-    merge_leaderboards,
+    placed,
     published,
     read_leaderboards,
-    to_markdown,
-    write_leaderboards,
 )
+from robustbench_dyn.reporting.markdown import to_markdown
+from robustbench_dyn.reporting.properties import Findings, Measured
+from robustbench_dyn.reporting.published import entries_of, read_folder, shipped_entries
+from robustbench_dyn.reporting.publishing import publish
+from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS
 from robustbench_dyn.resources import shipped
-from robustbench_dyn.results.store import Run, Store, Violation
-from robustbench_dyn.results.summary import SUMMARY_COLUMNS
-
-DEFAULTS = dict.fromkeys(SUMMARY_COLUMNS) | {
-    "dataset": "digits",
-    "clean_accuracy": 0.9,
-    "ci_low": 0.4,
-    "ci_high": 0.7,
-    "certifiers": "lipschitz",
-    "attacks": "pgd",
-    "forward_passes": 0,
-    "backward_passes": 0,
-    "seconds": 12.3,
-}
+from robustbench_dyn.results.store import Store, Violation
 
 
-def run(
-    model,
-    *,
-    eps=0.5,
-    norm="L2",
-    n_examples=100,
-    certified=0.5,
-    empirical=0.6,
-    key=None,
-    **columns,
-):
-    row = DEFAULTS | {
-        "model": model,
-        "norm": norm,
-        "eps": eps,
-        "n_examples": n_examples,
-        "certified_accuracy": certified,
-        "empirical_accuracy": empirical,
-        "gap": empirical - certified,
-        **columns,
-    }
-    return Run(key or f"{model}-{norm}", eps, 0, n_examples, row)
+def of(model, statuses="c" * 50 + "u" * 10 + "b" * 30 + "m" * 10, **facts):
+    return evidence(model, statuses, **facts)
 
 
-def store_of(*runs):
-    store = Store()
-    for entry in runs:
-        store.add_evaluation(entry.key, record())
-        store.add_run(entry)
-    return store
+def store_of(*all_evidence):
+    return add_to(Store(), *all_evidence)
+
+
+def write(store, folder):
+    return publish(entries_of(store), folder).paths
 
 
 def test_rows_are_sorted_by_certified_then_empirical_accuracy():
     runs = (
-        run("a", certified=0.1),
-        run("b", certified=0.5, empirical=0.7),
-        run("d", certified=0.5, empirical=0.6),
-        run("c", certified=0.5, empirical=0.6),
+        of("a", "cuub"),
+        of("b", "ccub"),
+        of("d", "ccbb"),
+        of("c", "ccbb"),
     )
     table = leaderboard(store_of(*runs))
     assert table["model"].tolist() == ["b", "c", "d", "a"]
-    assert list(table.columns) == list(SUMMARY_COLUMNS)
+    assert list(table.columns) == list(PUBLISHED_COLUMNS)
+
+
+def test_rows_of_more_images_come_first_and_open_flags_last():
+    runs = (of("few", "cc"), of("many", "ccubb"), of("open", "ccccc", training_record=""))
+    table = leaderboard(store_of(*runs))
+    assert table["model"].tolist() == ["many", "few", "open"]
+    assert table["open_flags"].tolist() == ["", "", "no_training_record"]
+
+
+def test_ranks_are_those_of_rows_without_open_flags():
+    statuses = {"good": "c" * 90 + "b" * 10, "poor": "c" * 10 + "b" * 90}
+    entries = [entry(model, of_one) for model, of_one in statuses.items()]
+    entries.append(entry("open", "c" * 100, training_record=""))
+    claims = [("open", "1" * 64), ("elsewhere", "9" * 64)]
+    findings = Findings([measured(model, weights) for model, weights in claims])
+    ranks = {one.row["model"]: one.row["certified_rank"] for one in placed(entries)}
+    assert ranks == {"good": 1, "poor": 2, "open": None}
+    # Weights of a hash that failed keep each of their rows apart.
+    assert {one.row["certified_rank"] for one in placed(entries, findings)} == {None}
+    assert placed(entries, Findings([measured("elsewhere", "9" * 64)])) == placed(entries)
+
+
+def measured(model, weights_sha256):
+    return Measured(model, "digits", "c", "", "data", 1.0, 0.5, False, "", weights_sha256, 1)
 
 
 def test_the_largest_run_of_an_evaluation_counts():
-    table = leaderboard(store_of(run("a", n_examples=100), run("a", n_examples=24)))
+    large = of("a", "ccub" * 25)
+    part = of("a", "ccub" * 6)
+    table = leaderboard(store_of(large, part))
     assert table["n_examples"].tolist() == [100]
 
 
 def test_a_refuted_evaluation_has_no_row():
-    store = store_of(run("sound"), run("unsound"))
+    sound, unsound = of("sound"), of("unsound")
+    store = store_of(sound, unsound)
     assert len(leaderboard(store)) == 2
-    store.add_violation("unsound-L2", 0.5, Violation(0, 0.7, 0.4, "pgd", "", b""))
+    key = unsound.record.spec.key()
+    store.add_violation(key, 0.5, Violation(0, 0.7, 0.4, "pgd", "", b""))
     assert leaderboard(store)["model"].tolist() == ["sound"]
 
 
 def test_each_threat_model_has_a_csv_and_all_share_a_page(tmp_path):
-    runs = [run("a"), run("a", eps=1.0), run("b"), run("a", norm="Linf", eps=8 / 255)]
-    written = write_leaderboards(leaderboard(store_of(*runs)), tmp_path)
+    runs = [of("a"), of("a", eps=1.0), of("b"), of("a", norm="Linf", eps=8 / 255)]
+    written = write(store_of(*runs), tmp_path)
     assert [path.name for path in written] == [
         "digits-L2-0.5.csv",
+        "digits-L2-0.5.parquet",
         "digits-L2-1.csv",
+        "digits-L2-1.parquet",
         "digits-Linf-8_255.csv",
+        "digits-Linf-8_255.parquet",
         "README.md",
     ]
     assert pd.read_csv(written[0])["model"].tolist() == ["a", "b"]
     page = written[-1].read_text()
     assert "## digits, Linf, eps 8/255" in page
-    assert (
-        "| a | 100 | 90.0 | 50.0 | 60.0 | 10.0 | 40.0 | 70.0 | lipschitz | pgd | 0 | 0 | 0.123 |"
-        in page
-    )
+    heading, _, row = page[page.index("8/255") :].splitlines()[2:5]
+    cells = dict(zip(heading.split("|"), row.split("|"), strict=True))
+    cells = {name.strip(): cell.strip() for name, cell in cells.items()}
+    numbers = ("certified %", "empirical %", "clean %", "gap")
+    assert [cells[name] for name in numbers] == ["50.0", "60.0", "90.0", "10.0"]
+    assert cells["seconds / example"] == "0.125"
 
 
 def test_the_same_store_gives_the_same_bytes(tmp_path):
-    table = leaderboard(store_of(run("a"), run("b")))
-    other = leaderboard(store_of(run("b"), run("a")))
-    first = write_leaderboards(table, tmp_path / "1")
-    second = write_leaderboards(other, tmp_path / "2")
+    first = write(store_of(of("a"), of("b")), tmp_path / "1")
+    second = write(store_of(of("b"), of("a")), tmp_path / "2")
+    assert len(first) == 3
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
 def test_a_row_without_attacks_shows_a_dash():
-    table = leaderboard(store_of(run("a", empirical=float("nan"))))
-    assert "| 50.0 | – | – |" in to_markdown(table)
+    (only,) = placed(entries_of(store_of(of("a", "cu" * 10, attacks=(), suite="none"))))
+    assert only.row["empirical_accuracy"] is None
+    assert "| 50.0 | – | 100.0 | – |" in to_markdown([only])
 
 
 def test_an_empty_store_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
-        write_leaderboards(leaderboard(Store()), tmp_path)
+        write(Store(), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_page_shows_mean_costs_per_example():
-    table = leaderboard(store_of(run("a", n_examples=4, forward_passes=8_000, seconds=6.0)))
-    heading, _, only = to_markdown(table).splitlines()[-3:]
-    cells = dict(zip(heading.split("|"), only.split("|"), strict=True))
-    assert (cells[" forward_passes "], cells[" seconds "]) == (" 2,000 ", " 1.5 ")
-
-
-@pytest.mark.parametrize(
-    ("eps", "text"),
-    [(8 / 255, "8/255"), (2 / 255, "2/255"), (0.5, "0.5"), (1.0, "1"), (0.3, "0.3")],
-)
-def test_eps_is_written_in_the_usual_form(eps, text):
-    assert format_eps(eps) == text
 
 
 def test_published_rows_belong_to_the_shipped_weights():
@@ -149,24 +137,20 @@ def test_published_rows_belong_to_the_shipped_weights():
         name, _ = split_name(row["model"].split("~")[0])
         hashes = {weights.sha256 for weights in registry.get(name).card.weights}
         assert row["weights_sha256"] in hashes, row["model"]
-    page = (shipped("leaderboards") / "README.md").read_text()
-    assert page == to_markdown(table)
+    entries = shipped_entries()
+    # Tables of earlier versions have no evidence, and a page of another form.
+    if all(entry.evidence for entry in entries):
+        page = (shipped("leaderboards") / "README.md").read_text()
+        assert page == to_markdown(entries)
 
 
 def test_tables_survive_a_round_trip(tmp_path):
-    table = leaderboard(store_of(run("a", certified=1 / 3), run("b", norm="Linf", eps=8 / 255)))
-    written = {path: path.read_bytes() for path in write_leaderboards(table, tmp_path)}
-    write_leaderboards(read_leaderboards(tmp_path), tmp_path)
+    store = store_of(of("a", "cbu"), of("b", norm="Linf", eps=8 / 255))
+    written = {path: path.read_bytes() for path in write(store, tmp_path)}
+    publish(read_folder(tmp_path), tmp_path)
     assert {path: path.read_bytes() for path in written} == written
+    assert read_leaderboards(tmp_path)["certified_accuracy"].tolist() == [1 / 3, 0.5]
     assert read_leaderboards(tmp_path / "nowhere").empty
-
-
-def test_new_rows_replace_those_of_the_same_evaluation():
-    runs = run("a", certified=0.1, key="1"), run("a", eps=0.1, certified=0.4, key="1"), run("b")
-    before, new = leaderboard(store_of(*runs)), store_of(run("a", certified=0.2), run("c"))
-    after = merge_leaderboards(leaderboard(new), into=before)
-    rows = after[["model", "eps", "certified_accuracy"]].itertuples(index=False, name=None)
-    assert sorted(rows) == [("a", 0.1, 0.4), ("a", 0.5, 0.2), ("b", 0.5, 0.5), ("c", 0.5, 0.5)]
 
 
 def test_other_csv_files_are_refused(tmp_path):

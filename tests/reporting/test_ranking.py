@@ -88,9 +88,13 @@ def test_no_two_models_of_a_group_are_separated(held, random):
 
 def test_ranks_depend_on_neither_order_nor_names():
     statuses = [letters(800), letters(790, lowest=100), letters(780, lowest=100), letters(790)]
-    expected = ranks_of([entry(name, s) for name, s in zip("abcd", statuses, strict=True)])
+    made = [entry(name, s) for name, s in zip("abcd", statuses, strict=True)]
+    expected = ranks_of(made)
     for names in permutations("abcd"):
-        entries = [entry(name, s) for name, s in zip(names, statuses, strict=True)]
+        entries = [
+            one._replace(row=one.row | {"model": name})
+            for name, one in zip(names, made, strict=True)
+        ]
         assert ranks_of(entries) == expected
         assert ranks_of(entries[::-1]) == expected[::-1]
 

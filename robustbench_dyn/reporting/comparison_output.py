@@ -1,9 +1,10 @@
-"""A comparison as plain text of 80 columns."""
+"""A comparison as plain text of 80 columns, and as a document for JSON."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from robustbench_dyn.reporting.comparison import STATUSES, Comparison, Difference, Share
 from robustbench_dyn.reporting.headings import (
@@ -43,6 +44,43 @@ def to_text(
         ),
     ]
     return lines
+
+
+def document(first: str, second: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Return the comparisons as a document of dicts, lists and numbers, for JSON."""
+    return {
+        "first": first,
+        "second": second,
+        "level": LEVEL,
+        "comparisons": [
+            {
+                "dataset": one.dataset,
+                "data_sha256": one.data_sha256,
+                "norm": one.norm,
+                "eps": one.eps,
+                "n_examples": one.n,
+                "n_examples_first": one.n_first,
+                "n_examples_second": one.n_second,
+                "verdicts": {
+                    str(a): {str(b): one.counts.get((a, b), 0) for b in STATUSES} for a in STATUSES
+                },
+                "differences": [
+                    {
+                        "column": d.column,
+                        "first": d.first._asdict(),
+                        "second": d.second._asdict(),
+                        "only_first": list(d.only_first),
+                        "only_second": list(d.only_second),
+                        "p_value": d.p_value,
+                        "adjusted_p_value": d.adjusted,
+                        "separated": d.separated,
+                    }
+                    for d in one.differences
+                ],
+            }
+            for one in comparisons
+        ],
+    }
 
 
 def _of_one(comparison: Comparison, *, all_examples: bool) -> Iterator[str]:
