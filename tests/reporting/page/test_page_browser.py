@@ -105,6 +105,7 @@ def test_flags_and_suites_are_explained_on_demand(tab):
 def test_a_model_opens_from_its_row_and_draws_its_charts(tab):
     page = tab.open("index.html")
     page.locator(f"{L2} a", has_text="lipflow").click()
+    page.wait_for_load_state()
     assert page.locator("h1").inner_text() == "lipflow"
     assert page.locator("#curves svg.chart").count() == 2
     assert page.locator("#histograms svg.chart").count() == 3
@@ -123,6 +124,7 @@ def test_two_chosen_models_are_compared_example_by_example(tab, entries):
         page.locator(f"{L2} td.choose input[value={model}]").check()
     assert page.locator("#chosen span").inner_text() == "2 models chosen"
     page.locator("#chosen a", has_text="Compare").click()
+    page.wait_for_load_state()
     card = page.locator(".pair", has_text="L2, eps 0.25")
     held = {}
     for entry in entries:
