@@ -22,6 +22,7 @@ from robustbench_dyn.cli import (
     scaffolding,
     storing,
     tables,
+    verifying,
 )
 from robustbench_dyn.cli.output import print_result, reserve_stdout, reserving_stdout
 
@@ -80,6 +81,7 @@ app.command()(reserving_stdout(scaffolding.new))
 app.command()(reserving_stdout(models.train))
 app.command("sweep")(reserving_stdout(tables.sweep_))
 app.command()(reserving_stdout(publishing.leaderboard))
+app.command()(reserving_stdout(verifying.verify))
 app.command("export")(reserving_stdout(tables.export_))
 app.command()(reserving_stdout(comparing.compare))
 app.add_typer(store, name="store")

@@ -34,6 +34,8 @@ def show(
     plugin, card = find_architecture(split_name(model)[0])
     print_result(f"{card.name} {card.version} ({card.family}), from {plugin.origin}")
     print_result(card.summary)
+    for line in card.equation:
+        print_result(f"    {line}")
     for title, values in (("properties", card.properties), ("sources", card.sources)):
         if values:
             print_result(f"{title}: {', '.join(values)}")

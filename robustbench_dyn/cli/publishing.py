@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_dyn.cli.options import AsJson, DataDir, Limited, Plugins, Trust, require_store
-from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.cli.output import print_error, print_json, print_result
 from robustbench_dyn.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ def leaderboard(
         return
     if latex is not None:
         check_export_path(latex, (".tex",))
+    if page is not None:
+        from robustbench_dyn.reporting.page import check_site
+
+        check_site(page, tables=to)
     if bool(remove) != bool(why):
         raise InputError("--remove MODEL and --why REASON belong together; give both")
     if remove and store:
@@ -112,7 +116,7 @@ def _print_published() -> None:
 def _publish(
     stores: list[Path], to: Path, add: bool, replace: bool, n_adversarial: int
 ) -> Published:
-    from robustbench_dyn.reporting.published import entries_of
+    from robustbench_dyn.reporting.published import entries_of, refuted_in
     from robustbench_dyn.reporting.publishing import publish
     from robustbench_dyn.results.exchange import merge_stores
     from robustbench_dyn.results.store import Store
@@ -123,6 +127,8 @@ def _publish(
     else:
         held = Store()
         merge_stores(paths, held)
+    for model in refuted_in(held):
+        print_error(f"an attack refuted a certificate of {model}; that evaluation has no row")
     return publish(entries_of(held, n_adversarial=n_adversarial), to, add=add, replace=replace)
 
 
@@ -142,13 +148,14 @@ def _check(to: Path, before: Published | None) -> Published:
 
     known = {one.weights_sha256 for one in read_findings(to / PROPERTIES).measured}
     wanted = {str(entry.row["weights_sha256"]) for entry in read_folder(to)} - known
-    pairs = [
-        (import_architecture(plugin), weights)
-        for plugin in find_plugins()
-        if plugin.card and plugin.provides("architecture") and is_trusted(plugin)
-        for weights in plugin.card.weights
-        if weights.sha256 in wanted
-    ]
+    pairs = []
+    for plugin in find_plugins():
+        weights_of = [w for w in plugin.card.weights if w.sha256 in wanted] if plugin.card else []
+        if weights_of and not is_trusted(plugin):
+            print_error(f"{plugin.name} is not measured, since its code would run in here: --trust")
+        elif weights_of:
+            architecture = import_architecture(plugin)
+            pairs += [(architecture, weights) for weights in weights_of]
     after = add_findings(to, measure(pairs))
     return Published(after.paths, before.changes if before else after.changes)
 
@@ -174,7 +181,17 @@ def _entries_in(folder: Path) -> list[Entry]:
 
 
 def _write_page(to: Path, site: Path | None, data_dir: Path | None) -> list[Path]:
-    return []
+    """Write the page of the tables; return the path to open."""
+    from robustbench_dyn.reporting.folder import settled
+    from robustbench_dyn.reporting.page import write_page
+    from robustbench_dyn.reporting.properties import read_findings
+    from robustbench_dyn.reporting.published import PROPERTIES
+
+    if site is None:
+        return []
+    findings = read_findings(to / PROPERTIES)
+    write_page(_entries_in(to), findings, site, tables=settled(to), data_dir=data_dir)
+    return [site / "index.html"]
 
 
 def _tell(outcome: Published | None, extra: list[Path], *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # A distribution's name, as package indexes have it (PEP 508).
 Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 
-_OF_ARCHITECTURES = ("family", "properties", "weights")
+_OF_ARCHITECTURES = ("family", "equation", "properties", "weights")
 
 
 class Weights(StrictFile):
@@ -50,8 +50,9 @@ class Card(StrictFile):
     """The content of card.yaml.
 
     provides: the kinds of things that the plugin's __init__.py defines. requires: packages that its
-    code imports. family, properties and weights belong to an architecture: family is required
-    there, and other plugins have none of the three.
+    code imports. family, equation, properties and weights belong to an architecture: family is
+    required there, and other plugins have none of the four. equation: lines of Unicode text, for
+    readers.
     """
 
     name: Name
@@ -59,6 +60,7 @@ class Card(StrictFile):
     version: str
     provides: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("architecture",)
     family: str = ""
+    equation: tuple[str, ...] = ()
     requires: tuple[Package, ...] = ()
     properties: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()

@@ -27,29 +27,45 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 def settled(folder: Path) -> Path:
     """Return where the files of a folder are, also after a kill between two renames."""
-    old = _beside(folder.resolve(), "old")
+    old = _beside(place_of(folder), "old")
     return old if old.is_dir() and not folder.exists() else folder
 
 
+def place_of(folder: Path) -> Path:
+    """Return the absolute path of a folder behind symbolic links, also where these form a loop."""
+    # Path.resolve raises RuntimeError for a loop.
+    return Path(os.path.realpath(folder))
+
+
+def check_replaceable(folder: Path, *, marker: str = "") -> None:
+    """Raise InputError where replacing_folder would refuse the folder."""
+    place = place_of(folder)
+    _check_replaceable(place, folder)
+    _check_content(place, folder, marker)
+
+
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path, *, marker: str = "") -> Iterator[Path]:
     """Yield a new folder with the files of `folder`; at the end it takes the place of `folder`.
 
     Files in it must be replaced or deleted, not changed: they are hard links to the old ones.
+    marker: the name of a file that lists all other files of the folder, a line each, and that the
+    body writes. With one, the new folder begins empty, and an old one that holds any other file is
+    refused.
     Where the body raises, `folder` stays as it was. One process at a time: others wait. Raises
     InputError for a folder that cannot be replaced, OutputError where the disk refuses.
     """
-    place = folder.resolve()
+    place = place_of(folder)
     _check_replaceable(place, folder)
     with explained(folder):
         place.parent.mkdir(parents=True, exist_ok=True)
         with _locked(place.parent):
             _recover(place)
-            _check_content(place, folder)
+            _check_content(place, folder, marker)
             new = _beside(place, "new")
             new.mkdir()
             try:
-                if place.exists():
+                if place.exists() and not marker:
                     _link_files(place, new)
                 yield new
                 sync(new)
@@ -68,20 +84,23 @@ def _check_replaceable(place: Path, folder: Path) -> None:
     for parent in (place, *place.parents):
         if parent.exists():
             if not parent.is_dir():
-                raise InputError(f"{parent} is a file; give a folder for the tables")
+                raise InputError(f"{parent} is a file; give a folder")
             break
     here = Path.cwd()
     if place == here or place in here.parents or os.path.ismount(place):
         kind = "a mount point" if os.path.ismount(place) else "the current folder, or holds it"
         raise InputError(
-            f"{folder} is {kind}, so that its tables cannot be replaced all at once; give a folder "
+            f"{folder} is {kind}, so that its files cannot be replaced all at once; give a folder "
             f"of their own, such as {folder / 'leaderboards'}"
         )
 
 
-def _check_content(place: Path, folder: Path) -> None:
-    """Raise InputError where something besides tables and notes would move with the folder."""
+def _check_content(place: Path, folder: Path, marker: str) -> None:
+    """Raise InputError where something that is not ours would move with the folder."""
     if not place.exists():
+        return
+    if marker:
+        _check_listed(place, folder, marker)
         return
     for entry in sorted(place.iterdir()):
         is_note = entry.suffix in _CARRIED or entry.name.startswith(".")
@@ -90,6 +109,20 @@ def _check_content(place: Path, folder: Path) -> None:
                 f"{folder} holds {entry.name}, and the tables are written as a folder that is "
                 f"replaced as a whole; give a folder of their own, such as "
                 f"{folder / 'leaderboards'}"
+            )
+
+
+def _check_listed(place: Path, folder: Path, marker: str) -> None:
+    """Raise InputError where a folder holds a file that its marker does not list."""
+    listed = {marker}
+    if (place / marker).is_file():
+        listed.update((place / marker).read_text(encoding="utf-8", errors="replace").splitlines())
+    for path in sorted(place.rglob("*")):
+        name = path.relative_to(place).as_posix()
+        if name not in listed and (path.is_symlink() or not path.is_dir()):
+            raise InputError(
+                f"{folder} holds {name}, which is no file of a page that dynbench wrote; give a "
+                "folder that is new or empty"
             )
 
 

@@ -55,6 +55,12 @@ def entries_of(store: Store, *, n_adversarial: int = N_ADVERSARIAL) -> list[Entr
     ]
 
 
+def refuted_in(store: Store) -> list[str]:
+    """Return the models of a store that an attack refuted a certificate of; they have no row."""
+    records = store.records()
+    return sorted({records[key].spec.model for key in records if store.violations(key)})
+
+
 def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
     ended: dict[tuple[str, float], str] = {}
     for run in store.runs():

@@ -198,20 +198,42 @@ def read_rows(path: Path, *, more: Sequence[str] = ()) -> list[Row]:
     more: columns of texts that the file has behind the others, which each row needs.
     Raises InputError, with the file, the line and the rule, where it cannot be read or breaks one.
     """
+    rows = []
+    for _, row in try_rows(path, more=more):
+        if isinstance(row, InputError):
+            raise row
+        rows.append(row)
+    return rows
+
+
+def try_rows(path: Path, *, more: Sequence[str] = ()) -> Iterator[tuple[str, Row | InputError]]:
+    """Yield where each row of a CSV stands, and the row, or the rule that it breaks.
+
+    more: as of read_rows. Raises InputError where the file itself cannot be read.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = []
             for place, cells in _parsed(file, path, more):
-                row = {name: _value(name, cells.get(name, ""), place) for name in PUBLISHED_COLUMNS}
-                told = {name: from_csv_text(cells[name]) for name in more}
-                for name in (name for name in more if not told[name]):
-                    raise InputError(f"{place}: {name} is empty, and every row needs it")
-                rows.append(checked_row(row, place) | told)
-            return rows
+                yield place, _row_or_error(cells, place, more)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError:
         raise InputError(f"{path} is no leaderboard: it is no text in UTF-8") from None
+
+
+def _row_or_error(
+    cells: dict[str, str] | InputError, place: str, more: Sequence[str]
+) -> Row | InputError:
+    if isinstance(cells, InputError):
+        return cells
+    try:
+        row = {name: _value(name, cells.get(name, ""), place) for name in PUBLISHED_COLUMNS}
+        told = {name: from_csv_text(cells[name]) for name in more}
+        for name in (name for name in more if not told[name]):
+            raise InputError(f"{place}: {name} is empty, and every row needs it")
+        return checked_row(row, place) | told
+    except InputError as error:
+        return error
 
 
 def to_csv(rows: Iterable[Mapping[str, object]], *, more: Sequence[str] = ()) -> str:
@@ -236,8 +258,10 @@ def _cell(name: str, value: Any) -> str:
     return str(int(value)) if kind == "count" else repr(float(value))
 
 
-def _parsed(file: Any, path: Path, more: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where each line stands, and its cells by column."""
+def _parsed(
+    file: Any, path: Path, more: Sequence[str]
+) -> Iterator[tuple[str, dict[str, str] | InputError]]:
+    """Yield where each line stands, and its cells by column, or that they are too many or few."""
     reader = csv.reader(file, strict=True)
     remedy = "give a folder of tables that dynbench leaderboard wrote"
     line = 1
@@ -256,12 +280,16 @@ def _parsed(file: Any, path: Path, more: Sequence[str]) -> Iterator[tuple[str, d
         line = reader.line_num + 1
         for cells in reader:
             place = f"{path}, line {line}"
-            if len(cells) != len(header):
-                raise InputError(
-                    f"{place}: {len(cells)} fields, but the heading has {len(header)}; each row "
-                    "needs one field a column"
+            if len(cells) == len(header):
+                yield place, dict(zip(header, cells, strict=True))
+            else:
+                yield (
+                    place,
+                    InputError(
+                        f"{place}: {len(cells)} fields, but the heading has {len(header)}; each "
+                        "row needs one field a column"
+                    ),
                 )
-            yield place, dict(zip(header, cells, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: no CSV ({error}); {remedy}") from error

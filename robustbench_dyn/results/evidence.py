@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.results.rows import row_of
 from robustbench_dyn.results.spec import Record
 from robustbench_dyn.results.summary import summary_row
 from robustbench_dyn.results.verdicts import Sign, Status, Verdict
@@ -70,17 +70,25 @@ class Evidence:
         """The SHA-256 over all of it, whatever the file that it is read from."""
         content = hashlib.sha256(self.header().encode())
         for verdict in self.verdicts:
-            *values, x_adv, next_stage, trail = row_of("", verdict)
-            image = hashlib.sha256(x_adv).hexdigest() if x_adv is not None else ""
+            values = {
+                name: value
+                for name, default in _VERDICT
+                if (value := getattr(verdict, name)) != default
+            }
+            if verdict.x_adv is not None:
+                values["x_adv"] = hashlib.sha256(verdict.x_adv).hexdigest()
             # NaN is written as NaN, and floats with all digits.
-            content.update(json.dumps([*values, image, next_stage, trail]).encode())
+            content.update(json.dumps(values).encode())
         return content.hexdigest()
 
     def header(self) -> str:
-        """Return all but the verdicts as JSON."""
+        """Return all but the verdicts as JSON, without the fields that have their default values.
+
+        So it stays the same where a later version adds a field.
+        """
         return json.dumps(
             {
-                "record": json.loads(self.record.to_json()),
+                "record": _sparse(self.record),
                 # A whole number, such as a count, is read back as a float.
                 "eps": float(self.eps),
                 "flags": sorted(self.flags),
@@ -111,11 +119,13 @@ class Evidence:
         Those with the least SHA-256 of the evaluation, eps and example, so that the publisher
         does not choose them; and those that a correction names.
         """
-        key = self.record.spec.key()
+        key = hashlib.sha256(json.dumps(_sparse(self.record.spec), sort_keys=True).encode())
         broken = [v.example_id for v in self.verdicts if v.status is Status.BROKEN]
         ranked = sorted(
             broken,
-            key=lambda i: hashlib.sha256(f"evidence {key} {self.eps!r} {i}".encode()).digest(),
+            key=lambda i: hashlib.sha256(
+                f"evidence {key.hexdigest()} {self.eps!r} {i}".encode()
+            ).digest(),
         )
         corrected = {correction.example_id for correction in self.corrections}
         return sorted({*ranked[: self.n_adversarial], *corrected.intersection(broken)})
@@ -132,6 +142,28 @@ class Evidence:
                 for verdict in self.verdicts
             ),
         )
+
+
+def _sparse(thing: Any) -> Any:
+    """Return a dataclass, with those in it, as JSON takes it, without fields at their defaults."""
+    if is_dataclass(thing):
+        values = {part.name: (getattr(thing, part.name), _default(part)) for part in fields(thing)}
+        return {
+            name: _sparse(value) for name, (value, default) in values.items() if value != default
+        }
+    if isinstance(thing, Mapping):
+        return {name: _sparse(value) for name, value in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [_sparse(value) for value in thing]
+    return thing
+
+
+def _default(part: Field[Any]) -> Any:
+    return part.default if part.default_factory is MISSING else part.default_factory()
+
+
+# What the hash covers of a verdict, in its order; x_adv is hashed on its own.
+_VERDICT = [(part.name, _default(part)) for part in fields(Verdict) if part.name != "x_adv"]
 
 
 def read_header(text: str) -> dict[str, Any]:

@@ -132,8 +132,11 @@ class Merger:
                 f"{kept.label} and {verdict.label} of example {verdict.example_id} in the "
                 f"evaluation {key[:12]}; one of them was edited: leave it out"
             )
+        is_same, row = LAYOUTS["verdicts"].is_same, row_of(key, kept)
+        if is_same(row, row_of(key, verdict)):
+            return ()
         stands = row_of(key, prevailing(kept, verdict))
-        return () if LAYOUTS["verdicts"].is_same(stands, row_of(key, kept)) else stands
+        return () if is_same(row, stands) else stands
 
     def _merge_runs(self, key: str) -> None:
         """Take over runs; of two of the same examples, the later one."""

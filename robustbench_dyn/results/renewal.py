@@ -38,7 +38,11 @@ def renew_runs(store: Store, key: str) -> None:
             whole.union(joined(whole)), key=lambda part: (part.start, part.stop)
         ):
             # The last of the runs that its examples are from.
-            parts = [run for run in at_eps if {*run.examples} <= {*examples}]
+            parts = [
+                run
+                for run in at_eps
+                if examples.start <= run.examples.start and run.examples.stop <= examples.stop
+            ]
             evaluated_at = max(map(finished_at, parts))
             summary = summary_row(
                 [verdicts[i] for i in examples],

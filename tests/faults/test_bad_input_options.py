@@ -126,6 +126,7 @@ OWN_VALUES = {
     ("check", "name"): ["", "nothing", "f.txt", "pipe", "junk", LONG, *NO_TEXT],
     ("export", "to"): ["", ".", "x", "x.txt", *NO_PATH],
     ("leaderboard", "to"): ["f.txt", "pipe", "junk", "/dev/null/x", *NO_PATH],
+    ("leaderboard", "page"): ["f.txt", "pipe", "junk", "loop", ".", "/dev/null/x", *NO_PATH],
     ("compare", "store"): [*NO_STORE, "no.sqlite"],
     ("store merge", "to"): ["", ".", "pipe", "loop", "junk", "/dev/zero", "good.sqlite", *NO_PATH],
     ("new", "to"): ["f.txt", "pipe", "junk", "/dev/null", *NO_PATH],

@@ -148,6 +148,7 @@ def test_a_card_that_cannot_be_read_is_listed_for_each_kind(tmp_path):
         ({"provides": ""}, "the key 'family' is missing; an architecture needs one"),
         ({"properties": "[lipschitz]"}, "the key 'properties' is for architectures"),
         ({"family": "Flow"}, "the key 'family' is for architectures"),
+        ({"equation": "[x]"}, "the key 'equation' is for architectures"),
     ],
 )
 def test_cards_name_what_a_plugin_provides(tmp_path, keys, reason):

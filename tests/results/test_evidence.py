@@ -3,7 +3,7 @@
 import json
 import math
 import struct
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pyarrow as pa
 import pytest
@@ -14,7 +14,7 @@ from robustbench_dyn.errors import InputError, OutputError
 from robustbench_dyn.results import evidence_files
 from robustbench_dyn.results.evidence import Correction, Evidence, read_header
 from robustbench_dyn.results.evidence_files import read_evidence, write_evidence
-from robustbench_dyn.results.spec import EvaluationSpec, SmoothingSpec, StageSpec
+from robustbench_dyn.results.spec import EvaluationSpec, Record, SmoothingSpec, StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Step, Verdict
 
 HEADERS = b"robustbench_dyn.evidence"
@@ -448,3 +448,16 @@ def test_a_row_names_its_evidence_and_its_corrections():
     assert row["evidence_sha256"] == full().sha256
     assert row["corrections"] == "example 3 by https://example.org/a;b (2026-02-01)"
     assert evidence().row()["corrections"] == ""
+
+
+def test_a_field_that_a_later_version_adds_leaves_the_hash_as_it_is():
+    """A record with another field at its default is the same evidence; with a value, it is not."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Later(Record):
+        more: str = ""
+
+    one = evidence()
+    facts = {part.name: getattr(one.record, part.name) for part in fields(Record)}
+    assert replace(one, record=Later(**facts)).sha256 == one.sha256
+    assert replace(one, record=Later(**facts, more="x")).sha256 != one.sha256

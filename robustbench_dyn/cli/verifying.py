@@ -1,0 +1,225 @@
+"""The command verify: whether the rows of tables hold, and what a submitted image changes."""
+
+from __future__ import annotations
+
+import secrets
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustbench_dyn.cli.options import (
+    AsJson,
+    DataDir,
+    Device,
+    Limited,
+    Plugins,
+    Trust,
+    check_device,
+    seed_option,
+)
+from robustbench_dyn.cli.output import print_error, print_json, print_result
+from robustbench_dyn.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from robustbench_dyn.verification.corrections import RowJudged
+    from robustbench_dyn.verification.findings import Report
+    from robustbench_dyn.verification.replay import ReplayOptions
+
+_WIDTH = 80
+_LONGEST_SOURCE = 200
+# Rows of which only the line is printed, where nothing is wrong with them.
+_INDENT = "    "
+
+
+def verify(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE.csv|FOLDER", help="A table, or a folder of tables.")
+    ],
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Run the model of each row on a sample of examples.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Run the model of each row on all of its examples.")
+    ] = False,
+    sample: Annotated[
+        int, typer.Option(help="Examples of each row that --replay certifies and attacks again.")
+    ] = 50,
+    model: Annotated[
+        str, typer.Option(help="Rows of NAME, or NAME@HASH, alone; HASH: of the weights.")
+    ] = "",
+    seed: Annotated[
+        int | None, seed_option("the sample and the attacks; by default a fresh one, printed")
+    ] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(help="Adversarial examples (.npz) against a row, to be judged."),
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="Who found them, and where: for the corrected row.")
+    ] = "",
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Write what --evidence changes into the tables.")
+    ] = False,
+    keep: Annotated[
+        Path, typer.Option(help="Folder for counterexamples that a replay finds.")
+    ] = Path("counterexamples"),
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    plugins: Plugins = None,
+    trust: Trust = False,
+    limits: Limited = "",
+    data_dir: DataDir = None,
+) -> None:
+    """Recount published rows from their evidence, or replay them; exit 1 where one fails."""
+    del trust, limits  # heeded while the options were read
+    _check_options(replay=replay, full=full, sample=sample, evidence=evidence, correct=correct)
+    if correct and not source.strip():
+        raise InputError("a corrected row names its source; give --source 'NAME, WHERE'")
+    if len(source) > _LONGEST_SOURCE:
+        raise InputError(f"--source is longer than {_LONGEST_SOURCE} characters")
+    fresh = secrets.randbelow(2**31) if seed is None else seed
+    options = None
+    if replay or full or evidence is not None:
+        from robustbench_dyn.verification.replay import ReplayOptions
+
+        options = ReplayOptions(
+            sample=None if full else sample,
+            seed=fresh,
+            plugins=tuple(plugins or ()),
+            data_dir=data_dir,
+            device=check_device(device),
+            keep=keep,
+        )
+    if evidence is not None and options is not None:
+        _judge(path, evidence, options, source=source, write=correct, as_json=as_json)
+        return
+    from robustbench_dyn.verification.tables import verify as verify_tables
+
+    reports = verify_tables(
+        path, model=model, replay=options, data_dir=data_dir, progress=_progress
+    )
+    _tell(reports, seed=fresh if options is not None else None, as_json=as_json)
+    if not all(report.holds for report in reports):
+        raise typer.Exit(1)
+
+
+def _check_options(
+    *, replay: bool, full: bool, sample: int, evidence: Path | None, correct: bool
+) -> None:
+    if sample < 1:
+        raise InputError(f"sample={sample} must be at least 1")
+    if replay and full:
+        raise InputError("--full replays all examples; give it without --replay")
+    if evidence is not None and (replay or full):
+        raise InputError("--evidence judges images alone; give it without --replay and --full")
+    if correct and evidence is None:
+        raise InputError("--correct writes what images change; give them by --evidence FILE.npz")
+
+
+def _progress(place: str, number: int, total: int) -> None:
+    print_error(f"replaying row {number} of {total}: {place}")
+
+
+def _tell(reports: Sequence[Report], *, seed: int | None, as_json: bool) -> None:
+    wrong = [report for report in reports if not report.holds]
+    if as_json:
+        about = {"seed": seed, "rows": [r.to_json() for r in reports], "holds": not wrong}
+        print_json(about)
+        return
+    for report in reports:
+        _tell_row(report)
+    told = f"{len(reports)} rows verified by {reports[0].depth.value}: "
+    told += f"{len(wrong)} do not hold" if wrong else "all hold"
+    if seed is not None:
+        told += f" (--seed {seed} repeats it)"
+    _say(told)
+
+
+def _tell_row(report: Report) -> None:
+    verdict = "holds" if report.holds else "FAILS"
+    _say(f"{verdict}  {report.row or report.place}")
+    for finding in report.findings:
+        _say(f"{finding.check}: {finding.message}", indent=_INDENT)
+    if report.findings:
+        _say(f"at {report.place}", indent=_INDENT)
+    for line in (*report.statements, *(f"note: {note}" for note in report.notes)):
+        _say(line, indent=_INDENT)
+
+
+def _say(text: str, *, indent: str = "") -> None:
+    """Print a sentence in lines of at most 80 columns; hashes and paths are not broken."""
+    for line in textwrap.wrap(
+        " ".join(text.split(" ")),
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + _INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        print_result(line)
+
+
+def _judge(
+    path: Path,
+    file: Path,
+    options: ReplayOptions,
+    *,
+    source: str,
+    write: bool,
+    as_json: bool,
+) -> None:
+    """Judge submitted images, and change the tables where that is asked for."""
+    from robustbench_dyn.verification.corrections import apply, judge, summary
+    from robustbench_dyn.verification.submissions import read_submission
+    from robustbench_dyn.verification.tables import entries_to_correct
+
+    submission = read_submission(file)
+    judged = judge(submission, entries_to_correct(path), options)
+    changed = [row for row in judged if row.with_effect("breaks", "refutes", "nearer")]
+    if write and changed:
+        folder = path if path.is_dir() else path.parent
+        apply(changed, folder, source=" ".join(source.split()))
+    refuted = any(row.with_effect("refutes") for row in judged)
+    if as_json:
+        rows = [_judged(row) for row in judged]
+        print_json({"rows": rows, "written": bool(write and changed), "refuted": refuted})
+    else:
+        for row in judged:
+            _say(summary(row))
+            for judgement in row.judgements:
+                said = f"example {judgement.example_id} {judgement.effect}: {judgement.message}"
+                _say(said, indent=_INDENT)
+        if changed:
+            _say(_what_changes(changed, written=write))
+    # A published certificate that is wrong is more than a correction.
+    if refuted:
+        raise typer.Exit(1)
+
+
+def _judged(row: RowJudged) -> dict[str, Any]:
+    known = {name: row.entry.row[name] for name in ("model", "dataset", "norm", "eps", "seed")}
+    judgements = [
+        {
+            "example_id": one.example_id,
+            "effect": one.effect,
+            "message": one.message,
+            "distance": one.hit.distance if one.hit is not None else None,
+        }
+        for one in row.judgements
+    ]
+    return known | {"judgements": judgements}
+
+
+def _what_changes(changed: Sequence[RowJudged], *, written: bool) -> str:
+    gone = sum(bool(row.with_effect("refutes")) for row in changed)
+    parts = []
+    if gone < len(changed):
+        parts.append(f"{len(changed) - gone} rows corrected")
+    if gone:
+        parts.append(f"{gone} rows withdrawn")
+    told = " and ".join(parts)
+    return told if written else f"with --correct: {told}"

@@ -1,0 +1,1 @@
+"""Verification: do the rows of tables hold, by their evidence and by running the model again?"""

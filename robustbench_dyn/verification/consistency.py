@@ -1,0 +1,174 @@
+"""Evidence against itself: what no evaluation of this package can have written.
+
+A forger can recompute every hash and every column. These checks ask more: a status has to follow
+from the stages behind it, and the stages have to be those of the evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from robustbench_dyn.attacks.catalogue import SUITES
+from robustbench_dyn.results.evidence import Evidence
+from robustbench_dyn.results.flags import NOT_A_FUNCTION
+from robustbench_dyn.results.spec import StageSpec
+from robustbench_dyn.results.verdicts import Outcome, Status, Verdict
+from robustbench_dyn.verification.findings import Finding, shown_ids
+
+# The attack of an adversarial example that was handed in after publication.
+SUBMITTED = "submitted"
+_ATTACKED = (Outcome.SURVIVED, Outcome.BROKEN, Outcome.FAILED)
+
+
+def contradictions_within(evidence: Evidence) -> Iterator[Finding]:
+    """Yield what is wrong with evidence by itself."""
+    yield from _examples(evidence)
+    yield from _suite(evidence)
+    yield from _corrections(evidence)
+    rules: tuple[tuple[str, Callable[[Evidence, Verdict], str]], ...] = (
+        ("costs", _costs),
+        ("stages", _unknown_stage),
+        ("status", _status_without_stage),
+        ("attacks", _missing_attack),
+        ("radius", _refuted_radius),
+    )
+    for check, rule in rules:
+        # One sentence an example would bury the others.
+        wrong: dict[str, list[int]] = {}
+        for verdict in evidence.verdicts:
+            if said := rule(evidence, verdict):
+                wrong.setdefault(said, []).append(verdict.example_id)
+        for said, examples in wrong.items():
+            yield Finding(check, f"{shown_ids(examples)}: {said}", tuple(examples))
+
+
+def _examples(evidence: Evidence) -> Iterator[Finding]:
+    ids = [verdict.example_id for verdict in evidence.verdicts]
+    if gaps := sorted(set(range(min(ids), max(ids) + 1)) - set(ids)):
+        yield Finding(
+            "examples",
+            f"{shown_ids(gaps)} between the first and the last one are missing; a row counts a "
+            "range of examples, none left out",
+            tuple(gaps),
+        )
+    kept = sorted(v.example_id for v in evidence.verdicts if v.x_adv is not None)
+    wanted = evidence.sampled()
+    if kept != wanted:
+        differ = sorted(set(kept).symmetric_difference(wanted))
+        yield Finding(
+            "sample",
+            f"the adversarial examples that are kept are not those that the rule chooses "
+            f"({shown_ids(differ)} differ)",
+            tuple(differ),
+        )
+
+
+def _suite(evidence: Evidence) -> Iterator[Finding]:
+    """Hold the name of a suite to the attacks that it stands for."""
+    record, spec = evidence.record, evidence.record.spec
+    suite = record.suite
+    if suite in ("", "custom") or spec.smoothing is not None:
+        return
+    if suite not in SUITES:
+        yield Finding("suite", f"no suite is called {suite!r}, which the row says was run")
+        return
+    ran = [_member(stage) for stage in spec.attacks]
+    # How many classes there are, and whether there are surrogates, is not in the record.
+    members = [
+        [
+            (attack.name, attack.only_on_signs, attack.settings())
+            for attack in SUITES.get(suite).attacks(spec.norm, n_classes, surrogates)
+        ]
+        for n_classes in (2, 3, 10)
+        for surrogates in (False, True)
+    ]
+    if ran not in members:
+        names = "+".join(stage.name for stage in spec.attacks) or "none"
+        yield Finding("suite", f"the suite {suite} has other attacks than {names} with settings")
+
+
+def _member(stage: StageSpec) -> tuple[str, bool, dict[str, object]]:
+    return stage.name, stage.only_on_signs, dict(stage.settings)
+
+
+def _corrections(evidence: Evidence) -> Iterator[Finding]:
+    corrected = {correction.example_id for correction in evidence.corrections}
+    submitted = {v.example_id for v in evidence.verdicts if v.attack == SUBMITTED}
+    if wrong := sorted(corrected.symmetric_difference(submitted)):
+        yield Finding(
+            "corrections",
+            f"{shown_ids(wrong)}: each example that a submission broke has a correction with its "
+            "source, and no other one has",
+            tuple(wrong),
+        )
+
+
+def _costs(evidence: Evidence, verdict: Verdict) -> str:
+    del evidence
+    passes = (verdict.forward_passes, verdict.backward_passes, verdict.seconds)
+    # Written so that NaN fails it.
+    if all(0 <= cost < math.inf for cost in passes):
+        return ""
+    return "the passes and seconds are no numbers of at least 0"
+
+
+def _unknown_stage(evidence: Evidence, verdict: Verdict) -> str:
+    spec = evidence.record.spec
+    attacks = {stage.name for stage in (*spec.attacks, *spec.attacks_if_random)} | {SUBMITTED}
+    certifiers = {stage.name for stage in spec.certifiers}
+    labels = {stage.label for stage in spec.certifiers}
+    for step in verdict.trail:
+        known = attacks if step.outcome in _ATTACKED else labels | certifiers
+        # A certifier may offer a counterexample, which is checked like any other.
+        if step.outcome is Outcome.BROKEN:
+            known = attacks | certifiers
+        if step.stage not in known:
+            return f"{step.stage!r} is no stage of the evaluation, and yet it ended"
+    if verdict.attack and verdict.attack not in attacks | certifiers:
+        return f"{verdict.attack!r} is no attack of the evaluation"
+    if verdict.certifier and verdict.certifier not in labels:
+        return f"{verdict.certifier!r} is no certifier of the evaluation"
+    return ""
+
+
+def _status_without_stage(evidence: Evidence, verdict: Verdict) -> str:
+    """Say which stage is missing from the trail of a status."""
+    ended = {(step.stage, step.outcome) for step in verdict.trail}
+    if verdict.status is Status.CERTIFIED:
+        if (verdict.certifier, Outcome.CERTIFIED) not in ended:
+            return "certified, but the certifier is not among the stages that proved something"
+        if any(outcome is Outcome.BROKEN for _, outcome in ended):
+            return "certified, but an attack on it succeeded"
+    if verdict.status is Status.BROKEN and (verdict.attack, Outcome.BROKEN) not in ended:
+        return "broken, but the attack is not among the stages that succeeded"
+    if verdict.status is Status.UNDECIDED:
+        if any(outcome is Outcome.BROKEN for _, outcome in ended):
+            return "undecided, but an attack on it succeeded"
+        if verdict.certified_radius >= evidence.eps:
+            return "undecided, but its certified radius is at least eps"
+    return ""
+
+
+def _missing_attack(evidence: Evidence, verdict: Verdict) -> str:
+    """Name the attacks that an undecided example was spared."""
+    if verdict.status is not Status.UNDECIDED or NOT_A_FUNCTION.intersection(evidence.flags):
+        return ""
+    ran = {
+        step.stage
+        for step in verdict.trail
+        if step.outcome is Outcome.FAILED
+        or (step.outcome is Outcome.SURVIVED and step.eps >= evidence.eps)
+    }
+    attacks = evidence.record.spec.attacks_run(evidence.flags, on_signs=False)
+    missing = [attack.name for attack in attacks if attack.name not in ran]
+    return f"undecided, but {', '.join(missing)} did not end on it" if missing else ""
+
+
+def _refuted_radius(evidence: Evidence, verdict: Verdict) -> str:
+    """Say that an adversarial example lies inside the radius that is certified."""
+    if evidence.record.spec.smoothing is not None or verdict.status is Status.CERTIFIED:
+        return ""
+    if verdict.adversarial_distance <= verdict.certified_radius:
+        return "its adversarial example lies inside its certified radius"
+    return ""
