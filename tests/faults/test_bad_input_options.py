@@ -98,7 +98,7 @@ VALUES = {
     "why": [" ", "x", LONG, *NO_TEXT],
     "adversarial": [*NO_NUMBER, "1.5", "1e3", "-1"],
     "latex": ["", "x", "x.txt", "x.tex.gz", ".tex", "f.txt/x.tex", *NO_PATH],
-    "page": [],
+    "page": ["", ".", "/", "f.txt", "pipe", "loop/x", "junk", "/dev/null/x", *NO_PATH],
     "plugins": NO_FOLDER,
     "data_dir": ["f.txt", "pipe", "/dev/null"],
     "sigma": [*NO_NUMBER, "0", "-1", "11", "1e300"],
