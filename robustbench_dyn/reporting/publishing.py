@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,9 +27,11 @@ from robustbench_dyn.reporting.published import (
     tables_in,
 )
 from robustbench_dyn.reporting.rows import (
+    Images,
     Row,
     RowIdentity,
     identity,
+    images,
     read_rows,
     table_of,
     to_csv,
@@ -57,7 +60,10 @@ class Withdrawal(NamedTuple):
 
 
 class Published(NamedTuple):
-    """paths: of the files that were written; changes: of the rows, in the order of the tables."""
+    """paths: of the files that were written; changes: of the rows, in the order of the tables.
+
+    Rows that left the tables come last.
+    """
 
     paths: list[Path]
     changes: list[Change]
@@ -86,8 +92,8 @@ def publish(
         if not replace:
             _check_not_withdrawn(entries, withdrawn)
         final, changes = combine(entries, old, add=add, replace=replace, folder=folder)
-        names = _write(new, final)
-    return Published([folder / name for name in names], changes)
+        names, written = _write(new, final)
+    return _published(folder, names, changes, written)
 
 
 def withdraw(folder: Path, model: str, why: str) -> Published:
@@ -106,10 +112,15 @@ def withdraw(folder: Path, model: str, why: str) -> Published:
 
 
 def withdraw_entries(folder: Path, gone: Sequence[Entry], why: str) -> Published:
-    """Move entries of a folder's tables into withdrawn.csv, with the reason."""
+    """Move entries of a folder's tables into withdrawn.csv, with the reason.
+
+    Raises InputError where the folder does not have one of them any more.
+    """
     names_of_gone = {_place(entry.row) for entry in gone}
     with replacing_folder(folder) as new:
-        kept = [entry for entry in read_folder(folder) if _place(entry.row) not in names_of_gone]
+        old = read_folder(folder)
+        _check_there(folder, gone, old)
+        kept = [entry for entry in old if _place(entry.row) not in names_of_gone]
         at = datetime.now(UTC).isoformat(timespec="seconds")
         withdrawn = [
             *read_withdrawn(folder),
@@ -121,20 +132,23 @@ def withdraw_entries(folder: Path, gone: Sequence[Entry], why: str) -> Published
         before = read_evidence(new / beside) if (new / beside).is_file() else {}
         new_ones = {entry.evidence.sha256: entry.evidence for entry in gone if entry.evidence}
         write_evidence(new / beside, list((before | new_ones).values()))
-        names = [*_write(new, kept), WITHDRAWN, beside]
+        names, written = _write(new, kept)
     changes = [Change("withdrawn", entry.row) for entry in gone]
-    return Published([folder / name for name in names], changes)
+    return _published(folder, [*names, WITHDRAWN, beside], changes, written)
 
 
 def correct(folder: Path, before: Entry, evidence: Evidence) -> Published:
-    """Put corrected evidence, and the row that it comes to, in the place of an entry."""
+    """Put corrected evidence, and the row that it comes to, in the place of an entry.
+
+    Raises InputError where the folder does not have the entry any more.
+    """
     with replacing_folder(folder) as new:
         after = entry_of(evidence, f"the corrected row of {before.row['model']}")
         old = read_folder(folder)
+        _check_there(folder, [before], old)
         final = [after if _place(entry.row) == _place(before.row) else entry for entry in old]
-        names = _write(new, final)
-    changes = [Change("replaced", after.row, before.row)]
-    return Published([folder / name for name in names], changes)
+        names, written = _write(new, final)
+    return _published(folder, names, [Change("replaced", after.row, before.row)], written)
 
 
 def add_findings(folder: Path, measured: Sequence[Measured]) -> Published:
@@ -145,9 +159,9 @@ def add_findings(folder: Path, measured: Sequence[Measured]) -> Published:
         kept = [one for one in others if one.weights_sha256 not in weights]
         write_text(new / PROPERTIES, properties_to_csv(Findings([*kept, *measured])))
         entries = read_folder(folder)
-        names = [*_write(new, entries), PROPERTIES]
+        names, written = _write(new, entries)
     changes = [Change("kept", entry.row) for entry in entries]
-    return Published([folder / name for name in names], changes)
+    return _published(folder, [*names, PROPERTIES], changes, written)
 
 
 def combine(
@@ -258,8 +272,11 @@ def _check_replacement(change: Change) -> None:
         )
 
 
-def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
-    """Write all tables of a folder, in place of those that are there; return the names."""
+def _write(new: Path, entries: Sequence[Entry]) -> tuple[list[str], list[Entry]]:
+    """Write all tables of a folder, in place of those that are there.
+
+    Returns the names of the files, and the entries as they were written, in their order.
+    """
     for path in tables_in(new):
         path.unlink()
         path.with_suffix(".parquet").unlink(missing_ok=True)
@@ -274,7 +291,32 @@ def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
             write_evidence(inside(new, beside), evidence)
             names.append(beside)
     write_text(new / PAGE, to_markdown(final))
-    return [*names, PAGE]
+    return [*names, PAGE], final
+
+
+def _published(
+    folder: Path, names: Iterable[str], changes: Iterable[Change], written: Iterable[Entry]
+) -> Published:
+    """Return what publishing did, with the ranks and open flags that rows have got."""
+    order = {_place(entry.row): (place, entry.row) for place, entry in enumerate(written)}
+    gone = len(order)
+    told = [
+        (place, change._replace(row=row))
+        for change in changes
+        for place, row in [order.get(_place(change.row), (gone, change.row))]
+    ]
+    in_order = [change for _, change in sorted(told, key=itemgetter(0))]
+    return Published([folder / name for name in names], in_order)
+
+
+def _check_there(folder: Path, wanted: Iterable[Entry], entries: Iterable[Entry]) -> None:
+    there = {_place(entry.row) for entry in entries}
+    for entry in wanted:
+        if _place(entry.row) not in there:
+            raise InputError(
+                f"{folder} does not hold {label(entry.row)} as it was read, since its tables were "
+                "changed meanwhile; give the command again"
+            )
 
 
 def _files(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -295,5 +337,6 @@ def _files(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     return files
 
 
-def _place(row: Mapping[str, Any]) -> tuple[RowIdentity, object, object]:
-    return identity(row), row["first_example"], row["n_examples"]
+def _place(row: Mapping[str, Any]) -> tuple[RowIdentity, Images, str]:
+    """Return what makes two rows the same one: the claim, its images and its evidence."""
+    return identity(row), images(row), row["evidence_sha256"] or ""
