@@ -25,7 +25,7 @@ from robustbench_dyn.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from robustbench_dyn.verification.corrections import RowJudged
+    from robustbench_dyn.verification.corrections import RowAssessed
     from robustbench_dyn.verification.findings import Report
     from robustbench_dyn.verification.replay import ReplayOptions
 
@@ -56,7 +56,7 @@ def verify(
     ] = None,
     evidence: Annotated[
         Path | None,
-        typer.Option(help="Adversarial examples (.npz) against a row, to be judged."),
+        typer.Option(help="Adversarial examples (.npz) against a row, to be assessed."),
     ] = None,
     source: Annotated[
         str, typer.Option(help="Who found them, and where: for the corrected row.")
@@ -95,7 +95,7 @@ def verify(
             keep=keep,
         )
     if evidence is not None and options is not None:
-        _judge(path, evidence, options, source=source, write=correct, as_json=as_json)
+        _assess(path, evidence, options, source=source, write=correct, as_json=as_json)
         return
     from robustbench_dyn.verification.tables import verify as verify_tables
 
@@ -115,7 +115,7 @@ def _check_options(
     if replay and full:
         raise InputError("--full replays all examples; give it without --replay")
     if evidence is not None and (replay or full):
-        raise InputError("--evidence judges images alone; give it without --replay and --full")
+        raise InputError("--evidence assesses images alone; give it without --replay and --full")
     if correct and evidence is None:
         raise InputError("--correct writes what images change; give them by --evidence FILE.npz")
 
@@ -163,7 +163,7 @@ def _say(text: str, *, indent: str = "") -> None:
         print_result(line)
 
 
-def _judge(
+def _assess(
     path: Path,
     file: Path,
     options: ReplayOptions,
@@ -172,26 +172,26 @@ def _judge(
     write: bool,
     as_json: bool,
 ) -> None:
-    """Judge submitted images, and change the tables where that is asked for."""
-    from robustbench_dyn.verification.corrections import apply, judge, summary
+    """Assess submitted images, and change the tables where that is asked for."""
+    from robustbench_dyn.verification.corrections import apply, assess, summary
     from robustbench_dyn.verification.submissions import read_submission
     from robustbench_dyn.verification.tables import entries_to_correct
 
     submission = read_submission(file)
-    judged = judge(submission, entries_to_correct(path), options)
-    changed = [row for row in judged if row.with_effect("breaks", "refutes", "nearer")]
+    assessed = assess(submission, entries_to_correct(path), options)
+    changed = [row for row in assessed if row.with_effect("breaks", "refutes", "nearer")]
     if write and changed:
         folder = path if path.is_dir() else path.parent
         apply(changed, folder, source=" ".join(source.split()))
-    refuted = any(row.with_effect("refutes") for row in judged)
+    refuted = any(row.with_effect("refutes") for row in assessed)
     if as_json:
-        rows = [_judged(row) for row in judged]
+        rows = [_assessed(row) for row in assessed]
         print_json({"rows": rows, "written": bool(write and changed), "refuted": refuted})
     else:
-        for row in judged:
+        for row in assessed:
             _say(summary(row))
-            for judgement in row.judgements:
-                said = f"example {judgement.example_id} {judgement.effect}: {judgement.message}"
+            for assessment in row.assessments:
+                said = f"example {assessment.example_id} {assessment.effect}: {assessment.message}"
                 _say(said, indent=_INDENT)
         if changed:
             _say(_what_changes(changed, written=write))
@@ -200,21 +200,21 @@ def _judge(
         raise typer.Exit(1)
 
 
-def _judged(row: RowJudged) -> dict[str, Any]:
+def _assessed(row: RowAssessed) -> dict[str, Any]:
     known = {name: row.entry.row[name] for name in ("model", "dataset", "norm", "eps", "seed")}
-    judgements = [
+    assessments = [
         {
             "example_id": one.example_id,
             "effect": one.effect,
             "message": one.message,
             "distance": one.hit.distance if one.hit is not None else None,
         }
-        for one in row.judgements
+        for one in row.assessments
     ]
-    return known | {"judgements": judgements}
+    return known | {"assessments": assessments}
 
 
-def _what_changes(changed: Sequence[RowJudged], *, written: bool) -> str:
+def _what_changes(changed: Sequence[RowAssessed], *, written: bool) -> str:
     gone = sum(bool(row.with_effect("refutes")) for row in changed)
     parts = []
     if gone < len(changed):

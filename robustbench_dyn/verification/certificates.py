@@ -20,8 +20,8 @@ from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.spec import EvaluationSpec
 from robustbench_dyn.results.verdicts import Status, Verdict
 from robustbench_dyn.threat_models import Norm, ThreatModel, widest_eps
-from robustbench_dyn.verification.judging import EDGE, RADIUS
 from robustbench_dyn.verification.rebuilding import RefusedError
+from robustbench_dyn.verification.rules import EDGE, RADIUS
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _by_its_certifier(
                 again = part.radii(prepared, smaller)
                 reached = [max(a, b) for a, b in zip(reached, again, strict=True)]
     for verdict, radius in zip(verdicts, reached, strict=True):
-        _judge(found, verdict, radius, eps, exhaustive=exhaustive)
+        _assess(found, verdict, radius, eps, exhaustive=exhaustive)
 
 
 def _by_any(
@@ -166,7 +166,7 @@ def _by_any(
             (found.proved if proved else found.unproved).append(verdict.example_id)
 
 
-def _judge(
+def _assess(
     found: Recomputed, verdict: Verdict, radius: float, eps: float, *, exhaustive: bool
 ) -> None:
     example = verdict.example_id

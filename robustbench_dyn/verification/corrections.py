@@ -1,4 +1,4 @@
-"""Submitted adversarial examples judged like every candidate, and what they change in tables."""
+"""Submitted adversarial examples assessed like every candidate, and what they change in tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from robustbench_dyn.verification.submissions import Submission
 _BATCH_SIZE = 250
 
 
-class Judgement(NamedTuple):
+class Assessment(NamedTuple):
     """What one image of a submission comes to for one row.
 
     effect: it breaks an example that no attack broke, refutes a certificate, is nearer than the
@@ -49,21 +49,21 @@ class Judgement(NamedTuple):
     hit: Hit | None = None
 
 
-class RowJudged(NamedTuple):
-    """The judgements of a submission's images for one row."""
+class RowAssessed(NamedTuple):
+    """The assessments of a submission's images for one row."""
 
     entry: Entry
-    judgements: list[Judgement]
+    assessments: list[Assessment]
 
-    def with_effect(self, *effects: str) -> list[Judgement]:
-        """Return the judgements that have one of these effects."""
-        return [judged for judged in self.judgements if judged.effect in effects]
+    def with_effect(self, *effects: str) -> list[Assessment]:
+        """Return the assessments that have one of these effects."""
+        return [assessed for assessed in self.assessments if assessed.effect in effects]
 
 
-def judge(
+def assess(
     submission: Submission, entries: Sequence[Entry], options: ReplayOptions
-) -> list[RowJudged]:
-    """Judge a submission against each row that it is about.
+) -> list[RowAssessed]:
+    """Assess a submission against each row that it is about.
 
     Raises InputError where it is about no row with evidence, or its images have another shape, and
     RefusedError where the model of a row is not here as it was.
@@ -75,15 +75,15 @@ def judge(
             "model, seed and weights_sha256"
         )
     return [
-        RowJudged(entry, _judge_row(submission, entry.evidence, options))
+        RowAssessed(entry, _assess_row(submission, entry.evidence, options))
         for entry in about
         if entry.evidence is not None
     ]
 
 
-def _judge_row(
+def _assess_row(
     submission: Submission, evidence: Evidence, options: ReplayOptions
-) -> list[Judgement]:
+) -> list[Assessment]:
     subject = rebuild_subject(evidence, plugins=options.plugins, data_dir=options.data_dir)
     shape, spec = tuple(subject.dataset.x.shape[1:]), evidence.record.spec
     if submission.x_adv.shape[1:] != shape:
@@ -107,16 +107,12 @@ def _judge_row(
             name=None,
         )
         model.in_expectation = RANDOM in evidence.flags
-        judging = _Judging(evidence, model, subject.dataset.x, options.seed, device)
-        images = torch.from_numpy(submission.x_adv)
-        return [
-            judging.judge(example_id, images[k : k + 1])
-            for k, example_id in enumerate(submission.example_ids)
-        ]
+        assessing = _Assessing(evidence, model, subject.dataset.x, options.seed, device)
+        return assessing.assess(submission.example_ids, torch.from_numpy(submission.x_adv))
 
 
-class _Judging:
-    """The images of one row, judged one by one."""
+class _Assessing:
+    """The images of one row, assessed one by one."""
 
     def __init__(
         self,
@@ -130,73 +126,102 @@ class _Judging:
         self._spec, self._seed, self._device = evidence.record.spec, seed, device
         self._first = evidence.verdicts[0].example_id
 
-    def judge(self, example_id: int, image: Tensor) -> Judgement:
-        """Judge one image, (1, *input_shape)."""
+    def assess(self, example_ids: Sequence[int], images: Tensor) -> list[Assessment]:
+        """Assess images, (k, *input_shape), in the order given."""
+        assessed: dict[int, Assessment] = {}
+        places = list[int]()
+        for place, example_id in enumerate(example_ids):
+            wrong = self._no_candidate(example_id, images[place])
+            if wrong:
+                assessed[place] = Assessment(example_id, "nothing", wrong)
+            else:
+                places.append(place)
+        verdicts = [self._evidence.verdicts[example_ids[k] - self._first] for k in places]
+        hits = self._hits(verdicts, images[places].to(self._device))
+        for place, verdict, hit in zip(places, verdicts, hits, strict=True):
+            assessed[place] = self._effect(verdict, hit)
+        return [assessed[place] for place in range(len(example_ids))]
+
+    def _no_candidate(self, example_id: int, image: Tensor) -> str:
+        """Say why an image cannot be an adversarial example, whatever the model says."""
         place = example_id - self._first
         if not 0 <= place < len(self._evidence.verdicts):
             last = self._evidence.verdicts[-1].example_id
-            said = f"the row is about the examples {self._first} to {last}"
-            return Judgement(example_id, "nothing", said)
+            return f"the row is about the examples {self._first} to {last}"
         verdict = self._evidence.verdicts[place]
         if verdict.prediction != verdict.label:
-            return Judgement(example_id, "nothing", "the example is misclassified as it is")
-        flat = image.flatten()
-        if not bool(flat.isfinite().all()):
-            return Judgement(example_id, "nothing", "the image has entries that are not finite")
-        if float(flat.min()) < 0 or float(flat.max()) > 1:
-            return Judgement(example_id, "nothing", "the image leaves the input range [0, 1]")
-        hit = self._hit(verdict, image.to(self._device), self._reach(verdict))
-        if hit is None:
-            said = "inside the threat model, the model still names the right class"
-            return Judgement(example_id, "nothing", said)
-        return self._effect(verdict, hit)
+            return "the example is misclassified as it is"
+        if not bool(image.isfinite().all()):
+            return "the image has entries that are not finite"
+        if float(image.min()) < 0 or float(image.max()) > 1:
+            return "the image leaves the input range [0, 1]"
+        return ""
+
+    def _hits(self, verdicts: Sequence[Verdict], images: Tensor) -> list[Hit | None]:
+        """Return the checked image of each verdict, or None where the model names the class."""
+        eps, hits = self._evidence.eps, list[Hit | None]()
+        for start in range(0, len(verdicts), _BATCH_SIZE):
+            part = slice(start, start + _BATCH_SIZE)
+            hits += self._at(verdicts[part], images[part], eps)
+        # A certificate speaks of all its radius, which may be more than eps.
+        for k, verdict in enumerate(verdicts):
+            reach = self._reach(verdict)
+            if hits[k] is None and reach > eps:
+                (hits[k],) = self._at([verdict], images[k : k + 1], reach)
+        return hits
 
     def _reach(self, verdict: Verdict) -> float:
-        """Return how far an image may be away: a certificate speaks of all its radius."""
         eps = self._evidence.eps
         if self._spec.smoothing is not None or not verdict.certified_radius > eps:
             return eps
         return min(verdict.certified_radius, widest_eps(self._spec.norm, tuple(self._x.shape[1:])))
 
-    def _hit(self, verdict: Verdict, image: Tensor, reach: float) -> Hit | None:
-        place = verdict.example_id - self._first
-        x = self._x[place : place + 1].to(self._device)
-        y = torch.tensor([verdict.label], device=self._device)
-        # Within eps first: what is broken there is broken at eps.
-        for radius in dict.fromkeys((self._evidence.eps, reach)):
-            threat_model = ThreatModel(self._spec.norm, radius)
-            if self._spec.smoothing is not None:
-                smoothing = smoothing_of(self._spec)
-                counter = VoteCounter(self._model, smoothing, {}, seed=self._seed, n_draws=N_DRAWS)
-                hit = find_hit(counter, x, y, image, threat_model, size=_BATCH_SIZE)
-            else:
-                (hit,) = find_hits(
-                    self._model, SUBMITTED, image, x, y, threat_model, seed=self._seed
-                )
-            if hit is not None:
-                return hit._replace(attack=SUBMITTED)
-        return None
+    def _at(self, verdicts: Sequence[Verdict], images: Tensor, eps: float) -> list[Hit | None]:
+        x = self._x[[v.example_id - self._first for v in verdicts]].to(self._device)
+        y = torch.tensor([verdict.label for verdict in verdicts], device=self._device)
+        threat_model = ThreatModel(self._spec.norm, eps)
+        if self._spec.smoothing is None:
+            return list(
+                find_hits(self._model, SUBMITTED, images, x, y, threat_model, seed=self._seed)
+            )
+        smoothing = smoothing_of(self._spec)
+        counter = VoteCounter(self._model, smoothing, {}, seed=self._seed, n_draws=N_DRAWS)
+        hits = [
+            find_hit(
+                counter,
+                x[k : k + 1],
+                y[k : k + 1],
+                images[k : k + 1],
+                threat_model,
+                size=_BATCH_SIZE,
+            )
+            for k in range(len(verdicts))
+        ]
+        return [hit if hit is None else hit._replace(attack=SUBMITTED) for hit in hits]
 
-    def _effect(self, verdict: Verdict, hit: Hit) -> Judgement:
+    def _effect(self, verdict: Verdict, hit: Hit | None) -> Assessment:
+        if hit is None:
+            said = "inside the threat model, the model still names the right class"
+            return Assessment(verdict.example_id, "nothing", said)
         example, told = verdict.example_id, f"it fools the model at distance {hit.distance:.6g}"
         if self._spec.smoothing is None and hit.distance <= verdict.certified_radius:
             said = f"{told}, inside the certified radius {verdict.certified_radius:.6g}"
-            return Judgement(example, "refutes", said, hit)
+            return Assessment(example, "refutes", said, hit)
         if verdict.status is not Status.BROKEN:
-            return Judgement(example, "breaks", f"{told}; the row has {verdict.status.value}", hit)
+            return Assessment(example, "breaks", f"{told}; the row has {verdict.status.value}", hit)
         known = verdict.adversarial_distance
         if hit.distance < known and not math.isclose(hit.distance, known, rel_tol=1e-9):
-            return Judgement(example, "nearer", f"{told}; already broken at {known:.6g}", hit)
-        return Judgement(example, "nothing", f"{told}; already broken at {known:.6g}", hit)
+            return Assessment(example, "nearer", f"{told}; already broken at {known:.6g}", hit)
+        return Assessment(example, "nothing", f"{told}; already broken at {known:.6g}", hit)
 
 
-def apply(judged: Sequence[RowJudged], folder: Path, *, source: str) -> list[Published]:
+def apply(assessed: Sequence[RowAssessed], folder: Path, *, source: str) -> list[Published]:
     """Correct the rows that a submission changes, and withdraw those whose certificate it refutes.
 
     source: who found the adversarial examples, for the row. Raises what publishing raises.
     """
     done = list[Published]()
-    for row in judged:
+    for row in assessed:
         if refuted := row.with_effect("refutes"):
             why = f"example {refuted[0].example_id}: {refuted[0].message} (by {source})"
             done.append(withdraw_entries(folder, [row.entry], why))
@@ -208,7 +233,7 @@ def apply(judged: Sequence[RowJudged], folder: Path, *, source: str) -> list[Pub
     return done
 
 
-def corrected(evidence: Evidence, changes: Sequence[Judgement], *, source: str) -> Evidence:
+def corrected(evidence: Evidence, changes: Sequence[Assessment], *, source: str) -> Evidence:
     """Return evidence with the verdicts that adversarial examples change, and their source."""
     nearest: dict[int, Hit] = {}
     for change in changes:
@@ -241,11 +266,11 @@ def _broken(verdict: Verdict, hit: Hit) -> Verdict:
     )
 
 
-def summary(judged: RowJudged) -> str:
+def summary(assessed: RowAssessed) -> str:
     """Say in one line what a submission comes to for a row."""
     counts = {
-        effect: len(judged.with_effect(effect))
+        effect: len(assessed.with_effect(effect))
         for effect in ("breaks", "refutes", "nearer", "nothing")
     }
     told = ", ".join(f"{n} {effect}" for effect, n in counts.items() if n)
-    return f"{label(judged.entry.row)}: {told}"
+    return f"{label(assessed.entry.row)}: {told}"

@@ -18,7 +18,7 @@ from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.flags import COUPLED, RANDOM, REFUTED_BOUND, SELF_DECLARED
 from robustbench_dyn.results.verdicts import Status
-from robustbench_dyn.verification.judging import RADIUS
+from robustbench_dyn.verification.rules import RADIUS
 
 if TYPE_CHECKING:
     from torch import nn

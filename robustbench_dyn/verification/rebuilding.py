@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.catalogue import ATTACKS
@@ -14,17 +17,25 @@ from robustbench_dyn.certification.catalogue import CERTIFIERS
 from robustbench_dyn.datasets import Dataset, load_dataset
 from robustbench_dyn.errors import DynbenchError, InputError
 from robustbench_dyn.evaluation.plan import stage_spec
-from robustbench_dyn.models.identity import identity_of_isolated, registered_identity
+from robustbench_dyn.models.counting import CountingModel
+from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.models.identity import (
+    hash_tensors,
+    identity_of_isolated,
+    registered_identity,
+)
 from robustbench_dyn.models.isolated import IsolatedModel
 from robustbench_dyn.models.loading import load_model
+from robustbench_dyn.models.precision import full_precision
+from robustbench_dyn.models.validation import probe_logits
 from robustbench_dyn.plugins import BUILT_IN, Registry
 from robustbench_dyn.results.evidence import Evidence
-from robustbench_dyn.results.flags import RANDOM
+from robustbench_dyn.results.flags import CERTIFIED_ELSEWHERE, RANDOM
 from robustbench_dyn.results.spec import EvaluationSpec, StageSpec
 from robustbench_dyn.smoothing.statistics import Smoothing
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class RefusedError(DynbenchError):
@@ -32,10 +43,11 @@ class RefusedError(DynbenchError):
 
 
 class Subject(NamedTuple):
-    """The model and the images of a row, as they are here."""
+    """The model and the images of a row, as they are here; note: what could not be compared."""
 
     model: nn.Module
     dataset: Dataset
+    note: str
 
 
 def rebuild_subject(
@@ -60,7 +72,7 @@ def rebuild_subject(
             f"{spec.data_sha256[:12]} and {data.sha256[:12]}"
         )
     _check_identity(model, spec)
-    return Subject(model, data.rows(first, last + 1))
+    return Subject(model, data.rows(first, last + 1), _check_code(model, evidence, data.x))
 
 
 def base_name(spec: EvaluationSpec) -> str:
@@ -94,13 +106,33 @@ def _check_identity(model: nn.Module, spec: EvaluationSpec) -> None:
                 f"the row is about other {what} than {spec.model} has here: their SHA-256 are "
                 f"{there[:12]} and {here[:12]}"
             )
-    # Of a model in another process, the row's hash covers its logits, whose last digits differ
-    # between machines: there the weights alone are compared.
-    if known.code_sha256 != spec.code_sha256 and not isinstance(model, IsolatedModel):
-        raise RefusedError(
-            f"the row is about other code than the plugin of {spec.model} has here: their SHA-256 "
-            f"are {spec.code_sha256[:12]} and {known.code_sha256[:12]}"
+
+
+def _check_code(model: nn.Module, evidence: Evidence, x: Tensor) -> str:
+    """Hold the code of the model's plugin to the row; return a note where that cannot be done.
+
+    The hash of a model that ran in a process of its own covers its logits, too, whose last digits
+    differ between machines. Raises RefusedError where the code is another one.
+    """
+    spec = evidence.record.spec
+    known = registered_identity(model) or identity_of_isolated(model)
+    code = known.code_sha256 if known is not None else ""
+    if code == spec.code_sha256:
+        return ""
+    with full_precision(), frozen_eval(model), torch.no_grad():
+        logits = probe_logits(CountingModel(model), x, torch.device("cpu"))
+    measured = hash_tensors({"logits": logits})
+    if hashlib.sha256(f"{code} {measured}".encode()).hexdigest() == spec.code_sha256:
+        return ""
+    if isinstance(model, IsolatedModel) or CERTIFIED_ELSEWHERE in evidence.flags:
+        return (
+            "the hash of the plugin's code is not that of the row; it covers logits of a process "
+            "of its own, whose last digits differ between machines, so that the code may be equal"
         )
+    raise RefusedError(
+        f"the row is about other code than the plugin of {spec.model} has here: their SHA-256 are "
+        f"{spec.code_sha256[:12]} and {code[:12]}"
+    )
 
 
 def rebuild_attacks(evidence: Evidence) -> list[Attack]:

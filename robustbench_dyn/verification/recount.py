@@ -15,7 +15,7 @@ from robustbench_dyn.results.verdicts import ABSTAINED, Verdict
 from robustbench_dyn.verification.at_hand import Images, adversarial_example, distance
 from robustbench_dyn.verification.consistency import contradictions_within
 from robustbench_dyn.verification.findings import Finding, shown_ids
-from robustbench_dyn.verification.judging import DISTANCE
+from robustbench_dyn.verification.rules import DISTANCE
 
 # Limits of intervals come from scipy, whose versions may differ in the last digits.
 _FROM_SCIPY = ("ci_low", "ci_high")

@@ -28,7 +28,13 @@ from robustbench_dyn.verification.certificates import prepare_again, recompute
 from robustbench_dyn.verification.counterexamples import save_counterexample
 from robustbench_dyn.verification.facts import check_facts
 from robustbench_dyn.verification.findings import Finding, shown_ids
-from robustbench_dyn.verification.judging import (
+from robustbench_dyn.verification.rebuilding import (
+    rebuild_attacks,
+    rebuild_certifiers,
+    rebuild_subject,
+    versions_that_differ,
+)
+from robustbench_dyn.verification.rules import (
     DISTANCE,
     ROUNDING,
     UNREPEATED,
@@ -37,12 +43,6 @@ from robustbench_dyn.verification.judging import (
     how_many_hold,
     is_chance,
     p_value,
-)
-from robustbench_dyn.verification.rebuilding import (
-    rebuild_attacks,
-    rebuild_certifiers,
-    rebuild_subject,
-    versions_that_differ,
 )
 from robustbench_dyn.verification.sampling import Sample, draw, varies
 
@@ -84,7 +84,7 @@ def replay(evidence: Evidence, options: ReplayOptions) -> Replayed:
     Raises RefusedError where the row names what is not here, or what is another thing here.
     """
     subject = rebuild_subject(evidence, plugins=options.plugins, data_dir=options.data_dir)
-    spec, found = evidence.record.spec, Replayed()
+    spec, found = evidence.record.spec, Replayed(notes=[subject.note] if subject.note else [])
     sample = draw(evidence, size=options.sample, seed=options.seed)
     if spec.smoothing is not None:
         # Imported here, for smoothing is a package above evaluation that few rows need.
@@ -255,13 +255,13 @@ class _Replay:
         self.found.notes += versions_that_differ(self.evidence, attacks)
         after = self._attacked(verdicts, attacks)
         fell = {i for i, verdict in after.items() if verdict.status is Status.BROKEN}
-        self._judge_certified(sample, after, fell)
+        self._assess_certified(sample, after, fell)
         fallen = [v.example_id for v in sample.undecided if v.example_id in fell]
         standing = [v.example_id for v in sample.broken if v.example_id not in fell]
-        judge_attacks(self.found, self.evidence, sample, fell)
+        compare_attacks(self.found, self.evidence, sample, fell)
         for what, failed, tried, population in (
             ("undecided examples", fallen, len(sample.undecided), sample.n_undecided),
-            ("broken examples", standing, len(sample.broken), sample.n_broken),
+            ("broken examples without an image", standing, len(sample.broken), sample.n_broken),
         ):
             if tried:
                 self.found.statements.append(
@@ -270,7 +270,7 @@ class _Replay:
                     )
                 )
 
-    def _judge_certified(self, sample: Sample, after: dict[int, Verdict], fell: set[int]) -> None:
+    def _assess_certified(self, sample: Sample, after: dict[int, Verdict], fell: set[int]) -> None:
         refuted = [v for v in sample.certified if v.example_id in fell]
         for verdict in refuted:
             path = save_counterexample(
@@ -333,10 +333,10 @@ class _Replay:
         return size if isinstance(size, int) else _BATCH_SIZE
 
 
-def judge_attacks(
+def compare_attacks(
     found: Replayed, evidence: Evidence, sample: Sample, fell: Collection[int]
 ) -> None:
-    """Judge which undecided examples fell and which broken ones stood when attacks ran again."""
+    """Assess which undecided examples fell and which broken ones stood when attacks ran again."""
     fallen = [v.example_id for v in sample.undecided if v.example_id in fell]
     standing = [v.example_id for v in sample.broken if v.example_id not in fell]
     # Of attacks that may vary by any amount, only a difference to one side tells something.

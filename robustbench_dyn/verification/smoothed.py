@@ -1,4 +1,4 @@
-"""Replay the row of a smoothed classifier: votes on fresh noise, which are judged as samples."""
+"""Replay the row of a smoothed classifier: votes on fresh noise, which are assessed as samples."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from robustbench_dyn.smoothing.statistics import predict
 from robustbench_dyn.smoothing.votes import VoteCounter
 from robustbench_dyn.threat_models import Norm, ThreatModel
 from robustbench_dyn.verification.findings import shown_ids
-from robustbench_dyn.verification.judging import (
+from robustbench_dyn.verification.rebuilding import Subject, smoothing_of
+from robustbench_dyn.verification.replay import Replayed, ReplayOptions, compare_attacks
+from robustbench_dyn.verification.rules import (
     LEVEL,
     UNREPEATED,
     how_many_hold,
     is_chance,
 )
-from robustbench_dyn.verification.rebuilding import Subject, smoothing_of
-from robustbench_dyn.verification.replay import Replayed, ReplayOptions, judge_attacks
 from robustbench_dyn.verification.sampling import Sample
 
 _BATCH_SIZE = 250
@@ -47,7 +47,7 @@ def replay_smoothed(
 
     A certificate says that the right class has at least a probability; votes that are too few for
     it, by an exact test at LEVEL over the number of certificates, refute it. One that is not
-    repeated, though its votes are no contradiction, is counted, and judged by how many there are.
+    repeated, though its votes are no contradiction, is counted, and assessed by how many there are.
     """
     spec = evidence.record.spec
     smoothing, first = smoothing_of(spec), evidence.verdicts[0].example_id
@@ -73,18 +73,18 @@ def replay_smoothed(
             votes = store.votes(store.record(evaluation.key).spec.votes_key())
         after = {verdict.example_id: verdict for verdict in evaluation.verdicts}
         dimension = math.prod(subject.dataset.x.shape[1:])
-        _judge_certificates(found, evidence, sample, votes, smoothing, dimension)
-        _judge_predictions(found, verdicts, votes, smoothing)
+        _assess_certificates(found, evidence, sample, votes, smoothing, dimension)
+        _assess_predictions(found, verdicts, votes, smoothing)
         fell = {i for i, verdict in after.items() if verdict.status is Status.BROKEN}
-        judge_attacks(found, evidence, sample, fell)
+        compare_attacks(found, evidence, sample, fell)
         fallen = [v.example_id for v in sample.certified if v.example_id in fell]
         if fallen and not is_chance(len(fallen), len(sample.certified), rate=smoothing.alpha):
             said = f"{shown_ids(fallen)}: certified, and broken when the attack is run again"
             found.fails("certificate", said, fallen)
-    _judge_images(found, evidence, subject, sample, smoothing, options)
+    _assess_images(found, evidence, subject, sample, smoothing, options)
 
 
-def _judge_certificates(
+def _assess_certificates(
     found: Replayed,
     evidence: Evidence,
     sample: Sample,
@@ -134,7 +134,7 @@ def _in_l2(norm: Norm, radius: float, dimension: int) -> float:
     return radius * math.sqrt(dimension) if norm == "Linf" else radius
 
 
-def _judge_predictions(
+def _assess_predictions(
     found: Replayed,
     verdicts: list[Verdict],
     votes: dict[tuple[int, str], Votes],
@@ -153,7 +153,7 @@ def _judge_predictions(
         )
 
 
-def _judge_images(
+def _assess_images(
     found: Replayed,
     evidence: Evidence,
     subject: Subject,

@@ -26,7 +26,7 @@ from robustbench_dyn.results.evidence_files import write_evidence
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Outcome, Status, Step
 from robustbench_dyn.smoothing import Smoothing, evaluate_smoothed
-from robustbench_dyn.verification.corrections import Judgement, corrected
+from robustbench_dyn.verification.corrections import Assessment, corrected
 
 N_EXAMPLES = 50
 DATASET, NEAR, FAR, FARTHEST = "moons", 0.05, 0.15, 0.3
@@ -791,8 +791,8 @@ def correction_removed(folder):
         verdict = of_status(evidence, Status.UNDECIDED)[0]
         x = clean_image(evidence, verdict.example_id)
         hit = Hit("submitted", 0.0, x.astype("<f4").tobytes())
-        judged = [Judgement(verdict.example_id, "breaks", "", hit)]
-        after = corrected(evidence, judged, source="a reader")
+        assessed = [Assessment(verdict.example_id, "breaks", "", hit)]
+        after = corrected(evidence, assessed, source="a reader")
         return replace(after, corrections=())
 
     republish(folder, changed)

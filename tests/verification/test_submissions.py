@@ -1,4 +1,4 @@
-"""Adversarial examples that are handed in: read within limits, judged, and written into tables."""
+"""Adversarial examples that are handed in: read, assessed, and written into tables."""
 
 import io
 import zipfile
@@ -12,7 +12,7 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.reporting.published import read_table
 from robustbench_dyn.reporting.publishing import read_withdrawn
 from robustbench_dyn.results.verdicts import Status
-from robustbench_dyn.verification.corrections import apply, judge
+from robustbench_dyn.verification.corrections import apply, assess
 from robustbench_dyn.verification.replay import ReplayOptions
 from robustbench_dyn.verification.submissions import Submission, read_submission
 from robustbench_dyn.verification.tables import verify
@@ -110,17 +110,17 @@ def found(entry, status, *, eps):
     raise AssertionError(f"no {status} example falls")
 
 
-def judged(table, *images):
+def assessed(table, *images):
     ids, x_adv = zip(*images, strict=True)
     submission = Submission(np.concatenate(x_adv), tuple(ids), "lipflow")
-    return judge(submission, read_table(table), ReplayOptions(seed=1))
+    return assess(submission, read_table(table), ReplayOptions(seed=1))
 
 
 def test_an_undecided_example_that_falls_corrects_the_row(table):
     (before,) = read_table(table)
     example, x_adv, distance = found(before, Status.UNDECIDED, eps=0.3)
-    (row,) = judged(table, (example, x_adv))
-    assert [one.effect for one in row.judgements] == ["breaks"]
+    (row,) = assessed(table, (example, x_adv))
+    assert [one.effect for one in row.assessments] == ["breaks"]
     apply([row], table.parent, source="Ada, a letter")
     (after,) = read_table(table)
     verdict = after.evidence.verdicts[example]
@@ -139,17 +139,17 @@ def test_a_broken_example_keeps_the_nearer_image(table):
     example, x_adv, distance = found(before, Status.BROKEN, eps=0.3)
     known = before.evidence.verdicts[example].adversarial_distance
     assert distance < known
-    (row,) = judged(table, (example, x_adv))
-    assert [one.effect for one in row.judgements] == ["nearer"]
-    assert "already broken" in row.judgements[0].message
+    (row,) = assessed(table, (example, x_adv))
+    assert [one.effect for one in row.assessments] == ["nearer"]
+    assert "already broken" in row.assessments[0].message
     apply([row], table.parent, source="Ada")
     (after,) = read_table(table)
     nearer = after.evidence.verdicts[example].adversarial_distance
     assert nearer == pytest.approx(distance)
     assert after.row["empirical_accuracy"] == before.row["empirical_accuracy"]
     # Handed in again, it changes nothing.
-    (row,) = judged(table, (example, x_adv))
-    assert [one.effect for one in row.judgements] == ["nothing"]
+    (row,) = assessed(table, (example, x_adv))
+    assert [one.effect for one in row.assessments] == ["nothing"]
 
 
 def test_a_certified_example_that_falls_withdraws_the_row(table):
@@ -164,8 +164,8 @@ def test_a_certified_example_that_falls_withdraws_the_row(table):
         "lipflow",
         0.3,
     )
-    (row,) = judged(table, (example, x_adv))
-    assert [one.effect for one in row.judgements] == ["refutes"]
+    (row,) = assessed(table, (example, x_adv))
+    assert [one.effect for one in row.assessments] == ["refutes"]
     apply([row], table.parent, source="Ada")
     assert not table.exists() or not read_table(table)
     (gone,) = read_withdrawn(table.parent)
@@ -184,14 +184,14 @@ def test_an_image_that_is_no_adversarial_example_changes_nothing(image, word, ta
     (entry,) = read_table(table)
     verdict = next(v for v in entry.evidence.verdicts if v.status is Status.UNDECIDED)
     x = load_dataset("moons", n_examples=30).x[verdict.example_id : verdict.example_id + 1]
-    (row,) = judged(table, (verdict.example_id, image(x.numpy())))
-    assert [one.effect for one in row.judgements] == ["nothing"]
-    assert word in row.judgements[0].message
+    (row,) = assessed(table, (verdict.example_id, image(x.numpy())))
+    assert [one.effect for one in row.assessments] == ["nothing"]
+    assert word in row.assessments[0].message
 
 
 def test_examples_that_the_row_does_not_have_change_nothing(table):
-    (row,) = judged(table, (999, GOOD["x_adv"][:1]), (-1, GOOD["x_adv"][:1]))
-    assert {one.effect for one in row.judgements} == {"nothing"}
+    (row,) = assessed(table, (999, GOOD["x_adv"][:1]), (-1, GOOD["x_adv"][:1]))
+    assert {one.effect for one in row.assessments} == {"nothing"}
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,10 @@ def test_examples_that_the_row_does_not_have_change_nothing(table):
 def test_a_submission_about_no_row_is_refused(about, table):
     facts = {"model": "lipflow", "x_adv": GOOD["x_adv"], "example_ids": (1, 2)} | about
     with pytest.raises(InputError, match="no row"):
-        judge(Submission(**facts), read_table(table), ReplayOptions())
+        assess(Submission(**facts), read_table(table), ReplayOptions())
 
 
 def test_images_of_another_shape_are_refused(table):
     submission = Submission(np.zeros((1, 1, 28, 28), np.float32), (1,), "lipflow")
     with pytest.raises(InputError, match="shape"):
-        judge(submission, read_table(table), ReplayOptions())
+        assess(submission, read_table(table), ReplayOptions())

@@ -1,6 +1,6 @@
-"""Rules by which a replay judges: tolerances, and tests of what varies from run to run.
+"""Rules by which a replay assesses: tolerances, and tests of what varies from run to run.
 
-A replay runs on another machine, with other seeds. What is exact there is judged exactly; what
+A replay runs on another machine, with other seeds. What is exact there is assessed exactly; what
 depends on rounding, within a tolerance; what depends on chance, by a test whose level is so small
 that an honest row is hardly ever refused.
 """
