@@ -10,7 +10,7 @@ from oracles.evidence import add_to, evidence, verdict
 
 from robustbench_dyn.errors import InputError, StoreError
 from robustbench_dyn.reporting.properties import Measured, read_findings
-from robustbench_dyn.reporting.published import entries_of, read_folder, read_table
+from robustbench_dyn.reporting.published import entries_of, entry_of, read_folder, read_table
 from robustbench_dyn.reporting.publishing import (
     add_findings,
     bracket,
@@ -151,13 +151,15 @@ def test_combine_keeps_every_row_in_one_place():
 
 
 def test_the_larger_of_two_runs_of_one_claim_counts(tmp_path):
-    small, large = (
-        evidence("m", "cc", certifiers=("ibp",)),
-        evidence("m", "ccb", certifiers=("crown",)),
-    )
-    for order in ((small, large), (large, small)):
-        publish(entries_of(add_to(Store(), *order)), tmp_path / "t", replace=True)
-        assert held(tmp_path / "t") == [("m", 3)]
+    # The smaller one has the narrower bracket.
+    small = evidence("m", "cc", certifiers=("ibp",))
+    large = evidence("m", "cub", certifiers=("crown",))
+    publish(entries_of(add_to(Store(), small, large)), tmp_path / "t")
+    assert held(tmp_path / "t") == [("m", 3)]
+    both = entry_of(small, "small"), entry_of(large, "large")
+    for order in (both, both[::-1]):
+        final, _ = combine(order, [], add=False, replace=False, folder=tmp_path)
+        assert [one.row["n_examples"] for one in final] == [3]
 
 
 def test_the_narrower_of_two_runs_of_one_claim_counts():
