@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 _LONGEST_SOURCE = 200
+_LARGEST_SAMPLE = 10**6
 # Rows of which only the line is printed, where nothing is wrong with them.
 _INDENT = "    "
 
@@ -76,13 +77,20 @@ def verify(
 ) -> None:
     """Recount published rows from their evidence, or replay them; exit 1 where one fails."""
     del trust, limits  # heeded while the options were read
-    _check_options(replay=replay, full=full, sample=sample, evidence=evidence, correct=correct)
+    _check_options(
+        replay=replay,
+        full=full,
+        sample=sample,
+        evidence=evidence,
+        correct=correct,
+        data_dir=data_dir,
+    )
     if correct and not source.strip():
         raise InputError("a corrected row names its source; give --source 'NAME, WHERE'")
     if len(source) > _LONGEST_SOURCE:
         raise InputError(f"--source is longer than {_LONGEST_SOURCE} characters")
     fresh = secrets.randbelow(2**31) if seed is None else seed
-    options = None
+    where, options = check_device(device) if device != "cpu" else device, None
     if replay or full or evidence is not None:
         from robustbench_dyn.verification.replay import ReplayOptions
 
@@ -91,7 +99,7 @@ def verify(
             seed=fresh,
             plugins=tuple(plugins or ()),
             data_dir=data_dir,
-            device=check_device(device),
+            device=where,
             keep=keep,
         )
     if evidence is not None and options is not None:
@@ -108,10 +116,18 @@ def verify(
 
 
 def _check_options(
-    *, replay: bool, full: bool, sample: int, evidence: Path | None, correct: bool
+    *,
+    replay: bool,
+    full: bool,
+    sample: int,
+    evidence: Path | None,
+    correct: bool,
+    data_dir: Path | None,
 ) -> None:
-    if sample < 1:
-        raise InputError(f"sample={sample} must be at least 1")
+    if data_dir is not None and not data_dir.is_dir():
+        raise InputError(f"--data-dir {data_dir} is no folder; give one that holds the data sets")
+    if not 1 <= sample <= _LARGEST_SAMPLE:
+        raise InputError(f"sample={sample} must lie between 1 and {_LARGEST_SAMPLE:,}")
     if replay and full:
         raise InputError("--full replays all examples; give it without --replay")
     if evidence is not None and (replay or full):

@@ -49,6 +49,9 @@ def read_submission(path: Path) -> Submission:
     Nothing is unpickled, and nothing is unpacked beyond 1 GiB.
     """
     try:
+        # A pipe would let open() wait for ever, and a device never ends.
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file; give an .npz of adversarial examples")
         with zipfile.ZipFile(path) as archive:
             arrays = {name: _array(archive, info, path) for name, info in _members(archive, path)}
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:

@@ -105,7 +105,7 @@ def read_lines(path: Path) -> list[Line]:
                 f"{path} holds no table; give a folder that dynbench leaderboard wrote"
             )
     else:
-        if not path.is_file():
+        if path.suffix != ".csv" or not path.is_file():
             raise InputError(f"there is no table {path}; give a CSV, or a folder of them")
         paths = [path]
     return [line for table in paths for line in _lines_of(table)]

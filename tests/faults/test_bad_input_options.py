@@ -70,6 +70,9 @@ FLAGS = {
     "help",
     "trust",
     "delete",
+    "replay",
+    "full",
+    "correct",
     "examples",
 }
 
@@ -115,6 +118,9 @@ VALUES = {
     "one": NO_NAME,
     "other": NO_NAME,
     "tables": NO_FOLDER,
+    "sample": NO_COUNT,
+    "evidence": [".", "pipe", "loop", "junk", "f.txt", "/dev/zero", "no/such", *NO_PATH],
+    "source": ["x" * 201],
     "to": [],
     "out": [],
     "keep": [],
@@ -124,6 +130,8 @@ OWN_VALUES = {
     ("smooth", "attacks"): NO_CHOICE,
     ("smooth", "norm_name"): NO_NAME,
     ("check", "name"): ["", "nothing", "f.txt", "pipe", "junk", LONG, *NO_TEXT],
+    ("verify", "path"): ["", "linear", "pipe", "loop", "junk", "f.txt", "no/such", *NO_PATH],
+    ("verify", "model"): ["nothing", "no such", LONG, "linear@ffff"],
     ("export", "to"): ["", ".", "x", "x.txt", *NO_PATH],
     ("leaderboard", "to"): ["f.txt", "pipe", "junk", "/dev/null/x", *NO_PATH],
     ("leaderboard", "page"): ["f.txt", "pipe", "junk", "loop", ".", "/dev/null/x", *NO_PATH],
@@ -155,6 +163,7 @@ COMMANDS = {
     "leaderboard": ["--store", "good.sqlite"],
     "compare": ["--store", "good.sqlite"],
     "export": ["--store", "good.sqlite"],
+    "verify": ["--plugins", "linear"],
     "store check": [],
     "store merge": [],
     "plot flow": ["--model", "lipflow", "--to", "x.png"],
@@ -163,7 +172,7 @@ COMMANDS = {
 ARGUMENTS = {
     "list": "models", "show": "linear", "check": "linear", "new": "mine", "sweep": "sweep.yaml",
     "export": "x.csv", "store check": "good.sqlite", "store merge": "good.sqlite",
-    "compare": "linear linear~0.25",
+    "compare": "linear linear~0.25", "verify": "ranked",
 }  # fmt: off
 # The other commands take the same options from the same functions.
 QUICK = ("run", "new")
@@ -213,6 +222,7 @@ def here(tmp_path_factory):
         patch.setattr(discovery, "_registered", [*discovery._registered])
         for command in ("run", "smooth"):
             assert cli.run([command, *COMMANDS[command], "--store", "good.sqlite"]) == 0
+        assert cli.run(["leaderboard", "--store", "good.sqlite", "--to", "ranked"]) == 0
         yield folder
 
 
