@@ -1,12 +1,12 @@
 """Forged tables and honest ones: which forgeries `verify` finds, and which honest rows it refuses.
 
-    python benchmarks/forgeries.py                       # 200 replays, about 20 minutes on one core
+    python benchmarks/forgeries.py              # 200 replays, about 20 minutes on one core
     python benchmarks/forgeries.py --replays 5 --forgeries 5
-    python benchmarks/forgeries.py --times               # a recount of 156 rows, a replay of one row
+    python benchmarks/forgeries.py --times      # a recount of 156 rows, a replay of one
 
 Each forgery of tests/oracles/forgeries.py changes a folder of honest tables, which is verified at
-the depth at which the forgery must be found. Honest tables are replayed with fresh seeds. Exits with 1
-where a forgery is not found, or an honest row is refused.
+the depth at which the forgery must be found. Honest tables are replayed with fresh seeds. Exits with
+1 where a forgery is not found, or an honest row is refused.
 """
 
 from __future__ import annotations

@@ -9,20 +9,18 @@ from oracles.entries import entry
 from oracles.evidence import add_to, evidence, verdict
 
 from robustbench_dyn.errors import InputError, StoreError
+from robustbench_dyn.reporting.changes import combine
+from robustbench_dyn.reporting.labels import bracket, is_named, label
 from robustbench_dyn.reporting.properties import Measured, read_findings
 from robustbench_dyn.reporting.published import entries_of, entry_of, read_folder, read_table
 from robustbench_dyn.reporting.publishing import (
     add_findings,
-    bracket,
-    combine,
     correct,
-    is_named,
-    label,
     publish,
-    read_withdrawn,
     withdraw,
     withdraw_entries,
 )
+from robustbench_dyn.reporting.withdrawn import read_withdrawn
 from robustbench_dyn.results.evidence import Correction
 from robustbench_dyn.results.evidence_files import read_evidence
 from robustbench_dyn.results.store import Store, Violation
@@ -387,6 +385,21 @@ def test_publishing_leaves_withdrawn_rows_as_they_are(tmp_path):
     assert "other" not in after["README.md"].decode()
 
 
+def test_a_row_that_comes_back_is_withdrawn_no_more(tmp_path):
+    folder = tmp_path / "t"
+    two_weights(folder)
+    (back,) = [one for one in read_folder(folder) if one.row["model"] == "other"]
+    withdraw(folder, "other", "a mistake")
+    with pytest.raises(InputError, match="was withdrawn"):
+        put(folder, back, add=True)
+    assert len(read_withdrawn(folder)) == 1
+    put(folder, back, add=True, replace=True)
+    assert read_withdrawn(folder) == []
+    assert "withdrawn.parquet" not in content(folder)
+    # Nothing is asked again.
+    put(folder, back, add=True)
+
+
 def test_rows_that_changed_meanwhile_are_not_withdrawn(tmp_path):
     folder = tmp_path / "t"
     two_weights(folder)
@@ -533,7 +546,8 @@ def test_a_row_is_withdrawn_by_a_command(command, tmp_path):
     [
         (("--remove", "n"), "belong together"),
         (("--why", "n"), "belong together"),
-        (("--remove", "n", "--why", "x", "--store", "a.sqlite"), "reads no --store"),
+        (("--remove", "n", "--why", "x", "--store", "a.sqlite"), "leave out --store"),
+        (("--remove", "n", "--why", "x", "--add"), "leave out --store, --add and --replace"),
         (("--remove", "nothing", "--why", "x"), "nothing"),
         (("--store", "a.sqlite", "--store", "no.sqlite"), "no.sqlite"),
         (("--store", "a.sqlite", "--latex", "x.txt"), "x.txt"),
