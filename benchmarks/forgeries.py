@@ -5,8 +5,8 @@
     python benchmarks/forgeries.py --times      # a recount of 156 rows, a replay of one
 
 Each forgery of tests/oracles/forgeries.py changes a folder of honest tables, which is verified at
-the depth at which the forgery must be found. Honest tables are replayed with fresh seeds. Exits with
-1 where a forgery is not found, or an honest row is refused.
+the depth at which the forgery must be found. Honest tables are replayed with fresh seeds. Exits
+with 1 where a forgery is not found, or an honest row is refused.
 """
 
 from __future__ import annotations
