@@ -13,8 +13,9 @@ from robustbench_dyn.cli.output import print_error, print_json, print_result
 from robustbench_dyn.errors import InputError
 
 if TYPE_CHECKING:
+    from robustbench_dyn.reporting.changes import Change
     from robustbench_dyn.reporting.published import Entry
-    from robustbench_dyn.reporting.publishing import Change, Published
+    from robustbench_dyn.reporting.publishing import Published
 
 _DEFAULT_STORE = Path("dynbench.sqlite")
 # Rows that stay as they are are counted, not listed.
@@ -92,8 +93,10 @@ def leaderboard(
         check_site(page, tables=to)
     if bool(remove) != bool(why):
         raise InputError("--remove MODEL and --why REASON belong together; give both")
-    if remove and store:
-        raise InputError("--remove withdraws rows of the tables and reads no --store; leave it out")
+    if remove and (store or add or replace):
+        raise InputError(
+            "--remove withdraws rows of the tables; leave out --store, --add and --replace"
+        )
     outcome = None
     if remove:
         outcome = _withdraw(to, remove, why)
@@ -220,7 +223,7 @@ def _as_json(change: Change) -> dict[str, Any]:
 
 
 def _as_line(change: Change) -> str:
-    from robustbench_dyn.reporting.publishing import bracket, label
+    from robustbench_dyn.reporting.labels import bracket, label
 
     line = f"{change.kind} {label(change.row)}: {bracket(change.row)}"
     return line if change.before is None else f"{line} (before: {bracket(change.before)})"

@@ -8,7 +8,14 @@ from typing import Final, NamedTuple
 
 from robustbench_dyn.errors import InputError, StoreError
 from robustbench_dyn.reporting.folder import settled
-from robustbench_dyn.reporting.rows import OF_TABLES, Row, checked_row, read_rows
+from robustbench_dyn.reporting.rows import (
+    OF_TABLES,
+    Row,
+    RowIdentity,
+    checked_row,
+    identity,
+    read_rows,
+)
 from robustbench_dyn.resources import shipped
 from robustbench_dyn.results.evidence import N_ADVERSARIAL, Evidence
 from robustbench_dyn.results.evidence_files import read_evidence
@@ -105,8 +112,19 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 def read_folder(folder: Path) -> list[Entry]:
-    """Return the entries of all tables of a folder; raises what read_table raises."""
-    return [entry for path in tables_in(folder) for entry in read_table(path)]
+    """Return the entries of all tables of a folder.
+
+    Raises what read_table raises, and InputError where two rows are the same claim.
+    """
+    found: dict[RowIdentity, Entry] = {}
+    for path in tables_in(folder):
+        for entry in read_table(path):
+            if found.setdefault(identity(entry.row), entry) is not entry:
+                raise InputError(
+                    f"{path}: two rows of the folder are of {entry.row['model']}, with the same "
+                    "weights, images, threat model, suite and seed; delete one of them"
+                )
+    return list(found.values())
 
 
 def shipped_entries() -> list[Entry]:

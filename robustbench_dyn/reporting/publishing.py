@@ -4,60 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import write_text
 from robustbench_dyn.names import file_name, inside
 from robustbench_dyn.plugins import unknown
-from robustbench_dyn.reporting.folder import replacing_folder, settled
+from robustbench_dyn.reporting.changes import Change, combine
+from robustbench_dyn.reporting.folder import replacing_folder
 from robustbench_dyn.reporting.headings import format_eps
+from robustbench_dyn.reporting.labels import is_named, label
 from robustbench_dyn.reporting.leaderboard import placed
 from robustbench_dyn.reporting.markdown import to_markdown
 from robustbench_dyn.reporting.properties import Findings, Measured, read_findings
 from robustbench_dyn.reporting.properties import to_csv as properties_to_csv
 from robustbench_dyn.reporting.published import (
     PROPERTIES,
-    WITHDRAWN,
     Entry,
     entry_of,
     read_folder,
     tables_in,
 )
-from robustbench_dyn.reporting.rows import (
-    Row,
-    RowIdentity,
-    identity,
-    read_rows,
-    table_of,
-    to_csv,
+from robustbench_dyn.reporting.rows import Images, RowIdentity, identity, images, table_of, to_csv
+from robustbench_dyn.reporting.withdrawn import (
+    Withdrawal,
+    check_not_withdrawn,
+    read_withdrawn,
+    write_withdrawn,
 )
 from robustbench_dyn.results.evidence import Evidence
-from robustbench_dyn.results.evidence_files import read_evidence, write_evidence
+from robustbench_dyn.results.evidence_files import write_evidence
 
 PAGE = "README.md"
-_OF_WITHDRAWN = ("why", "withdrawn_at")
-
-
-class Change(NamedTuple):
-    """What publishing did to a row; before: the row that another one replaced."""
-
-    kind: Literal["added", "replaced", "kept", "dropped", "withdrawn"]
-    row: Row
-    before: Row | None = None
-
-
-class Withdrawal(NamedTuple):
-    """A row that no longer counts, with the reason and the time (UTC)."""
-
-    row: Row
-    why: str
-    at: str
 
 
 class Published(NamedTuple):
-    """paths: of the files that were written; changes: of the rows, in the order of the tables."""
+    """paths: of the files that were written; changes: of the rows, in the order of the tables.
+
+    Rows that left the tables come last.
+    """
 
     paths: list[Path]
     changes: list[Change]
@@ -84,10 +71,14 @@ def publish(
         old = read_folder(folder)
         withdrawn = read_withdrawn(folder)
         if not replace:
-            _check_not_withdrawn(entries, withdrawn)
+            check_not_withdrawn(entries, withdrawn)
         final, changes = combine(entries, old, add=add, replace=replace, folder=folder)
-        names = _write(new, final)
-    return Published([folder / name for name in names], changes)
+        names, written = _write(new, final)
+        back = {identity(entry.row) for entry in final}
+        still = [one for one in withdrawn if identity(one.row) not in back]
+        if len(still) < len(withdrawn):
+            names += write_withdrawn(new, still)
+    return _published(folder, names, changes, written)
 
 
 def withdraw(folder: Path, model: str, why: str) -> Published:
@@ -106,35 +97,39 @@ def withdraw(folder: Path, model: str, why: str) -> Published:
 
 
 def withdraw_entries(folder: Path, gone: Sequence[Entry], why: str) -> Published:
-    """Move entries of a folder's tables into withdrawn.csv, with the reason."""
+    """Move entries of a folder's tables into withdrawn.csv, with the reason.
+
+    Raises InputError where the folder does not have one of them any more.
+    """
     names_of_gone = {_place(entry.row) for entry in gone}
     with replacing_folder(folder) as new:
-        kept = [entry for entry in read_folder(folder) if _place(entry.row) not in names_of_gone]
+        old = read_folder(folder)
+        _check_there(folder, gone, old)
+        kept = [entry for entry in old if _place(entry.row) not in names_of_gone]
         at = datetime.now(UTC).isoformat(timespec="seconds")
         withdrawn = [
             *read_withdrawn(folder),
             *(Withdrawal(entry.row, why, at) for entry in gone),
         ]
-        rows = [one.row | {"why": one.why, "withdrawn_at": one.at} for one in withdrawn]
-        write_text(new / WITHDRAWN, to_csv(rows, more=_OF_WITHDRAWN))
-        beside = Path(WITHDRAWN).with_suffix(".parquet").name
-        before = read_evidence(new / beside) if (new / beside).is_file() else {}
-        new_ones = {entry.evidence.sha256: entry.evidence for entry in gone if entry.evidence}
-        write_evidence(new / beside, list((before | new_ones).values()))
-        names = [*_write(new, kept), WITHDRAWN, beside]
+        evidence = [entry.evidence for entry in gone if entry.evidence is not None]
+        more = write_withdrawn(new, withdrawn, evidence)
+        names, written = _write(new, kept)
     changes = [Change("withdrawn", entry.row) for entry in gone]
-    return Published([folder / name for name in names], changes)
+    return _published(folder, [*names, *more], changes, written)
 
 
 def correct(folder: Path, before: Entry, evidence: Evidence) -> Published:
-    """Put corrected evidence, and the row that it comes to, in the place of an entry."""
+    """Put corrected evidence, and the row that it comes to, in the place of an entry.
+
+    Raises InputError where the folder does not have the entry any more.
+    """
     with replacing_folder(folder) as new:
         after = entry_of(evidence, f"the corrected row of {before.row['model']}")
         old = read_folder(folder)
+        _check_there(folder, [before], old)
         final = [after if _place(entry.row) == _place(before.row) else entry for entry in old]
-        names = _write(new, final)
-    changes = [Change("replaced", after.row, before.row)]
-    return Published([folder / name for name in names], changes)
+        names, written = _write(new, final)
+    return _published(folder, names, [Change("replaced", after.row, before.row)], written)
 
 
 def add_findings(folder: Path, measured: Sequence[Measured]) -> Published:
@@ -145,121 +140,16 @@ def add_findings(folder: Path, measured: Sequence[Measured]) -> Published:
         kept = [one for one in others if one.weights_sha256 not in weights]
         write_text(new / PROPERTIES, properties_to_csv(Findings([*kept, *measured])))
         entries = read_folder(folder)
-        names = [*_write(new, entries), PROPERTIES]
+        names, written = _write(new, entries)
     changes = [Change("kept", entry.row) for entry in entries]
-    return Published([folder / name for name in names], changes)
+    return _published(folder, [*names, PROPERTIES], changes, written)
 
 
-def combine(
-    new: Sequence[Entry],
-    old: Sequence[Entry],
-    *,
-    add: bool,
-    replace: bool,
-    folder: Path,
-) -> tuple[list[Entry], list[Change]]:
-    """Return the rows of both and what became of each; see publish for the rules."""
-    known = {identity(entry.row): entry for entry in old}
-    new = _one_each(new)
-    changes = [
-        Change("replaced", entry.row, known[identity(entry.row)].row)
-        if identity(entry.row) in known
-        else Change("added", entry.row)
-        for entry in new
-    ]
-    if not replace:
-        for change in changes:
-            _check_replacement(change)
-    taken = {identity(entry.row) for entry in new}
-    tables = {table_of(entry.row) for entry in new}
-    left = [entry for entry in old if identity(entry.row) not in taken]
-    kept = [entry for entry in left if add or table_of(entry.row) not in tables]
-    dropped = [entry for entry in left if not (add or table_of(entry.row) not in tables)]
-    if dropped and not replace:
-        raise InputError(
-            f"{folder} has {len(dropped)} rows that are not in the store, {label(dropped[0].row)} "
-            "for one; keep them with --add, or drop them with --replace"
-        )
-    changes += [Change("kept", entry.row) for entry in kept]
-    changes += [Change("dropped", entry.row) for entry in dropped]
-    return [*new, *kept], changes
+def _write(new: Path, entries: Sequence[Entry]) -> tuple[list[str], list[Entry]]:
+    """Write all tables of a folder, in place of those that are there.
 
-
-def is_named(row: Mapping[str, Any], name: str) -> bool:
-    """Say whether a row is of the model NAME, or NAME@HASH with the first digits of its weights."""
-    model, _, digits = name.partition("@")
-    return bool(row["model"] == model and str(row["weights_sha256"] or "").startswith(digits))
-
-
-def label(row: Mapping[str, Any]) -> str:
-    """Name a row in a sentence: its model, data set, threat model and number of examples."""
-    return (
-        f"{row['model']} on {row['n_examples']} examples of {row['dataset']}, {row['norm']} "
-        f"{format_eps(row['eps'])}"
-    )
-
-
-def bracket(row: Mapping[str, Any]) -> str:
-    """Return a row's bounds for a sentence: certified, empirical, both in percent."""
-    empirical = row["empirical_accuracy"]
-    attacked = "not attacked" if empirical is None else f"empirical {100 * empirical:.1f} %"
-    return f"certified {100 * row['certified_accuracy']:.1f} %, {attacked}"
-
-
-def read_withdrawn(folder: Path) -> list[Withdrawal]:
-    """Return the withdrawn rows of a folder; raises InputError where their file breaks a rule."""
-    path = settled(folder) / WITHDRAWN
-    if not path.is_file():
-        return []
-    rows = read_rows(path, more=_OF_WITHDRAWN)
-    return [Withdrawal(row, *(row.pop(name) for name in _OF_WITHDRAWN)) for row in rows]
-
-
-def _one_each(entries: Iterable[Entry]) -> list[Entry]:
-    """Return one entry an identity: of the most examples, then the narrowest bracket."""
-    best: dict[RowIdentity, Entry] = {}
-    for entry in entries:
-        other = best.setdefault(identity(entry.row), entry)
-        if _worth(entry) > _worth(other):
-            best[identity(entry.row)] = entry
-    return list(best.values())
-
-
-def _worth(entry: Entry) -> tuple[object, ...]:
-    row = entry.row
-    gap = 1.0 if row["gap"] is None else row["gap"]
-    return row["n_examples"], -gap, row["evaluated_at"]
-
-
-def _check_not_withdrawn(entries: Iterable[Entry], withdrawn: Iterable[Withdrawal]) -> None:
-    gone = {identity(one.row): one for one in withdrawn}
-    for entry in entries:
-        if found := gone.get(identity(entry.row)):
-            raise InputError(
-                f"{label(entry.row)} was withdrawn on {found.at[:10]} ({found.why}); to publish it "
-                "all the same, give --replace"
-            )
-
-
-def _check_replacement(change: Change) -> None:
-    """Raise InputError where a row would be replaced by one that says less."""
-    row, before = change.row, change.before
-    if before is None:
-        return
-    if row["n_examples"] < before["n_examples"]:
-        raise InputError(
-            f"{label(row)} would replace a row of {before['n_examples']} examples; run it on as "
-            "many, or give --replace"
-        )
-    if row["certifiers"] == "none" != before["certifiers"]:
-        raise InputError(
-            f"{label(row)} ran no certifier, and would replace a row of {before['certifiers']}; "
-            "run it with certifiers, or give --replace"
-        )
-
-
-def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
-    """Write all tables of a folder, in place of those that are there; return the names."""
+    Returns the names of the files, and the entries as they were written, in their order.
+    """
     for path in tables_in(new):
         path.unlink()
         path.with_suffix(".parquet").unlink(missing_ok=True)
@@ -274,7 +164,32 @@ def _write(new: Path, entries: Sequence[Entry]) -> list[str]:
             write_evidence(inside(new, beside), evidence)
             names.append(beside)
     write_text(new / PAGE, to_markdown(final))
-    return [*names, PAGE]
+    return [*names, PAGE], final
+
+
+def _published(
+    folder: Path, names: Iterable[str], changes: Iterable[Change], written: Iterable[Entry]
+) -> Published:
+    """Return what publishing did, with the ranks and open flags that rows have got."""
+    order = {_place(entry.row): (place, entry.row) for place, entry in enumerate(written)}
+    gone = len(order)
+    told = [
+        (place, change._replace(row=row))
+        for change in changes
+        for place, row in [order.get(_place(change.row), (gone, change.row))]
+    ]
+    in_order = [change for _, change in sorted(told, key=itemgetter(0))]
+    return Published([folder / name for name in names], in_order)
+
+
+def _check_there(folder: Path, wanted: Iterable[Entry], entries: Iterable[Entry]) -> None:
+    there = {_place(entry.row) for entry in entries}
+    for entry in wanted:
+        if _place(entry.row) not in there:
+            raise InputError(
+                f"{folder} does not hold {label(entry.row)} as it was read, since its tables were "
+                "changed meanwhile; give the command again"
+            )
 
 
 def _files(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -295,5 +210,6 @@ def _files(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     return files
 
 
-def _place(row: Mapping[str, Any]) -> tuple[RowIdentity, object, object]:
-    return identity(row), row["first_example"], row["n_examples"]
+def _place(row: Mapping[str, Any]) -> tuple[RowIdentity, Images, str]:
+    """Return what makes two rows the same one: the claim, its images and its evidence."""
+    return identity(row), images(row), row["evidence_sha256"] or ""

@@ -120,7 +120,8 @@ class Images(NamedTuple):
 
 def identity(row: Mapping[str, Any]) -> RowIdentity:
     """Return what makes a row the same claim as another one."""
-    return RowIdentity(*(_plain(row[name]) for name in RowIdentity._fields))
+    values = {name: _plain(row[name]) for name in RowIdentity._fields}
+    return RowIdentity(**values | {"seed": None if values["seed"] == "" else values["seed"]})
 
 
 def images(row: Mapping[str, Any]) -> Images:

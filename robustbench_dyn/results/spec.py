@@ -160,7 +160,7 @@ class Record:
         content = json.loads(text)
         spec = _known(EvaluationSpec, content["spec"])
         stages = {
-            name: tuple(StageSpec(**_known(StageSpec, stage)) for stage in spec.get(name, ()))
+            name: tuple(_stage_of(stage) for stage in spec.get(name, ()))
             for name in ("attacks", "attacks_if_random", "certifiers")
         }
         smoothing = spec.get("smoothing")
@@ -200,6 +200,15 @@ class Record:
             "attacks": [a.label for a in spec.attacks if not a.only_on_signs],
             "certifiers": [certifier.label for certifier in spec.certifiers],
         }
+
+
+def _stage_of(content: Mapping[str, Any]) -> StageSpec:
+    """Return the stage of a record; raises KeyError, TypeError or ValueError where it is none."""
+    stage = StageSpec(**_known(StageSpec, content))
+    for name in ("name", "label"):
+        if not isinstance(value := getattr(stage, name), str):
+            raise TypeError(f"the {name} of a stage is a text, not {value!r:.100}")
+    return stage
 
 
 def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.machine_errors import machine_errors_explained
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.reporting.labels import label
 from robustbench_dyn.reporting.published import Entry
-from robustbench_dyn.reporting.publishing import Published, correct, label, withdraw_entries
+from robustbench_dyn.reporting.publishing import Published, correct, withdraw_entries
 from robustbench_dyn.results.evidence import Correction, Evidence
 from robustbench_dyn.results.flags import RANDOM
 from robustbench_dyn.results.verdicts import Outcome, Status, Step, Verdict

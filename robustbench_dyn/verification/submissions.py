@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from robustbench_dyn.errors import InputError, one_line, shown
-from robustbench_dyn.reporting.publishing import is_named
+from robustbench_dyn.reporting.labels import is_named
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from robustbench_dyn.errors import DynbenchError, InputError, MachineError, one_line
 from robustbench_dyn.reporting.folder import settled
+from robustbench_dyn.reporting.labels import is_named, label
 from robustbench_dyn.reporting.open_flags import open_flags
 from robustbench_dyn.reporting.properties import read_findings
 from robustbench_dyn.reporting.published import (
@@ -18,9 +19,9 @@ from robustbench_dyn.reporting.published import (
     read_table,
     tables_in,
 )
-from robustbench_dyn.reporting.publishing import is_named, label, read_withdrawn
 from robustbench_dyn.reporting.ranking import ranked
 from robustbench_dyn.reporting.rows import Row, identity, try_rows
+from robustbench_dyn.reporting.withdrawn import read_withdrawn
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.evidence_files import read_evidence
 from robustbench_dyn.verification.at_hand import DataAtHand

@@ -54,7 +54,7 @@ def test_the_walk_of_the_page(tmp_path):
         assert ended.returncode == code, (source, ended.stdout, ended.stderr)
         said[source] = ended.stdout + ended.stderr
     assert "24 examples" in next(v for k, v in said.items() if "third.sqlite --to" in k)
-    assert "lipflow" in said["dynbench verify forged"]
+    assert "FAILS  forged/fashion_mnist-L2-0.5.csv, line 2" in said["dynbench verify forged"]
     assert (tmp_path / "site" / "index.html").is_file()
     assert "A. Reader, by mail" in (tmp_path / "tables/fashion_mnist-L2-0.5.csv").read_text()
     assert "trained on test images" in (tmp_path / "tables/withdrawn.csv").read_text()

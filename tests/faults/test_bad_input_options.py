@@ -63,6 +63,8 @@ FLAGS = {
     "profile",
     "version",
     "add",
+    "replace",
+    "check",
     "published",
     "pending",
     "help",
@@ -95,6 +97,11 @@ VALUES = {
     "store": NO_STORE,
     "stores": ["", ".", "pipe", "loop", "junk", "f.txt", "/dev/zero", "no/such", *NO_PATH],
     "export": NO_TABLE,
+    "remove": NO_NAME[1:],
+    "why": [" ", "x", LONG, *NO_TEXT],
+    "adversarial": [*NO_NUMBER, "1.5", "1e3", "-1"],
+    "latex": ["", "x", "x.txt", "x.tex.gz", ".tex", "f.txt/x.tex", *NO_PATH],
+    "page": ["", ".", "/", "f.txt", "pipe", "loop/x", "junk", "/dev/null/x", *NO_PATH],
     "plugins": NO_FOLDER,
     "data_dir": ["f.txt", "pipe", "/dev/null"],
     "sigma": [*NO_NUMBER, "0", "-1", "11", "1e300"],
@@ -136,8 +143,9 @@ OWN_VALUES = {
     ("sweep", "device"): ["", "x", "meta", "cuda:-1", "cuda:999999999999", DIGITS, *NO_TEXT],
     # An empty name stands for the data set of the model's weights.
     ("check", "dataset"): NO_NAME[1:],
-    # Unused by models, and a fault of each shard in a sweep.
+    # Unused by models and tables, and a fault of each shard in a sweep.
     ("check", "data_dir"): [],
+    ("leaderboard", "data_dir"): [],
     ("sweep", "data_dir"): [],
 }
 LINEAR = ["--model", "linear", "--plugins", "linear"]

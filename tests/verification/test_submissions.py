@@ -10,7 +10,7 @@ import torch
 from robustbench_dyn import load_dataset, load_model
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.reporting.published import read_table
-from robustbench_dyn.reporting.publishing import read_withdrawn
+from robustbench_dyn.reporting.withdrawn import read_withdrawn
 from robustbench_dyn.results.verdicts import Status
 from robustbench_dyn.verification.corrections import apply, assess
 from robustbench_dyn.verification.replay import ReplayOptions
