@@ -803,7 +803,11 @@ def withdrawn_row_put_back(folder):
     """A row that was withdrawn, in its table again."""
     entry = entry_of(folder, OTHER)
     withdraw(folder, OTHER, "a certificate was wrong")
+    gone = {path: path.read_bytes() for path in folder.glob("withdrawn.*")}
+    # By --replace the row comes back, and leaves the withdrawn ones; a forger leaves it in both.
     publish([entry], folder, add=True, replace=True)
+    for path, content in gone.items():
+        path.write_bytes(content)
 
 
 @forgery("replay", "certificate", model=SMOOTHED)
