@@ -1,4 +1,4 @@
-"""What publishing does to each row: which new rows replace which old ones, and which may not."""
+"""Changes of published rows: new rows replace old ones of the same claim, unless they say less."""
 
 from __future__ import annotations
 
