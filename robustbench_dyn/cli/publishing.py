@@ -130,9 +130,16 @@ def _publish(
     else:
         held = Store()
         merge_stores(paths, held)
-    for model in refuted_in(held):
+    entries, refuted = entries_of(held, n_adversarial=n_adversarial), refuted_in(held)
+    if refuted and not entries:
+        raise InputError(
+            f"an attack refuted a certificate of {', '.join(refuted)}, and the store holds no "
+            "finished run beside"
+        )
+    published = publish(entries, to, add=add, replace=replace)
+    for model in refuted:
         print_error(f"an attack refuted a certificate of {model}; that evaluation has no row")
-    return publish(entries_of(held, n_adversarial=n_adversarial), to, add=add, replace=replace)
+    return published
 
 
 def _withdraw(to: Path, model: str, why: str) -> Published:
