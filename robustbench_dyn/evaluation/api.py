@@ -19,11 +19,7 @@ from robustbench_dyn.evaluation.options import check_certifiers, check_options, 
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.progress import Progress
-from robustbench_dyn.isolation.process import reported
-from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.models.machine_errors import machine_errors_explained
-from robustbench_dyn.models.precision import full_precision
-from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.store import Run, Store
 from robustbench_dyn.results.summary import summary_row
@@ -197,15 +193,11 @@ def open_pipeline(
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     where = device_of(model, device)
     with (
-        reported(),
-        machine_errors_explained(),
-        full_precision(),
-        open_store(store) as opened,
-        frozen_eval(model.to(where)),
-    ):
-        tested = ModelUnderTest(
+        under_test(
             model, dataset, device=where, seed=seed, batch_size=batch_size, name=name
-        )
+        ) as tested,
+        open_store(store) as opened,
+    ):
         plan = NetworkPlan(
             tested,
             dataset,

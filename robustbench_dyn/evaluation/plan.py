@@ -164,7 +164,7 @@ class NetworkPlan:
         self.record = Record(
             spec=spec,
             parameters=count_parameters(network),
-            lipschitz_bound=_bound(network),
+            lipschitz_bound=bound_of(network),
             declared_bounds=tuple(declared) if self.declared_labels else (),
             not_applicable=selection.not_applicable,
             suite=_name_of(attacks),
@@ -311,7 +311,8 @@ def _code(stage: Attack | Certifier[Any]) -> str:
     )
 
 
-def _bound(model: nn.Module) -> float | None:
+def bound_of(model: nn.Module) -> float | None:
+    """Return the Lipschitz bound of a model in L2, or None where it has none that can be told."""
     if isinstance(model, IsolatedModel):
         told: float | None = model.facts["lipschitz_bound"]
         return told

@@ -22,11 +22,9 @@ from robustbench_dyn.evaluation.options import check_options, device_of
 from robustbench_dyn.evaluation.outcomes import Stage
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.progress import Progress
-from robustbench_dyn.isolation.process import reported
-from robustbench_dyn.models.freezing import frozen_eval
+from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.models.isolated import count_parameters
-from robustbench_dyn.models.machine_errors import machine_errors_explained
-from robustbench_dyn.models.precision import PRECISION, full_precision
+from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.results.spec import EvaluationSpec, Record, SmoothingSpec, StageSpec
@@ -103,15 +101,11 @@ def evaluate_smoothed(
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
     where = device_of(model, device)
     with (
-        reported(),
-        machine_errors_explained(),
-        full_precision(),
-        open_store(store) as opened,
-        frozen_eval(model.to(where)),
-    ):
-        tested = ModelUnderTest(
+        under_test(
             model, dataset, device=where, seed=seed, batch_size=batch_size, name=name
-        )
+        ) as tested,
+        open_store(store) as opened,
+    ):
         plan = SmoothedPlan(
             tested,
             dataset,

@@ -15,10 +15,7 @@ from torch import Tensor
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.candidates import Hit, find_hits
 from robustbench_dyn.evaluation.options import device_of
-from robustbench_dyn.isolation.process import reported
-from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.models.machine_errors import machine_errors_explained
-from robustbench_dyn.models.precision import full_precision
+from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.reporting.labels import label
 from robustbench_dyn.reporting.published import Entry
@@ -93,20 +90,9 @@ def _assess_row(
             f"have {shape}"
         )
     device = device_of(subject.model, options.device)
-    with (
-        reported(),
-        machine_errors_explained(),
-        full_precision(),
-        frozen_eval(subject.model.to(device)),
-    ):
-        model = ModelUnderTest(
-            subject.model,
-            subject.dataset,
-            device=device,
-            seed=options.seed,
-            batch_size=_BATCH_SIZE,
-            name=None,
-        )
+    with under_test(
+        subject.model, subject.dataset, device=device, seed=options.seed, batch_size=_BATCH_SIZE
+    ) as model:
         model.in_expectation = RANDOM in evidence.flags
         assessing = _Assessing(evidence, model, subject.dataset.x, options.seed, device)
         return assessing.assess(submission.example_ids, torch.from_numpy(submission.x_adv))

@@ -9,11 +9,10 @@ import torch
 
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.masking import N_EXAMPLES, find_signs
-from robustbench_dyn.lipschitz.bounds import lipschitz_bound
+from robustbench_dyn.evaluation.plan import bound_of
 from robustbench_dyn.lipschitz.declared import declared_bounds, refute_declared_bounds
 from robustbench_dyn.models.identity import identity_of_isolated, registered_identity
-from robustbench_dyn.models.isolated import IsolatedModel, count_parameters
-from robustbench_dyn.models.machine_errors import is_machine_error
+from robustbench_dyn.models.isolated import count_parameters
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.flags import COUPLED, RANDOM, REFUTED_BOUND, SELF_DECLARED
@@ -54,22 +53,9 @@ def _numbers(found: Replayed, evidence: Evidence, model: nn.Module) -> None:
     ):
         if told != here:
             found.fails("facts", f"{name} is {told} in the row, and {here} of the model")
-    stated, bound = record.lipschitz_bound, _bound(model)
+    stated, bound = record.lipschitz_bound, bound_of(model)
     if stated is not None and (bound is None or not math.isclose(stated, bound, rel_tol=RADIUS)):
         found.fails("facts", f"lipschitz_bound is {stated} in the row, and {bound} of the model")
-
-
-def _bound(model: nn.Module) -> float | None:
-    if isinstance(model, IsolatedModel):
-        told: float | None = model.facts["lipschitz_bound"]
-        return told
-    try:
-        return lipschitz_bound(model)
-    # The model's own method may raise anything.
-    except Exception as error:
-        if is_machine_error(error):
-            raise
-        return None
 
 
 def _flags(found: Replayed, evidence: Evidence, model: ModelUnderTest) -> None:

@@ -15,10 +15,7 @@ from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.api import evaluate
 from robustbench_dyn.evaluation.candidates import predict_in_expectation
 from robustbench_dyn.evaluation.options import device_of
-from robustbench_dyn.isolation.process import reported
-from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.models.machine_errors import machine_errors_explained
-from robustbench_dyn.models.precision import full_precision
+from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.flags import NOT_A_FUNCTION, RANDOM
@@ -95,20 +92,9 @@ def replay(evidence: Evidence, options: ReplayOptions) -> Replayed:
     device = device_of(subject.model, options.device)
     # A row may say "auto", which measures, and stops where memory runs out.
     batch_size = spec.batch_size if isinstance(spec.batch_size, int) else _BATCH_SIZE
-    with (
-        reported(),
-        machine_errors_explained(),
-        full_precision(),
-        frozen_eval(subject.model.to(device)),
-    ):
-        tested = ModelUnderTest(
-            subject.model,
-            subject.dataset,
-            device=device,
-            seed=options.seed,
-            batch_size=batch_size,
-            name=None,
-        )
+    with under_test(
+        subject.model, subject.dataset, device=device, seed=options.seed, batch_size=batch_size
+    ) as tested:
         work = _Replay(evidence, subject.dataset, tested, device, options, found)
         check_facts(found, evidence, tested, subject.dataset, options)
         work.predict_again()

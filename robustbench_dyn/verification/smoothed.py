@@ -13,11 +13,7 @@ from torch import Tensor
 
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.options import device_of
-from robustbench_dyn.isolation.process import reported
-from robustbench_dyn.models.freezing import frozen_eval
-from robustbench_dyn.models.machine_errors import machine_errors_explained
-from robustbench_dyn.models.precision import full_precision
-from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.store import Store, Votes
 from robustbench_dyn.results.verdicts import ABSTAINED, Status, Verdict
@@ -168,20 +164,9 @@ def _assess_images(
     rows = torch.tensor([verdict.example_id - first for verdict in sample.kept])
     x, y = subject.dataset.x[rows].to(device), subject.dataset.y[rows].to(device)
     standing = list[int]()
-    with (
-        reported(),
-        machine_errors_explained(),
-        full_precision(),
-        frozen_eval(subject.model.to(device)),
-    ):
-        tested = ModelUnderTest(
-            subject.model,
-            subject.dataset,
-            device=device,
-            seed=options.seed,
-            batch_size=_BATCH_SIZE,
-            name=None,
-        )
+    with under_test(
+        subject.model, subject.dataset, device=device, seed=options.seed, batch_size=_BATCH_SIZE
+    ) as tested:
         counter = VoteCounter(tested, smoothing, {}, seed=options.seed, n_draws=N_DRAWS)
         for k, verdict in enumerate(sample.kept):
             image = _image(verdict, x[k : k + 1])
