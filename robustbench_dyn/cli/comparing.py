@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_dyn.cli.options import AsJson, parse_norm, require_store, require_tables
+from robustbench_dyn.cli.options import AsJson, parse_norm, require_stores, require_tables
 from robustbench_dyn.cli.output import print_json, print_result
 from robustbench_dyn.threat_models import parse_eps
 
@@ -36,7 +36,7 @@ def compare(
     """Compare two models on the same examples: which differ, and how sure one can be."""
     norm = None if norm_name is None else parse_norm(norm_name)
     radius = None if eps is None else parse_eps(eps)
-    stores = [require_store(path) for path in store or []]
+    stores = require_stores(store or [])
     from robustbench_dyn.reporting.comparison import compare as compare_entries
     from robustbench_dyn.reporting.comparison_output import document, to_text
     from robustbench_dyn.reporting.published import entries_of, read_folder, shipped_entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -159,6 +160,31 @@ def require_store(store: Path) -> Path:
     if not exists:
         raise InputError(f"there is no store {store}; make one with: dynbench run --model NAME")
     return store
+
+
+def require_stores(paths: Iterable[Path], *, but: Path | None = None) -> list[Path]:
+    """Return the stores that paths stand for: files, and in place of a folder its *.sqlite.
+
+    but: a store that a folder may hold, and that is not meant. Raises InputError for a file that
+    does not exist, and for a folder without a store.
+    """
+    stores = dict[Path, None]()
+    for path in paths:
+        if not _is_folder(path):
+            stores[require_store(path)] = None
+            continue
+        held = [one for one in sorted(path.glob("*.sqlite")) if one.is_file() and one != but]
+        if not held:
+            raise InputError(f"the folder {path} holds no store, no file called *.sqlite")
+        stores |= dict.fromkeys(held)
+    return list(stores)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def require_tables(folder: Path) -> Path:

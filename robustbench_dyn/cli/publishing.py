@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_dyn.cli.options import AsJson, DataDir, Limited, Plugins, Trust, require_store
+from robustbench_dyn.cli.options import AsJson, DataDir, Limited, Plugins, Trust, require_stores
 from robustbench_dyn.cli.output import print_error, print_json, print_result
 from robustbench_dyn.errors import InputError
 
@@ -27,7 +27,8 @@ def leaderboard(
         list[Path] | None,
         typer.Option(
             "--store",
-            help="SQLite file of verdicts; several are merged. By default dynbench.sqlite.",
+            help="SQLite file of verdicts, or a folder of them; several are merged. By default "
+            "dynbench.sqlite.",
         ),
     ] = None,
     to: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("leaderboards"),
@@ -124,7 +125,7 @@ def _publish(
     from robustbench_dyn.results.exchange import merge_stores
     from robustbench_dyn.results.store import Store
 
-    paths = [require_store(path) for path in dict.fromkeys(stores)]
+    paths = require_stores(stores)
     if len(paths) == 1:
         held = Store(paths[0])
     else:

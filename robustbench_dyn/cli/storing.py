@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_dyn.cli.options import require_store
+from robustbench_dyn.cli.options import require_store, require_stores
 from robustbench_dyn.cli.output import print_result
 
 _SHOWN = 20
@@ -35,7 +35,8 @@ def check_store(
 
 def merge(
     stores: Annotated[
-        list[Path], typer.Argument(metavar="STORE...", help="SQLite files of verdicts.")
+        list[Path],
+        typer.Argument(metavar="STORE...", help="SQLite files of verdicts, or folders of them."),
     ],
     to: Annotated[
         Path, typer.Option(help="Store that they are merged into; it is made if there is none.")
@@ -44,9 +45,7 @@ def merge(
     """Merge stores; exit 1 where one has an adversarial example inside a radius of another one."""
     from robustbench_dyn.results.exchange import merge_into
 
-    for path in stores:
-        require_store(path)
-    merged = merge_into(stores, to)
+    merged = merge_into(require_stores(stores, but=to), to)
     for one in merged:
         left_out = f", {one.left_out} verdicts left out" if one.left_out else ""
         print_result(

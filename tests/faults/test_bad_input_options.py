@@ -53,6 +53,7 @@ NO_LIST = [
 NO_PATH = ["nul\0", LONG]
 NO_FILE = ["", ".", "pipe", "loop", "no/such", "/dev/zero", "/dev/null", "/proc/self/mem", *NO_PATH]
 NO_STORE = [*NO_FILE, "junk"]
+NO_STORES = ["linear", *(path for path in NO_STORE if path not in ("", "."))]
 NO_FOLDER = ["f.txt", "pipe", "loop", "no/such", "/dev/null", *NO_PATH]
 NO_TABLE = ["", "x", "x.txt", "x.csv.gz", ".csv", *NO_PATH]
 NO_DEVICE = ["", "x", "meta", "cuda:-1", "cuda:999999999999", "cpu:x", DIGITS, *NO_TEXT]
@@ -95,7 +96,8 @@ VALUES = {
     "batch_size": [*NO_COUNT, "Auto", "1_0", "٣"],
     "device": NO_DEVICE,
     "store": NO_STORE,
-    "stores": ["", ".", "pipe", "loop", "junk", "f.txt", "/dev/zero", "no/such", *NO_PATH],
+    # A folder stands for the stores in it.
+    "stores": ["linear", "pipe", "loop", "junk", "f.txt", "/dev/zero", "no/such", *NO_PATH],
     "export": NO_TABLE,
     "remove": NO_NAME[1:],
     "why": [" ", "x", LONG, *NO_TEXT],
@@ -135,7 +137,8 @@ OWN_VALUES = {
     ("export", "to"): ["", ".", "x", "x.txt", *NO_PATH],
     ("leaderboard", "to"): ["f.txt", "pipe", "junk", "/dev/null/x", *NO_PATH],
     ("leaderboard", "page"): ["f.txt", "pipe", "junk", "loop", ".", "/dev/null/x", *NO_PATH],
-    ("compare", "store"): [*NO_STORE, "no.sqlite"],
+    ("compare", "store"): [*NO_STORES, "no.sqlite"],
+    ("leaderboard", "store"): NO_STORES,
     ("store merge", "to"): ["", ".", "pipe", "loop", "junk", "/dev/zero", "good.sqlite", *NO_PATH],
     ("new", "to"): ["f.txt", "pipe", "junk", "/dev/null", *NO_PATH],
     ("plot flow", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],

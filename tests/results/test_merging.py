@@ -375,6 +375,22 @@ def test_the_command_merges_stores(three, tmp_path):
     assert Store(target).finished("k", EPS) == [range(8), range(10, 11)]
 
 
+def test_a_folder_stands_for_the_stores_in_it(three, tmp_path):
+    folder, target = tmp_path / "shards", tmp_path / "shards" / "all.sqlite"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("of two machines")
+    empty = dynbench("store", "merge", folder, "--to", target, cwd=tmp_path)
+    assert (empty.returncode, "holds no store" in empty.stderr) == (2, True)
+    for path in three:
+        shutil.copy(path, folder)
+    for _ in range(2):
+        # The second time, the folder also holds the store that the others are merged into.
+        done = dynbench("store", "merge", folder, "--to", target, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == len(three)
+    assert Store(target).finished("k", EPS) == [range(8), range(10, 11)]
+
+
 def test_the_command_ends_with_1_where_a_certificate_is_refuted(tmp_path):
     paths = [
         write(tmp_path / "a.sqlite", [certified(1)]),
