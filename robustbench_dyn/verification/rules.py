@@ -13,7 +13,7 @@ from robustbench_dyn.reporting.statistics import fewest_holding
 
 # Logits of one model on two devices differ by their rounding, relative to the largest logit of the
 # input: by 256 units in the last place of float32, 3e-5, in the same process (models.determinism);
-# by less than 1e-4 between a CPU and a GPU in full precision.
+# by less than 1e-4 between a CPU and a GPU in full precision, as rows of both were replayed.
 ROUNDING = 1e-4
 # Distances are computed in float64; sums in another order differ in the last digits.
 DISTANCE = 1e-9
