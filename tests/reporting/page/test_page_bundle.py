@@ -20,7 +20,10 @@ def test_shipped_files_equal_a_fresh_build(tmp_path):
     if shutil.which("npm") is None:
         pytest.skip("there is no npm")
     shutil.copytree(SOURCE, tmp_path / "page", ignore=shutil.ignore_patterns("node_modules"))
-    install = run("npm", "ci", folder=tmp_path / "page")
+    try:
+        install = run("npm", "ci", folder=tmp_path / "page")
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm's registry takes too long")
     if install.returncode and OUT_OF_REACH.search(install.stderr):
         pytest.skip("npm's registry is out of reach")
     assert install.returncode == 0, install.stderr
