@@ -188,7 +188,7 @@ def _assess(
     write: bool,
     as_json: bool,
 ) -> None:
-    """Assess submitted images, and change the tables where that is asked for."""
+    """Assess submitted images, and correct the tables if the user wants it."""
     from robustbench_dyn.verification.corrections import apply, assess, summary
     from robustbench_dyn.verification.submissions import read_submission
     from robustbench_dyn.verification.tables import entries_to_correct

@@ -1,4 +1,4 @@
-"""Verify tables: every row of a CSV, or of all CSVs of a folder, to the depth that is asked for."""
+"""Verify tables: every row of a CSV, or of all CSVs of a folder, to one of three depths."""
 
 from __future__ import annotations
 
