@@ -128,13 +128,12 @@ class _Replay:
         """Hold all predictions of the row to those of the model now."""
         verdicts, wrong = self.evidence.verdicts, list[int]()
         for part in _parts(verdicts, self._size()):
-            x, y = self._tensors(part)
+            x, _ = self._tensors(part)
             logits = self._logits(x)
             labels = self._predicted(x, logits)
             for verdict, row, now in zip(part, logits, labels, strict=True):
                 if now != verdict.prediction and not _ties(row, verdict.prediction):
                     wrong.append(verdict.example_id)
-            del y
         if wrong and not (self._varies and is_chance(len(wrong), len(verdicts))):
             self.found.fails(
                 "predictions",
