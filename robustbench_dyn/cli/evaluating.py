@@ -232,7 +232,7 @@ def curve(
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
-    from robustbench_dyn.reporting.headings import format_eps, format_percent, heading
+    from robustbench_dyn.results.headings import format_eps, format_percent, heading
 
     check_export(export)
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from robustbench_dyn.cli.consoles import line, plain_table, print_text, stderr, stdout, text
-from robustbench_dyn.reporting.headings import (
+from robustbench_dyn.results.headings import (
     format_eps,
     format_interval,
     format_percent,

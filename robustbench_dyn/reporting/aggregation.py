@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final, NamedTuple
 
-from robustbench_dyn.reporting.headings import format_percent, format_threat_model
+from robustbench_dyn.results.headings import format_percent, format_threat_model
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.ranking import ModelOfTable, model_of, tied
 from robustbench_dyn.reporting.rows import Images

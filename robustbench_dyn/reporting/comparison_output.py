@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from robustbench_dyn.reporting.comparison import STATUSES, Comparison, Difference, Share
-from robustbench_dyn.reporting.headings import (
+from robustbench_dyn.results.headings import (
     INTERVAL,
     format_interval,
     format_percent,

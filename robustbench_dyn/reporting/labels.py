@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustbench_dyn.reporting.headings import format_eps
+from robustbench_dyn.results.headings import format_eps
 
 
 def is_named(row: Mapping[str, Any], name: str) -> bool:

@@ -17,7 +17,7 @@ from robustbench_dyn.files import check_writable, replacing
 from robustbench_dyn.lipschitz.bounds import Classifier
 from robustbench_dyn.reporting.cells import to_plot_text
 from robustbench_dyn.reporting.curves import curve
-from robustbench_dyn.reporting.headings import format_eps, heading
+from robustbench_dyn.results.headings import format_eps, heading
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:

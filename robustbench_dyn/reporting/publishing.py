@@ -14,7 +14,7 @@ from robustbench_dyn.names import file_name, inside
 from robustbench_dyn.plugins import unknown
 from robustbench_dyn.reporting.changes import Change, combine
 from robustbench_dyn.reporting.folder import replacing_folder
-from robustbench_dyn.reporting.headings import format_eps
+from robustbench_dyn.results.headings import format_eps
 from robustbench_dyn.reporting.labels import is_named, label
 from robustbench_dyn.reporting.leaderboard import placed
 from robustbench_dyn.reporting.markdown import to_markdown

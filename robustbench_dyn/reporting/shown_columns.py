@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from robustbench_dyn.reporting.aggregation import Line, Spread
-from robustbench_dyn.reporting.headings import (
+from robustbench_dyn.results.headings import (
     NOTHING,
     format_interval,
     format_joined,

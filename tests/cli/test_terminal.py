@@ -4,7 +4,7 @@ import pytest
 from oracles.evidence import evidence
 
 from robustbench_dyn.cli.terminal import sweep_table
-from robustbench_dyn.reporting.headings import heading
+from robustbench_dyn.results.headings import heading
 
 
 @pytest.mark.parametrize(("eps", "text"), [(8 / 255, "8/255"), (0.5, "0.5"), (1.0, "1")])

@@ -14,7 +14,7 @@ from oracles.evidence import add_to, evidence
 
 from robustbench_dyn.errors import InputError, OutputError
 from robustbench_dyn.reporting import folder as folders
-from robustbench_dyn.reporting.headings import format_eps
+from robustbench_dyn.results.headings import format_eps
 from robustbench_dyn.reporting.leaderboard import read_leaderboards
 from robustbench_dyn.reporting.published import entries_of, entry_of, read_folder
 from robustbench_dyn.reporting.publishing import publish

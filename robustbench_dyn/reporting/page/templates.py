@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from robustbench_dyn.reporting.headings import format_number, format_percent, format_rank
+from robustbench_dyn.results.headings import format_number, format_percent, format_rank
 from robustbench_dyn.results.flags import FLAGS, Meaning, name_of
 
 # What the script needs of a row, in an attribute of the row.

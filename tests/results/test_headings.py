@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustbench_dyn.reporting.headings import (
+from robustbench_dyn.results.headings import (
     HEADINGS,
     format_eps,
     format_interval,

@@ -1,0 +1,1 @@
+"""Pictures of results: brackets, curves, examples, flows."""
