@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final, NamedTuple
 
-from robustbench_dyn.results.headings import format_percent, format_threat_model
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.ranking import ModelOfTable, model_of, tied
 from robustbench_dyn.reporting.rows import Images
 from robustbench_dyn.results.flags import FLAGS, name_of
+from robustbench_dyn.results.headings import format_percent, format_threat_model
 
 NO_EVIDENCE: Final = "no_evidence"
 # As many digits of a hash tell the weights of one name apart.

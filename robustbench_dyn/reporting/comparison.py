@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.plugins import unknown
-from robustbench_dyn.results.headings import format_threat_model
 from robustbench_dyn.reporting.labels import is_named
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.ranking import LEVEL
 from robustbench_dyn.reporting.statistics import holm, mcnemar
 from robustbench_dyn.results.evidence import Evidence
+from robustbench_dyn.results.headings import format_threat_model
 from robustbench_dyn.results.summary import binomial_limit
 from robustbench_dyn.results.verdicts import Status
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from robustbench_dyn.reporting.comparison import STATUSES, Comparison, Difference, Share
+from robustbench_dyn.reporting.ranking import LEVEL
 from robustbench_dyn.results.headings import (
     INTERVAL,
     format_interval,
     format_percent,
     heading,
 )
-from robustbench_dyn.reporting.ranking import LEVEL
 
 _WIDTH = 80
 # So many examples that differ are named unless all are wanted.

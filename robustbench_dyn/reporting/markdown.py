@@ -7,7 +7,6 @@ from typing import Final
 
 from robustbench_dyn.reporting.aggregation import Line, TableLines, lines
 from robustbench_dyn.reporting.cells import to_markdown_text
-from robustbench_dyn.results.headings import INTERVAL, members_of_suites
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.ranking import LEVEL
 from robustbench_dyn.reporting.shown_columns import (
@@ -20,6 +19,7 @@ from robustbench_dyn.reporting.shown_columns import (
     RANKS,
     ShownColumn,
 )
+from robustbench_dyn.results.headings import INTERVAL, members_of_suites
 
 _RANKED: Final = (*RANKS, MODEL, *NUMBERS, EMPIRICAL_RANK, *METHODS, *COSTS)
 _NOT_RANKED: Final = (MODEL, *NUMBERS, *METHODS, *COSTS, OPEN_FLAGS)

@@ -14,7 +14,6 @@ from robustbench_dyn.names import file_name, inside
 from robustbench_dyn.plugins import unknown
 from robustbench_dyn.reporting.changes import Change, combine
 from robustbench_dyn.reporting.folder import replacing_folder
-from robustbench_dyn.results.headings import format_eps
 from robustbench_dyn.reporting.labels import is_named, label
 from robustbench_dyn.reporting.leaderboard import placed
 from robustbench_dyn.reporting.markdown import to_markdown
@@ -36,6 +35,7 @@ from robustbench_dyn.reporting.withdrawn import (
 )
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.evidence_files import write_evidence
+from robustbench_dyn.results.headings import format_eps
 
 PAGE = "README.md"
 

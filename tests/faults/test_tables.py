@@ -14,12 +14,12 @@ from oracles.evidence import add_to, evidence
 
 from robustbench_dyn.errors import InputError, OutputError
 from robustbench_dyn.reporting import folder as folders
-from robustbench_dyn.results.headings import format_eps
 from robustbench_dyn.reporting.leaderboard import read_leaderboards
 from robustbench_dyn.reporting.published import entries_of, entry_of, read_folder
 from robustbench_dyn.reporting.publishing import publish
 from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS
 from robustbench_dyn.resources import shipped
+from robustbench_dyn.results.headings import format_eps
 from robustbench_dyn.results.store import Store
 
 STATUSES = "c" * 50 + "u" * 10 + "b" * 30 + "m" * 10

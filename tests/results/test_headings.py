@@ -2,6 +2,7 @@
 
 import pytest
 
+from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS
 from robustbench_dyn.results.headings import (
     HEADINGS,
     format_eps,
@@ -14,7 +15,6 @@ from robustbench_dyn.results.headings import (
     heading,
     members_of_suites,
 )
-from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS
 from robustbench_dyn.threat_models import parse_eps
 
 

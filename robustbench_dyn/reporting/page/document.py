@@ -9,8 +9,8 @@ from typing import Any
 
 from robustbench_dyn.names import file_name
 from robustbench_dyn.reporting.aggregation import Line, Spread, TableLines
-from robustbench_dyn.results.headings import format_eps
 from robustbench_dyn.reporting.published import Entry
+from robustbench_dyn.results.headings import format_eps
 from robustbench_dyn.results.verdicts import Status
 
 Values = dict[str, Any]

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from robustbench_dyn.results.headings import format_number, format_percent, format_rank
 from robustbench_dyn.results.flags import FLAGS, Meaning, name_of
+from robustbench_dyn.results.headings import format_number, format_percent, format_rank
 
 # What the script needs of a row, in an attribute of the row.
 _OF_SCRIPT = (
