@@ -82,11 +82,12 @@ def run(
     # Checked before the heavy imports, so that invalid options fail at once.
     norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
-    from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display
+    from robustbench_dyn.cli.terminal import bracket_table, cost_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.api import evaluate_grid
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.models.precision import PRECISION
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.export import write_tables
     from robustbench_dyn.results.costs import peak_memory_mb
 
@@ -164,9 +165,10 @@ def smooth(
     smoothing = Smoothing(sigma, n0=n0, n=n, alpha=alpha)
     norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
-    from robustbench_dyn.cli.terminal import bracket_table, progress_display
+    from robustbench_dyn.cli.terminal import bracket_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.export import check_export_path, write_certificates
     from robustbench_dyn.smoothing import evaluate_smoothed
 
@@ -226,10 +228,10 @@ def curve(
     norm = parse_norm(norm_name)
     radii = [parse_eps(text) for text in eps] if eps else None
     from robustbench_dyn.cli.consoles import plain_table
-    from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
     from robustbench_dyn.results.headings import format_eps, format_percent, heading

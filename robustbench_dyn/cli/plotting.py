@@ -64,10 +64,10 @@ def plot_curves_(
 ) -> None:
     """Draw certified and empirical accuracy over eps, one bracket per model."""
     del trust  # heeded while the options were read
-    from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting import plots
 
     norm = parse_norm(norm_name)

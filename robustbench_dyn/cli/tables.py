@@ -40,8 +40,9 @@ def sweep_(
     data_dir: DataDir = None,
 ) -> None:
     """Evaluate models x data sets x threat models x seeds; resumes where it was stopped."""
-    from robustbench_dyn.cli.terminal import sweep_display, sweep_table
+    from robustbench_dyn.cli.terminal import sweep_table
     from robustbench_dyn.plugins import limits_in_use
+    from robustbench_dyn.progress.display import sweep_display
     from robustbench_dyn.sweeps.sweep import read_sweep, sweep
 
     del limits  # heeded while the options were read

@@ -26,8 +26,8 @@ from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
 from robustbench_dyn.evaluation.options import is_number, is_whole
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Certifiers, NetworkPlan
-from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.evaluation.transitions import broken
+from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status, Verdict
 from robustbench_dyn.threat_models import Norm, ThreatModel, check_norm, format_eps, widest_eps
