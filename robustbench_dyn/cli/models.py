@@ -71,10 +71,10 @@ def train(
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by its recipe; an interrupted training resumes."""
-    from robustbench_dyn.cli.terminal import training_display
     from robustbench_dyn.models.architectures import split_name
     from robustbench_dyn.models.loading import discover, find_architecture
     from robustbench_dyn.plugins import is_trusted, limits_in_use
+    from robustbench_dyn.progress.display import training_display
 
     del plugins, trust, limits  # heeded while the options were read
     name, variant = split_name(model)

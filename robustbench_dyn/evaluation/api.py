@@ -18,8 +18,8 @@ from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
 from robustbench_dyn.evaluation.options import check_certifiers, check_options, device_of
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
-from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.evaluation.under_test import under_test
+from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.attempts import Attempt, attempts_of
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.store import Run, Store

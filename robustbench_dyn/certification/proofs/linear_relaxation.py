@@ -167,4 +167,3 @@ def _open(lower_bound: Tensor, objectives: Objectives, reach: Tensor, n: int) ->
     """Say which objectives are unproved, of examples whose objectives lack at most reach, (n,)."""
     smallest = least_per_example(lower_bound + reach, objectives, n)
     return (lower_bound <= 0) & (smallest[objectives.example] > 0)
-
