@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustbench_dyn.results.attempts import Attempt
-from robustbench_dyn.results.headings import format_eps
+from robustbench_dyn.results.headings import counted, format_eps
 
 
 def told_attempts(attempts: Sequence[Attempt]) -> list[str]:
@@ -69,7 +69,7 @@ def _of_one(attempt: Attempt) -> str:
     n = attempt.tried
     if not n:
         return "run on no example, since none was left for it"
-    told = f"proved {attempt.proved} of {n} {'example' if n == 1 else 'examples'}"
+    told = f"proved {attempt.proved} of {counted(n, 'example')}"
     parts = [*_shortfall(attempt)]
     return "; ".join([told, *parts])
 
@@ -92,4 +92,4 @@ def _shortfall(attempt: Attempt) -> Iterator[str]:
     elif not attempt.unproved:
         yield f"{others}it proved no radius above 0"
     for reason, n in attempt.unproved.items():
-        yield f"{reason} ({n} {'example' if n == 1 else 'examples'})"
+        yield f"{reason} ({counted(n, 'example')})"

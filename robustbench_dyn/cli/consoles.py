@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.text import Text
 
 from robustbench_dyn.cli.layout import (
@@ -97,18 +96,8 @@ def note(content: str, *, indent: str = "") -> None:
 
 
 def space() -> None:
-    """Print an empty line in a terminal; in a pipe, every line has content."""
-    if _stdout().is_terminal:
-        print_result("")
-
-
-def page(markdown: str) -> None:
-    """Print a markdown page: rendered in a terminal, as plain text in a pipe."""
-    console, markdown = _stdout(), printable(markdown)
-    if console.is_terminal:
-        console.print(Markdown(markdown, hyperlinks=False))
-    else:
-        console.out(markdown, highlight=False, end="")
+    """Print an empty line, between a table and what comes after it."""
+    print_result("")
 
 
 def _stdout() -> Console:

@@ -88,8 +88,8 @@ def export_(
     ] = False,
 ) -> None:
     """Write all final verdicts of a store, one row per example and eps."""
-    from robustbench_dyn.cli.terminal import counted
     from robustbench_dyn.reporting.export import export_store
+    from robustbench_dyn.results.headings import counted
     from robustbench_dyn.results.store import Store
 
     n = export_store(Store(require_store(store)), to, pending=pending)

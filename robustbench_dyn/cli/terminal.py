@@ -21,6 +21,7 @@ from robustbench_dyn.cli.consoles import (
 )
 from robustbench_dyn.results.headings import (
     INTERVAL,
+    counted,
     format_eps,
     format_interval,
     format_joined,
@@ -198,11 +199,6 @@ def contract_display(title: str) -> Iterator[Callable[[str, Rule], None]]:
 
         yield show
     table(_RULES, rows, title=title)
-
-
-def counted(n: int, noun: str) -> str:
-    """Write a number of things: "1 row", "1,000 rows"."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _explain_interval() -> None:

@@ -13,6 +13,7 @@ from robustbench_dyn.plugins.contract import Finding as Rule
 from robustbench_dyn.progress.display import progress_display, sweep_display
 from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.properties import Finding
+from robustbench_dyn.results.attempts import Attempt
 from robustbench_dyn.results.verdicts import Outcome, Status
 from robustbench_dyn.sweeps.engines import Event
 from robustbench_dyn.sweeps.shards import Shard
@@ -73,7 +74,12 @@ def bracket(text):
     summary = ROW | {"model": text, "attacks": text, "certifiers": text, "flags": text}
     verdict = SimpleNamespace(status=Status.UNDECIDED, trail=(step,), attack=text)
     evaluation = SimpleNamespace(
-        summary=summary, verdicts=[verdict], not_applicable={text: text}, costs=()
+        summary=summary,
+        verdicts=[verdict],
+        attempts=[
+            Attempt(certifier=text, eps=0.5, not_applicable=text),
+            Attempt(certifier=text, eps=0.5, tried=1, unproved={text: 1}),
+        ],
     )
     terminal.bracket_table([evaluation])
 
@@ -100,10 +106,6 @@ def table(text):
     consoles.note(text)
 
 
-def page(text):
-    consoles.page(f"# {text}\n")
-
-
 def error(text):
     output.print_error(text)
 
@@ -114,7 +116,7 @@ def result(text):
 
 DISPLAYS = [
     run_progress, sweep_progress, sweep_at_work, sweep_rows, bracket, costs, contract, claims,
-    table, page, error, result,
+    table, error, result,
 ]  # fmt: off
 
 

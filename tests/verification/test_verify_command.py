@@ -29,7 +29,7 @@ def test_honest_rows_hold_with_exit_0(run, table):
     result = run("verify", table)
     assert result.returncode == 0, result.stdout
     assert "holds  lipflow on 30 examples of moons, L2 0.3" in result.stdout
-    assert "1 rows verified by recount: all hold" in result.stdout
+    assert "1 row verified by recount: it holds" in result.stdout
 
 
 def test_a_folder_is_verified_as_a_whole(run, table):
@@ -98,7 +98,7 @@ def test_an_image_is_written_only_where_that_is_asked_for(run, table, tmp_path):
     )
     before = table.read_bytes()
     told = run("verify", table, "--evidence", tmp_path / "s.npz")
-    assert told.returncode == 0 and "with --correct: 1 rows corrected" in told.stdout
+    assert told.returncode == 0 and "with --correct: 1 row corrected" in told.stdout
     assert table.read_bytes() == before
     run("verify", table, "--evidence", tmp_path / "s.npz", "--correct", "--source", "Ada, a letter")
     (after,) = read_table(table)
