@@ -1,4 +1,4 @@
-"""What certifiers came to, in sentences: why one was not applicable, by how much one fell short."""
+"""Sentences about certifiers: why one was not applicable, by how much another one fell short."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def note(content: str, *, indent: str = "") -> None:
     """
     if not content:
         return
-    console, sentence = _stdout(), line(content)
+    console, sentence = _stdout(), printable(" ".join(content.splitlines()))
     if not console.is_terminal:
         print_result(indent + sentence)
         return

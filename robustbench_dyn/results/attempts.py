@@ -1,6 +1,6 @@
-"""What each certifier of a run came to: where it was tried, what it proved, by how much it failed.
+"""The certifiers of a run: on how many examples each was tried, what it proved, what it lacked.
 
-It is read from verdicts: their radii, and the trail of stages that each example went through.
+All of it is read from verdicts: radii, and the trail of stages that each example went through.
 """
 
 from __future__ import annotations

@@ -61,12 +61,16 @@ def test_a_replay_states_its_seed_and_repeats_by_it(run, table):
     assert run("verify", table, "--replay", "--sample", "6", "--seed", "5").stdout == first.stdout
 
 
-def test_lines_fit_80_columns(run, table):
+def test_lines_fit_a_terminal_and_are_whole_in_a_pipe(run, table, monkeypatch):
     change_cells(table.parent, cell("flags", lambda _: "not_audited"), "lipflow", 0.3)
-    printed = run("verify", table.name, "--replay", "--sample", "4").stdout
-    printed = printed or run("verify", table.parent.name, "--replay", "--sample", "4").stdout
-    assert printed
-    assert max(map(len, printed.splitlines())) <= 80
+    options = ("verify", table.parent.name, "--replay", "--sample", "4", "--seed", "0")
+    whole = run(*options).stdout
+    assert max(map(len, whole.splitlines())) > 80
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    fitting = run(*options).stdout
+    assert max(map(len, fitting.splitlines())) <= 60
+    assert "".join(fitting.split()) == "".join(whole.split())
 
 
 def test_json_has_all_findings(run, table):
