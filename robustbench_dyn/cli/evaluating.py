@@ -118,6 +118,7 @@ def run(
         about = {
             "version": __version__,
             "store": str(store),
+            "export": None if export is None else str(export),
             "command": sys.argv[1:],
             "stages": [asdict(cost) for e in evaluations for cost in e.costs],
             "counts": counts_of(evaluations),
@@ -132,7 +133,7 @@ def run(
         bracket_table(evaluations)
         if profile:
             cost_table(evaluations, peak_memory_mb())
-    announce_files(store, export)
+        announce_files(store, export)
 
 
 def smooth(
@@ -204,6 +205,7 @@ def smooth(
         about = {
             "version": __version__,
             "store": str(store),
+            "export": None if export is None else str(export),
             "command": sys.argv[1:],
             "smoothing": asdict(smoothing),
             "counts": counts_of(smoothed.evaluations),
@@ -212,7 +214,7 @@ def smooth(
         print_json({"rows": rows, "run": about})
     else:
         bracket_table(smoothed.evaluations)
-    announce_files(store, export)
+        announce_files(store, export)
 
 
 def curve(
@@ -269,10 +271,10 @@ def curve(
     if export is not None:
         write_tables([points], export)
     if as_json:
-        print_json(curve_document(evaluation, points))
+        print_json(curve_document(evaluation, points) | {"store": str(store)})
     else:
         curve_table(evaluation, points)
-    announce_files(store, export)
+        announce_files(store, export)
 
 
 def _threat_models(norm: Norm, radii: list[str]) -> list[ThreatModel]:

@@ -73,7 +73,7 @@ def sweep_(
         print_json({"rows": outcome.rows, "run": about})
     else:
         sweep_table(outcome.rows)
-    announce_files(store)
+        announce_files(store)
     for shard, reason in (outcome.unsound | outcome.failed).items():
         print_error(f"{shard}: {reason}")
     if outcome.unsound or outcome.failed:

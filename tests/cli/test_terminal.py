@@ -162,5 +162,10 @@ def test_quiet_leaves_errors_alone_on_stderr(command, tmp_path):
 
 def test_what_is_written_is_announced(command):
     options = ("run", *ON_MOONS, "--eps", "0.1", "--attacks", "none", "--export", "all.csv")
-    announced = command(*options, "--store", "kept.sqlite", "--json").stderr
-    assert "verdicts kept in kept.sqlite; written: all.csv" in announced
+    announced = command(*options, "--store", "kept.sqlite")
+    assert "verdicts kept in kept.sqlite; written: all.csv" in announced.stderr
+    # A document says it itself.
+    result = command(*options, "--store", "kept.sqlite", "--json")
+    assert result.stderr == ""
+    about = json.loads(result.stdout)["run"]
+    assert (about["store"], about["export"]) == ("kept.sqlite", "all.csv")
