@@ -66,6 +66,8 @@ def _reserving() -> Iterator[None]:
             yield
     finally:
         _reserved.pop()
+        # A caller of several commands in one process gives it to each.
+        be_quiet(False)
 
 
 @contextmanager
