@@ -38,10 +38,9 @@ def list_(
 
 
 def _models() -> tuple[Row, list[Row]]:
-    from robustbench_dyn.plugins import find_plugins
+    from robustbench_dyn.models.loading import plugins_of_models
 
-    found = (plugin for plugin in find_plugins() if plugin.provides("architecture"))
-    rows = [_model(plugin) for plugin in sorted(found, key=lambda plugin: plugin.name)]
+    rows = [_model(plugin) for plugin in sorted(plugins_of_models(), key=lambda p: p.name)]
     return ("model", "family", "weights for", "origin"), rows
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from robustbench_dyn.errors import DynbenchError, RegistryError, one_line, shown
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.plugins.card import Card, Kind
+from robustbench_dyn.plugins.source import problem_of_code
 from robustbench_dyn.resources import shipped
 from robustbench_dyn.strict_yaml import read_yaml
 
@@ -117,7 +118,7 @@ def find_plugins(*folders: Path) -> list[Plugin]:
 
 
 def read_plugin(folder: Path, origin: str) -> Plugin:
-    """Read the card of the plugin in a folder, without importing its code."""
+    """Read the card and the code of the plugin in a folder, without running any of it."""
     try:
         changed = (folder / "card.yaml").stat().st_mtime_ns
     except (OSError, ValueError):  # reading it will say why
@@ -133,7 +134,9 @@ def read_plugin(folder: Path, origin: str) -> Plugin:
             f"it needs {' and '.join(missing)}, which is not installed: "
             f"pip install {' '.join(missing)}"
         )
-    return Plugin(card.name, folder, origin, card, problem)
+    return Plugin(
+        card.name, folder, origin, card, problem or problem_of_code(folder, card.provides)
+    )
 
 
 def import_plugin(plugin: Plugin) -> ModuleType:
