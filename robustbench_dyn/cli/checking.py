@@ -127,15 +127,18 @@ def _subjects(name: str) -> Iterator[Subject]:
 
 def _plugin(name: str) -> Plugin | None:
     """Load and return the plugin in a folder; None where name is no folder."""
-    from robustbench_dyn.plugins import load_plugins, read_plugin
+    from robustbench_dyn.plugins import load_plugins, plugin_folders, read_plugin
 
     if not Path(name).is_dir():
         return None
-    if not (Path(name) / "card.yaml").is_file():
+    folders = plugin_folders(Path(name).resolve())
+    if not folders:
         raise InputError(f"{name} is no plugin: it has no card.yaml; first: dynbench new NAME")
+    if len(folders) > 1:
+        found = ", ".join(folder.name for folder in folders)
+        raise InputError(f"{name} holds several plugins: {found}; check one at a time")
     load_plugins(name)
-    folder = Path(name).resolve()
-    return read_plugin(folder, f"the folder {folder}")
+    return read_plugin(folders[0], f"the folder {folders[0]}")
 
 
 def _registries() -> dict[Kind, Registry[Any]]:

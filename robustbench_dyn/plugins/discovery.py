@@ -105,12 +105,12 @@ def is_trusted(plugin: Plugin) -> bool:
 def find_plugins(*folders: Path) -> list[Plugin]:
     """Return the shipped plugins, those in use, those in folders, and those of installed packages.
 
-    A folder is one plugin where it holds card.yaml, and otherwise a folder of plugins. Raises
-    RegistryError where a folder does not exist.
+    A folder is one plugin where it holds card.yaml, and otherwise a folder of plugins, or the
+    project of a package that has them in src/. Raises RegistryError where a folder does not exist.
     """
     found = dict[Path, Plugin]()
     for root in (shipped("plugins"), *_registered, *folders):
-        for folder in _plugin_folders(_existing(root)):
+        for folder in plugin_folders(_existing(root)):
             found.setdefault(folder, read_plugin(folder, f"the folder {folder}"))
     for origin, folder in _packaged(tuple(sys.path)):
         found.setdefault(folder, read_plugin(folder, origin))
@@ -205,11 +205,19 @@ def _existing(root: Path) -> Path:
     raise RegistryError(f"the plugin folder {root} does not exist; give a folder")
 
 
-def _plugin_folders(root: Path) -> Iterable[Path]:
+def plugin_folders(root: Path) -> list[Path]:
+    """Return the folder itself where it is a plugin, and otherwise the plugins in it.
+
+    Those of the project of a package lie in its folder src. Raises RegistryError where the folder
+    cannot be read.
+    """
     if (root / "card.yaml").is_file():
         return [root]
     try:
-        return [folder.resolve() for folder in sorted(root.iterdir()) if _is_plugin(folder)]
+        inside = [folder.resolve() for folder in sorted(root.iterdir()) if _is_plugin(folder)]
+        if not inside and (root / "pyproject.toml").is_file() and (root / "src").is_dir():
+            return plugin_folders(root / "src")
+        return inside
     except OSError as error:
         raise RegistryError(f"the plugin folder {root} cannot be read: {error.strerror}") from error
 
