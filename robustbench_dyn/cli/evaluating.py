@@ -31,7 +31,7 @@ from robustbench_dyn.cli.options import (
     parse_norm,
     seed_option,
 )
-from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.cli.output import print_json
 from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
 
 # The default run ends in about a minute on two cores.
@@ -225,7 +225,7 @@ def curve(
     del trust, limits  # heeded while the options were read
     norm = parse_norm(norm_name)
     radii = [parse_eps(text) for text in eps] if eps else None
-    from robustbench_dyn.cli.consoles import plain_table
+    from robustbench_dyn.cli.consoles import Column, note, table
     from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
@@ -251,11 +251,11 @@ def curve(
             store=store,
             progress=progress,
         )
-    table = curve_of(evaluation, radii)
+    points_table = curve_of(evaluation, radii)
     flags = evaluation.summary["flags"]
     if export is not None:
-        write_tables([table], export)
-    points = table.to_dict("records")
+        write_tables([points_table], export)
+    points = points_table.to_dict("records")
     if as_json:
         about = {"model": model, "norm": norm, "curve": points, "flags": flags}
         print_json(about)
@@ -269,9 +269,9 @@ def curve(
             )
             for point in points
         ]
-        plain_table([heading(column) for column in table.columns], rows)
-        if flags:
-            print_result(f"flags: {flags}")
+        columns = [Column(heading(column), right=True) for column in points_table.columns]
+        table(columns, rows)
+        note(f"flags: {flags}" if flags else "")
 
 
 def _threat_models(norm: Norm, radii: list[str]) -> list[ThreatModel]:

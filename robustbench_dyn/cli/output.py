@@ -70,9 +70,15 @@ def results() -> TextIO:
 
 def print_result(text: object) -> None:
     """Print a result to stdout; raises OutputError where it cannot be written."""
+    write_results(f"{printable(str(text))}\n")
+
+
+def write_results(text: str) -> None:
+    """Write a text to stdout as it is; raises OutputError where it cannot be written."""
     stream = results()
     try:
-        print(printable(str(text)), file=stream, flush=True)
+        stream.write(text)
+        stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

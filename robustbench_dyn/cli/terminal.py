@@ -5,7 +5,7 @@ No text is markup: a model may be called "[/b]", and an error may hold any chara
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-from robustbench_dyn.cli.consoles import line, plain_table, print_text, stderr, stdout, text
+from robustbench_dyn.cli.consoles import (
+    Column,
+    line,
+    note,
+    print_text,
+    stderr,
+    table,
+    text,
+)
 from robustbench_dyn.results.headings import (
     format_eps,
     format_interval,
@@ -42,6 +49,22 @@ if TYPE_CHECKING:
 _ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap")
 # Radii of the grid of a curve have as many digits as a float.
 _DIGITS = 4
+_CLAIMS = (
+    "claim",
+    Column("part", importance=2),
+    Column("points", importance=1),
+    Column("defect", right=True),
+    Column("tolerance", importance=3, right=True),
+    "verdict",
+    Column("note", wraps=True),
+)
+_RULES = (
+    Column("rule", wraps=True),
+    Column("for", importance=2),
+    "verdict",
+    Column("detail", wraps=True),
+    Column("caught in a control that", importance=1, wraps=True),
+)
 
 
 @contextmanager
@@ -133,58 +156,76 @@ def training_display() -> Iterator[Callable[[EpochReport], None]]:
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the leaderboard rows of a sweep, accuracies in percent."""
-    columns = ("model", "dataset", "norm", "eps", "seed", "n_examples", *_ACCURACIES, "seconds")
-    cells = [
-        (
-            row["model"],
-            row["dataset"],
-            row["norm"],
-            format_eps(row["eps"]),
-            str(row["seed"]),
-            str(row["n_examples"]),
-            *(format_percent(row[column]) for column in _ACCURACIES),
-            f"{row['seconds']:.1f}",
-        )
-        for row in rows
-    ]
-    plain_table([*map(heading, columns)], cells)
+    columns = {
+        "model": Column(heading("model")),
+        "dataset": Column(heading("dataset"), importance=7),
+        "norm": Column(heading("norm"), importance=8),
+        "eps": Column(heading("eps"), right=True),
+        "seed": Column(heading("seed"), importance=6, right=True),
+        "n_examples": Column(heading("n_examples"), importance=4, right=True),
+        "clean_accuracy": Column(heading("clean_accuracy"), importance=5, right=True),
+        "certified_accuracy": Column(heading("certified_accuracy"), right=True),
+        "empirical_accuracy": Column(heading("empirical_accuracy"), right=True),
+        "gap": Column(heading("gap"), importance=3, right=True),
+        "interval": Column(heading("interval"), importance=2, right=True),
+        "seconds": Column(heading("seconds"), importance=1, right=True),
+    }
+    table(list(columns.values()), [[_cell(row, name) for name in columns] for row in rows])
 
 
 def bracket_table(evaluations: Sequence[Evaluation]) -> None:
     """Print the leaderboard rows of a run, accuracies in percent."""
     first = evaluations[0].summary
     n = first["n_examples"]
+    columns = {
+        "eps": Column(heading("eps"), right=True),
+        "clean_accuracy": Column(heading("clean_accuracy"), importance=6, right=True),
+        "certified_accuracy": Column(heading("certified_accuracy"), right=True),
+        "empirical_accuracy": Column(heading("empirical_accuracy"), right=True),
+        "gap": Column(heading("gap"), importance=4, right=True),
+        "interval": Column(heading("interval"), importance=5, right=True),
+        "undecided": Column(heading("undecided"), importance=3, right=True),
+        "seconds": Column(heading("seconds"), importance=2, right=True),
+        "forward_passes": Column(heading("forward_passes"), importance=1, right=True),
+        "backward_passes": Column(heading("backward_passes"), importance=1, right=True),
+    }
+    rows = [
+        [
+            *(_cell(e.summary | {"undecided": _undecided(e)}, name) for name in columns),
+        ]
+        for e in evaluations
+    ]
     title = f"{first['model']} on {n} examples of {first['dataset']}, {first['norm']}"
-    columns = ("eps", *_ACCURACIES, "interval", "undecided", "forwards", "backwards", "seconds")
-    table = Table(title=text(title))
-    for column in columns:
-        table.add_column(heading(column), justify="right")
-    for evaluation in evaluations:
-        row = evaluation.summary
-        table.add_row(
-            format_eps(row["eps"]),
-            *(format_percent(row[column]) for column in _ACCURACIES),
-            format_interval(row["ci_low"], row["ci_high"]),
-            str(sum(v.status is Status.UNDECIDED for v in evaluation.verdicts)),
-            f"{row['forward_passes']:,}",
-            f"{row['backward_passes']:,}",
-            f"{row['seconds']:.1f}",
-        )
-    console = stdout(width_of_pipe=140)
-    console.print(table)
+    table(list(columns.values()), rows, title=title, instead="--json")
     verdicts = [verdict for evaluation in evaluations for verdict in evaluation.verdicts]
     failed = attacks_that_failed(verdicts)
     ran = [a for a in first["attacks"].split("+") if a.removesuffix("(failed)") not in failed]
-    print_text(
-        console, f"certified by {first['certifiers']}; attacked with {'+'.join(ran) or 'none'}"
-    )
+    note(f"certified by {first['certifiers']}; attacked with {'+'.join(ran) or 'none'}")
     for attack, n in failed.items():
         messages = {step.message for v in verdicts for step in v.trail if step.stage == attack}
-        print_text(console, f"{attack} failed on all {n} examples it was run on: {min(messages)}")
+        note(f"{attack} failed on all {n} examples it was run on: {min(messages)}")
     for reason, names in _by_reason(evaluations[0].not_applicable).items():
-        print_text(console, f"not applicable: {names}: {reason}")
+        note(f"not applicable: {names}: {reason}")
     if first["flags"]:
-        print_text(console, f"flags: {first['flags']}")
+        note(f"flags: {first['flags']}")
+
+
+def _undecided(evaluation: Evaluation) -> int:
+    return sum(verdict.status is Status.UNDECIDED for verdict in evaluation.verdicts)
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    """Write the value of a column of the leaderboard as people read it."""
+    if column in _ACCURACIES:
+        return format_percent(row[column])
+    if column == "interval":
+        return format_interval(row["ci_low"], row["ci_high"])
+    if column == "eps":
+        return format_eps(row["eps"])
+    if column == "seconds":
+        return f"{row['seconds']:.1f}"
+    value = row[column]
+    return f"{value:,}" if isinstance(value, int) and column != "seed" else str(value)
 
 
 def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None:
@@ -204,9 +245,18 @@ def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None
         )
         for cost in costs
     ]
-    headings = "eps,stage,examples,decided,forwards,backwards,seconds,share"
-    plain_table(headings.split(","), rows)
-    stdout().print(f"peak memory {peak_memory_mb:.0f} MiB")
+    columns = (
+        Column("eps", right=True),
+        "stage",
+        Column("examples", importance=2, right=True),
+        Column("decided", importance=2, right=True),
+        Column(heading("forward_passes"), importance=1, right=True),
+        Column(heading("backward_passes"), importance=1, right=True),
+        Column("seconds", right=True),
+        Column("share", right=True),
+    )
+    table(columns, rows, instead="--json")
+    note(f"peak memory {peak_memory_mb:.0f} MiB")
 
 
 @contextmanager
@@ -223,7 +273,7 @@ def findings_display() -> Iterator[Callable[[Finding], None]]:
             status.update(text(f"{' '.join(tested)}: {verdict}"))
 
         yield show
-    plain_table(("claim", "part", "points", "defect", "tolerance", "", "note"), rows)
+    table(_CLAIMS, rows)
 
 
 @contextmanager
@@ -239,7 +289,7 @@ def contract_display(title: str) -> Iterator[Callable[[str, Rule], None]]:
             status.update(text(f"testing {title}: {finding.rule}: {verdict}"))
 
         yield show
-    plain_table((title, "for", "", "detail", "caught in a control that"), rows)
+    table(_RULES, rows, title=title)
 
 
 def _by_reason(not_applicable: dict[str, str]) -> dict[str, str]:

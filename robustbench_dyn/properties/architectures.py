@@ -27,9 +27,9 @@ def check_architecture(
     """Yield findings on each claim of a plugin, and on those that all networks must keep.
 
     dataset and variant: at which weights; by default the first data set of the card. A plugin
-    without weights is tested as it is built, from seed 0, for the data set of a recipe. The first finding compares the properties
-    in card.yaml with those of the plugin's `properties` function. Raises InputError where a claim
-    cannot be tested, and what load_weights raises.
+    without weights is tested as it is built, from seed 0, for the data set of a recipe. The first
+    finding compares the properties in card.yaml with those of the plugin's `properties` function.
+    Raises InputError where a claim cannot be tested, and what load_weights raises.
     """
     name = dataset or dataset_of_test(architecture)
     data = load_dataset(name, n_examples=n_examples)

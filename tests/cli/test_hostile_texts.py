@@ -95,7 +95,8 @@ def claims(text):
 
 
 def table(text):
-    consoles.plain_table((text, "b"), [(text, text)])
+    consoles.table((text, consoles.Column(text, wraps=True)), [(text, text)], title=text)
+    consoles.note(text)
 
 
 def page(text):
