@@ -56,12 +56,20 @@ def read_yaml(path: Path, schema: type[_File]) -> _File:
         content: Any = parse(text)
     except InputError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from error
+    return check_content(content, schema, str(path))
+
+
+def check_content(content: object, schema: type[_File], name: str) -> _File:
+    """Return the content of a file as its schema has it; name: of the file, for messages.
+
+    Raises InputError in one line where it breaks the schema.
+    """
     if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a mapping of keys to values")
+        raise InputError(f"{name} must hold a mapping of keys to values")
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {'; '.join(_explain(error, schema))}") from error
+        raise InputError(f"{name}: {'; '.join(_explain(error, schema))}") from error
 
 
 def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
