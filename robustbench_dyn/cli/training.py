@@ -12,7 +12,7 @@ import typer
 from robustbench_dyn.cli.options import DataDir, Device, Limited, Plugins, Trust, check_device
 from robustbench_dyn.cli.output import print_result
 from robustbench_dyn.cli.supervised import run_supervised
-from robustbench_dyn.errors import CertificateError, InputError
+from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import check_writable, write_bytes, write_text
 from robustbench_dyn.names import file_name
 from robustbench_dyn.threat_models import Norm, ThreatModel, format_eps, parse_eps, widest_eps
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from robustbench_dyn.training.loop import Epoch, Trained
     from robustbench_dyn.training.recipes import Recipe
 
-# They cost about a pass of the network; others are for `run`.
-_CHEAP = ("lipschitz", "lipschitz_in_box", "interval")
 # Of the accuracies at the end.
 _N_HELD_OUT = 500
 # A radius for recipes that name none, as a share of the widest one that makes sense.
@@ -195,9 +193,11 @@ class _HeldOut:
     def accuracies(self, model: nn.Module) -> str:
         """Return the clean and the certified accuracy, in a sentence."""
         from robustbench_dyn.evaluation.api import evaluate
+        from robustbench_dyn.evaluation.cheap import cheap_certifiers
 
         threat_model = self._threat_model()
-        certifiers = _cheap_certifiers(model, self.data, threat_model.norm)
+        shape = tuple(self.data.x.shape[1:])
+        certifiers = cheap_certifiers(model, shape, threat_model.norm)
         evaluation = evaluate(
             model, self.data, threat_model, attacks="none", certifiers=certifiers or "none"
         )
@@ -222,20 +222,6 @@ class _HeldOut:
         threat_model = ThreatModel(norm, eps)
         threat_model.check_input_shape(tuple(self.data.x.shape[1:]))
         return threat_model
-
-
-def _cheap_certifiers(model: nn.Module, data: Dataset, norm: Norm) -> list[str]:
-    """Return the certifiers among the cheap ones that can treat the network."""
-    from robustbench_dyn.certification.catalogue import resolve_certifiers
-
-    found = list[str]()
-    for name in _CHEAP:
-        try:
-            resolve_certifiers(name, model, tuple(data.x.shape[1:]), norm)
-        except (CertificateError, InputError):
-            continue
-        found.append(name)
-    return found
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def check_architecture(
     else:
         model = _fresh(architecture, tuple(data.x.shape[1:]), data.n_classes)
     claims = list(architecture.claims(model))
-    yield _compare_names(architecture, {claim.name for claim in claims})
+    yield compare_names(architecture, {claim.name for claim in claims})
     with full_precision():
         yield from check_properties(model, [*claims_for_all(model), *claims], data.x, search=search)
 
@@ -57,7 +57,8 @@ def _fresh(architecture: Architecture, input_shape: tuple[int, ...], n_classes: 
         return build_model(architecture, input_shape=input_shape, n_classes=n_classes)
 
 
-def _compare_names(architecture: Architecture, claimed: set[str]) -> Finding:
+def compare_names(architecture: Architecture, claimed: set[str]) -> Finding:
+    """Return whether card.yaml names the properties that the `properties` function claims."""
     written = set(architecture.card.properties)
     note = "card.yaml and properties() name the same"
     if written != claimed:

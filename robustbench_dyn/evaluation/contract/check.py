@@ -1,0 +1,81 @@
+"""The check of an architecture by all rules of the contract, at its weights or as it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from robustbench_dyn.datasets import load_dataset
+from robustbench_dyn.errors import InputError, IntegrityError, one_line
+from robustbench_dyn.evaluation.contract import behaviour, outputs
+from robustbench_dyn.evaluation.contract.claims import CARD, CERTIFICATES, COST, properties
+from robustbench_dyn.evaluation.contract.rules import ModelFinding, Subject
+from robustbench_dyn.models.architectures import Architecture
+from robustbench_dyn.models.loading import build_model, load_weights
+from robustbench_dyn.properties.architectures import dataset_of_test
+
+
+def subject_of(
+    architecture: Architecture,
+    *,
+    dataset: str | None = None,
+    variant: str = "",
+    n_examples: int = 4,
+) -> Subject | ModelFinding:
+    """Return the network to test, or the finding that its weights are not those of its card.
+
+    dataset and variant: at which weights; by default the first data set of the card, and without
+    weights that of a recipe. Raises InputError where there are no such weights, RegistryError where
+    the network cannot be built.
+    """
+    name = dataset or dataset_of_test(architecture)
+    data = load_dataset(name, n_examples=n_examples)
+    if not architecture.card.weights:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            shape = tuple(data.x.shape[1:])
+            model = build_model(architecture, input_shape=shape, n_classes=data.n_classes)
+        return Subject(architecture, None, data, model)
+    weights = architecture.weights_for(name, variant=variant)
+    try:
+        model = load_weights(architecture, weights)
+    except IntegrityError as error:
+        return ModelFinding(
+            "weights",
+            False,
+            one_line(str(error), most=400),
+            f"{weights.file} has the SHA-256 of the card, and fits the network",
+            "train again with --install, or correct sha256 and options in card.yaml",
+        )
+    return Subject(architecture, weights, data, model)
+
+
+def check_model(subject: Subject) -> Iterator[ModelFinding]:
+    """Yield a finding for each rule; after a broken rule that all others need, no more.
+
+    The model is not changed. Raises InputError where a claim names a part that is not there.
+    """
+    if subject.weights is not None:
+        found = f"{subject.weights.file} has the SHA-256 of the card, and fits the network"
+        yield ModelFinding("weights", True, found, found, "")
+    yield CARD.check(subject)
+    for rule in outputs.RULES:
+        finding = rule.check(subject)
+        yield finding
+        if rule.needed and not finding.holds:
+            return
+    for rule in behaviour.RULES:
+        yield rule.check(subject)
+    try:
+        yield from properties(subject)
+    except InputError as error:
+        yield ModelFinding(
+            "properties",
+            False,
+            str(error),
+            "claims of parts that exist, and can be tested in float64",
+            "name a part as in model.named_modules()",
+        )
+    yield CERTIFICATES.check(subject)
+    yield COST.check(subject)
