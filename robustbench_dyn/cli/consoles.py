@@ -17,17 +17,25 @@ from robustbench_dyn.cli.layout import (
     for_terminal,
     wrapped,
 )
-from robustbench_dyn.cli.output import print_result, results, write_results
+from robustbench_dyn.cli.output import is_quiet, print_result, results, write_results
 from robustbench_dyn.errors import printable
 
-__all__ = ["ESSENTIAL", "Column", "line", "note", "print_text", "stderr", "table", "text"]
-
-_WAYS_OUT = "a wider terminal, or a pipe, shows"
+__all__ = [
+    "ESSENTIAL",
+    "Column",
+    "line",
+    "note",
+    "print_text",
+    "space",
+    "stderr",
+    "table",
+    "text",
+]
 
 
 def stderr() -> Console:
-    """Return a console that prints progress and messages."""
-    return Console(stderr=True, markup=False, emoji=False)
+    """Return a console that prints progress and messages, and nothing with --quiet."""
+    return Console(stderr=True, markup=False, emoji=False, quiet=is_quiet())
 
 
 def line(content: object) -> str:
@@ -50,7 +58,7 @@ def table(
     rows: Sequence[Sequence[str]],
     *,
     title: str = "",
-    instead: str = "",
+    instead: str = "a pipe",
 ) -> None:
     """Print a table as a result: in a terminal as wide as it is, in a pipe one line a row.
 
@@ -68,7 +76,7 @@ def table(
     layout = for_terminal(laid_out, cells, console.width, rule=rule)
     _print_layout(console, layout)
     if layout.left_out:
-        ways = f"{instead}, {_WAYS_OUT}" if instead else _WAYS_OUT
+        ways = f"a terminal of {layout.width} columns, or {instead}, shows"
         what = "it" if len(layout.left_out) == 1 else "them"
         note(f"not shown: {', '.join(layout.left_out)}; {ways} {what}")
 
@@ -86,6 +94,12 @@ def note(content: str, *, indent: str = "") -> None:
         return
     for each in wrapped(indent + sentence, console.width, indent=indent + "  "):
         print_result(each)
+
+
+def space() -> None:
+    """Print an empty line in a terminal; in a pipe, every line has content."""
+    if _stdout().is_terminal:
+        print_result("")
 
 
 def page(markdown: str) -> None:

@@ -22,6 +22,7 @@ from robustbench_dyn.cli.options import (
     NExamples,
     NormName,
     Plugins,
+    Quiet,
     StoreFile,
     TestSplit,
     Trust,
@@ -31,7 +32,7 @@ from robustbench_dyn.cli.options import (
     parse_norm,
     seed_option,
 )
-from robustbench_dyn.cli.output import print_json
+from robustbench_dyn.cli.output import announce_files, print_json
 from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
 
 # The default run ends in about a minute on two cores.
@@ -69,6 +70,7 @@ def run(
         ),
     ] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Print the cost of each stage.")
     ] = False,
@@ -82,18 +84,20 @@ def run(
     # Checked before the heavy imports, so that invalid options fail at once.
     norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
-    from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display
+    from robustbench_dyn.cli.documents import attempts_of, counts_of
+    from robustbench_dyn.cli.terminal import bracket_table, cost_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.api import evaluate_grid
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.models.precision import PRECISION
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.export import write_tables
     from robustbench_dyn.results.costs import peak_memory_mb
 
     check_export(export)
     data = load_dataset(dataset, first=first, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
-    with progress_display(enabled=not as_json) as progress:
+    with progress_display(enabled=not (as_json or quiet)) as progress:
         evaluations = evaluate_grid(
             network,
             data,
@@ -116,6 +120,8 @@ def run(
             "store": str(store),
             "command": sys.argv[1:],
             "stages": [asdict(cost) for e in evaluations for cost in e.costs],
+            "counts": counts_of(evaluations),
+            "attempts": attempts_of(evaluations),
             "not_applicable": evaluations[0].not_applicable,
             "precision": PRECISION,
             "rounding": "strict" if strict_rounding else "measured",
@@ -126,6 +132,7 @@ def run(
         bracket_table(evaluations)
         if profile:
             cost_table(evaluations, peak_memory_mb())
+    announce_files(store, export)
 
 
 def smooth(
@@ -151,6 +158,7 @@ def smooth(
         Path | None, typer.Option(help="Write the certificates of all examples (.tsv).")
     ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",
@@ -164,9 +172,11 @@ def smooth(
     smoothing = Smoothing(sigma, n0=n0, n=n, alpha=alpha)
     norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
-    from robustbench_dyn.cli.terminal import bracket_table, progress_display
+    from robustbench_dyn.cli.documents import attempts_of, counts_of
+    from robustbench_dyn.cli.terminal import bracket_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.export import check_export_path, write_certificates
     from robustbench_dyn.smoothing import evaluate_smoothed
 
@@ -174,7 +184,7 @@ def smooth(
         check_export_path(export, (".tsv",))
     data = load_dataset(dataset, first=first, n_examples=n_examples, data_dir=data_dir)
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
-    with progress_display(enabled=not as_json) as progress:
+    with progress_display(enabled=not (as_json or quiet)) as progress:
         smoothed = evaluate_smoothed(
             network,
             data,
@@ -196,10 +206,13 @@ def smooth(
             "store": str(store),
             "command": sys.argv[1:],
             "smoothing": asdict(smoothing),
+            "counts": counts_of(smoothed.evaluations),
+            "attempts": attempts_of(smoothed.evaluations),
         }
         print_json({"rows": rows, "run": about})
     else:
         bracket_table(smoothed.evaluations)
+    announce_files(store, export)
 
 
 def curve(
@@ -216,6 +229,7 @@ def curve(
     store: StoreFile = Path("dynbench.sqlite"),
     export: Annotated[Path | None, typer.Option(help="Write the curve (.csv or .parquet).")] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",
@@ -225,21 +239,21 @@ def curve(
     del trust, limits  # heeded while the options were read
     norm = parse_norm(norm_name)
     radii = [parse_eps(text) for text in eps] if eps else None
-    from robustbench_dyn.cli.consoles import Column, note, table
-    from robustbench_dyn.cli.terminal import progress_display
+    from robustbench_dyn.cli.documents import curve_document
+    from robustbench_dyn.cli.terminal import curve_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
-    from robustbench_dyn.results.headings import format_eps, format_percent, heading
 
     check_export(export)
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     for value in radii or []:
         ThreatModel(norm, value).check_input_shape(tuple(data.x.shape[1:]))
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
-    with progress_display(enabled=not as_json) as progress:
+    with progress_display(enabled=not (as_json or quiet)) as progress:
         evaluation = evaluate_distances(
             network,
             data,
@@ -251,27 +265,14 @@ def curve(
             store=store,
             progress=progress,
         )
-    points_table = curve_of(evaluation, radii)
-    flags = evaluation.summary["flags"]
+    points = curve_of(evaluation, radii)
     if export is not None:
-        write_tables([points_table], export)
-    points = points_table.to_dict("records")
+        write_tables([points], export)
     if as_json:
-        about = {"model": model, "norm": norm, "curve": points, "flags": flags}
-        print_json(about)
+        print_json(curve_document(evaluation, points))
     else:
-        rows = [
-            (
-                # Radii of a grid; their digits say nothing.
-                format_eps(point["eps"], digits=4),
-                format_percent(point["certified_accuracy"]),
-                format_percent(point["empirical_accuracy"]),
-            )
-            for point in points
-        ]
-        columns = [Column(heading(column), right=True) for column in points_table.columns]
-        table(columns, rows)
-        note(f"flags: {flags}" if flags else "")
+        curve_table(evaluation, points)
+    announce_files(store, export)
 
 
 def _threat_models(norm: Norm, radii: list[str]) -> list[ThreatModel]:

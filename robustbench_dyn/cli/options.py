@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from robustbench_dyn.cli.output import be_quiet
 from robustbench_dyn.errors import InputError, one_line, shown
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.threat_models import Norm, check_norm
@@ -100,6 +101,12 @@ Certifiers = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print nothing but errors to stderr: no progress.", callback=be_quiet
+    ),
+]
 StoreFile = Annotated[Path, typer.Option("--store", help="SQLite file that holds the verdicts.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets that do not ship.")

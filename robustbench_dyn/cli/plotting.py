@@ -13,12 +13,13 @@ from robustbench_dyn.cli.options import (
     NExamples,
     NormName,
     Plugins,
+    Quiet,
     StoreFile,
     TestSplit,
     Trust,
     parse_norm,
 )
-from robustbench_dyn.cli.output import print_result
+from robustbench_dyn.cli.output import announce_files, print_result
 
 # Radii at which plot flow runs certifiers. A finer grid gives radii closer to the decision
 # boundary, where certifiers take longest.
@@ -32,11 +33,12 @@ def plot_flow_(
         str, typer.Option(help="Data set in the plane: moons or spirals.")
     ] = "moons",
     n_examples: Annotated[int, typer.Option(help="Number of points.")] = 60,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
     """Draw a flow in the plane: trajectories, decision regions, certified balls, attacks."""
-    del trust  # heeded while the options were read
+    del quiet, trust  # heeded while the options were read
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
@@ -58,16 +60,17 @@ def plot_curves_(
     norm_name: NormName = "L2",
     n_examples: NExamples = 100,
     store: StoreFile = Path("dynbench.sqlite"),
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     data_dir: DataDir = None,
 ) -> None:
     """Draw certified and empirical accuracy over eps, one bracket per model."""
     del trust  # heeded while the options were read
-    from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting import plots
 
     norm = parse_norm(norm_name)
@@ -80,9 +83,10 @@ def plot_curves_(
     }
     evaluations = {}
     for name, network in networks.items():
-        with progress_display(enabled=True) as progress:
+        with progress_display(enabled=not quiet) as progress:
             evaluations[name] = evaluate_distances(
                 network, data, norm, store=store, progress=progress
             )
     plots.save(plots.plot_curves(evaluations), to)
     print_result(f"written to {to}")
+    announce_files(store)

@@ -76,7 +76,7 @@ def train(
     plugin, _ = find_architecture(name)
     if not is_trusted(plugin):
         run_supervised(plugin.origin, limits_in_use())
-    from robustbench_dyn.cli.terminal import training_display
+    from robustbench_dyn.progress.display import training_display
     from robustbench_dyn.training import loop, recipes
 
     architecture = discover().get(name)

@@ -26,7 +26,7 @@ def command(tmp_path, monkeypatch, capsys):
         ("interval", "certifier interval"),
         ("moons", "data set moons"),
         ("tanh", "operation tanh"),
-        ("lipflow/eps-0.5", "claim"),
+        ("lipflow/eps-0.5", "variant eps-0.5"),
     ],
 )
 def test_built_in_things_are_checked_by_name(command, name, title):
@@ -170,14 +170,14 @@ def test_a_broken_plugin_is_told_the_rule_it_breaks(
     result = command("check", "mine")
     assert result.returncode == 1
     assert rule in result.stderr
-    (row,) = re.findall(rf"│ {re.escape(rule)} .*BROKEN.*", result.stdout)
+    (row,) = re.findall(rf"^{re.escape(rule)} .*BROKEN.*", result.stdout, re.MULTILINE)
     assert detail in row
 
 
 def test_a_plugin_that_cannot_be_imported_is_refused(command, tmp_path):
     folder = write_plugin(tmp_path / "mine", "attack")
     (folder / "__init__.py").write_text("import no_such_module")
-    refused(command("check", "mine"), "attack 'mine' from", "No module named 'no_such_module'")
+    refused(command("check", "mine"), "the plugin in mine is broken", "imports 'no_such_module'")
 
 
 def test_a_plugin_whose_card_is_wrong_is_refused(command, tmp_path):
@@ -200,10 +200,12 @@ def test_all_that_a_plugin_brings_is_checked(command, tmp_path):
 def test_counterexamples_of_a_model_are_kept(command, tmp_path):
     folder = write_plugin(tmp_path / "mine", "architecture")
     source = (folder / "__init__.py").read_text()
-    coupled = source.replace("return x + self", "return x - x.mean(dim=0) + self")
+    coupled = source.replace("return x + STEP", "return x - x.mean(dim=0) + STEP")
     assert coupled != source
     (folder / "__init__.py").write_text(coupled)
     result = command("check", "mine", "--keep", "kept")
     assert result.returncode == 1
     assert "model mine: batch-independent" in result.stderr
     assert list((tmp_path / "kept").glob("mine-batch-independent-*.npy"))
+    assert "batches: expected batches of any size" in result.stdout
+    assert "To mend it: use nothing that mixes a batch in eval mode" in result.stdout

@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.errors import MarkupError
 
 from robustbench_dyn.cli import consoles, output, terminal
-from robustbench_dyn.evaluation.progress import Progress
+from robustbench_dyn.cli.checklist import Checklist
+from robustbench_dyn.evaluation.contract import ModelFinding
 from robustbench_dyn.plugins.contract import Finding as Rule
-from robustbench_dyn.properties import Finding
+from robustbench_dyn.progress.display import progress_display, sweep_display
+from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.verdicts import Outcome, Status
 from robustbench_dyn.sweeps.engines import Event
 from robustbench_dyn.sweeps.shards import Shard
@@ -43,13 +45,13 @@ def shard(text):
 
 
 def run_progress(text):
-    with terminal.progress_display(enabled=True) as show:
+    with progress_display(enabled=True) as show:
         show(Progress(eps=0.5, stage=text, done=0, total=1, counts=COUNTS))
 
 
 def sweep_progress(text):
     report = Progress(eps=0.5, stage=text, done=0, total=1, counts=COUNTS)
-    with terminal.sweep_display(enabled=True) as show:
+    with sweep_display(enabled=True) as show:
         show(Event(shard(text), "started"), 2)
         show(Event(shard(text), "at work", progress=report), 2)
         show(Event(shard(text), "failed", f"ValueError: {text}"), 2)
@@ -57,7 +59,7 @@ def sweep_progress(text):
 
 def sweep_at_work(text):
     report = Progress(eps=0.5, stage=text, done=0, total=1, counts=COUNTS)
-    with terminal.sweep_display(enabled=True) as show:
+    with sweep_display(enabled=True) as show:
         show(Event(shard(text), "started"), 2)
         # The bars are drawn at the end, with what they showed last.
         show(Event(shard(text), "at work", progress=report), 2)
@@ -85,13 +87,15 @@ def costs(text):
 
 
 def contract(text):
-    with terminal.contract_display(text) as show:
-        show(text, Rule(text, False, text, (text,)))
+    checklist = Checklist(text, text)
+    checklist.add_rule(text, Rule(text, False, text, (text,)))
+    checklist.print()
 
 
 def claims(text):
-    with terminal.findings_display() as show:
-        show(Finding(claim=text, part=text, points=text, defect=1.0, tolerance=0.0, note=text))
+    checklist = Checklist(text, text, tested=text)
+    checklist.add(ModelFinding(text, False, text, text, text))
+    checklist.print()
 
 
 def table(text):

@@ -1,4 +1,4 @@
-"""The contract of an architecture: what a network must keep, so that its verdicts mean something."""
+"""The contract of an architecture: rules without which verdicts have no meaning."""
 
 from robustbench_dyn.evaluation.contract.check import check_model, subject_of
 from robustbench_dyn.evaluation.contract.rules import ModelFinding, Subject

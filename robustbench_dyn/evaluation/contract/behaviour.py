@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_dyn.errors import InputError, IntegrityError, one_line
 from robustbench_dyn.evaluation.contract.rules import ModelRule, Subject, difference
-from robustbench_dyn.models.forward import call
+from robustbench_dyn.models.forward import call_without_graph
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.validation import check_frozen
 from robustbench_dyn.models.weights import fill
@@ -45,6 +45,8 @@ def _gradients(subject: Subject) -> Outcome:
             wide, narrow = (
                 ((model(x + h * v) - model(x - h * v)) @ w) / (2 * h) for h in (_STEP, _STEP / 8)
             )
+        if wide.any() and not gradient.any():
+            return Outcome(False, "the gradient at the input is 0 where the logits change")
         size = max(float(wide.abs().max()), float(slope.abs().max()))
         steepest = max(steepest, size)
         # A kink within the step says nothing of the gradient.
@@ -69,7 +71,7 @@ def _without_graph(subject: Subject) -> Outcome:
 
 
 def _modes(subject: Subject) -> Outcome:
-    model = copy.deepcopy(subject.model)
+    model = copy.deepcopy(subject.model).requires_grad_(True)
     for train in (False, True):
         model.train(train)
         before = {name: part.training for name, part in model.named_modules()}
@@ -93,7 +95,7 @@ def _modes(subject: Subject) -> Outcome:
 def _frozen(subject: Subject) -> Outcome:
     with frozen_eval(subject.model), torch.no_grad():
         try:
-            check_frozen(subject.model, subject.x, call(subject.model, subject.x))
+            check_frozen(subject.model, subject.x, call_without_graph(subject.model, subject.x))
         except InputError as error:
             return Outcome(False, one_line(str(error).partition(";")[0]))
     return Outcome(True, "the same logits with frozen and with trainable parameters")
@@ -102,7 +104,7 @@ def _frozen(subject: Subject) -> Outcome:
 def _double(subject: Subject) -> Outcome:
     model = copy.deepcopy(subject.model).double()
     with torch.no_grad():
-        logits, usual = model(subject.x.double()), call(subject.model, subject.x)
+        logits, usual = model(subject.x.double()), call_without_graph(subject.model, subject.x)
     if logits.dtype != torch.float64:
         return Outcome(False, f"its logits are {logits.dtype} after .double()")
     off = difference(logits, usual.double())
@@ -117,7 +119,9 @@ def _device(subject: Subject) -> Outcome:
     if torch.cuda.is_available():
         there = copy.deepcopy(subject.model).cuda()
         with torch.no_grad():
-            off = difference(there(subject.x.cuda()).cpu(), call(subject.model, subject.x))
+            off = difference(
+                there(subject.x.cuda()).cpu(), call_without_graph(subject.model, subject.x)
+            )
         return Outcome(off <= _ROUNDING, f"relative difference {off:.1e} on cuda")
     try:
         with torch.no_grad():
@@ -140,7 +144,9 @@ def _saved(subject: Subject) -> Outcome:
     except IntegrityError as error:
         return Outcome(False, one_line(str(error)))
     with torch.no_grad():
-        off = difference(call(other, subject.x), call(subject.model, subject.x))
+        off = difference(
+            call_without_graph(other, subject.x), call_without_graph(subject.model, subject.x)
+        )
     found = f"relative difference {off:.1e} after saving, building and loading"
     return Outcome(off <= 1e-5, found)
 

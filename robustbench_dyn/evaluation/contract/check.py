@@ -13,6 +13,7 @@ from robustbench_dyn.evaluation.contract.claims import CARD, CERTIFICATES, COST,
 from robustbench_dyn.evaluation.contract.rules import ModelFinding, Subject
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model, load_weights
+from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.properties.architectures import dataset_of_test
 
 
@@ -54,7 +55,7 @@ def subject_of(
 def check_model(subject: Subject) -> Iterator[ModelFinding]:
     """Yield a finding for each rule; after a broken rule that all others need, no more.
 
-    The model is not changed. Raises InputError where a claim names a part that is not there.
+    The model is not changed.
     """
     if subject.weights is not None:
         found = f"{subject.weights.file} has the SHA-256 of the card, and fits the network"
@@ -69,11 +70,15 @@ def check_model(subject: Subject) -> Iterator[ModelFinding]:
         yield rule.check(subject)
     try:
         yield from properties(subject)
-    except InputError as error:
+    # The claims are methods of any code.
+    except Exception as error:
+        if is_machine_error(error):
+            raise
+        reason = f"{type(error).__name__}: {error}"
         yield ModelFinding(
             "properties",
             False,
-            str(error),
+            one_line(str(error) if isinstance(error, InputError) else f"it raises {reason}"),
             "claims of parts that exist, and can be tested in float64",
             "name a part as in model.named_modules()",
         )

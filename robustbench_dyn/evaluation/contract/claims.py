@@ -1,18 +1,20 @@
-"""Rules about claims: the card, the properties, certificates under attack; and the cost of a pass."""
+"""Rules about claims: the card, the properties, certificates under attack; and the cost."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 
 from robustbench_dyn.datasets import DATASETS
-from robustbench_dyn.errors import SoundnessError
+from robustbench_dyn.errors import CertificateError, SoundnessError
 from robustbench_dyn.evaluation.api import evaluate_grid
 from robustbench_dyn.evaluation.cheap import cheap_certifiers
 from robustbench_dyn.evaluation.contract.rules import ModelFinding, ModelRule, Subject
-from robustbench_dyn.models.forward import call
+from robustbench_dyn.lipschitz.bounds import lipschitz_bound
+from robustbench_dyn.models.forward import call_without_graph
 from robustbench_dyn.models.precision import full_precision
 from robustbench_dyn.plugins.contract import Outcome
 from robustbench_dyn.properties import Finding, check_properties, claims_for_all
@@ -82,6 +84,8 @@ def _certificates(subject: Subject) -> Outcome:
     """Attack every example that a cheap certifier proves, at small, middling and wide radii."""
     norm: Norm = (subject.weights.norm if subject.weights else None) or "L2"
     shape = tuple(subject.x.shape[1:])
+    with suppress(CertificateError):
+        lipschitz_bound(subject.model)  # what else it raises is told
     certifiers = cheap_certifiers(subject.model, shape, norm)
     if not certifiers:
         return Outcome(None, f"no cheap certifier of {norm} is applicable")
@@ -113,14 +117,13 @@ def _certificates(subject: Subject) -> Outcome:
     return Outcome(None if none else True, found)
 
 
-@torch.no_grad()
 def _cost(subject: Subject) -> Outcome:
     batch = torch.cat([subject.x] * 8)
-    call(subject.model, batch)
+    call_without_graph(subject.model, batch)
     seconds = []
     for _ in range(_PASSES):
         started = time.perf_counter()
-        call(subject.model, batch)
+        call_without_graph(subject.model, batch)
         seconds.append(time.perf_counter() - started)
     n = sum(parameter.numel() for parameter in subject.model.parameters())
     each = min(seconds) / len(batch)
