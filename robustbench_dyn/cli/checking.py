@@ -68,6 +68,7 @@ def check(
     counterpart that breaks the rule on purpose.
     """
     del plugins, trust, limits, quiet  # heeded while the options were read
+    from robustbench_dyn.cli.checklist import Checklist
     from robustbench_dyn.plugins import limits_in_use
 
     foreign = _untrusted(name)
