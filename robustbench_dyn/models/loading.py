@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
+from robustbench_dyn.errors import InputError, IntegrityError, RegistryError, shown
 from robustbench_dyn.limited_yaml import read_text
 from robustbench_dyn.models.architectures import (
     Architecture,
@@ -161,6 +161,8 @@ def load_model(
     unknown or broken plugin, InputError where it has no weights for dataset, IntegrityError where
     the weights file is not the one that the card names.
     """
+    if not isinstance(model_name, str):
+        raise InputError(f"model_name={shown(model_name)} is no name; give one, such as 'lipflow'")
     name, variant = split_name(model_name)
     plugin, card = find_architecture(name, plugins)
     if is_trusted(plugin):

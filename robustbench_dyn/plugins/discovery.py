@@ -69,6 +69,8 @@ def load_plugins(*folders: str | Path, trust: bool = False) -> None:
     changes nothing, but for trust. Raises RegistryError where one does not exist.
     """
     for folder in folders:
+        if not isinstance(folder, (str, Path)):
+            raise RegistryError(f"{shown(folder)} is no path of a plugin folder; give a folder")
         root = _existing(Path(folder))
         if root not in _registered:
             _registered.append(root)

@@ -145,8 +145,8 @@ def test_a_card_that_cannot_be_read_is_listed_for_each_kind(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"provides": "[dataset]"}, "provides.0: Input should be 'architecture', 'attacks'"),
-        ({"provides": "[]"}, "provides: Tuple should have at least 1 item"),
+        ({"provides": "[dataset]"}, "provides.0: choose 'architecture', 'attacks'"),
+        ({"provides": "[]"}, "provides: give at least 1 of them"),
         ({"provides": ""}, "the key 'family' is missing; an architecture needs one"),
         ({"properties": "[lipschitz]"}, "the key 'properties' is for architectures"),
         ({"family": "Flow"}, "the key 'family' is for architectures"),
