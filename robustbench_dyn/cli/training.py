@@ -20,7 +20,6 @@ from robustbench_dyn.threat_models import Norm, ThreatModel, format_eps, parse_e
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustbench_dyn.datasets import Dataset
     from robustbench_dyn.models.architectures import Architecture
     from robustbench_dyn.training.loop import Epoch, Trained
     from robustbench_dyn.training.recipes import Recipe
@@ -165,17 +164,9 @@ class _HeldOut:
     def __init__(self, config: Recipe, data_dir: Path | None, eps: float | None) -> None:
         from robustbench_dyn.datasets import load_dataset
 
-        self._load: Callable[..., Dataset] = load_dataset
-        self._config, self._data_dir, self._eps = config, data_dir, eps
-        self._kept: Dataset | None = None
-
-    @property
-    def data(self) -> Dataset:
-        """The examples."""
-        if self._kept is None:
-            data = self._load(self._config.dataset, data_dir=self._data_dir)
-            self._kept = data.rows(0, min(_N_HELD_OUT, len(data)))
-        return self._kept
+        data = load_dataset(config.dataset, data_dir=data_dir)
+        self.data = data.rows(0, min(_N_HELD_OUT, len(data)))
+        self.threat_model = _ball(config, tuple(self.data.x.shape[1:]), eps)
 
     def clean(self, model: nn.Module) -> float:
         """Return the clean accuracy, without a change of the network."""
@@ -195,14 +186,14 @@ class _HeldOut:
         from robustbench_dyn.evaluation.api import evaluate
         from robustbench_dyn.evaluation.cheap import cheap_certifiers
 
-        threat_model = self._threat_model()
+        threat_model = self.threat_model
         shape = tuple(self.data.x.shape[1:])
         certifiers = cheap_certifiers(model, shape, threat_model.norm)
         evaluation = evaluate(
             model, self.data, threat_model, attacks="none", certifiers=certifiers or "none"
         )
         row = evaluation.summary
-        of = f"the first {len(self.data)} test examples of {self._config.dataset}"
+        of = f"the first {len(self.data)} test examples of {self.data.name}"
         text = f"on {of}: clean {row['clean_accuracy']:.1%}"
         ball = f"{threat_model.norm} {format_eps(threat_model.eps)}"
         if not certifiers:
@@ -210,18 +201,17 @@ class _HeldOut:
         by = ", ".join(certifiers)
         return f"{text}, certified {row['certified_accuracy']:.1%} at {ball} by {by}"
 
-    def _threat_model(self) -> ThreatModel:
-        """Return the ball of the recipe, or for the norm of its weights a narrow one."""
-        config = self._config
-        ball = config.certified_training or config.adversary
-        norm: Norm = ball.norm if ball is not None else config.norm or "L2"
-        widest = widest_eps(norm, tuple(self.data.x.shape[1:]))
-        usual = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}[norm]
-        narrow = float(f"{_SHARE_OF_WIDEST * widest:.1g}")
-        eps = self._eps or (ball.eps if ball else min(usual, narrow))
-        threat_model = ThreatModel(norm, eps)
-        threat_model.check_input_shape(tuple(self.data.x.shape[1:]))
-        return threat_model
+
+def _ball(config: Recipe, input_shape: tuple[int, ...], eps: float | None) -> ThreatModel:
+    """Return the ball of the recipe, or a narrow one in the norm of its weights."""
+    ball = config.certified_training or config.adversary
+    norm: Norm = ball.norm if ball is not None else config.norm or "L2"
+    usual = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}[norm]
+    narrow = float(f"{_SHARE_OF_WIDEST * widest_eps(norm, input_shape):.1g}")
+    default = ball.eps if ball is not None else min(usual, narrow)
+    threat_model = ThreatModel(norm, default if eps is None else eps)
+    threat_model.check_input_shape(input_shape)
+    return threat_model
 
 
 @contextmanager

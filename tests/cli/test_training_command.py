@@ -39,7 +39,6 @@ def test_training_ends_with_accuracies_on_held_out_examples(command, mine):
 
 def test_a_radius_may_be_given(command, mine):
     assert "at L2 0.15 by lipschitz" in command(*TRAIN, "--eps", "0.15").stdout
-    refused(command(*TRAIN, "--eps", "wide"), "eps='wide' is not a number")
 
 
 @pytest.mark.slow
@@ -90,17 +89,14 @@ def test_a_recipe_trains_on_another_data_set(command, mine):
 def test_without_a_recipe_for_a_data_set_those_there_are_named(command, mine):
     words = ["no recipe digits.yaml (it has: moons.yaml)", "--recipe FILE"]
     refused(command(*TRAIN, "--dataset", "digits"), *words)
+    other = ["train", "--model", "mine/slow", "--plugins", "mine"]
+    refused(command(*other), "no recipe fashion_mnist-slow.yaml (it has: moons.yaml)")
 
 
 @pytest.mark.parametrize("name", ["t.png", pytest.param("t.svg", marks=pytest.mark.slow)])
 def test_the_loss_is_drawn(command, mine, tmp_path, name):
     assert f"loss and accuracy by epoch: {name}" in command(*TRAIN, "--plot", name).stdout
     assert (tmp_path / name).stat().st_size > 1000
-
-
-def test_a_picture_of_another_kind_is_refused_first(command, mine, tmp_path):
-    refused(command(*TRAIN, "--plot", "t.txt"), "t.txt must end in")
-    assert not (tmp_path / "trained").exists()
 
 
 def test_a_picture_changes_no_weight(command, mine, tmp_path):
@@ -143,3 +139,33 @@ def test_weights_that_cannot_be_installed_are_refused_first(command, mine, tmp_p
     (mine / "weights").write_text("in the way")
     refused(command(*TRAIN, "--install"), "moons.safetensors cannot be written")
     assert not (tmp_path / "trained").exists()
+
+
+RECIPE = ["--recipe", "mine/recipes/moons.yaml"]
+BAD = {
+    "no number": (["--eps", "wide"], "eps='wide' is not a number"),
+    "a negative radius": (["--eps", "-1"], "eps=-1.0 is not a positive number"),
+    "a wide radius": (["--eps", "9"], "eps=9 in L2 is more than a quarter"),
+    "a text as picture": (["--plot", "t.txt"], "t.txt must end in"),
+    "a picture in /proc": (["--plot", "/proc/x.png"], "/proc/x.png cannot be written"),
+    "no recipe": (["--recipe", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+    "a folder as recipe": (["--recipe", "mine"], "mine is no regular file"),
+    "a folder to install": (["--recipe", "mine", "--install"], "mine is no regular file"),
+    "a card as recipe": (["--recipe", "mine/card.yaml"], "unknown key 'name'"),
+    "a recipe of another": (["--recipe", "lipflow.yaml"], "is for model 'lipflow', not 'mine'"),
+    "unknown data": ([*RECIPE, "--dataset", "digitz"], "did you mean 'digits'?"),
+    "a path as data": ([*RECIPE, "--dataset", "../x"], "no data set is called '../x'"),
+    "too few examples": (["--n-examples", "3"], "3 examples are fewer than one batch of 50"),
+    "no examples": (["--n-examples", "0"], "n_examples=0 is out of range"),
+    "no device": (["--device", "abacus"], "device='abacus' cannot be used"),
+    "another suffix": (["--out", "w.pt"], "w.pt must end in .safetensors"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), BAD.values(), ids=BAD.keys())
+def test_a_bad_option_is_refused_before_the_training(command, mine, tmp_path, options, words):
+    text = (mine / "recipes" / "moons.yaml").read_text()
+    (tmp_path / "lipflow.yaml").write_text(text.replace("model: mine", "model: lipflow"))
+    refused(command(*TRAIN, *options), words)
+    assert not (tmp_path / "trained").exists()
+    assert not (mine / "weights").exists()

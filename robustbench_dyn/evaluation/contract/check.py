@@ -16,6 +16,8 @@ from robustbench_dyn.models.loading import build_model, load_weights
 from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.properties.architectures import dataset_of_test
 
+_WEIGHTS = "a safetensors file with the SHA-256 of the card, whose tensors fit the network"
+
 
 def subject_of(
     architecture: Architecture,
@@ -46,7 +48,7 @@ def subject_of(
             "weights",
             False,
             one_line(str(error), most=400),
-            f"{weights.file} has the SHA-256 of the card, and fits the network",
+            _WEIGHTS,
             "train again with --install, or correct sha256 and options in card.yaml",
         )
     return Subject(architecture, weights, data, model)
@@ -59,7 +61,7 @@ def check_model(subject: Subject) -> Iterator[ModelFinding]:
     """
     if subject.weights is not None:
         found = f"{subject.weights.file} has the SHA-256 of the card, and fits the network"
-        yield ModelFinding("weights", True, found, found, "")
+        yield ModelFinding("weights", True, found, _WEIGHTS, "")
     yield CARD.check(subject)
     for rule in outputs.RULES:
         finding = rule.check(subject)
