@@ -47,7 +47,7 @@ def new(
     to: Annotated[Path, typer.Option(help="Folder in which the plugin's folder is made.")] = Path(),
 ) -> None:
     """Write a small plugin that passes `dynbench check`, to be changed."""
-    folder = write_package(to / name, kind) if package else write_plugin(to / name, kind)
+    folder = write_package(to / name, kind) if package else writeplugin_files(to / name, kind)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print_result(f"written: {path}")
     if package:
@@ -59,14 +59,14 @@ def new(
         print_result(f"      dynbench {command.format(name=name, folder=folder)}")
 
 
-def write_plugin(folder: Path, kind: NewKind) -> Path:
+def writeplugin_files(folder: Path, kind: NewKind) -> Path:
     """Write a plugin of a kind, called as its folder; returns the folder.
 
     Raises InputError where the folder exists or its name cannot be a plugin's, OutputError where it
     cannot be written; nothing of it is left then.
     """
     _check(folder)
-    return _write(folder, _plugin(folder.name, kind))
+    return _write(folder, plugin_files(folder.name, kind))
 
 
 def write_package(folder: Path, kind: NewKind) -> Path:
@@ -77,7 +77,7 @@ def write_package(folder: Path, kind: NewKind) -> Path:
         path.replace("example", name): _fill(TEMPLATES / "package" / template, name)
         for path, template in _PACKAGE.items()
     }
-    plugin = _plugin(name, kind)
+    plugin = plugin_files(name, kind)
     return _write(folder, files | {f"src/dynbench_{name}/{path}": plugin[path] for path in plugin})
 
 
@@ -86,7 +86,7 @@ def render(name: str, kind: NewKind) -> str:
     return _fill(TEMPLATES / f"{kind}.py", name)
 
 
-def _plugin(name: str, kind: NewKind) -> dict[str, str]:
+def plugin_files(name: str, kind: NewKind) -> dict[str, str]:
     """Return the files of a plugin; the card comes last, for a folder without it is no plugin."""
     files = {"__init__.py": render(name, kind)}
     if kind == "architecture":

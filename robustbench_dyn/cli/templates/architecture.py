@@ -1,7 +1,7 @@
 """Architecture "example": a gradient flow, which brings no two inputs further apart.
 
 A network is a discretised differential equation here: a FIELD says how a state moves, an INTEGRATOR
-takes steps along it, and what both preserve is a PROPERTY, which `dynbench check` tests. A bound on
+takes steps along it, and what both preserve is a PROPERTY, which a check tests. A bound on
 the Lipschitz constant turns the margin of a prediction into a certified radius.
 """
 
@@ -52,7 +52,7 @@ class Step(nn.Module):
         """Return 1: the Jacobian I - h W^T D W, 0 <= D <= I, has eigenvalues in [1 - STEP, 1].
 
         The certifier `lipschitz` multiplies the bounds of all layers. A bound has to be proved, as
-        in the line above; `dynbench run` searches for two inputs that refute it.
+        in the line above; a run searches for two inputs that refute it.
         """
         return 1.0
 

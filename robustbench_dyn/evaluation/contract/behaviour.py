@@ -29,7 +29,7 @@ def _gradients(subject: Subject) -> Outcome:
     """Compare the derivative along random directions with differences, in float64."""
     model, x = copy.deepcopy(subject.model).double(), subject.x.double()
     generator = torch.Generator().manual_seed(0)
-    wrong = judged = 0
+    wrong = compared = 0
     steepest = worst = 0.0
     for _ in range(_DIRECTIONS):
         v = torch.randn(x.shape, generator=generator, dtype=x.dtype)
@@ -52,13 +52,13 @@ def _gradients(subject: Subject) -> Outcome:
         # A kink within the step says nothing of the gradient.
         smooth = (wide - narrow).abs() <= _SLOPE_SLACK * size
         off = (slope - narrow).abs()
-        judged += int(smooth.sum())
+        compared += int(smooth.sum())
         wrong += int((off[smooth] > _SLOPE_SLACK * size).sum())
         worst = max(worst, float(off[smooth].max()) / size if smooth.any() and size else 0.0)
     if not steepest > 0:
         return Outcome(False, "the logits do not change with the input, or their gradient is NaN")
-    found = f"{wrong} of {judged} slopes are wrong, by up to {worst:.1e} of the largest"
-    return Outcome(2 * wrong <= judged and judged > 0, found)
+    found = f"{wrong} of {compared} slopes are wrong, by up to {worst:.1e} of the largest"
+    return Outcome(2 * wrong <= compared and compared > 0, found)
 
 
 def _without_graph(subject: Subject) -> Outcome:
@@ -185,7 +185,7 @@ RULES = (
     ),
     ModelRule(
         "modes",
-        "forward() changes no mode, no flag and, in eval mode, no parameter and no buffer",
+        "a forward() that changes no mode, no flag and, in eval mode, no parameter and no buffer",
         "leave eval(), train() and requires_grad_() to the caller; update buffers only where "
         "self.training is true",
         _modes,
@@ -199,19 +199,19 @@ RULES = (
     ),
     ModelRule(
         "float64",
-        "after .double(), the same logits up to rounding",
+        "the same logits up to rounding after .double()",
         "make tensors with the dtype of x, and register constants as buffers",
         _double,
     ),
     ModelRule(
         "device",
-        "after .to(device), every tensor is there",
+        "every tensor on the device after .to(device)",
         "register constants by register_buffer(), and make tensors with device=x.device",
         _device,
     ),
     ModelRule(
         "saved weights",
-        "the state dict holds all that the logits depend on",
+        "a state dict that holds all that the logits depend on",
         "keep random constants in buffers, draw none in forward(), and share no tensor under two "
         "names",
         _saved,

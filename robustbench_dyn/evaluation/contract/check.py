@@ -16,6 +16,9 @@ from robustbench_dyn.models.loading import build_model, load_weights
 from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.properties.architectures import dataset_of_test
 
+BEFORE_CLAIMS = (CARD, *outputs.RULES, *behaviour.RULES)
+AFTER_CLAIMS = (CERTIFICATES, COST)
+RULES = (*BEFORE_CLAIMS, *AFTER_CLAIMS)
 _WEIGHTS = "a safetensors file with the SHA-256 of the card, whose tensors fit the network"
 
 
@@ -62,14 +65,11 @@ def check_model(subject: Subject) -> Iterator[ModelFinding]:
     if subject.weights is not None:
         found = f"{subject.weights.file} has the SHA-256 of the card, and fits the network"
         yield ModelFinding("weights", True, found, _WEIGHTS, "")
-    yield CARD.check(subject)
-    for rule in outputs.RULES:
+    for rule in BEFORE_CLAIMS:
         finding = rule.check(subject)
         yield finding
         if rule.needed and not finding.holds:
             return
-    for rule in behaviour.RULES:
-        yield rule.check(subject)
     try:
         yield from properties(subject)
     # The claims are methods of any code.
@@ -84,5 +84,5 @@ def check_model(subject: Subject) -> Iterator[ModelFinding]:
             "claims of parts that exist, and can be tested in float64",
             "name a part as in model.named_modules()",
         )
-    yield CERTIFICATES.check(subject)
-    yield COST.check(subject)
+    for rule in AFTER_CLAIMS:
+        yield rule.check(subject)

@@ -113,7 +113,7 @@ RULES = (
     ),
     ModelRule(
         "input",
-        "forward() leaves its input as it is",
+        "an input that forward() leaves as it is",
         "write x = x + y instead of x += y, and no inplace=True on x itself",
         _input_kept,
     ),
