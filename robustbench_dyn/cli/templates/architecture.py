@@ -1,8 +1,8 @@
 """Architecture "example": a gradient flow, which brings no two inputs further apart.
 
 A network is a discretised differential equation here: a FIELD says how a state moves, an INTEGRATOR
-takes steps along it, and what both preserve is a PROPERTY, which a check tests. A bound on
-the Lipschitz constant turns the margin of a prediction into a certified radius.
+takes steps along it, and what both preserve is a PROPERTY, which a check tests. A bound on the
+Lipschitz constant turns the margin of a prediction into a certified radius.
 """
 
 import math
