@@ -11,8 +11,9 @@ from typing import Any
 
 from robustbench_dyn.attacks import contract as attacks
 from robustbench_dyn.certification.contract import certifier_controls, operation_controls
-from robustbench_dyn.cli.scaffolding import NewKind, render
+from robustbench_dyn.cli.scaffolding import NewKind, plugin_files, render
 from robustbench_dyn.datasets import contract as datasets
+from robustbench_dyn.evaluation.contract import RULES
 from robustbench_dyn.plugins.contract import Control, Rule
 
 # Those in the docs are the modules of tests/plugins/example_plugin.
@@ -28,6 +29,18 @@ NAMES: dict[NewKind, str] = {
 def template(kind: NewKind) -> str:
     """Return what `dynbench new NAME --kind KIND` writes, as a code block."""
     return f"```python\n{render(NAMES[kind], kind).rstrip()}\n```"
+
+
+def template_file(path: str) -> str:
+    """Return another file that `dynbench new NAME` writes for an architecture, as a code block."""
+    return f"```yaml\n{plugin_files(NAMES['architecture'], 'architecture')[path].rstrip()}\n```"
+
+
+def of_model_rules() -> str:
+    """Return a table of the rules for networks, each with how to mend one that breaks it."""
+    lines = ["| rule | what is expected | how to mend it |", "| --- | --- | --- |"]
+    lines += [f"| {rule.name} | {rule.expected} | {rule.remedy} |" for rule in RULES]
+    return "\n".join(lines)
 
 
 def of_rules(rules: Iterable[Rule[Any]]) -> str:
@@ -56,6 +69,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "template_certifier": partial(template, "certifier"),
     "template_dataset": partial(template, "dataset"),
     "template_operation": partial(template, "operation"),
+    "template_card": partial(template_file, "card.yaml"),
+    "template_recipe": partial(template_file, "recipes/moons.yaml"),
+    "contract_models": of_model_rules,
     "contract_attacks": lambda: of_rules(attacks.rules("L2")),
     "contract_certifiers": lambda: of_controls(certifier_controls()),
     "contract_datasets": lambda: of_rules(datasets.rules()),

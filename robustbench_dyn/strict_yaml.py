@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
 
 from robustbench_dyn.errors import InputError, one_line, shown
 from robustbench_dyn.limited_yaml import parse, read_text
@@ -15,10 +24,29 @@ from robustbench_dyn.threat_models import parse_eps
 Option = bool | int | float | str
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+def matching(pattern: str, rule: str) -> AfterValidator:
+    """Return a check that a whole text matches a pattern; rule: what it must be, in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{shown(text)} must be {rule}")
+        return text
+
+    return AfterValidator(check)
 
 
-Variant = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_.-]*)?$")]
+Name = Annotated[
+    str, matching(r"[a-z][a-z0-9_]*", "lower-case letters, digits and _, a letter first")
+]
+
+
+Variant = Annotated[
+    str,
+    matching(
+        r"([a-z0-9][a-z0-9_.-]*)?",
+        "lower-case letters, digits and _ . -, a letter or a digit first",
+    ),
+]
 
 
 def refuse_truth(value: object) -> object:
@@ -37,7 +65,7 @@ Eps = Annotated[
 ]
 
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, matching(r"[0-9a-f]{64}", "a SHA-256: 64 digits of 0-9 and a-f")]
 
 
 class StrictFile(BaseModel):
@@ -56,12 +84,20 @@ def read_yaml(path: Path, schema: type[_File]) -> _File:
         content: Any = parse(text)
     except InputError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from error
+    return check_content(content, schema, str(path))
+
+
+def check_content(content: object, schema: type[_File], name: str) -> _File:
+    """Return the content of a file as its schema has it; name: of the file, for messages.
+
+    Raises InputError in one line where it breaks the schema.
+    """
     if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a mapping of keys to values")
+        raise InputError(f"{name} must hold a mapping of keys to values")
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {'; '.join(_explain(error, schema))}") from error
+        raise InputError(f"{name}: {'; '.join(_explain(error, schema))}") from error
 
 
 def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
@@ -77,4 +113,38 @@ def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
             reason = one_line(str(problem["ctx"]["error"]))
             yield f"{place}: {reason}" if place else reason
         else:
-            yield f"{place}: {one_line(problem['msg'])} (it is {shown(problem['input'])})"
+            yield f"{place}: {_wanted(problem)} (it is {shown(problem['input'])})"
+
+
+# What pydantic says in the words of Python, for those who write YAML; by type of error.
+_WANTED = {
+    "string_type": "give a text, in quotes where it looks like a number or a date",
+    "tuple_type": "give a list: [a, b]",
+    "list_type": "give a list: [a, b]",
+    "dict_type": "give a mapping: {{key: value}}",
+    "model_type": "give a mapping: {{key: value}}",
+    "model_attributes_type": "give a mapping: {{key: value}}",
+    "int_type": "give a whole number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "float_parsing": "give a number",
+    "bool_type": "give true or false",
+    "bool_parsing": "give true or false",
+    "finite_number": "give a finite number",
+    "literal_error": "choose {expected}",
+    "too_short": "give at least {min_length} of them",
+    "too_long": "give at most {max_length} of them",
+    "greater_than": "give a number above {gt}",
+    "greater_than_equal": "give a number of at least {ge}",
+    "less_than": "give a number below {lt}",
+    "less_than_equal": "give a number of at most {le}",
+}
+
+
+def _wanted(problem: ErrorDetails) -> str:
+    """Return what a value has to be, in plain words."""
+    words = _WANTED.get(problem["type"])
+    if words is None:
+        return one_line(problem["msg"])
+    return words.format(**problem.get("ctx", {}))

@@ -41,9 +41,10 @@ class ThreatModel:
         number = isinstance(self.eps, Real) and not isinstance(self.eps, bool)
         # Compared, for math.isfinite fails on whole numbers beyond the floats.
         if not (number and 0 < self.eps <= sys.float_info.max):
-            raise InputError(
-                f"eps={self.eps!r} is not a positive number; give eps in raw input units"
-            )
+            way = "give eps in raw input units"
+            if isinstance(self.eps, str):
+                way = "give a number such as 8 / 255, without quotes"
+            raise InputError(f"eps={shown(self.eps)} is not a positive number; {way}")
         # Two points of [0, 1]^d are at most 1 apart in Linf: a wider eps is a forgotten / 255.
         if self.norm == "Linf" and self.eps > 1:
             raise InputError(

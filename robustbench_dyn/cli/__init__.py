@@ -22,6 +22,7 @@ from robustbench_dyn.cli import (
     scaffolding,
     storing,
     tables,
+    training,
     verifying,
 )
 from robustbench_dyn.cli.output import print_result, reserve_stdout, reserving_stdout
@@ -78,7 +79,7 @@ app.command("list")(reserving_stdout(listing.list_))
 app.command()(reserving_stdout(models.show))
 app.command()(reserving_stdout(checking.check))
 app.command()(reserving_stdout(scaffolding.new))
-app.command()(reserving_stdout(models.train))
+app.command()(reserving_stdout(training.train))
 app.command("sweep")(reserving_stdout(tables.sweep_))
 app.command()(reserving_stdout(publishing.leaderboard))
 app.command()(reserving_stdout(verifying.verify))

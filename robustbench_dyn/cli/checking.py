@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from robustbench_dyn.cli.options import (
-    DataDir,
-    Limited,
-    Plugins,
-    Trust,
-)
-from robustbench_dyn.cli.output import print_error
+from robustbench_dyn.cli.options import AsJson, DataDir, Limited, Plugins, Quiet, Trust
+from robustbench_dyn.cli.output import print_error, print_json
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError, RegistryError
 from robustbench_dyn.files import check_writable, replacing
 from robustbench_dyn.names import file_name, inside
 
 if TYPE_CHECKING:
+    from robustbench_dyn.cli.checklist import Checklist
     from robustbench_dyn.plugins import Kind, Plugin, Registry
     from robustbench_dyn.plugins.contract import Finding
 
@@ -58,17 +54,21 @@ def check(
     keep: Annotated[
         Path | None, typer.Option(help="Folder for a model's counterexamples, as .npy files.")
     ] = None,
+    as_json: AsJson = False,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",
     data_dir: DataDir = None,
+    quiet: Quiet = False,
 ) -> None:
     """Test the contract of a model, attack, certifier, data set or operation.
 
-    Of a model: each property that it claims, on data, random and searched points, in float64. Of
-    the others: each rule, with a negative control, a counterpart that breaks the rule on purpose.
+    Of a model: a list of rules, from the number of classes to certificates under attack, each with
+    what was found and how to mend it. Of the others: each rule, with a negative control, a
+    counterpart that breaks the rule on purpose.
     """
-    del plugins, trust, limits  # heeded while the options were read
+    del plugins, trust, limits, quiet  # heeded while the options were read
+    from robustbench_dyn.cli.checklist import Checklist
     from robustbench_dyn.plugins import limits_in_use
 
     foreign = _untrusted(name)
@@ -77,13 +77,23 @@ def check(
     if keep is not None:
         check_writable(keep / "counterexample.npy")
     options = ArchitectureOptions(dataset, n_examples, keep)
-    broken = list[str]()
+    checklists = list[Checklist]()
     for subject in _subjects(name):
         if subject.kind == "model":
-            failed = _check_model(subject, options)
+            checklists.append(_check_model(subject, options))
         else:
-            failed = _check_contract(subject, data_dir)
-        broken += [f"{subject.kind} {subject.name}: {rule}" for rule in failed]
+            checklists.append(_check_contract(subject, data_dir))
+        if not as_json:
+            checklists[-1].print()
+    broken = [f"{each.kind} {each.name}: {rule}" for each in checklists for rule in each.broken]
+    if as_json:
+        print_json(
+            {
+                "name": name,
+                "holds": not broken,
+                "subjects": [checklist.document() for checklist in checklists],
+            }
+        )
     if broken:
         print_error(f"{name} does not keep its contract: {'; '.join(broken)}")
         raise typer.Exit(1)
@@ -127,15 +137,18 @@ def _subjects(name: str) -> Iterator[Subject]:
 
 def _plugin(name: str) -> Plugin | None:
     """Load and return the plugin in a folder; None where name is no folder."""
-    from robustbench_dyn.plugins import load_plugins, read_plugin
+    from robustbench_dyn.plugins import load_plugins, plugin_folders, read_plugin
 
     if not Path(name).is_dir():
         return None
-    if not (Path(name) / "card.yaml").is_file():
+    folders = plugin_folders(Path(name).resolve())
+    if not folders:
         raise InputError(f"{name} is no plugin: it has no card.yaml; first: dynbench new NAME")
+    if len(folders) > 1:
+        found = ", ".join(folder.name for folder in folders)
+        raise InputError(f"{name} holds several plugins: {found}; check one at a time")
     load_plugins(name)
-    folder = Path(name).resolve()
-    return read_plugin(folder, f"the folder {folder}")
+    return read_plugin(folders[0], f"the folder {folders[0]}")
 
 
 def _registries() -> dict[Kind, Registry[Any]]:
@@ -171,45 +184,48 @@ def _named(name: str, kinds: tuple[str, ...] | None = None) -> Iterator[Subject]
         raise InputError(unknown(what, name, sorted(known), see="dynbench list"))
 
 
-def _check_model(subject: Subject, options: ArchitectureOptions) -> list[str]:
-    """Print the findings of an architecture's properties; return the broken ones."""
-    from robustbench_dyn.cli.terminal import findings_display
+def _check_model(subject: Subject, options: ArchitectureOptions) -> Checklist:
+    """Test an architecture at its weights; keep the inputs at which a claim does not hold."""
+    from robustbench_dyn.cli.checklist import Checklist, testing
+    from robustbench_dyn.evaluation.contract import ModelFinding, check_model, subject_of
     from robustbench_dyn.models.architectures import split_name
-    from robustbench_dyn.properties.architectures import check_architecture
 
-    with findings_display() as show:
-        findings = []
-        for finding in check_architecture(
-            subject.thing,
-            dataset=options.dataset,
-            variant=split_name(subject.name)[1],
-            n_examples=options.n_examples,
-        ):
-            findings.append(finding)
-            show(finding)
-    broken = [finding for finding in findings if not finding.holds]
-    if options.keep is not None and broken:
+    checklist = Checklist(subject.kind, subject.name)
+    network = subject_of(
+        subject.thing,
+        dataset=options.dataset,
+        variant=split_name(subject.name)[1],
+        n_examples=options.n_examples,
+    )
+    if isinstance(network, ModelFinding):
+        checklist.add(network)
+        return checklist
+    checklist.tested = network.described()
+    with testing(f"model {subject.name}"):
+        broken = list[ModelFinding]()
+        for finding in check_model(network):
+            checklist.add(finding)
+            if finding.holds is False and finding.witness is not None:
+                broken.append(finding)
+    if options.keep is not None:
         import numpy as np
 
         for k, finding in enumerate(broken):
-            if finding.witness is not None:
-                name = file_name(subject.thing.name, finding.claim, str(k), suffix=".npy")
-                with replacing(inside(options.keep, name)) as partial:
-                    np.save(partial, finding.witness.numpy())
-    return sorted({finding.claim for finding in broken})
+            name = file_name(subject.thing.name, finding.rule, str(k), suffix=".npy")
+            with replacing(inside(options.keep, name)) as partial:
+                np.save(partial, finding.witness.numpy())  # type: ignore[union-attr]
+    return checklist
 
 
-def _check_contract(subject: Subject, data_dir: Path | None) -> list[str]:
-    """Print the findings of a contract; return the broken rules."""
-    from robustbench_dyn.cli.terminal import contract_display
+def _check_contract(subject: Subject, data_dir: Path | None) -> Checklist:
+    """Test what a plugin or this package brings by the contract of its kind."""
+    from robustbench_dyn.cli.checklist import Checklist, testing
 
-    with contract_display(f"{subject.kind} {subject.name}") as show:
-        broken = list[str]()
+    checklist = Checklist(subject.kind, subject.name)
+    with testing(f"{subject.kind} {subject.name}"):
         for part, finding in _findings(subject, data_dir):
-            show(part, finding)
-            if finding.holds is False:
-                broken.append(finding.rule)
-    return list(dict.fromkeys(broken))
+            checklist.add_rule(part, finding)
+    return checklist
 
 
 def _findings(subject: Subject, data_dir: Path | None) -> Iterator[tuple[str, Finding]]:

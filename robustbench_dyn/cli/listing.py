@@ -65,16 +65,15 @@ def _cell(listing: Listing, record: Record, column: str) -> str:
 
 def _models() -> Listing:
     from robustbench_dyn.cli.consoles import Column
-    from robustbench_dyn.plugins import find_plugins
+    from robustbench_dyn.models.loading import plugins_of_models
 
-    found = (plugin for plugin in find_plugins() if plugin.provides("architecture"))
     columns = {
         "name": Column("model"),
         "datasets": Column("weights for", wraps=True),
         "family": Column("family", importance=2, wraps=True),
         "origin": Column("origin", importance=1),
     }
-    plugins = sorted(found, key=lambda plugin: plugin.name)
+    plugins = sorted(plugins_of_models(), key=lambda plugin: plugin.name)
     return Listing(columns, [r for plugin in plugins for r in _of_model(plugin)], "datasets")
 
 

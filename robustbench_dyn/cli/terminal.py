@@ -5,8 +5,7 @@ No text is markup: a model may be called "[/b]", and an error may hold any chara
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustbench_dyn.cli.certificates import told_attempts, told_radii
@@ -15,9 +14,7 @@ from robustbench_dyn.cli.consoles import (
     Column,
     note,
     space,
-    stderr,
     table,
-    text,
 )
 from robustbench_dyn.results.headings import (
     INTERVAL,
@@ -36,29 +33,11 @@ if TYPE_CHECKING:
 
     from robustbench_dyn.evaluation.api import Evaluation
     from robustbench_dyn.evaluation.distances import CurveEvaluation
-    from robustbench_dyn.plugins.contract import Finding as Rule
-    from robustbench_dyn.properties import Finding
 
 _ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap")
 _INDENT = "  "
 # Radii of the grid of a curve have as many digits as a float.
 _DIGITS = 4
-_CLAIMS = (
-    "claim",
-    Column("part", importance=2),
-    Column("points", importance=1),
-    Column("defect", right=True),
-    Column("tolerance", importance=3, right=True),
-    "verdict",
-    Column("note", wraps=True),
-)
-_RULES = (
-    Column("rule", wraps=True),
-    Column("for", importance=2),
-    "verdict",
-    Column("detail", wraps=True),
-    Column("caught in a control that", importance=1, wraps=True),
-)
 _COSTS = (
     Column("eps", right=True),
     "stage",
@@ -168,37 +147,9 @@ def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None
     note(f"peak memory {peak_memory_mb:,.0f} MiB")
 
 
-@contextmanager
-def findings_display() -> Iterator[Callable[[Finding], None]]:
-    """Print a table of claims; meanwhile, a terminal shows the claim under test."""
-    rows = list[tuple[str, ...]]()
-    with stderr().status(text("testing")) as status:
-
-        def show(finding: Finding) -> None:
-            verdict = "holds" if finding.holds else "BROKEN"
-            tested = (finding.claim, finding.part, finding.points)
-            defect, tolerance = f"{finding.defect:.1e}", f"{finding.tolerance:.1e}"
-            rows.append((*tested, defect, tolerance, verdict, finding.note))
-            status.update(text(f"{' '.join(tested)}: {verdict}"))
-
-        yield show
-    table(_CLAIMS, rows)
-
-
-@contextmanager
-def contract_display(title: str) -> Iterator[Callable[[str, Rule], None]]:
-    """Print a table of rules and whether they are kept; a terminal shows the rule under test."""
-    rows = list[tuple[str, ...]]()
-    with stderr().status(text(f"testing {title}")) as status:
-
-        def show(part: str, finding: Rule) -> None:
-            verdict = {True: "holds", False: "BROKEN", None: "not tested"}[finding.holds]
-            caught = ", ".join(finding.caught)
-            rows.append((finding.rule, part, verdict, finding.detail, caught))
-            status.update(text(f"testing {title}: {finding.rule}: {verdict}"))
-
-        yield show
-    table(_RULES, rows, title=title)
+def counted(n: int, noun: str) -> str:
+    """Write a number of things: "1 row", "1,000 rows"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _explain_interval() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Literal
 
@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from robustbench_dyn.certification.base import Certifier
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.names import check_name
-from robustbench_dyn.threat_models import Norm, ThreatModel
+from robustbench_dyn.threat_models import NORMS, Norm, ThreatModel
 
 
 def check_options(
@@ -27,9 +27,7 @@ def check_options(
 ) -> Norm:
     """Return the norm of the threat models; raises InputError for options that make no sense."""
     if not isinstance(model, nn.Module):
-        raise InputError(
-            f"model is {_kind(model)}, and must be an nn.Module; load_model gives one by its name"
-        )
+        raise InputError(f"model is {_kind(model)}, and must be an nn.Module; {_module_of(model)}")
     norms = _norms(threat_models)
     if len(norms) != 1:
         raise InputError(
@@ -98,10 +96,30 @@ def _norms(threat_models: object) -> set[Norm]:
         raise InputError(f"threat_models={threat_models!r} must be a list of ThreatModel")
     for one in threat_models:
         if not isinstance(one, ThreatModel):
-            raise InputError(
-                f"{one!r} is no threat model; give ThreatModel('L2', 0.5), for example"
-            )
+            raise InputError(f"{shown(one)} is no threat model; give {_threat_model_of(one)}")
     return {one.norm for one in threat_models}
+
+
+def _threat_model_of(value: object) -> str:
+    """Return how a threat model is written: that of a pair, or an example."""
+    if isinstance(value, (tuple, list)) and len(value) == 2 and value[0] in NORMS:
+        eps = value[1]
+        written = eps if isinstance(eps, str) else f"{eps:.6g}" if is_number(eps) else "0.5"
+        return f"ThreatModel({value[0]!r}, {written})"
+    return "ThreatModel('L2', 0.5), for example"
+
+
+def _module_of(value: object) -> str:
+    """Return how to get a module from what was given in place of one."""
+    if isinstance(value, str):
+        return f"give load_model({shown(value)})"
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return f"give an object of the class: {value.__name__}(...)"
+    if isinstance(value, Mapping):
+        return "build the network, and call its load_state_dict"
+    if callable(value):
+        return "give a module whose forward calls it"
+    return "load_model gives one by its name"
 
 
 def _kind(value: object) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
+from robustbench_dyn.errors import InputError, IntegrityError, RegistryError, shown
 from robustbench_dyn.limited_yaml import read_text
 from robustbench_dyn.models.architectures import (
     Architecture,
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
 def discover(plugin_folders: tuple[Path, ...] = ()) -> Registry[Architecture]:
     """Return the architectures of the plugins in use, and of those in plugin_folders.
 
-    A plugin's code is imported when its architecture is got. Raises RegistryError where a folder
-    does not exist or a name is taken twice.
+    A plugin's code is imported when its architecture is got. Of two plugins with one name, the
+    first keeps it: a shipped one, then one in a folder. Raises RegistryError where a folder does
+    not exist.
     """
     registry = Registry[Architecture](
         "model", from_plugins=partial(_entries, plugin_folders), error=RegistryError
@@ -53,6 +55,17 @@ def _entries(plugin_folders: tuple[Path, ...]) -> Iterator[Entry]:
     for plugin in find_plugins(*plugin_folders):
         if plugin.provides("architecture"):
             yield architecture_entry(plugin)
+
+
+def plugins_of_models() -> list[Plugin]:
+    """Return the plugins that provide an architecture, those with a taken name as broken ones."""
+    entries = {(entry.origin, entry.problem) for entry in discover().entries().values()}
+    problems = {origin: problem for origin, problem in entries if problem}
+    return [
+        replace(plugin, problem=problems.get(plugin.origin, ""))
+        for plugin in find_plugins()
+        if plugin.provides("architecture")
+    ]
 
 
 def architecture_entry(plugin: Plugin) -> Entry:
@@ -148,6 +161,8 @@ def load_model(
     unknown or broken plugin, InputError where it has no weights for dataset, IntegrityError where
     the weights file is not the one that the card names.
     """
+    if not isinstance(model_name, str):
+        raise InputError(f"model_name={shown(model_name)} is no name; give one, such as 'lipflow'")
     name, variant = split_name(model_name)
     plugin, card = find_architecture(name, plugins)
     if is_trusted(plugin):

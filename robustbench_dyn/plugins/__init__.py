@@ -12,6 +12,7 @@ from robustbench_dyn.plugins.discovery import (
     limit_plugins,
     limits_in_use,
     load_plugins,
+    plugin_folders,
     read_plugin,
     trust_plugins,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "load_plugins",
     "make_stage",
     "parse_names",
+    "plugin_folders",
     "process_of",
     "read_plugin",
     "stand_ins",

@@ -8,14 +8,17 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from robustbench_dyn.errors import shown
-from robustbench_dyn.strict_yaml import Name, Option, Sha256, StrictFile, Variant
+from robustbench_dyn.strict_yaml import Name, Option, Sha256, StrictFile, Variant, matching
 from robustbench_dyn.threat_models import Norm
 
 Kind = Literal["architecture", "attacks", "certifiers", "datasets", "operations"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # A distribution's name, as package indexes have it (PEP 508).
-Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+Package = Annotated[
+    str,
+    matching(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", "the name of a package, such as scipy"),
+]
 
 _OF_ARCHITECTURES = ("family", "equation", "properties", "weights")
 

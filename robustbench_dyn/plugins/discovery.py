@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -25,6 +25,7 @@ from typing import Any
 from robustbench_dyn.errors import DynbenchError, RegistryError, one_line, shown
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.plugins.card import Card, Kind
+from robustbench_dyn.plugins.source import problem_of_code
 from robustbench_dyn.resources import shipped
 from robustbench_dyn.strict_yaml import read_yaml
 
@@ -68,6 +69,8 @@ def load_plugins(*folders: str | Path, trust: bool = False) -> None:
     changes nothing, but for trust. Raises RegistryError where one does not exist.
     """
     for folder in folders:
+        if not isinstance(folder, (str, Path)):
+            raise RegistryError(f"{shown(folder)} is no path of a plugin folder; give a folder")
         root = _existing(Path(folder))
         if root not in _registered:
             _registered.append(root)
@@ -104,12 +107,12 @@ def is_trusted(plugin: Plugin) -> bool:
 def find_plugins(*folders: Path) -> list[Plugin]:
     """Return the shipped plugins, those in use, those in folders, and those of installed packages.
 
-    A folder is one plugin where it holds card.yaml, and otherwise a folder of plugins. Raises
-    RegistryError where a folder does not exist.
+    A folder is one plugin where it holds card.yaml, and otherwise a folder of plugins, or the
+    project of a package that has them in src/. Raises RegistryError where a folder does not exist.
     """
     found = dict[Path, Plugin]()
     for root in (shipped("plugins"), *_registered, *folders):
-        for folder in _plugin_folders(_existing(root)):
+        for folder in plugin_folders(_existing(root)):
             found.setdefault(folder, read_plugin(folder, f"the folder {folder}"))
     for origin, folder in _packaged(tuple(sys.path)):
         found.setdefault(folder, read_plugin(folder, origin))
@@ -117,7 +120,7 @@ def find_plugins(*folders: Path) -> list[Plugin]:
 
 
 def read_plugin(folder: Path, origin: str) -> Plugin:
-    """Read the card of the plugin in a folder, without importing its code."""
+    """Read the card and the code of the plugin in a folder, without running any of it."""
     try:
         changed = (folder / "card.yaml").stat().st_mtime_ns
     except (OSError, ValueError):  # reading it will say why
@@ -133,7 +136,9 @@ def read_plugin(folder: Path, origin: str) -> Plugin:
             f"it needs {' and '.join(missing)}, which is not installed: "
             f"pip install {' '.join(missing)}"
         )
-    return Plugin(card.name, folder, origin, card, problem)
+    return Plugin(
+        card.name, folder, origin, card, problem or problem_of_code(folder, card.provides)
+    )
 
 
 def import_plugin(plugin: Plugin) -> ModuleType:
@@ -202,11 +207,19 @@ def _existing(root: Path) -> Path:
     raise RegistryError(f"the plugin folder {root} does not exist; give a folder")
 
 
-def _plugin_folders(root: Path) -> Iterable[Path]:
+def plugin_folders(root: Path) -> list[Path]:
+    """Return the folder itself where it is a plugin, and otherwise the plugins in it.
+
+    Those of the project of a package lie in its folder src. Raises RegistryError where the folder
+    cannot be read.
+    """
     if (root / "card.yaml").is_file():
         return [root]
     try:
-        return [folder.resolve() for folder in sorted(root.iterdir()) if _is_plugin(folder)]
+        inside = [folder.resolve() for folder in sorted(root.iterdir()) if _is_plugin(folder)]
+        if not inside and (root / "pyproject.toml").is_file() and (root / "src").is_dir():
+            return plugin_folders(root / "src")
+        return inside
     except OSError as error:
         raise RegistryError(f"the plugin folder {root} cannot be read: {error.strerror}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -72,19 +72,25 @@ class Registry(Generic[T]):
 
     def add(self, entry: Entry) -> None:
         """Take an entry in; raises `error`, naming both origins, where its name is taken."""
-        self._put(self._built_in, entry)
+        other = self._built_in.get(entry.name)
+        if other is not None and other != entry:
+            raise self.error(f"{entry.origin}: {name_is_taken(self.kind, other)}")
+        self._built_in[entry.name] = entry
 
     def entries(self) -> dict[str, Entry]:
         """Return all entries by name: built-in ones, those of plugins, broken ones of plugins.
 
-        Raises `error`, naming both origins, where two that can be used have one name.
+        Of two that can be used and have one name, the first keeps it, and the other is broken.
         """
         found, broken = dict(self._built_in), list[Entry]()
         for entry in self._from_plugins():
+            first = found.get(entry.name)
             if entry.problem:
                 broken.append(entry)
+            elif first is not None and first != entry:
+                broken.append(replace(entry, target=None, problem=name_is_taken(self.kind, first)))
             else:
-                self._put(found, entry)
+                found[entry.name] = entry
         for entry in broken:
             # A broken plugin must not take a name away from one that works.
             free = entry.name not in found
@@ -146,14 +152,10 @@ class Registry(Generic[T]):
             reason = f"{type(problem).__name__}: {one_line(str(problem))}"
             raise InputError(f"{self.kind} {name!r}: {reason}") from problem
 
-    def _put(self, entries: dict[str, Entry], entry: Entry) -> None:
-        other = entries.get(entry.name)
-        if other is not None and other != entry:
-            raise self.error(
-                f"two {self.kind}s are called {entry.name!r}: one from {other.origin}, one from "
-                f"{entry.origin}; rename one of them"
-            )
-        entries[entry.name] = entry
+
+def name_is_taken(kind: str, by: Entry) -> str:
+    """Return the problem of a thing whose name another one of its kind has already."""
+    return f"the name {shown(by.name)} is taken, by the {kind} from {by.origin}; rename one of them"
 
 
 def _is_setting(part: Field[Any]) -> bool:

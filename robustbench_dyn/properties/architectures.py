@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from robustbench_dyn.datasets import load_dataset
+from robustbench_dyn.datasets import DATASETS, load_dataset
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model, load_weights
 from robustbench_dyn.models.precision import full_precision
@@ -27,20 +27,28 @@ def check_architecture(
     """Yield findings on each claim of a plugin, and on those that all networks must keep.
 
     dataset and variant: at which weights; by default the first data set of the card. A plugin
-    without weights is tested as it is built, from seed 0. The first finding compares the properties
-    in card.yaml with those of the plugin's `properties` function. Raises InputError where a claim
-    cannot be tested, and what load_weights raises.
+    without weights is tested as it is built, from seed 0, for the data set of a recipe. The first
+    finding compares the properties in card.yaml with those of the plugin's `properties` function.
+    Raises InputError where a claim cannot be tested, and what load_weights raises.
     """
-    name = dataset or next((w.dataset for w in architecture.card.weights), _WITHOUT_WEIGHTS)
+    name = dataset or dataset_of_test(architecture)
     data = load_dataset(name, n_examples=n_examples)
     if architecture.card.weights:
         model = load_weights(architecture, architecture.weights_for(name, variant=variant))
     else:
         model = _fresh(architecture, tuple(data.x.shape[1:]), data.n_classes)
     claims = list(architecture.claims(model))
-    yield _compare_names(architecture, {claim.name for claim in claims})
+    yield compare_names(architecture, {claim.name for claim in claims})
     with full_precision():
         yield from check_properties(model, [*claims_for_all(model), *claims], data.x, search=search)
+
+
+def dataset_of_test(architecture: Architecture) -> str:
+    """Return the data set of the first weights, of a recipe, or one that ships."""
+    trained = [weights.dataset for weights in architecture.card.weights]
+    planned = sorted(path.stem for path in (architecture.folder / "recipes").glob("*.yaml"))
+    known = [name for name in planned if name in DATASETS]
+    return next(iter([*trained, *known]), _WITHOUT_WEIGHTS)
 
 
 def _fresh(architecture: Architecture, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -49,7 +57,8 @@ def _fresh(architecture: Architecture, input_shape: tuple[int, ...], n_classes: 
         return build_model(architecture, input_shape=input_shape, n_classes=n_classes)
 
 
-def _compare_names(architecture: Architecture, claimed: set[str]) -> Finding:
+def compare_names(architecture: Architecture, claimed: set[str]) -> Finding:
+    """Return whether card.yaml names the properties that the `properties` function claims."""
     written = set(architecture.card.properties)
     note = "card.yaml and properties() name the same"
     if written != claimed:

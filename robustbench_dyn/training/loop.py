@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,14 @@ class EpochReport(NamedTuple):
     seconds: float
 
 
+class Epoch(NamedTuple):
+    """A whole epoch: how many there are so far, the mean loss in it, and the network after it."""
+
+    number: int
+    loss: float
+    model: nn.Module
+
+
 class Trained(NamedTuple):
     """A trained network in eval mode, the file of its weights, its SHA-256, and the seconds.
 
@@ -61,11 +69,13 @@ def train(
     device: str = "cpu",
     n_examples: int | None = None,
     progress: Callable[[EpochReport], None] | None = None,
+    at_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Train an architecture by a recipe and write the weights to `out` (.safetensors).
 
     Each epoch writes a checkpoint beside `out`; the same call resumes from it, and deletes it at
-    the end. n_examples: train on the first ones only. Raises InputError for a recipe of another
+    the end. n_examples: train on the first ones only. at_epoch: called after each epoch of this
+    call; it may put the network into eval mode. Raises InputError for a recipe of another
     model and for a file that cannot be written, DataUnavailableError if the training split is not
     available, TrainingError once the loss or a weight is not finite; the checkpoint of the last
     epoch then stays.
@@ -90,7 +100,9 @@ def train(
     state = State(recipe, model.to(device), data.x, checkpoint)
     state.resume()
     for epoch in range(state.epoch, recipe.epochs):
-        _train_epoch(state, epoch, data.x, data.y, device, progress)
+        loss = _train_epoch(state, epoch, data.x, data.y, device, progress)
+        if at_epoch is not None:
+            at_epoch(Epoch(epoch + 1, loss, state.model))
     model = model.cpu().eval()
     content = save({k: v.contiguous() for k, v in model.state_dict().items()})
     write_bytes(out, content)
@@ -105,7 +117,8 @@ def _train_epoch(
     y: Tensor,
     device: str,
     progress: Callable[[EpochReport], None] | None,
-) -> None:
+) -> float:
+    """Train for one epoch and keep a checkpoint; return the mean loss."""
     recipe, started, total = state.recipe, _clock(device), 0.0
     # One generator per epoch, so that a resumed training draws the same random numbers.
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
@@ -131,6 +144,7 @@ def _train_epoch(
     state.epoch = epoch + 1
     state.seconds += _clock(device) - started
     state.save()
+    return total / state.steps_per_epoch
 
 
 def _step(
@@ -191,17 +205,3 @@ def _loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
 def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     order = torch.randperm(n, generator=generator)
     return (order[start : start + size] for start in range(0, n - size + 1, size))
-
-
-def card_entry(recipe: Recipe, trained: Trained, recipe_file: str) -> dict[str, Any]:
-    """Return the entry of these weights for the `weights` list of card.yaml."""
-    entry: dict[str, Any] = {
-        "file": f"weights/{trained.path.name}",
-        "sha256": trained.sha256,
-        "dataset": recipe.dataset,
-        "recipe": recipe_file,
-        "options": dict(recipe.options),
-        "training_seconds": round(trained.seconds, 1),
-    }
-    optional = {"norm": recipe.norm, "variant": recipe.variant}
-    return entry | {key: value for key, value in optional.items() if value}

@@ -30,6 +30,10 @@ Positive = Annotated[float, Field(gt=0, le=1e3)]
 Seed = Annotated[int, Field(ge=-(2**40), le=2**40)]
 
 
+# Of which the recipe is taken where the user names none.
+_USUAL = "fashion_mnist"
+
+
 class Recipe(StrictFile):
     """All settings of a training, as recipes/*.yaml holds them.
 
@@ -88,21 +92,32 @@ class Recipe(StrictFile):
             )
 
 
-def find_recipe(architecture: Architecture, dataset: str, variant: str = "") -> Path:
+def find_recipe(architecture: Architecture, dataset: str | None, variant: str = "") -> Path:
     """Return the path of a plugin's recipe: DATASET.yaml, or DATASET-VARIANT.yaml.
 
-    Raises InputError, naming the existing recipes, if there is no such file.
+    dataset: None for that of Fashion-MNIST, or else the only one. Raises InputError, naming the
+    existing recipes, if there is no such file.
     """
-    check_name(f"{dataset}/{variant}" if variant else dataset, "recipe")
     folder = architecture.folder / "recipes"
-    path = folder / (f"{dataset}-{variant}.yaml" if variant else f"{dataset}.yaml")
-    if not path.is_file():
-        existing = ", ".join(sorted(p.name for p in folder.glob("*.yaml"))) or "none"
+    existing = sorted(path.name for path in folder.glob("*.yaml"))
+    if dataset is None:
+        of_variant = [name for name in existing if name.endswith(f"{variant}.yaml")]
+        usual = _file_of(_USUAL, variant)
+        name = of_variant[0] if usual not in existing and len(of_variant) == 1 else usual
+    else:
+        check_name(f"{dataset}/{variant}" if variant else dataset, "recipe")
+        name = _file_of(dataset, variant)
+    if name not in existing:
         raise InputError(
-            f"model {architecture.name!r} has no recipe {path.name} (it has: {existing}); "
-            "give one with --recipe FILE"
+            f"model {architecture.name!r} has no recipe {name} (it has: "
+            f"{', '.join(existing) or 'none'}); give one with --recipe FILE, and another data set "
+            "for it with --dataset"
         )
-    return path
+    return folder / name
+
+
+def _file_of(dataset: str, variant: str) -> str:
+    return f"{dataset}-{variant}.yaml" if variant else f"{dataset}.yaml"
 
 
 def read_recipe(path: Path) -> Recipe:

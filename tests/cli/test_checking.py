@@ -1,5 +1,6 @@
 """The command check: each kind by name or folder, and things that are broken on purpose."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from oracles.command import dynbench_here, refused
 
-from robustbench_dyn.cli.scaffolding import write_plugin
+from robustbench_dyn.cli.scaffolding import write_package, write_plugin
 from robustbench_dyn.errors import DataUnavailableError
 
 EXAMPLE = Path(__file__).parents[1] / "plugins" / "example_plugin"
@@ -26,7 +27,7 @@ def command(tmp_path, monkeypatch, capsys):
         ("interval", "certifier interval"),
         ("moons", "data set moons"),
         ("tanh", "operation tanh"),
-        ("lipflow/eps-0.5", "claim"),
+        ("lipflow/eps-0.5", "variant eps-0.5"),
     ],
 )
 def test_built_in_things_are_checked_by_name(command, name, title):
@@ -177,7 +178,7 @@ def test_a_broken_plugin_is_told_the_rule_it_breaks(
 def test_a_plugin_that_cannot_be_imported_is_refused(command, tmp_path):
     folder = write_plugin(tmp_path / "mine", "attack")
     (folder / "__init__.py").write_text("import no_such_module")
-    refused(command("check", "mine"), "attack 'mine' from", "No module named 'no_such_module'")
+    refused(command("check", "mine"), "the plugin in mine is broken", "imports 'no_such_module'")
 
 
 def test_a_plugin_whose_card_is_wrong_is_refused(command, tmp_path):
@@ -186,6 +187,7 @@ def test_a_plugin_whose_card_is_wrong_is_refused(command, tmp_path):
     refused(command("check", "mine"), "the plugin in mine is broken", "'summary' is missing")
 
 
+@pytest.mark.slow
 def test_all_that_a_plugin_brings_is_checked(command, tmp_path):
     folder = tmp_path / "example"
     shutil.copytree(EXAMPLE, folder)
@@ -197,13 +199,70 @@ def test_all_that_a_plugin_brings_is_checked(command, tmp_path):
     assert "attack ascent" not in result.stderr
 
 
+@pytest.mark.slow
 def test_counterexamples_of_a_model_are_kept(command, tmp_path):
     folder = write_plugin(tmp_path / "mine", "architecture")
     source = (folder / "__init__.py").read_text()
-    coupled = source.replace("return x + self", "return x - x.mean(dim=0) + self")
+    coupled = source.replace("return x + STEP", "return x - x.mean(dim=0) + STEP")
     assert coupled != source
     (folder / "__init__.py").write_text(coupled)
     result = command("check", "mine", "--keep", "kept")
     assert result.returncode == 1
     assert "model mine: batch-independent" in result.stderr
     assert list((tmp_path / "kept").glob("mine-batch-independent-*.npy"))
+    assert "batches: expected batches of any size" in result.stdout
+    assert "To mend it: use nothing that mixes a batch in eval mode" in result.stdout
+
+
+def spoilt(tmp_path, old, new):
+    """Write a new architecture with one text of its code replaced."""
+    folder = write_plugin(tmp_path / "mine", "architecture")
+    source = (folder / "__init__.py").read_text()
+    assert old in source
+    (folder / "__init__.py").write_text(source.replace(old, new))
+    return folder
+
+
+def test_13_outputs_for_two_classes_break_the_contract_with_a_remedy(command, tmp_path):
+    spoilt(tmp_path, "UnitRowLinear(features, n_classes)", "UnitRowLinear(features, 13)")
+    result = command("check", "mine")
+    assert result.returncode == 1
+    assert "mine does not keep its contract: model mine: classes" in result.stderr
+    assert "as it is built from seed 0, without trained weights" in result.stdout
+    assert "the first 4 test examples of moons, 2x1x1, 2 classes" in result.stdout
+    (remedy,) = (line for line in result.stdout.splitlines() if line.startswith("classes: "))
+    assert "expected logits of shape (batch, classes)" in remedy
+    assert "found 13 outputs for 2 classes" in remedy
+    assert "To mend it: make the last layer with the n_classes" in remedy
+
+
+def test_the_checklist_is_one_json_document(command, tmp_path):
+    spoilt(tmp_path, "UnitRowLinear(features, n_classes)", "UnitRowLinear(features, 13)")
+    result = command("check", "mine", "--json")
+    assert result.returncode == 1
+    document = json.loads(result.stdout)
+    assert not document["holds"]
+    (subject,) = document["subjects"]
+    assert (subject["kind"], subject["name"]) == ("model", "mine")
+    (broken,) = (finding for finding in subject["findings"] if finding["holds"] is False)
+    assert (broken["rule"], broken["found"]) == ("classes", "13 outputs for 2 classes")
+    write_plugin(tmp_path / "search", "attack")
+    sound = command("check", "search", "--json")
+    assert (sound.returncode, json.loads(sound.stdout)["holds"]) == (0, True)
+
+
+def test_a_network_that_is_none_is_refused_with_what_it_must_be(command, tmp_path):
+    spoilt(tmp_path, "return Classifier(", "return lambda x: (")
+    refused(command("check", "mine"), "build() returned function; it must return a torch.nn.Module")
+
+
+@pytest.mark.parametrize("layout", ["package", "folder"])
+def test_a_folder_of_plugins_is_checked_where_it_holds_one(command, tmp_path, layout):
+    if layout == "package":
+        write_package(tmp_path / "mine", "dataset")
+    else:
+        write_plugin(tmp_path / "mine" / "points", "dataset")
+    assert command("check", "mine").returncode == 0
+    write_plugin(tmp_path / "mine" / "one", "attack")
+    write_plugin(tmp_path / "mine" / "two", "attack")
+    refused(command("check", "mine"), "mine holds several plugins:", "check one at a time")

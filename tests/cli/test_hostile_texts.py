@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.errors import MarkupError
 
 from robustbench_dyn.cli import consoles, output, terminal
+from robustbench_dyn.cli.checklist import Checklist
+from robustbench_dyn.evaluation.contract import ModelFinding
 from robustbench_dyn.plugins.contract import Finding as Rule
 from robustbench_dyn.progress.display import progress_display, sweep_display
 from robustbench_dyn.progress.report import Progress
-from robustbench_dyn.properties import Finding
 from robustbench_dyn.results.attempts import Attempt
 from robustbench_dyn.results.verdicts import Outcome, Status
 from robustbench_dyn.sweeps.engines import Event
@@ -92,13 +93,15 @@ def costs(text):
 
 
 def contract(text):
-    with terminal.contract_display(text) as show:
-        show(text, Rule(text, False, text, (text,)))
+    checklist = Checklist(text, text)
+    checklist.add_rule(text, Rule(text, False, text, (text,)))
+    checklist.print()
 
 
 def claims(text):
-    with terminal.findings_display() as show:
-        show(Finding(claim=text, part=text, points=text, defect=1.0, tolerance=0.0, note=text))
+    checklist = Checklist(text, text, tested=text)
+    checklist.add(ModelFinding(text, False, text, text, text))
+    checklist.print()
 
 
 def table(text):

@@ -30,37 +30,40 @@ def weights(file, sha256=SHA):
 
 CARDS = {
     "no day": (card(version="2001-99-99"), "no value of type timestamp"),
-    "a date": (card(version="2001-01-01"), "version: Input should be a valid string"),
-    "a number": (card(version="1.0"), "version: Input should be a valid string"),
-    "no requirement": (card(requires="['']"), "requires.0: String should match"),
-    "a command": (card(requires="['; rm']"), "requires.0: String should match"),
-    "a path": (card(requires="['../x']"), "requires.0: String should match"),
-    "a URL": (card(requires="['git+https://x']"), "requires.0: String should match"),
+    "a date": (card(version="2001-01-01"), "version: give a text"),
+    "a number": (card(version="1.0"), "version: give a text"),
+    "no requirement": (card(requires="['']"), "must be the name of a package"),
+    "a command": (card(requires="['; rm']"), "must be the name of a package"),
+    "a path": (card(requires="['../x']"), "must be the name of a package"),
+    "a URL": (card(requires="['git+https://x']"), "must be the name of a package"),
     "a package that is not there": (card(requires="[no-such-thing]"), "which is not installed"),
     "a list": ("- name: odd\n", "must hold a mapping"),
     "a text": ("odd\n", "must hold a mapping"),
     "empty": ("", "must hold a mapping"),
     "comments": ("# odd\n", "must hold a mapping"),
-    "a list of models": (card(name="[a, b]"), "name: Input should be a valid string"),
-    "a name of markup": (card(name="'[/b]'"), "name: String should match"),
-    "a name of control characters": (card(name='"\\e[31m"'), "name: String should match"),
-    "a name of a path": (card(name="../odd"), "name: String should match"),
-    "no name": (card(name=""), "name: Input should be a valid string"),
+    "a list of models": (card(name="[a, b]"), "name: give a text"),
+    "a name of markup": (card(name="'[/b]'"), "must be lower-case letters"),
+    "a name of control characters": (
+        card(name='"\\e[31m"'),
+        "must be lower-case letters",
+    ),
+    "a name of a path": (card(name="../odd"), "must be lower-case letters"),
+    "no name": (card(name=""), "name: give a text"),
     "an unknown key": (card(**{"'[/b]'": 1}), "unknown key '[/b]'"),
     "a key of control characters": (card(**{'"\\e[31m"': 1}), "unknown key"),
-    "an unknown kind": (card(provides="[models]"), "provides.0: Input should be"),
-    "no kind": (card(provides="[]"), "provides: Tuple should have at least 1 item"),
-    "properties of a number": (card(properties="1"), "properties: Input should be a valid tuple"),
+    "an unknown kind": (card(provides="[models]"), "provides.0: choose 'architecture'"),
+    "no kind": (card(provides="[]"), "provides: give at least 1 of them"),
+    "properties of a number": (card(properties="1"), "properties: give a list: [a, b] (it is"),
     "absolute weights": (card(weights=weights("/etc/passwd")), "must be a file in the plugin's"),
     "weights outside": (card(weights=weights("../w.safetensors")), "must be a file in the plugin"),
     "weights far outside": (card(weights=weights("a/../../w")), "must be a file in the plugin's"),
     "weights without a name": (card(weights=weights("''")), "must be a file in the plugin's"),
     "weights with NUL": (card(weights=weights('"a\\0b"')), "must be a file in the plugin's"),
-    "no checksum": (card(weights=weights("w", "x")), "weights.0.sha256: String should match"),
-    "weights of a number": (card(weights="1"), "weights: Input should be a valid tuple"),
+    "no checksum": (card(weights=weights("w", "x")), "weights.0.sha256: 'x' must be a SHA-256"),
+    "weights of a number": (card(weights="1"), "weights: give a list"),
     "seconds of NaN": (
         card(weights=weights("w").replace("recipe", "training_seconds: .nan, recipe")),
-        "training_seconds: Input should be a finite number",
+        "training_seconds: give a finite number",
     ),
     "5,000 digits": (card(version="9" * 5000), "longer than 100 characters"),
     "nested": (card(properties="[" * 2000), "nested more than 32 levels"),
@@ -268,3 +271,9 @@ def test_folders_that_cannot_be_used_are_refused(name, tmp_path, monkeypatch, ca
     os.mkfifo(tmp_path / "pipe")
     command = ["list", "models", "--plugins", name]
     refused(dynbench_here(command, tmp_path, monkeypatch, capsys), "plugin folder")
+
+
+@pytest.mark.parametrize("folder", [3, None, b"x", ["x"]])
+def test_what_is_no_path_is_refused_as_a_folder_of_plugins(folder):
+    with pytest.raises(RegistryError, match="is no path of a plugin folder; give a folder"):
+        load_plugins(folder)

@@ -18,6 +18,7 @@ from robustbench_dyn import (
     evaluate_grid,
     evaluate_smoothed,
     load_dataset,
+    load_model,
 )
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.inputs import as_dataset
@@ -106,8 +107,17 @@ def test_a_wrong_method_is_named(option, value):
         (lambda: evaluate(MODEL, DATA, [L2]), "no threat model"),
         (lambda: evaluate_grid(MODEL, DATA, None), "list of ThreatModel"),
         (lambda: evaluate_grid(MODEL, DATA, L2), "list of ThreatModel"),
-        (lambda: evaluate("lipflow", DATA, L2), "nn.Module"),
-        (lambda: evaluate(lambda x: x, DATA, L2), "nn.Module"),
+        (lambda: evaluate("lipflow", DATA, L2), "nn.Module; give load_model('lipflow')"),
+        (lambda: evaluate(lambda x: x, DATA, L2), "give a module whose forward calls it"),
+        (lambda: evaluate(nn.Linear, DATA, L2), "an object of the class: Linear(...)"),
+        (lambda: evaluate(MODEL.state_dict(), DATA, L2), "call its load_state_dict"),
+        (lambda: evaluate(None, DATA, L2), "load_model gives one by its name"),
+        (lambda: evaluate(MODEL, DATA, ("Linf", 0.1)), "give ThreatModel('Linf', 0.1)"),
+        (lambda: evaluate(MODEL, DATA, ("Linf", "8/255")), "ThreatModel('Linf', 8/255)"),
+        (lambda: evaluate(MODEL, DATA, 0.1), "0.1 is no threat model"),
+        (lambda: ThreatModel("Linf", "8/255"), "such as 8 / 255, without quotes"),
+        (lambda: load_model(3), "model_name=3 is no name"),
+        (lambda: load_model(MODEL), "is no name; give one"),
         (lambda: evaluate_distances(MODEL, DATA, 3), "norm=3"),
         (lambda: evaluate_distances(MODEL, DATA, "L2", radii=3), "radii=3"),
         (lambda: evaluate_distances(MODEL, DATA, "L2", radii=["x"]), "radii="),

@@ -44,8 +44,11 @@ def test_plugins_cannot_take_the_names_of_built_ins():
     names = registry(from_plugins=lambda: found)
     assert list(names) == ["pgd", "square", "mine"]
     found.append(Entry("pgd", int, origin="the folder x"))
-    with pytest.raises(InputError, match="two attacks are called 'pgd': one from built-in"):
-        list(names)
+    assert names.get("pgd") is Search
+    entry = names.entries()["pgd (the folder x)"]
+    assert entry.problem.startswith("the name 'pgd' is taken, by the attack from built-in")
+    with pytest.raises(InputError, match="built-in: the name 'pgd' is taken"):
+        names.add(Entry("pgd", int))
 
 
 def test_a_broken_entry_is_listed_and_refused_with_its_reason():

@@ -18,6 +18,7 @@ from robustbench_dyn.flows import lipschitz_bound
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training import augmentation, recipes
 from robustbench_dyn.training import loop as training
+from robustbench_dyn.training.cards import card_entry
 from robustbench_dyn.training.losses import Loss, orthogonality_penalty
 from robustbench_dyn.training.optimizers import Decay, make_optimizer, make_schedule
 
@@ -351,7 +352,8 @@ def test_a_checkpoint_from_before_a_key_was_there_goes_on(architecture, recipe, 
 
 def test_the_entry_for_the_card_fits_its_schema(architecture, recipe, tmp_path):
     trained = training.train(recipe, architecture, tmp_path / "w.safetensors")
-    entry = training.card_entry(recipe, trained, "recipes/digits.yaml")
+    file, recipe_file = "weights/digits.safetensors", "recipes/digits.yaml"
+    entry = card_entry(recipe, trained, file=file, recipe_file=recipe_file)
     card = architecture.card.model_dump() | {"weights": [entry]}
     (weights,) = type(architecture.card).model_validate(card).weights
     assert (weights.dataset, weights.sha256) == ("digits", trained.sha256)
