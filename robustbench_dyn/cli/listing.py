@@ -18,7 +18,9 @@ Row = tuple[str, ...]
 def list_(
     what: Annotated[
         Literal["models", "datasets", "attacks", "certifiers", "operations"],
-        typer.Argument(help="What to list."),
+        typer.Argument(
+            metavar="models|datasets|attacks|certifiers|operations", help="What to list."
+        ),
     ],
     plugins: Plugins = None,
     trust: Trust = False,

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from robustbench_dyn.cli import completion
 from robustbench_dyn.cli.options import (
+    MODEL,
+    OUTPUT,
     DataDir,
     Device,
     Limited,
@@ -22,7 +25,14 @@ from robustbench_dyn.names import file_name
 
 
 def show(
-    model: Annotated[str, typer.Argument(help="Name of the model; see dynbench list models.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A model; see: dynbench list models.",
+            autocompletion=completion.models,
+        ),
+    ],
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
@@ -51,19 +61,48 @@ def show(
 
 
 def train(
-    model: Annotated[str, typer.Option(help="NAME or NAME/VARIANT to train.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="NAME or NAME/VARIANT to train.",
+            rich_help_panel=MODEL,
+            autocompletion=completion.architectures,
+        ),
+    ],
     dataset: Annotated[
-        str, typer.Option(help="Data set; its training split is used.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Data set; its training split is used.",
+            rich_help_panel=MODEL,
+            autocompletion=completion.datasets,
+        ),
     ] = "fashion_mnist",
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe (.yaml); by default the plugin's own.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recipe (.yaml).",
+            show_default="the plugin's own",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File to write the weights to (.safetensors).")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File to write the weights to (.safetensors).",
+            show_default="trained/NAME-DATASET.safetensors",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     device: Device = "cpu",
     n_examples: Annotated[
-        int | None, typer.Option(help="Train on the first N examples only.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Train on the first N examples only.", rich_help_panel=MODEL
+        ),
     ] = None,
     plugins: Plugins = None,
     trust: Trust = False,

@@ -19,9 +19,13 @@ NewKind = Literal["architecture", "attack", "certifier", "dataset", "operation"]
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the plugin, and of what it brings.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the plugin, and of what it brings.")
+    ],
     kind: Annotated[NewKind, typer.Option(help="What the plugin brings.")] = "architecture",
-    to: Annotated[Path, typer.Option(help="Folder in which the plugin's folder is made.")] = Path(),
+    to: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder in which the plugin's folder is made.")
+    ] = Path(),
 ) -> None:
     """Write a small plugin that passes `dynbench check`, to be changed."""
     folder = write_plugin(to / name, kind)
