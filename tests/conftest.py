@@ -4,6 +4,10 @@ import os
 
 # Before torch is imported: processes that share the cores are slowed down by each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The settings of the user who runs the tests are none of theirs.
+for variable in ("STORE", "PLUGINS", "DATA", "DEVICE"):
+    os.environ.pop(f"DYNBENCH_{variable}", None)
+os.environ["DYNBENCH_CONFIG"] = ""
 
 import pytest
 from hypothesis import HealthCheck, settings

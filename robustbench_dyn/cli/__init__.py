@@ -29,6 +29,7 @@ from robustbench_dyn.cli import (
     verifying,
 )
 from robustbench_dyn.cli.examples import EXAMPLES
+from robustbench_dyn.cli.help import HELP
 from robustbench_dyn.cli.output import print_result, reserve_stdout, reserving_stdout
 from robustbench_dyn.cli.parsing import Command, Group
 
@@ -85,16 +86,25 @@ def _root(
     context: typer.Context,
     versions: Annotated[
         bool,
-        typer.Option("--version", help="Print the versions of dynbench, torch and Python."),
+        typer.Option(
+            "--version",
+            help="Print the versions of dynbench, torch and Python.",
+            rich_help_panel=HELP,
+        ),
     ] = False,
     install: Annotated[
         bool,
         typer.Option(
-            "--install-completion", help="Let your shell complete commands, options and names."
+            "--install-completion",
+            help="Let your shell complete commands, options and names.",
+            rich_help_panel=HELP,
         ),
     ] = False,
     show: Annotated[
-        bool, typer.Option("--show-completion", help="Print the script that does so.")
+        bool,
+        typer.Option(
+            "--show-completion", help="Print the script that does so.", rich_help_panel=HELP
+        ),
     ] = False,
 ) -> None:
     if versions:

@@ -31,7 +31,7 @@ def answer(command: Any, instruction: str) -> int:
     try:
         return shell_complete(command, {}, PROGRAM, VARIABLE, instruction)
     # A plugin, the settings or a half line may fail at anything.
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         return 1
 
 

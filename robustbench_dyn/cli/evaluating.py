@@ -121,7 +121,7 @@ def run(
     from robustbench_dyn.results.costs import peak_memory_mb
 
     where = check_device(device)
-    by_model = dict[str, list[Evaluation]]()
+    by_model: dict[str, list[Evaluation]] = {}
     for target in targets:
         data = load_dataset(
             target.dataset, first=first, n_examples=target.n_examples, data_dir=data_dir
@@ -281,7 +281,7 @@ def smooth(
     from robustbench_dyn.smoothing.api import evaluate_smoothed
 
     where = check_device(device)
-    by_model = dict[str, list[Evaluation]]()
+    by_model: dict[str, list[Evaluation]] = {}
     for target in targets:
         data = load_dataset(
             target.dataset, first=first, n_examples=target.n_examples, data_dir=data_dir
@@ -378,7 +378,8 @@ def curve(
     from robustbench_dyn.results.headings import format_eps, format_percent, heading
 
     where = check_device(device)
-    tables, documents = dict[str, pd.DataFrame](), list[dict[str, Any]]()
+    tables: dict[str, pd.DataFrame] = {}
+    documents = list[dict[str, Any]]()
     for target in targets:
         data = load_dataset(target.dataset, n_examples=target.n_examples, data_dir=data_dir)
         network = load_model(

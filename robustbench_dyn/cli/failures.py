@@ -15,8 +15,8 @@ from typing import cast
 import typer
 
 from robustbench_dyn import __version__, interruption
-from robustbench_dyn.cli.output import discard_results, print_error, print_result
-from robustbench_dyn.errors import DynbenchError, OutputError, SoundnessError, one_line
+from robustbench_dyn.cli.output import discard_results, print_error, results
+from robustbench_dyn.errors import DynbenchError, SoundnessError, one_line
 
 REFUTED, INVALID, INTERNAL, INTERRUPTED = 1, 2, 70, interruption.EXIT_CODE
 
@@ -93,8 +93,9 @@ def _usage(error: Exception) -> str:
     context = cast("typer.Context | None", getattr(error, "ctx", None))
     command = context.command_path if context is not None else "dynbench"
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-        with suppress(OSError, OutputError):
-            print_result(message)
+        with suppress(OSError):
+            # Unlike print, it leaves out the colours where stdout is no terminal.
+            typer.echo(message, file=results())
         return f"no command is given; see: {command} --help"
     return f"{message.rstrip('.')}; see: {command} --help"
 

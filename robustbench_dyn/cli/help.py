@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,9 @@ _WIDEST, _NARROWEST = 100, 40
 # Between the names of options and their texts.
 _GAP = 2
 _MOST_OF_NAMES = 26
-_ARGUMENTS, _OPTIONS, _COMMANDS, _HELP = "Arguments", "Options", "Commands", "Help"
+_ARGUMENTS, _OPTIONS, _COMMANDS, HELP = "Arguments", "Options", "Commands", "Help"
 # The other panels come in between, in the order of their options.
-_FIRST, _LAST = (_ARGUMENTS, _OPTIONS), (OUTPUT, PLUGINS, MACHINE, _HELP)
+_FIRST, _LAST = (_ARGUMENTS, _OPTIONS), (OUTPUT, PLUGINS, MACHINE, HELP)
 
 
 class Entry(NamedTuple):
@@ -51,7 +52,7 @@ def _panel(param: Any) -> str:
     """Return the panel of an argument or option that names none."""
     if _is_argument(param):
         return _ARGUMENTS
-    return _HELP if "--help" in param.opts else _OPTIONS
+    return HELP if "--help" in param.opts else _OPTIONS
 
 
 def _place(panel: str) -> int:
@@ -149,8 +150,9 @@ def _list(title: str, entries: Sequence[Entry], width: int) -> str:
 
 
 def _heading(title: str) -> str:
-    # Its colour is left out where stdout is no terminal.
-    return typer.style(title, bold=True)
+    # What prints it leaves out the style where stdout is no terminal.
+    plain = os.environ.get("TERM") == "dumb" or "NO_COLOR" in os.environ
+    return title if plain else typer.style(title, bold=True)
 
 
 def _wrapped(text: str, width: int, *, first: str = "", later: str = "") -> str:

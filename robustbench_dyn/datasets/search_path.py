@@ -24,10 +24,10 @@ def download_root(data_dir: Path | None) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder, which is the system's: ~/.cache/robustbench_dyn on Linux."""
-    # The XDG specification has a relative path ignored.
-    if (xdg := os.environ.get("XDG_CACHE_HOME")) and not Path(xdg).is_absolute():
-        return _unix_cache()
+    """Return the user's cache folder: of the system, or in XDG_CACHE_HOME where that is set."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        # The XDG specification has a relative path ignored.
+        return Path(given) / APPLICATION if Path(given).is_absolute() else _unix_cache()
     return Path(user_cache_dir(APPLICATION, appauthor=False))
 
 
