@@ -90,7 +90,7 @@ def test_bash_completes_the_names_of_models(bash):
         (["show", "aol_none"], set()),
         (["check", "hop"], {"hop-skip-jump"}),
     ],
-    ids=lambda value: " ".join(value),
+    ids=" ".join,
 )
 def test_names_are_completed(words, expected, monkeypatch, capsys):
     found = set(answered(monkeypatch, capsys, *words))
