@@ -20,6 +20,7 @@ from robustbench_dyn.limited_yaml import read_text
 APPLICATION = "robustbench_dyn"
 # Names another file; empty, no file is read.
 FILE_VARIABLE = "DYNBENCH_CONFIG"
+DATA_VARIABLE = "DYNBENCH_DATA"
 DEFAULT = "default"
 
 
@@ -79,7 +80,7 @@ SETTINGS = (
         "file of the verdicts",
     ),
     Setting("plugins", "DYNBENCH_PLUGINS", [], _paths, "folders of plugins"),
-    Setting("data_dir", "DYNBENCH_DATA", None, _path, "folder of data sets"),
+    Setting("data_dir", DATA_VARIABLE, None, _path, "folder of data sets"),
     Setting("device", "DYNBENCH_DEVICE", "cpu", _text, "device of torch"),
     Setting("strict", "", False, _truth, "worst-case rounding"),
 )

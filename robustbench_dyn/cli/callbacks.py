@@ -56,6 +56,15 @@ def check_seed(seed: int | None) -> int | None:
     return seed
 
 
+def check_data_dir(folder: Path | None) -> Path | None:
+    """Return the folder; raises InputError where it is a file."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"data_dir={shown(str(folder))} is a file; give the folder that holds the data"
+        )
+    return folder
+
+
 def parse_device(name: str) -> str:
     """Return the name of a device; raises InputError where it has not the form of one."""
     if not _DEVICE.fullmatch(name):

@@ -11,6 +11,7 @@ import typer
 
 from robustbench_dyn.cli import completion
 from robustbench_dyn.cli.callbacks import (
+    check_data_dir,
     check_seed,
     parse_device,
     use_limits,
@@ -193,6 +194,7 @@ DataDir = Annotated[
         "--data-dir",
         metavar="DIR",
         help="Folder of the data sets that do not ship. Also DYNBENCH_DATA.",
+        callback=check_data_dir,
         rich_help_panel=MODEL,
     ),
 ]

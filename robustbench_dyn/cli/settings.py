@@ -8,6 +8,7 @@ from typing import Any
 from robustbench_dyn.cli.options import AsJson
 from robustbench_dyn.cli.output import print_json, print_result
 from robustbench_dyn.settings import (
+    DATA_VARIABLE,
     DEFAULT,
     SETTINGS,
     Value,
@@ -65,7 +66,8 @@ def defaults_of(command: Any) -> dict[str, Any]:
     given = {
         _PARAMETERS.get(name, name): _plain(value)
         for name, (value, origin) in read_settings().items()
-        if origin != DEFAULT
+        # Data sets are searched in the folder of the variable anyway, after that of --data-dir.
+        if origin not in (DEFAULT, DATA_VARIABLE)
     }
     return _defaults(command, given)
 

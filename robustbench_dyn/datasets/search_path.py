@@ -7,9 +7,9 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from robustbench_dyn.settings import APPLICATION
+from robustbench_dyn.settings import APPLICATION, DATA_VARIABLE
 
-DATA_VARIABLE = "DYNBENCH_DATA"
+__all__ = ["DATA_VARIABLE", "cache_folder", "download_root", "search_roots"]
 
 
 def search_roots(data_dir: Path | None) -> tuple[Path, ...]:

@@ -50,6 +50,7 @@ REFUSED = [
     (f"{RUN} --store pyproject.toml", "pyproject.toml"),
     (f"{RUN} --export x.txt", ".csv"),
     (f"{RUN} --plugins nowhere", "nowhere"),
+    (f"{RUN} --data-dir pyproject.toml", "is a file"),
     (f"{RUN} --limits memory=2", "memory_gib"),
     (f"{RUN} --seed 99999999999999999999", "64 bits"),
     (f"{RUN} --norm L2 --norm Linf", "more than once"),

@@ -80,7 +80,6 @@ def test_the_command_shows_each_value_with_its_origin(here, capsys, monkeypatch)
         ("DYNBENCH_DEVICE", "tpu", "cuda"),
         ("DYNBENCH_PLUGINS", "no/such", "does not exist"),
         ("DYNBENCH_STORE", "no/such.sqlite", "does not exist"),
-        ("DYNBENCH_DATA", "mine/card.yaml", "is a file"),
     ],
 )
 def test_a_wrong_setting_is_one_line(variable, value, words, here, capsys, monkeypatch):
