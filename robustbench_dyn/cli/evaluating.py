@@ -359,8 +359,7 @@ def curve(
         model,
         dataset=dataset,
         norm=norm_name,
-        # An eps of 0 is no threat model, and a point of a curve.
-        eps=[text for text in texts if parse_eps(text)],
+        eps=texts,
         n_examples=n_examples,
         usual_n_examples=DEFAULT_N_OF_CURVES,
         plugins=plugins or (),

@@ -55,10 +55,10 @@ def test_smooth_and_curve_evaluate_each_model(two, capsys):
     smoothed = run(capsys, "smooth", *options, "--sigma", "0.25", "--attacks", "none", "--json")
     names = [row["model"] for row in json.loads(smoothed)["rows"]]
     assert names == ["one~0.25", "other~0.25"]
-    drawn = run(capsys, "curve", *options, "--eps", "0", "0.1", "--json", "--export", "x.csv")
+    drawn = run(capsys, "curve", *options, "--eps", "0.05", "0.1", "--json", "--export", "x.csv")
     curves = json.loads(drawn)["curves"]
     assert [curve["model"] for curve in curves] == ["one", "other"]
-    assert [point["eps"] for point in curves[0]["curve"]] == [0, 0.1]
+    assert [point["eps"] for point in curves[0]["curve"]] == [0.05, 0.1]
     assert pd.read_csv("x.csv")["model"].tolist() == ["one", "one", "other", "other"]
     alone = run(capsys, "curve", *two[:4], *DIGITS, "--eps", "0.1", "--json")
     assert json.loads(alone)["model"] == "one"
