@@ -36,7 +36,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not valid YAML: {one_line(str(error))}") from error
+        raise InputError(f"{path} is not text in UTF-8: {one_line(str(error))}") from error
     except ValueError as error:
         if isinstance(error, InputError):
             raise

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Norm = Literal["Linf", "L2", "L1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+# Of small images; a data set may have others (DatasetInfo.default_eps).
+DEFAULT_EPS: dict[Norm, float] = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}
 
 _LONGEST_EPS = 100
 # An eps such as 2/7 is written as a fraction up to here.
@@ -100,6 +102,14 @@ def widest_eps(norm: Norm, input_shape: tuple[int, ...]) -> float:
     dimension = math.prod(input_shape)
     # A ball as wide as a quarter of the space's diameter makes every classifier trivial.
     return {"Linf": 1.0, "L2": math.sqrt(dimension) / 4, "L1": dimension / 4}[norm]
+
+
+def parse_norm(text: str) -> Norm:
+    """Return the norm of this name, in upper or lower case; raises InputError for any other."""
+    for norm in NORMS:
+        if text.lower() == norm.lower():
+            return norm
+    raise InputError(f"norm={shown(text)} is unknown; choose one of {', '.join(NORMS)}")
 
 
 def check_norm(norm: str) -> None:

@@ -12,6 +12,11 @@ from robustbench_dyn.evaluation import plan
 from robustbench_dyn.models import identity
 from robustbench_dyn.plugins import discovery
 
+# The settings of the user who runs the tests are none of theirs.
+for variable in ("STORE", "PLUGINS", "DATA", "DEVICE"):
+    os.environ.pop(f"DYNBENCH_{variable}", None)
+os.environ["DYNBENCH_CONFIG"] = ""
+
 # A busy machine is no fault of an example that takes long to draw.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")

@@ -201,6 +201,16 @@ def _select_in_process(
     return Selection(ready, told.not_applicable, told.crashed)
 
 
+def check_norms(certifiers: Iterable[AnyCertifier], norm: Norm) -> None:
+    """Raise InputError for a certifier that does not support the norm."""
+    for certifier in certifiers:
+        if norm not in certifier.norms:
+            supported = ", ".join(sorted(certifier.norms))
+            raise InputError(
+                f"certifier {certifier.name!r} supports {supported}, not {norm}; choose another one"
+            )
+
+
 def _prepare(
     certifier: AnyCertifier,
     model: nn.Module,
@@ -209,11 +219,7 @@ def _prepare(
     strict_rounding: bool,
 ) -> PreparedCertifier:
     """Prepare a certifier that was given, or raise the reason why it cannot be run."""
-    if norm not in certifier.norms:
-        supported = ", ".join(sorted(certifier.norms))
-        raise InputError(
-            f"certifier {certifier.name!r} supports {supported}, not {norm}; choose another one"
-        )
+    check_norms([certifier], norm)
     try:
         return certifier.prepared(model, input_shape, strict_rounding=strict_rounding)
     except CertificateError:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, NoReturn
 
 import typer
 
-from robustbench_dyn import __version__
+from robustbench_dyn import __version__, interruption
 from robustbench_dyn.cli import (
     checking,
     comparing,
+    completion,
     evaluating,
     failures,
     listing,
@@ -20,29 +23,45 @@ from robustbench_dyn.cli import (
     plotting,
     publishing,
     scaffolding,
+    settings,
     storing,
     tables,
     training,
     verifying,
 )
+from robustbench_dyn.cli.examples import EXAMPLES
+from robustbench_dyn.cli.help import HELP
 from robustbench_dyn.cli.output import print_result, reserve_stdout, reserving_stdout
+from robustbench_dyn.cli.parsing import Command, Group
 
 # OpenMP threads poll this often for work before they sleep (300,000 times by default). On a busy
 # machine, polling takes time from the threads that do the work.
 _SPIN_COUNT = 5_000
+# Panels of the commands in --help.
+_EVALUATE, _PUBLISH, _EXTEND = "Evaluate", "Tables and stores", "Models and plugins"
+_PICTURES, _USER = "Pictures", "Settings"
 
 app = typer.Typer(
+    cls=Group,
     help="Bracket the robustness of neural networks between attacks and certificates.",
+    epilog="dynbench run --model lipflow\ndynbench COMMAND --help",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-store = typer.Typer(help="Check and merge the files of the verdicts.", no_args_is_help=True)
-plot = typer.Typer(help="Draw flows and brackets.", no_args_is_help=True)
+store = typer.Typer(
+    cls=Group, help="Check and merge the files of the verdicts.", no_args_is_help=True
+)
+plot = typer.Typer(cls=Group, help="Draw flows and brackets.", no_args_is_help=True)
 
 
 def main() -> NoReturn:
     """Run the command; the exit codes are those of `failures`, and 0."""
+    if completion.VARIABLE in os.environ:
+        command = typer.main.get_command(app)
+        sys.exit(completion.answer(command, os.environ[completion.VARIABLE]))
+    interruption.listen()
     reserve_stdout()
     # OpenMP reads this when torch is loaded, which happens later.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -65,29 +84,78 @@ def run(arguments: Sequence[str]) -> int:
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    context: typer.Context,
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the versions of dynbench, torch and Python.",
+            rich_help_panel=HELP,
+        ),
+    ] = False,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            help="Let your shell complete commands, options and names.",
+            rich_help_panel=HELP,
+        ),
+    ] = False,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show-completion", help="Print the script that does so.", rich_help_panel=HELP
+        ),
+    ] = False,
 ) -> None:
-    if version:
-        print_result(__version__)
-        raise typer.Exit
+    if versions:
+        print_result(_versions())
+    elif show:
+        print_result(completion.script())
+    elif install:
+        print_result(f"written: {completion.install()}; it counts in shells that start from now on")
+    else:
+        context.default_map = settings.defaults_of(context.command)
+        return
+    raise typer.Exit
 
 
-app.command()(reserving_stdout(evaluating.run))
-app.command()(reserving_stdout(evaluating.smooth))
-app.command()(reserving_stdout(evaluating.curve))
-app.command("list")(reserving_stdout(listing.list_))
-app.command()(reserving_stdout(models.show))
-app.command()(reserving_stdout(checking.check))
-app.command()(reserving_stdout(scaffolding.new))
-app.command()(reserving_stdout(training.train))
-app.command("sweep")(reserving_stdout(tables.sweep_))
-app.command()(reserving_stdout(publishing.leaderboard))
-app.command()(reserving_stdout(verifying.verify))
-app.command("export")(reserving_stdout(tables.export_))
-app.command()(reserving_stdout(comparing.compare))
-app.add_typer(store, name="store")
-store.command("check")(reserving_stdout(storing.check_store))
-store.command("merge")(reserving_stdout(storing.merge))
-app.add_typer(plot, name="plot")
-plot.command("flow")(reserving_stdout(plotting.plot_flow_))
-plot.command("curves")(reserving_stdout(plotting.plot_curves_))
+def _versions() -> str:
+    """Return the versions that a report needs; torch is not imported for it."""
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "not installed"
+    system = f"{platform.system()} {platform.machine()}"
+    return f"dynbench {__version__}, torch {torch}, Python {platform.python_version()}, {system}"
+
+
+def _add(path: str, command: Callable[..., None], panel: str | None = None) -> None:
+    """Add a command; path: its name, after that of its group."""
+    group, _, name = path.rpartition(" ")
+    parent = {"": app, "store": store, "plot": plot}[group]
+    examples = "\n".join(EXAMPLES.get(path, ()))
+    add = parent.command(name, cls=Command, epilog=examples, rich_help_panel=panel)
+    add(reserving_stdout(command))
+
+
+_add("run", evaluating.run, _EVALUATE)
+_add("smooth", evaluating.smooth, _EVALUATE)
+_add("curve", evaluating.curve, _EVALUATE)
+_add("sweep", tables.sweep_, _EVALUATE)
+_add("leaderboard", publishing.leaderboard, _PUBLISH)
+_add("verify", verifying.verify, _PUBLISH)
+_add("compare", comparing.compare, _PUBLISH)
+_add("export", tables.export_, _PUBLISH)
+_add("list", listing.list_, _EXTEND)
+_add("show", models.show, _EXTEND)
+_add("check", checking.check, _EXTEND)
+_add("new", scaffolding.new, _EXTEND)
+_add("train", training.train, _EXTEND)
+_add("settings", settings.settings, _USER)
+_add("store check", storing.check_store)
+_add("store merge", storing.merge)
+_add("plot flow", plotting.plot_flow_)
+_add("plot curves", plotting.plot_curves_)
+app.add_typer(store, name="store", rich_help_panel=_PUBLISH)
+app.add_typer(plot, name="plot", rich_help_panel=_PICTURES)

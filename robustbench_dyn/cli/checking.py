@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from robustbench_dyn.cli.options import AsJson, DataDir, Limited, Plugins, Quiet, Trust
+from robustbench_dyn.cli import completion
+from robustbench_dyn.cli.options import (
+    MODEL,
+    OUTPUT,
+    AsJson,
+    DataDir,
+    Limited,
+    Plugins,
+    Quiet,
+    Trust,
+)
 from robustbench_dyn.cli.output import print_error, print_json
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError, RegistryError
@@ -43,16 +53,38 @@ class ArchitectureOptions(NamedTuple):
 
 def check(
     name: Annotated[
-        str, typer.Argument(metavar="NAME|DIR", help="A name of any kind, or a plugin's folder.")
+        str,
+        typer.Argument(
+            metavar="NAME|DIR",
+            help="A name of any kind, or a plugin's folder.",
+            autocompletion=completion.things,
+        ),
     ],
     dataset: Annotated[
-        str | None, typer.Option(help="Test a model at its weights for this data set.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Test a model at its weights for this data set.",
+            rich_help_panel=MODEL,
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     n_examples: Annotated[
-        int, typer.Option(help="Number of examples from which a model's properties are refuted.")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Search for points that refute a property of a model from N examples; each "
+            "takes thousands of passes.",
+            rich_help_panel=MODEL,
+        ),
     ] = 4,
     keep: Annotated[
-        Path | None, typer.Option(help="Folder for a model's counterexamples, as .npy files.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for a model's counterexamples, as .npy files.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     as_json: AsJson = False,
     plugins: Plugins = None,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_dyn.cli.options import AsJson, parse_norm, require_stores, require_tables
+from robustbench_dyn.cli import completion
+from robustbench_dyn.cli.options import AsJson, require_stores, require_tables
 from robustbench_dyn.cli.output import print_json
-from robustbench_dyn.threat_models import parse_eps
+from robustbench_dyn.threat_models import parse_eps, parse_norm
 
 if TYPE_CHECKING:
     from robustbench_dyn.reporting.comparison_output import Grid
@@ -17,20 +18,44 @@ if TYPE_CHECKING:
 
 def compare(
     one: Annotated[
-        str, typer.Argument(metavar="A", help="A model: NAME, NAME/VARIANT or NAME~SIGMA; @HASH.")
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A model: NAME, NAME/VARIANT or NAME~SIGMA; @HASH.",
+            autocompletion=completion.models,
+        ),
     ],
-    other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    other: Annotated[
+        str,
+        typer.Argument(metavar="B", help="Another one.", autocompletion=completion.models),
+    ],
     tables: Annotated[
         Path | None,
-        typer.Option(help="Folder of tables; by default those that ship with the package."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of tables.",
+            show_default="those that ship with the package",
+        ),
     ] = None,
     store: Annotated[
         list[Path] | None,
-        typer.Option("--store", help="SQLite file of verdicts; may be repeated."),
+        typer.Option("--store", metavar="FILE", help="SQLite file of verdicts; may be repeated."),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
-    norm_name: Annotated[str | None, typer.Option("--norm", help="Only this norm.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Only this radius, such as 0.5 or 8/255.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Only this data set.", autocompletion=completion.datasets
+        ),
+    ] = None,
+    norm_name: Annotated[
+        str | None,
+        typer.Option(
+            "--norm", metavar="NORM", help="Only this norm.", autocompletion=completion.norms
+        ),
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option(metavar="EPS", help="Only this radius, as 0.5 or 8/255.")
+    ] = None,
     examples: Annotated[
         bool, typer.Option("--examples", help="Name all examples that differ, not the first ten.")
     ] = False,

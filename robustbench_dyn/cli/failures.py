@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import signal
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 import typer
 
-from robustbench_dyn import __version__
-from robustbench_dyn.cli.output import discard_results, print_error
+from robustbench_dyn import __version__, interruption
+from robustbench_dyn.cli.output import discard_results, print_error, results
 from robustbench_dyn.errors import DynbenchError, SoundnessError, one_line
 
-REFUTED, INVALID, INTERNAL, INTERRUPTED = 1, 2, 70, 130
+REFUTED, INVALID, INTERNAL, INTERRUPTED = 1, 2, 70, interruption.EXIT_CODE
 
 # Set it to see the traceback of any error.
 DEBUG = "DYNBENCH_DEBUG"
@@ -38,6 +38,8 @@ def end(error: BaseException) -> int:
     """
     if isinstance(error, typer.Exit):
         return error.exit_code
+    if interruption.is_interrupted():
+        error = KeyboardInterrupt()
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
@@ -55,9 +57,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
     match error:
         case KeyboardInterrupt():
             # A second Ctrl-C must not cut the message off.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            code = INTERRUPTED
-            message = "interrupted; finished work is kept, and the same command resumes it"
+            interruption.ignore()
+            code, message = INTERRUPTED, interruption.MESSAGE
         case SoundnessError():
             code, message = REFUTED, f"soundness violation: {error}"
         case DynbenchError():
@@ -91,7 +92,10 @@ def _usage(error: Exception) -> str:
     message: str = error.format_message()  # type: ignore[attr-defined]
     context = cast("typer.Context | None", getattr(error, "ctx", None))
     command = context.command_path if context is not None else "dynbench"
-    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, and it is printed
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        with suppress(OSError):
+            # Unlike print, it leaves out the colours where stdout is no terminal.
+            typer.echo(message, file=results())
         return f"no command is given; see: {command} --help"
     return f"{message.rstrip('.')}; see: {command} --help"
 

@@ -32,7 +32,9 @@ class Listing(NamedTuple):
 def list_(
     what: Annotated[
         Literal["models", "datasets", "attacks", "certifiers", "operations"],
-        typer.Argument(help="What to list."),
+        typer.Argument(
+            metavar="models|datasets|attacks|certifiers|operations", help="What to list."
+        ),
     ],
     as_json: AsJson = False,
     plugins: Plugins = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from robustbench_dyn.cli import completion
 from robustbench_dyn.cli.options import (
     AsJson,
     Plugins,
@@ -16,7 +17,14 @@ from robustbench_dyn.errors import InputError
 
 
 def show(
-    model: Annotated[str, typer.Argument(help="Name of the model; see dynbench list models.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A model; see: dynbench list models.",
+            autocompletion=completion.models,
+        ),
+    ],
     as_json: AsJson = False,
     plugins: Plugins = None,
     trust: Trust = False,

@@ -3,61 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from robustbench_dyn.cli import completion
+from robustbench_dyn.cli.callbacks import (
+    check_data_dir,
+    check_seed,
+    parse_device,
+    use_limits,
+    use_plugins,
+    use_trust,
+)
 from robustbench_dyn.cli.output import be_quiet
 from robustbench_dyn.errors import InputError, one_line, shown
-from robustbench_dyn.isolation.limits import Limits
-from robustbench_dyn.threat_models import Norm, check_norm
+from robustbench_dyn.threat_models import (
+    DEFAULT_EPS,
+    Norm,
+    format_eps,
+    parse_eps,
+    parse_norm,
+)
 
-# Generators of random numbers take 64 bits.
-LOWEST_SEED, HIGHEST_SEED = -(2**63), 2**63 - 1
+# The panels of --help.
+MODEL, THREAT, METHODS = "Model and data", "Threat model", "Attacks and certificates"
+OUTPUT, PLUGINS, MACHINE = "Output", "Plugins", "Machine"
 
-
-def use_plugins(folders: list[Path] | None) -> list[Path] | None:
-    """Load the plugins in folders, so that each command finds what they bring by name."""
-    if folders:
-        from robustbench_dyn.plugins import load_plugins
-
-        load_plugins(*folders)
-    return folders
-
-
-def use_trust(trust: bool) -> bool:
-    """Let the code of plugins run inside this process, where the user says so."""
-    if trust:
-        from robustbench_dyn.plugins import trust_plugins
-
-        trust_plugins()
-    return trust
-
-
-def use_limits(text: str) -> str:
-    """Limit the processes of plugins by NAME=NUMBER with commas; raises InputError otherwise."""
-    if not text:
-        return text
-    from robustbench_dyn.plugins import limit_plugins, parse_names, unknown
-
-    (_, given), *more = parse_names(f"limits:{text}")
-    known = [part.name for part in fields(Limits)]
-    for name in [*given, *(name for name, _ in more)]:
-        if name not in known:
-            raise InputError(unknown("limit", name, known))
-    limit_plugins(Limits(**given))
-    return text
-
+DEFAULT_DATASET, DEFAULT_NORM = "fashion_mnist", "L2"
+_RADII = ", ".join(f"{format_eps(eps)} in {norm}" for norm, eps in DEFAULT_EPS.items())
 
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
         "--plugins",
-        help="A folder of plugins, or of one plugin; may be repeated.",
+        metavar="DIR",
+        help="A folder of plugins, or of one plugin; may be repeated. Also DYNBENCH_PLUGINS.",
         callback=use_plugins,
+        rich_help_panel=PLUGINS,
     ),
 ]
 Trust = Annotated[
@@ -66,62 +51,226 @@ Trust = Annotated[
         "--trust",
         help="Run the code of plugins inside this process, where it can do all that you can.",
         callback=use_trust,
+        rich_help_panel=PLUGINS,
     ),
 ]
 Limited = Annotated[
     str,
     typer.Option(
         "--limits",
+        metavar="LIMITS",
         help="Of a plugin's process: memory_gib=8,seconds_per_call=60,open_files=256.",
         callback=use_limits,
+        rich_help_panel=PLUGINS,
     ),
 ]
-Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT; see dynbench list models.")]
-TestSplit = Annotated[str, typer.Option(help="Data set; its test split is evaluated.")]
-NormName = Annotated[str, typer.Option("--norm", help="Norm of the threat model: L2, Linf or L1.")]
-First = Annotated[
-    int, typer.Option(help="Id of the first test example to evaluate; the test split begins at 0.")
+_MODEL_HELP = "NAME or NAME/VARIANT; see: dynbench list models."
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=_MODEL_HELP,
+        rich_help_panel=MODEL,
+        autocompletion=completion.models,
+    ),
 ]
-NExamples = Annotated[
-    int, typer.Option(help="Evaluate N test examples, the first ones or those from --first on.")
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help=f"{_MODEL_HELP} May be repeated.",
+        rich_help_panel=MODEL,
+        autocompletion=completion.models,
+    ),
+]
+TestSplit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Data set; its test split is evaluated. See: dynbench list datasets.",
+        show_default=DEFAULT_DATASET,
+        rich_help_panel=MODEL,
+        autocompletion=completion.datasets,
+    ),
+]
+NormName = Annotated[
+    str | None,
+    typer.Option(
+        "--norm",
+        metavar="NORM",
+        help="L2, Linf or L1.",
+        show_default=DEFAULT_NORM,
+        rich_help_panel=THREAT,
+        autocompletion=completion.norms,
+    ),
+]
+EpsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="EPS",
+        help="A radius, as 0.5 or 8/255; may be repeated, or be followed by more.",
+        show_default=f"{_RADII}, or what the data set has instead",
+        rich_help_panel=THREAT,
+    ),
+]
+MoreEps = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="EPS",
+        help="More radii, after those of --eps: --eps 0.25 0.5 1.",
+        rich_help_panel=THREAT,
+    ),
+]
+First = Annotated[
+    int,
+    typer.Option(
+        metavar="K",
+        help="Id of the first test example to evaluate; the test split begins at 0.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Attacks = Annotated[
     str,
     typer.Option(
+        metavar="ATTACKS",
         help="A suite (standard, autoattack, plus, rand or none), or attacks with commas, each "
-        "with settings: pgd:n_steps=100,square."
+        "with settings: pgd:n_steps=100,square. See: dynbench list attacks.",
+        rich_help_panel=METHODS,
+        autocompletion=completion.attacks,
     ),
 ]
 Certifiers = Annotated[
     str,
     typer.Option(
+        metavar="CERTIFIERS",
         help="auto, none, or certifiers with commas, each with settings: "
-        "interval,complete:seconds_per_example=5."
+        "interval,complete:seconds_per_example=5. See: dynbench list certifiers.",
+        rich_help_panel=METHODS,
+        autocompletion=completion.certifiers,
     ),
 ]
-Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, ...")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+StrictRounding = Annotated[
+    bool,
+    typer.Option(
+        "--strict-rounding/--no-strict-rounding",
+        help="Subtract the worst-case rounding error of the network from its margins.",
+        rich_help_panel=METHODS,
+    ),
+]
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        metavar="N",
+        help="Examples per batch (noisy copies, in smooth), or auto.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="Device of torch: cpu, cuda, cuda:1, mps. Also DYNBENCH_DEVICE.",
+        callback=parse_device,
+        rich_help_panel=MACHINE,
+        autocompletion=completion.devices,
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document instead of text.", rich_help_panel=OUTPUT),
+]
+StoreFile = Annotated[
+    Path,
+    typer.Option(
+        "--store",
+        metavar="FILE",
+        help="SQLite file that holds the verdicts. Also DYNBENCH_STORE.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Quiet = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", help="Print nothing but errors to stderr: no progress.", callback=be_quiet
+        "--quiet",
+        "-q",
+        help="Print nothing but errors to stderr: no progress.",
+        callback=be_quiet,
+        rich_help_panel=OUTPUT,
     ),
 ]
-StoreFile = Annotated[Path, typer.Option("--store", help="SQLite file that holds the verdicts.")]
+CertifySeconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Let the certifiers give up after so many seconds at each eps, preparation included.",
+        rich_help_panel=METHODS,
+    ),
+]
+WeightsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Weights for a model of module:, timm: or torchvision: (.safetensors, .pt, .pth).",
+        rich_help_panel=MODEL,
+    ),
+]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Folder of the data sets that do not ship.")
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Folder of the data sets that do not ship. Also DYNBENCH_DATA.",
+        callback=check_data_dir,
+        rich_help_panel=MODEL,
+    ),
 ]
 
 
-def seed_option(of: str) -> Any:
-    """Return the option of a seed."""
-    return typer.Option(help=f"Seed of {of}.", min=LOWEST_SEED, max=HIGHEST_SEED, metavar="INTEGER")
+def n_examples_option(default: str) -> Any:
+    """Return the option of the number of examples; default: what --help says of it."""
+    return typer.Option(
+        metavar="N",
+        help="Evaluate the first N test examples, or N from --first on.",
+        show_default=f"{default}; all, where there are fewer",
+        rich_help_panel=MODEL,
+    )
 
 
-def parse_norm(text: str) -> Norm:
-    """Return the norm of this name; raises InputError for any other name."""
-    check_norm(text)
-    return cast(Norm, text)
+def seed_option(of: str, *, default: str = "") -> Any:
+    """Return the option of a seed; default: what --help says of it, where it is no number."""
+    return typer.Option(
+        metavar="N",
+        help=f"Seed of {of}.",
+        callback=check_seed,
+        show_default=default or True,
+        rich_help_panel=MACHINE,
+    )
+
+
+class Defaults(NamedTuple):
+    """What a model is evaluated on: a data set by name, a norm, and radii in raw input units."""
+
+    dataset: str
+    norm: Norm
+    eps: list[float]
+
+
+def resolve_defaults(
+    model: str, dataset: str | None, norm: str | None, eps: Sequence[str]
+) -> Defaults:
+    """Return what is given, and the defaults in place of what is not.
+
+    Raises InputError for a norm or an eps that is none, and for an unknown data set.
+    """
+    from robustbench_dyn.datasets import dataset_info
+
+    del model  # each has the same defaults
+    radii = [parse_eps(text) for text in eps]
+    chosen = parse_norm(DEFAULT_NORM if norm is None else norm)
+    info = dataset_info(DEFAULT_DATASET if dataset is None else dataset)
+    return Defaults(info.name, chosen, [*dict.fromkeys(radii)] or [info.eps_for(chosen)])
 
 
 def parse_batch_size(text: str) -> int | Literal["auto"]:
@@ -150,12 +299,12 @@ def check_device(name: str) -> Any:
     return device
 
 
-def check_export(path: Path | None) -> None:
+def check_export(path: Path | None, suffixes: tuple[str, ...] = (".csv", ".parquet")) -> None:
     """Raise InputError, before anything is computed, where no table can be written to path."""
     from robustbench_dyn.reporting.export import check_export_path
 
     if path is not None:
-        check_export_path(path)
+        check_export_path(path, suffixes)
 
 
 def require_store(store: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_dyn.cli.options import (
+    OUTPUT,
     AsJson,
     DataDir,
     Limited,
@@ -19,13 +20,13 @@ from robustbench_dyn.cli.options import (
 )
 from robustbench_dyn.cli.output import announce, print_error, print_json, print_result
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.settings import read_settings
 
 if TYPE_CHECKING:
     from robustbench_dyn.reporting.changes import Change
     from robustbench_dyn.reporting.published import Entry
     from robustbench_dyn.reporting.publishing import Published
 
-_DEFAULT_STORE = Path("dynbench.sqlite")
 # Rows that stay as they are are counted, not listed.
 _LISTED = ("added", "replaced", "dropped", "withdrawn")
 
@@ -35,11 +36,15 @@ def leaderboard(
         list[Path] | None,
         typer.Option(
             "--store",
-            help="SQLite file of verdicts, or a folder of them; several are merged. By default "
-            "dynbench.sqlite.",
+            metavar="FILE|DIR",
+            help="SQLite file of verdicts, or a folder of them; several are merged. Also "
+            "DYNBENCH_STORE.",
+            show_default="dynbench.sqlite",
         ),
     ] = None,
-    to: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("leaderboards"),
+    to: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the tables.", rich_help_panel=OUTPUT)
+    ] = Path("leaderboards"),
     add: Annotated[
         bool, typer.Option("--add", help="Keep the rows of the folder that no new row replaces.")
     ] = False,
@@ -54,7 +59,7 @@ def leaderboard(
     remove: Annotated[
         str, typer.Option(metavar="MODEL", help="Withdraw the rows of a model: NAME or NAME@HASH.")
     ] = "",
-    why: Annotated[str, typer.Option(help="Why the rows are withdrawn.")] = "",
+    why: Annotated[str, typer.Option(metavar="REASON", help="Why they are withdrawn.")] = "",
     check: Annotated[
         bool,
         typer.Option(
@@ -64,11 +69,18 @@ def leaderboard(
     adversarial: Annotated[
         int,
         typer.Option(
-            "--adversarial-examples", help="Adversarial examples kept as evidence of a row.", min=0
+            "--adversarial-examples",
+            metavar="N",
+            help="Adversarial examples kept as evidence of a row.",
+            min=0,
+            rich_help_panel=OUTPUT,
         ),
     ] = 10,
     latex: Annotated[
-        Path | None, typer.Option(help="Write the tables for LaTeX, too (.tex).")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the tables for LaTeX, too (.tex).", rich_help_panel=OUTPUT
+        ),
     ] = None,
     page: Annotated[
         Path | None,
@@ -76,10 +88,16 @@ def leaderboard(
             metavar="SITE",
             help="Write a page of the tables, too, as a folder that any browser opens. Without "
             "--store, of the tables as they are.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Print the tables that ship with the package.")
+        bool,
+        typer.Option(
+            "--published",
+            help="Print the tables that ship with the package.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -111,7 +129,7 @@ def leaderboard(
     if remove:
         outcome = _withdraw(to, remove, why)
     elif store or not (page or latex or check):
-        outcome = _publish(store or [_DEFAULT_STORE], to, add, replace, adversarial)
+        outcome = _publish(store or [read_settings()["store"].value], to, add, replace, adversarial)
     if check:
         outcome = _check(to, outcome)
     extra = [*_write_latex(to, latex), *_write_page(to, page, data_dir)]

@@ -39,12 +39,16 @@ _NEXT: dict[NewKind, tuple[str, ...]] = {
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the plugin, and of what it brings.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the plugin, and of what it brings.")
+    ],
     kind: Annotated[NewKind, typer.Option(help="What the plugin brings.")] = "architecture",
     package: Annotated[
         bool, typer.Option("--package", help="Write a pip package: entry point, tests, CI.")
     ] = False,
-    to: Annotated[Path, typer.Option(help="Folder in which the plugin's folder is made.")] = Path(),
+    to: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder in which the plugin's folder is made.")
+    ] = Path(),
 ) -> None:
     """Write a small plugin that passes `dynbench check`, to be changed."""
     folder = write_package(to / name, kind) if package else writeplugin_files(to / name, kind)

@@ -39,7 +39,10 @@ def merge(
         typer.Argument(metavar="STORE...", help="SQLite files of verdicts, or folders of them."),
     ],
     to: Annotated[
-        Path, typer.Option(help="Store that they are merged into; it is made if there is none.")
+        Path,
+        typer.Option(
+            metavar="FILE", help="Store that they are merged into; it is made if there is none."
+        ),
     ],
 ) -> None:
     """Merge stores; exit 1 where one has an adversarial example inside a radius of another one."""

@@ -9,7 +9,10 @@ from typing import Annotated
 import typer
 
 from robustbench_dyn import __version__
+from robustbench_dyn.cli import completion
+from robustbench_dyn.cli.callbacks import parse_device
 from robustbench_dyn.cli.options import (
+    MACHINE,
     AsJson,
     DataDir,
     Limited,
@@ -23,16 +26,35 @@ from robustbench_dyn.cli.output import announce_files, print_error, print_json, 
 
 
 def sweep_(
-    file: Annotated[
-        Path, typer.Argument(metavar="SWEEP.yaml", help="File that lists what to evaluate.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="List of what to evaluate.")],
     engine: Annotated[
-        str, typer.Option(help="Engine that runs the shards: local or ray.")
+        str,
+        typer.Option(
+            metavar="ENGINE",
+            help="Engine that runs the shards: local or ray.",
+            rich_help_panel=MACHINE,
+            autocompletion=completion.engines,
+        ),
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(help="Shards at a time; by default one per core.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Shards at a time.",
+            show_default="one per core",
+            rich_help_panel=MACHINE,
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU per worker.")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="DEVICE",
+            help="cpu, or cuda: one GPU per worker.",
+            rich_help_panel=MACHINE,
+            callback=parse_device,
+            autocompletion=completion.devices,
+        ),
+    ] = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -42,6 +64,7 @@ def sweep_(
     data_dir: DataDir = None,
 ) -> None:
     """Evaluate models x data sets x threat models x seeds; resumes where it was stopped."""
+    from robustbench_dyn.cli.arguments import check_store
     from robustbench_dyn.cli.terminal import sweep_table
     from robustbench_dyn.plugins import limits_in_use
     from robustbench_dyn.progress.display import sweep_display
@@ -49,6 +72,7 @@ def sweep_(
 
     del limits  # heeded while the options were read
     config = read_sweep(file)
+    check_store(store)
     with sweep_display(enabled=not (as_json or quiet)) as progress:
         outcome = sweep(
             config,
@@ -81,7 +105,9 @@ def sweep_(
 
 
 def export_(
-    to: Annotated[Path, typer.Argument(help="File of the table (.csv or .parquet).")],
+    to: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File of the table (.csv or .parquet).")
+    ],
     store: StoreFile = Path("dynbench.sqlite"),
     pending: Annotated[
         bool, typer.Option("--pending", help="Include examples that wait for a stage.")

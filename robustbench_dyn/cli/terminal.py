@@ -147,11 +147,6 @@ def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None
     note(f"peak memory {peak_memory_mb:,.0f} MiB")
 
 
-def counted(n: int, noun: str) -> str:
-    """Write a number of things: "1 row", "1,000 rows"."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
 def _explain_interval() -> None:
     space()
     note(

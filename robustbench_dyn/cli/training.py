@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_dyn.cli.options import DataDir, Device, Limited, Plugins, Trust, check_device
+from robustbench_dyn.cli import completion
+from robustbench_dyn.cli.options import (
+    MODEL,
+    OUTPUT,
+    THREAT,
+    DataDir,
+    Device,
+    Limited,
+    Plugins,
+    Trust,
+    check_device,
+)
 from robustbench_dyn.cli.output import print_result
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
@@ -31,34 +42,75 @@ _SHARE_OF_WIDEST = 0.25
 
 
 def train(
-    model: Annotated[str, typer.Option(help="NAME or NAME/VARIANT to train.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="NAME or NAME/VARIANT to train.",
+            rich_help_panel=MODEL,
+            autocompletion=completion.architectures,
+        ),
+    ],
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Data set, whose training split is learnt; by default that of the recipe."
+            metavar="NAME",
+            help="Data set, whose training split is learnt.",
+            show_default="that of the recipe",
+            rich_help_panel=MODEL,
+            autocompletion=completion.datasets,
         ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe (.yaml); by default the plugin's own.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recipe (.yaml).",
+            show_default="the plugin's own",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write the weights to (.safetensors).")
-    ] = None,
-    install: Annotated[
-        bool,
-        typer.Option("--install", help="Put weights and their entry into the plugin's folder."),
-    ] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw loss and accuracy over the epochs (.png or .svg).")
+    n_examples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Train on the first N examples only.", rich_help_panel=MODEL
+        ),
     ] = None,
     eps: Annotated[
         str | None,
-        typer.Option(help="Certify held-out examples at this radius; by default the recipe's."),
+        typer.Option(
+            metavar="EPS",
+            help="Certify held-out examples at this radius.",
+            show_default="that of the recipe",
+            rich_help_panel=THREAT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File to write the weights to (.safetensors).",
+            show_default="trained/NAME-DATASET.safetensors",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install",
+            help="Put weights and their entry into the plugin's folder.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw loss and accuracy over the epochs (.png or .svg).",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     device: Device = "cpu",
-    n_examples: Annotated[
-        int | None, typer.Option(help="Train on the first N examples only.")
-    ] = None,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_dyn.cli.options import (
+    OUTPUT,
     AsJson,
     DataDir,
     Device,
@@ -47,26 +48,40 @@ def verify(
         bool, typer.Option("--full", help="Run the model of each row on all of its examples.")
     ] = False,
     sample: Annotated[
-        int, typer.Option(help="Examples of each row that --replay certifies and attacks again.")
+        int,
+        typer.Option(
+            metavar="N", help="Examples of each row that --replay certifies and attacks again."
+        ),
     ] = 50,
     model: Annotated[
-        str, typer.Option(help="Rows of NAME, or NAME@HASH, alone; HASH: of the weights.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Rows of NAME, or NAME@HASH, alone; HASH: of the weights."
+        ),
     ] = "",
     seed: Annotated[
-        int | None, seed_option("the sample and the attacks; by default a fresh one, printed")
+        int | None, seed_option("the sample and the attacks", default="a fresh one, printed")
     ] = None,
     evidence: Annotated[
         Path | None,
-        typer.Option(help="Adversarial examples (.npz) against a row, to be assessed."),
+        typer.Option(
+            metavar="FILE", help="Adversarial examples (.npz) against a row, to be assessed."
+        ),
     ] = None,
     source: Annotated[
-        str, typer.Option(help="Who found them, and where: for the corrected row.")
+        str,
+        typer.Option(metavar="TEXT", help="Who found them, and where: for the corrected row."),
     ] = "",
     correct: Annotated[
         bool, typer.Option("--correct", help="Write what --evidence changes into the tables.")
     ] = False,
     keep: Annotated[
-        Path, typer.Option(help="Folder for counterexamples that a replay finds.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for counterexamples that a replay finds.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = Path("counterexamples"),
     device: Device = "cpu",
     as_json: AsJson = False,

@@ -79,7 +79,7 @@ def load_dataset(
         raise InputError(f"split={shown(split)} is unknown; choose one of {', '.join(SPLITS)}")
     if split not in info.sizes:
         raise InputError(f"{info.name} has no {split} split; choose {' or '.join(info.sizes)}")
-    kept = _kept(info, split, first, n_examples)
+    kept = example_range(info, split, first, n_examples)
     raw = info.load_raw(split, _folder(data_dir))
     _check_promises(info, split, raw)
 
@@ -99,8 +99,11 @@ def load_dataset(
     )
 
 
-def _kept(info: DatasetInfo, split: Split, first: int, n_examples: int | None) -> range:
-    """Return the ids of the examples that were asked for."""
+def example_range(info: DatasetInfo, split: Split, first: int, n_examples: int | None) -> range:
+    """Return the ids of n_examples, or of all, from `first` on; nothing is loaded.
+
+    Raises InputError where the split has no such examples.
+    """
     size = info.sizes[split]
     has = f"the {split} split of {info.name} has {size} examples"
     if isinstance(first, bool) or not isinstance(first, (int, np.integer)):

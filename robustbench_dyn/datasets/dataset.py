@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.threat_models import DEFAULT_EPS, Norm, ThreatModel, check_norm, widest_eps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,8 @@ class DatasetInfo:
     name: lower case letters, digits and underscores. input_shape: (C, H, W). sizes and
     availability: one entry a split, of which test is required.
     load_raw(split, data_dir): reads the whole split; imports what is heavy only when called.
+    default_eps: by norm, the eps of an evaluation that names none, in raw input units, where it is
+    not that of small images (threat_models.DEFAULT_EPS).
     Raises InputError where the facts cannot be true.
     """
 
@@ -55,6 +58,7 @@ class DatasetInfo:
     source: str
     licence: str
     load_raw: Callable[[Split, Path | None], RawSplit]
+    default_eps: Mapping[Norm, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def require(holds: bool, rule: str) -> None:
@@ -83,11 +87,25 @@ class DatasetInfo:
             set(self.availability) == set(self.sizes),
             f"availability={self.availability} must have the splits of sizes={self.sizes}",
         )
+        for norm, eps in self.default_eps.items():
+            check_norm(norm)
+            ThreatModel(norm, eps).check_input_shape(self.input_shape)
 
     @property
     def n_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def eps_for(self, norm: Norm) -> float:
+        """Return the eps of an evaluation in this norm that names none, in raw input units.
+
+        It is the data set's own, or else that of small images, or an eighth of the widest that the
+        inputs allow where that is less, as for points in the plane.
+        """
+        if norm in self.default_eps:
+            return self.default_eps[norm]
+        widest = widest_eps(norm, self.input_shape)
+        return DEFAULT_EPS[norm] if DEFAULT_EPS[norm] <= widest else float(f"{widest / 8:.1g}")
 
 
 # Tensors have no single truth value for ==, so data sets compare by identity.

@@ -97,6 +97,10 @@ class Registry(Generic[T]):
             found[entry.name if free else f"{entry.name} ({entry.origin})"] = entry
         return found
 
+    def built_in(self) -> tuple[Entry, ...]:
+        """Return the entries that come with this package; no plugin's code is run."""
+        return tuple(self._built_in.values())
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries())
 

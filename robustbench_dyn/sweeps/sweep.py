@@ -16,7 +16,6 @@ from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.catalogue import named_certifiers
 from robustbench_dyn.datasets import dataset_info
 from robustbench_dyn.errors import InputError, shown
-from robustbench_dyn.evaluation.api import finalise_run
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.models.architectures import split_name, weights_for
 from robustbench_dyn.models.loading import find_architecture
@@ -233,6 +232,9 @@ def _check_number_of_shards(config: Sweep) -> None:
 
 def _rows(config: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, Any]]:
     """Return the rows of the evaluations whose shards are all done."""
+    # It imports torch, which a sweep that is refused must not wait for.
+    from robustbench_dyn.evaluation.api import finalise_run  # noqa: PLC0415
+
     done: dict[tuple[int, str, tuple[float, ...]], int] = {}
     for shard, key in keys.items():
         evaluation = (config.sizes[shard.model, shard.smoothing], key, shard.eps)

@@ -81,7 +81,7 @@ FLAGS = {
 VALUES = {
     "model": NO_NAME,
     "dataset": NO_NAME,
-    "norm_name": [*NO_NAME, "L3", "l2", "linf", "2"],
+    "norm_name": [*NO_NAME, "L3", "l", "l2.0", "2"],
     "eps": NO_EPS,
     "more_eps": NO_EPS,
     "n_examples": [*NO_COUNT, "1798"],
@@ -168,6 +168,7 @@ COMMANDS = {
     "compare": ["--store", "good.sqlite"],
     "export": ["--store", "good.sqlite"],
     "verify": ["--plugins", "linear"],
+    "settings": [],
     "store check": [],
     "store merge": [],
     "plot flow": ["--model", "lipflow", "--to", "x.png"],

@@ -150,8 +150,8 @@ PATHS = [
     (device, "is no regular file"),
     (large, "is larger than 256 KiB"),
     (sparse, "is larger than 256 KiB"),
-    (latin, "is not valid YAML: 'utf-8' codec"),
-    (binary, "is not valid YAML: 'utf-8' codec"),
+    (latin, "is not text in UTF-8: 'utf-8' codec"),
+    (binary, "is not text in UTF-8: 'utf-8' codec"),
     (lambda path: None, "cannot be read: No such file"),
 ]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustbench_dyn.cli.options import use_limits
+from robustbench_dyn.cli.callbacks import use_limits
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.plugins import discovery, limits_in_use

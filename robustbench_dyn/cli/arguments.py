@@ -1,0 +1,124 @@
+"""Arguments of an evaluation, checked before torch is imported: a wrong one is refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from robustbench_dyn.cli.options import resolve_defaults
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.threat_models import Norm, ThreatModel
+
+
+class Target(NamedTuple):
+    """What one model is evaluated on; n_examples: from the first one wanted on."""
+
+    model: str
+    dataset: str
+    norm: Norm
+    threat_models: list[ThreatModel]
+    n_examples: int
+
+
+def targets_of(
+    models: Sequence[str],
+    *,
+    dataset: str | None,
+    norm: str | None,
+    eps: Sequence[str] = (),
+    first: int = 0,
+    n_examples: int | None,
+    usual_n_examples: int,
+    plugins: Sequence[Path],
+) -> list[Target]:
+    """Return a target for each model, in their order, each once.
+
+    Raises InputError or RegistryError for a name, norm, eps or range of examples that cannot be,
+    and for a model without weights for the data set.
+    """
+    return [
+        _target(
+            model,
+            dataset=dataset,
+            norm=norm,
+            eps=eps,
+            first=first,
+            n_examples=n_examples,
+            usual_n_examples=usual_n_examples,
+            plugins=plugins,
+        )
+        for model in dict.fromkeys(models)
+    ]
+
+
+def _target(
+    model: str,
+    *,
+    dataset: str | None,
+    norm: str | None,
+    eps: Sequence[str],
+    first: int,
+    n_examples: int | None,
+    usual_n_examples: int,
+    plugins: Sequence[Path],
+) -> Target:
+    from robustbench_dyn.datasets import dataset_info
+    from robustbench_dyn.datasets.catalogue import example_range
+
+    chosen = resolve_defaults(model, dataset, norm, eps)
+    threat_models = [ThreatModel(chosen.norm, radius) for radius in chosen.eps]
+    info = dataset_info(chosen.dataset)
+    for threat_model in threat_models:
+        threat_model.check_input_shape(info.input_shape)
+    left = example_range(info, "test", first, n_examples)
+    n = min(usual_n_examples, len(left)) if n_examples is None else len(left)
+    check_model(model, chosen.dataset, chosen.norm, plugins)
+    return Target(model, chosen.dataset, chosen.norm, threat_models, n)
+
+
+def check_model(model: str, dataset: str, norm: Norm, plugins: Sequence[Path]) -> None:
+    """Raise RegistryError for an unknown model, InputError for one without such weights."""
+    from robustbench_dyn.models.architectures import split_name, weights_for
+    from robustbench_dyn.models.loading import find_architecture
+
+    name, variant = split_name(model)
+    _, card = find_architecture(name, tuple(plugins))
+    weights_for(card, dataset, norm, variant)
+
+
+def check_methods(attacks: str | None, certifiers: str | None, targets: Sequence[Target]) -> None:
+    """Raise InputError for attacks and certifiers that do not exist, or do not fit the targets.
+
+    None: the command has no such option.
+    """
+    from robustbench_dyn.attacks import resolve_attacks
+    from robustbench_dyn.certification.catalogue import check_norms, named_certifiers
+    from robustbench_dyn.datasets import dataset_info
+
+    for target in targets:
+        if attacks is not None:
+            resolve_attacks(attacks, target.norm, dataset_info(target.dataset).n_classes)
+        if certifiers is not None:
+            check_norms(named_certifiers(certifiers).certifiers, target.norm)
+
+
+def check_store(path: Path) -> None:
+    """Raise InputError, StoreError or OutputError where no store can be opened or made at path."""
+    from robustbench_dyn.files import check_writable
+    from robustbench_dyn.results.store import Store
+
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):  # what opens it will say why
+        exists = True
+    if not exists and path.parent.is_dir():
+        check_writable(path)
+    else:
+        Store(path).close()
+
+
+def check_one_model(models: Sequence[str], *, why: str) -> None:
+    """Raise InputError where several models are given; why: a clause for the message."""
+    if len(dict.fromkeys(models)) > 1:
+        raise InputError(f"--model is given {len(models)} times, but {why}; run it once for each")
