@@ -263,6 +263,7 @@ def run_grid(pipeline: Pipeline[Any], threat_models: Sequence[ThreatModel]) -> l
     MachineError at the first eps at which the machine failed; there the next run goes on.
     """
     falling = sorted(threat_models, key=lambda t: -t.eps)
+    pipeline.reports.forecast.n_eps = len({t.eps for t in falling})
     by_eps = {t.eps: _evaluate_at(pipeline, t) for t in falling}
     if pipeline.withdrew:
         # Found out at a later eps: what was certified before has the attacks before it again.

@@ -36,6 +36,11 @@ log = logging.getLogger(__name__)
 
 # An exhaustive search may take its whole time for each example, and what is known is kept.
 _SEARCHED_AT_ONCE = 4
+# As long as about how many passes a proof takes, before any was measured.
+_PASSES_OF_A_PROOF = {Phase.BEFORE_ATTACKS: 30.0, Phase.AFTER_FIRST_ATTACK: 1500.0}
+_PASSES_OF_A_SEARCH = 5000.0
+# For the plan of an attack's passes, where the number of classes is not known.
+_MANY_CLASSES = 10
 
 
 class ClassRadii:
@@ -81,6 +86,7 @@ class CleanStage:
     name = "certify"
     phase = Phase.CLEAN
     copies, at_most, only_on_signs = 1, None, False
+    passes, makes_passes = 1.0, False
 
     def __init__(
         self,
@@ -132,7 +138,7 @@ class CleanStage:
 class CertifierStage:
     """A certifier that looks at one ball."""
 
-    copies, only_on_signs = 1, False
+    copies, only_on_signs, makes_passes = 1, False, False
 
     def __init__(self, model: ModelUnderTest, prepared: PreparedCertifier, norm: Norm) -> None:
         self._model, self._prepared = model, prepared
@@ -141,6 +147,7 @@ class CertifierStage:
         self.labels = (prepared.label(norm),)
         certain = prepared.certifier.deterministic
         self.probabilistic = frozenset(() if certain else self.labels)
+        self.passes = _PASSES_OF_A_PROOF.get(self.phase, _PASSES_OF_A_SEARCH)
         exhaustive = self.phase is Phase.LAST
         self.at_most = _SEARCHED_AT_ONCE if exhaustive else None
         # An exhaustive search ends with a proof, a counterexample, or its time.
@@ -176,7 +183,7 @@ class AttackStage:
 
     labels: tuple[str, ...] = ()
     probabilistic: frozenset[str] = frozenset()
-    copies, at_most = 1, None
+    copies, at_most, makes_passes = 1, None, True
 
     def __init__(
         self, model: ModelUnderTest, attack: Attack, known: ClassRadii, *, first: bool
@@ -185,6 +192,7 @@ class AttackStage:
         self.name = attack.name
         self.phase = Phase.FIRST_ATTACK if first else Phase.ATTACKS
         self.only_on_signs = attack.only_on_signs
+        self.passes = attack.expected_passes(model.n_classes or _MANY_CLASSES)
 
     def run(self, batch: Batch) -> Sequence[Result]:
         """Search for adversarial examples; what the model or the library raises is a failure.
@@ -200,6 +208,7 @@ class AttackStage:
                 batch_size=batch.size,
                 n_classes=self._model.n_classes,
                 class_radii=self._known.of(batch) if self._attack.per_class else None,
+                tell=batch.tell,
             )
             hits = _hits(self._model, self.name, candidates, batch)
         # Attacks run an unknown model inside a library: a failure is recorded.
