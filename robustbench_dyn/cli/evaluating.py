@@ -32,6 +32,7 @@ from robustbench_dyn.cli.options import (
     seed_option,
 )
 from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.progress.loading import say
 from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps
 
 # The default run ends in about a minute on two cores.
@@ -82,6 +83,7 @@ def run(
     # Checked before the heavy imports, so that invalid options fail at once.
     norm, batch = parse_norm(norm_name), parse_batch_size(batch_size)
     threat_models = _threat_models(norm, [*(eps or []), *(more_eps or [])])
+    say("loading torch")
     from robustbench_dyn.cli.terminal import bracket_table, cost_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.api import evaluate_grid
@@ -92,7 +94,9 @@ def run(
     from robustbench_dyn.results.costs import peak_memory_mb
 
     check_export(export)
+    say(f"reading {dataset}")
     data = load_dataset(dataset, first=first, n_examples=n_examples, data_dir=data_dir)
+    say(f"loading {model}")
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         evaluations = evaluate_grid(
@@ -159,6 +163,7 @@ def smooth(
 ) -> None:
     """Certify and attack the smoothed classifier of a model (randomised smoothing)."""
     del trust, limits  # heeded while the options were read
+    say("loading torch")
     from robustbench_dyn.smoothing.statistics import Smoothing
 
     # Checked before the heavy imports, so that invalid options fail at once.
@@ -174,7 +179,9 @@ def smooth(
 
     if export is not None:
         check_export_path(export, (".tsv",))
+    say(f"reading {dataset}")
     data = load_dataset(dataset, first=first, n_examples=n_examples, data_dir=data_dir)
+    say(f"loading {model}")
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         smoothed = evaluate_smoothed(
@@ -227,6 +234,7 @@ def curve(
     del trust, limits  # heeded while the options were read
     norm = parse_norm(norm_name)
     radii = [parse_eps(text) for text in eps] if eps else None
+    say("loading torch")
     from robustbench_dyn.cli.consoles import plain_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
@@ -237,9 +245,11 @@ def curve(
     from robustbench_dyn.results.headings import format_eps, format_percent, heading
 
     check_export(export)
+    say(f"reading {dataset}")
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     for value in radii or []:
         ThreatModel(norm, value).check_input_shape(tuple(data.x.shape[1:]))
+    say(f"loading {model}")
     network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
     with progress_display(enabled=not as_json) as progress:
         evaluation = evaluate_distances(

@@ -19,6 +19,7 @@ from robustbench_dyn.cli.output import print_result
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.names import file_name
+from robustbench_dyn.progress.loading import say
 
 
 def show(
@@ -81,6 +82,7 @@ def train(
     plugin, _ = find_architecture(name)
     if not is_trusted(plugin):
         run_supervised(plugin.origin, limits_in_use())
+    say("loading torch")
     from robustbench_dyn.training import loop, recipes
 
     architecture = discover().get(name)

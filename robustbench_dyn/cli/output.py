@@ -16,6 +16,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any, ParamSpec, TextIO
 
 from robustbench_dyn.errors import OutputError, printable
+from robustbench_dyn.progress.loading import clear
 
 P = ParamSpec("P")
 
@@ -61,6 +62,7 @@ def _reserving() -> Iterator[None]:
             yield
     finally:
         _reserved.pop()
+        clear()
 
 
 def results() -> TextIO:
@@ -70,6 +72,7 @@ def results() -> TextIO:
 
 def print_result(text: object) -> None:
     """Print a result to stdout; raises OutputError where it cannot be written."""
+    clear()
     stream = results()
     try:
         print(printable(str(text)), file=stream, flush=True)

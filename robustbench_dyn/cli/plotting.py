@@ -19,6 +19,7 @@ from robustbench_dyn.cli.options import (
     parse_norm,
 )
 from robustbench_dyn.cli.output import print_result
+from robustbench_dyn.progress.loading import say
 
 # Radii at which plot flow runs certifiers. A finer grid gives radii closer to the decision
 # boundary, where certifiers take longest.
@@ -37,13 +38,16 @@ def plot_flow_(
 ) -> None:
     """Draw a flow in the plane: trajectories, decision regions, certified balls, attacks."""
     del trust  # heeded while the options were read
+    say("loading torch")
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.reporting import plots
 
     plots.check_plot_path(to)
+    say(f"reading {dataset}")
     data = load_dataset(dataset, n_examples=n_examples)
+    say(f"loading {model}")
     network = load_model(model, dataset=dataset, norm="L2", plugins=tuple(plugins or ()))
     plots.check_flow(network, data)
     evaluation = evaluate_distances(network, data, "L2", n_radii=_FLOW_RADII)
@@ -64,6 +68,7 @@ def plot_curves_(
 ) -> None:
     """Draw certified and empirical accuracy over eps, one bracket per model."""
     del trust  # heeded while the options were read
+    say("loading torch")
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
@@ -72,7 +77,9 @@ def plot_curves_(
 
     norm = parse_norm(norm_name)
     plots.check_plot_path(to)
+    say(f"reading {dataset}")
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
+    say(f"loading {', '.join(dict.fromkeys(model))}")
     # All of them first: a wrong name must not end the command after the work on the others.
     networks = {
         name: load_model(name, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))

@@ -15,10 +15,16 @@ from torch import nn
 
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
-from robustbench_dyn.evaluation.options import check_certifiers, check_options, device_of
+from robustbench_dyn.evaluation.options import (
+    check_certifiers,
+    check_options,
+    check_reporter,
+    device_of,
+)
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.under_test import under_test
+from robustbench_dyn.progress.display import Reporter, reporting
 from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.store import Run, Store
@@ -74,7 +80,7 @@ def evaluate(
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Reporter = None,
 ) -> Evaluation:
     """Say of every example whether it is misclassified, broken, certified or undecided.
 
@@ -120,7 +126,7 @@ def evaluate_grid(
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Reporter = None,
 ) -> list[Evaluation]:
     """Evaluate one model at several eps of one norm; the work is shared between them.
 
@@ -133,28 +139,34 @@ def evaluate_grid(
     share of certified examples (at least 6) that is attacked all the same. strict_rounding: take
     the worst that the model's own rounding may do off its margins, instead of what was measured of
     it (docs/soundness.md). store: where verdicts are kept and found again; in memory by default.
-    name: how an unregistered model is called. Returns one Evaluation a threat model, in the given
-    order. Raises InputError for bad input, SoundnessError where an attack refutes a certificate,
-    and MachineError where memory, the disk or a process failed: what was computed is kept, and the
-    next run goes on.
+    name: how an unregistered model is called. progress: True shows a display, in a pipe a line a
+    stage, and False nothing; by default there is one where stderr is a terminal, and in notebooks;
+    a function is called with a Progress after each batch. Returns one Evaluation a threat model, in
+    the given order. Raises InputError for bad input, SoundnessError where an attack refutes a
+    certificate, and MachineError where memory, the disk or a process failed: what was computed is
+    kept, and the next run goes on.
     """
-    with open_pipeline(
-        model,
-        data,
-        threat_models,
-        first=first,
-        n_examples=n_examples,
-        seed=seed,
-        batch_size=batch_size,
-        attacks=attacks,
-        certifiers=certifiers,
-        audit_share=audit_share,
-        strict_rounding=strict_rounding,
-        device=device,
-        store=store,
-        name=name,
-        progress=progress,
-    ) as pipeline:
+    check_reporter(progress)
+    with (
+        reporting(progress) as report,
+        open_pipeline(
+            model,
+            data,
+            threat_models,
+            first=first,
+            n_examples=n_examples,
+            seed=seed,
+            batch_size=batch_size,
+            attacks=attacks,
+            certifiers=certifiers,
+            audit_share=audit_share,
+            strict_rounding=strict_rounding,
+            device=device,
+            store=store,
+            name=name,
+            progress=report,
+        ) as pipeline,
+    ):
         return run_grid(pipeline, threat_models)
 
 
@@ -232,7 +244,7 @@ def benchmark(
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Reporter = None,
 ) -> tuple[float, float]:
     """Return (clean accuracy, accuracy under AutoAttack), as RobustBench's function of this name.
 

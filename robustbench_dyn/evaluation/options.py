@@ -23,7 +23,7 @@ def check_options(
     audit_share: float,
     seed: int,
     name: str | None,
-    progress: Callable[..., None] | None,
+    progress: Callable[..., None] | bool | None,
 ) -> Norm:
     """Return the norm of the threat models; raises InputError for options that make no sense."""
     if not isinstance(model, nn.Module):
@@ -44,9 +44,16 @@ def check_options(
         raise InputError(f"seed={seed!r} must be a whole number")
     if name is not None:
         check_name(name, "name of the model")
-    if progress is not None and not callable(progress):
-        raise InputError(f"progress is {_kind(progress)}, and must be a function or None")
+    check_reporter(progress)
     return norms.pop()
+
+
+def check_reporter(progress: object) -> None:
+    """Raise InputError unless progress is True, False, None or a function."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InputError(
+            f"progress is {_kind(progress)}, and must be True, False, None or a function"
+        )
 
 
 def check_certifiers(certifiers: object, *, strict_rounding: object) -> None:

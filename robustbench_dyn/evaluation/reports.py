@@ -11,7 +11,7 @@ from robustbench_dyn.progress.forecast import Forecast, Outlook, Tally
 from robustbench_dyn.progress.report import Progress, Watch, progress_of
 from robustbench_dyn.results.spec import EvaluationSpec
 from robustbench_dyn.results.summary import count_statuses
-from robustbench_dyn.results.verdicts import Status, Verdict
+from robustbench_dyn.results.verdicts import Outcome, Status, Verdict
 
 # The share of its examples that a stage leaves undecided, before anything is measured: about what
 # it was for the models in the tables.
@@ -41,13 +41,10 @@ class Reports:
         self._model, self._norm, self._report = spec.model, spec.norm, report
         self.forecast = Forecast(
             lambda: network.forward_passes + network.backward_passes,
-            speed=lambda: network.forward_seconds / max(1, network.forward_passes),
+            speed=lambda: network.seconds_per_pass,
             audit_share=spec.audit_share,
         )
         self._latest: Progress | None = None
-        watch: Callable[[Watch], None] | None = getattr(report, "watch", None)
-        if watch is not None:
-            watch(self._now)
 
     def begin(
         self, eps: float, stages: Sequence[Stage], verdicts: Collection[Verdict], total: int
@@ -55,6 +52,10 @@ class Reports:
         """Begin an eps; verdicts: those that are known already, of all examples, total."""
         self.forecast.begin([_outlook(stage) for stage in stages], total - len(verdicts))
         self._note(eps, stages[0].name, verdicts, total)
+        # Several pipelines may have one display: it shows the one at work.
+        watch: Callable[[Watch], None] | None = getattr(self._report, "watch", None)
+        if watch is not None:
+            watch(self._now)
 
     def enter(self, stage: str, n: int, verdicts: Collection[Verdict], total: int) -> None:
         """Begin a stage on n examples."""
@@ -99,7 +100,13 @@ def _outlook(stage: Stage) -> Outlook:
 def _tally(verdicts: Collection[Verdict], total: int) -> Tally:
     counts = count_statuses(verdicts)
     return Tally(
-        undecided=counts[Status.UNDECIDED] + total - len(verdicts),
+        waiting=sum(bool(v.next_stage) for v in verdicts) + total - len(verdicts),
+        attacked=sum(bool(v.next_stage) and _attacked_at_larger(v) for v in verdicts),
+        decided=len(verdicts) - counts[Status.UNDECIDED],
         certified=counts[Status.CERTIFIED],
         broken=counts[Status.BROKEN],
     )
+
+
+def _attacked_at_larger(verdict: Verdict) -> bool:
+    return any(s.outcome is Outcome.SURVIVED and s.eps > verdict.eps for s in verdict.trail)

@@ -19,6 +19,8 @@ from robustbench_dyn.progress.report import Work
 _FEWEST_AUDITED = 6
 # Of a batch that takes longer than planned, so much of what it took is expected to remain.
 _STILL = 0.05
+# The speed before a batch counts like so many passes of each of its examples at its own speed.
+_BEFORE = 10
 # The share of the broken examples that a smaller eps of the same run decides anew.
 _AGAIN = 0.7
 
@@ -29,7 +31,8 @@ class Outlook:
 
     passes: forwards and backwards of one example that goes all the way. makes_passes: whether these
     are the model's own; a certifier's are those that take as long as its proof. kept: the share of
-    examples that it leaves undecided. on_signs: whether it is run on signs of masked gradients alone, which are not expected.
+    examples that it leaves undecided. on_signs: whether it is run on signs of masked gradients
+    alone, which are not expected.
     """
 
     name: str
@@ -41,9 +44,14 @@ class Outlook:
 
 
 class Tally(NamedTuple):
-    """How many examples are undecided (those not yet classified among them), certified, broken."""
+    """How many examples wait for a stage, are decided, and of these certified and broken.
 
-    undecided: int
+    attacked: those of the waiting that survived the attacks at a larger eps, and need them no more.
+    """
+
+    waiting: int
+    attacked: int = 0
+    decided: int = 0
     certified: int = 0
     broken: int = 0
 
@@ -61,8 +69,8 @@ class _Measured:
 class Forecast:
     """Passes and seconds of a run, done and to come.
 
-    count: returns how many passes the model has made. speed: returns the seconds of a forward pass
-    of one example, as measured so far, or 0. n_eps: how many eps the run goes through. audit_share:
+    count: returns how many passes the model has made. speed: returns the fewest seconds that a
+    forward pass of one example took, or 0. n_eps: how many eps the run goes through. audit_share:
     of the certified examples, attacked all the same. clock: seconds from any start. The pipeline
     says what happens; any thread may ask for `work`.
     """
@@ -87,7 +95,7 @@ class Forecast:
         self._place_of_stage = 0
         self._left = self._in_batch = 0
         self._batch_started, self._batch_passes = clock(), count()
-        # What an attack said of the passes to come, and when.
+        # What an attack said of the passes to come, and when: after how many passes.
         self._told: tuple[float, int] | None = None
         self._tally = Tally(0)
         # Of a search that is no row of stages: the share of it that is done, and its start.
@@ -117,6 +125,9 @@ class Forecast:
 
     def tell(self, passes: float) -> None:
         """Take an attack's word for how many passes its batch still makes."""
+        if self._told is None:
+            # Neither does it later.
+            self._batch_started, self._batch_passes = self._clock(), self._count()
         self._told = (passes, self._count())
 
     def finish(self, n: int, tally: Tally) -> None:
@@ -125,7 +136,7 @@ class Forecast:
             measured = self._measured[self._at.name]
             measured.examples += n
             # Of an attack's examples, those of the audit stay certified.
-            decided = max(0, self._tally.undecided - tally.undecided)
+            decided = max(0, tally.decided - self._tally.decided)
             measured.undecided += max(0, n - decided)
             measured.passes += self._count() - self._batch_passes
             measured.seconds += self._clock() - self._batch_started
@@ -157,7 +168,7 @@ class Forecast:
         for outlook in self._stages[self._place_of_stage + 1 :] if self._at else self._stages:
             if outlook.on_signs:
                 continue
-            reaching = n + self._audited() if outlook.is_attack else n
+            reaching = n * self._to_attack() + self._audited() if outlook.is_attack else n
             each = self._passes_of(outlook)
             left += reaching * self._seconds_of(outlook)
             passes_left += reaching * each if outlook.makes_passes else 0
@@ -188,8 +199,12 @@ class Forecast:
     def _undecided_after(self) -> float:
         """Return how many examples the stage at work is expected to leave undecided."""
         if self._at is None:
-            return self._tally.undecided
-        return max(0.0, self._tally.undecided - self._left * (1 - self._kept_of(self._at)))
+            return self._tally.waiting
+        return max(0.0, self._tally.waiting - self._left * (1 - self._kept_of(self._at)))
+
+    def _to_attack(self) -> float:
+        """Return the share of the waiting examples that attacks are run on."""
+        return 1 - self._tally.attacked / max(1, self._tally.waiting)
 
     def _audited(self) -> float:
         certified = self._tally.certified
@@ -203,7 +218,7 @@ class Forecast:
         for outlook in self._stages[self._place_of_stage :]:
             if outlook.is_attack and not outlook.on_signs:
                 kept *= self._kept_of(outlook)
-        n = _AGAIN * (self._tally.broken + self._tally.undecided * (1 - kept))
+        n = _AGAIN * (self._tally.broken + self._tally.waiting * (1 - kept))
         for outlook in self._stages[1:]:
             if not outlook.on_signs:
                 seconds += n * self._seconds_of(outlook)
@@ -232,16 +247,22 @@ class Forecast:
     def _seconds_per_pass(self, outlook: Outlook, made: int, spent: float) -> float:
         """Return the speed of a stage; made, spent: in its batch under way."""
         own = self._measured.get(outlook.name) or _Measured()
-        if outlook.makes_passes and own.passes + made and own.seconds + spent > 0:
-            return (own.seconds + spent) / (own.passes + made)
         # As fast as the attacks before it, or else as the forward passes so far.
         attacks = [
             self._measured[one.name]
             for one in self._stages
-            if one.makes_passes and one.name in self._measured
+            if one.makes_passes and one.name != outlook.name and one.name in self._measured
         ]
         passes = sum(one.passes for one in attacks)
-        return sum(one.seconds for one in attacks) / passes if passes else self._speed()
+        before = sum(one.seconds for one in attacks) / passes if passes else self._speed()
+        if not outlook.makes_passes:
+            return before
+        weight = _BEFORE * max(1, self._in_batch)
+        if self._told is None and made < weight:
+            # What comes before an attack's first step says nothing of its speed.
+            made, spent = 0, 0.0
+        made, spent = own.passes + made, own.seconds + spent
+        return (spent + weight * before) / (made + weight)
 
 
 def _share(spent: float, left: float) -> float:

@@ -106,7 +106,8 @@ def run_shard(shard: Shard, store: Path, progress: Callable[[Progress], None] | 
         "batch_size": shard.batch_size,
         "device": shard.device,
         "store": store,
-        "progress": progress,
+        # A worker has no terminal of its own.
+        "progress": progress or False,
     }
     if shard.smoothing is None:
         evaluations: Sequence[Evaluation] = evaluate_grid(
