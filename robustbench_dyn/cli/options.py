@@ -98,6 +98,13 @@ Certifiers = Annotated[
         "interval,complete:seconds_per_example=5."
     ),
 ]
+CertifySeconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Let the certifiers give up after so many seconds at each eps, preparation included.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device of torch: cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 StoreFile = Annotated[Path, typer.Option("--store", help="SQLite file that holds the verdicts.")]

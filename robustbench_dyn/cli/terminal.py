@@ -18,7 +18,7 @@ from robustbench_dyn.results.headings import (
     format_percent,
     heading,
 )
-from robustbench_dyn.results.summary import attacks_that_failed
+from robustbench_dyn.results.summary import attacks_that_failed, certifiers_that_gave_up
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def bracket_table(evaluations: Sequence[Evaluation]) -> None:
     for attack, n in failed.items():
         messages = {step.message for v in verdicts for step in v.trail if step.stage == attack}
         print_text(console, f"{attack} failed on all {n} examples it was run on: {min(messages)}")
+    for said, n in certifiers_that_gave_up(verdicts).items():
+        print_text(console, f"{said}, on {n} of {len(verdicts)} examples")
     for reason, names in _by_reason(evaluations[0].not_applicable).items():
         print_text(console, f"not applicable: {names}: {reason}")
     if first["flags"]:

@@ -77,6 +77,7 @@ def evaluate(
     certifiers: Certifiers = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
@@ -103,6 +104,7 @@ def evaluate(
         certifiers=certifiers,
         audit_share=audit_share,
         strict_rounding=strict_rounding,
+        certify_seconds=certify_seconds,
         device=device,
         store=store,
         name=name,
@@ -123,6 +125,7 @@ def evaluate_grid(
     certifiers: Certifiers = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
@@ -138,13 +141,15 @@ def evaluate_grid(
     given at once, or "auto", which measures; it is halved where memory runs out. audit_share: the
     share of certified examples (at least 6) that is attacked all the same. strict_rounding: take
     the worst that the model's own rounding may do off its margins, instead of what was measured of
-    it (docs/soundness.md). store: where verdicts are kept and found again; in memory by default.
-    name: how an unregistered model is called. progress: True shows a display, in a pipe a line a
-    stage, and False nothing; by default there is one where stderr is a terminal, and in notebooks;
-    a function is called with a Progress after each batch. Returns one Evaluation a threat model, in
-    the given order. Raises InputError for bad input, SoundnessError where an attack refutes a
-    certificate, and MachineError where memory, the disk or a process failed: what was computed is
-    kept, and the next run goes on.
+    it (docs/soundness.md). certify_seconds: that certifiers may take together at each eps, their
+    preparation included; after that they give up, and examples without a proof are attacked alone.
+    By default only those of "auto" do, on networks that are far too large for them. store: where
+    verdicts are kept and found again; in memory by default. name: how an unregistered model is
+    called. progress: True shows a display, in a pipe a line a stage, and False nothing; by default
+    there is one where stderr is a terminal, and in notebooks; a function is called with a Progress
+    after each batch. Returns one Evaluation a threat model, in the given order. Raises InputError
+    for bad input, SoundnessError where an attack refutes a certificate, and MachineError where
+    memory, the disk or a process failed: what was computed is kept, and the next run goes on.
     """
     check_reporter(progress)
     with (
@@ -161,6 +166,7 @@ def evaluate_grid(
             certifiers=certifiers,
             audit_share=audit_share,
             strict_rounding=strict_rounding,
+            certify_seconds=certify_seconds,
             device=device,
             store=store,
             name=name,
@@ -184,6 +190,7 @@ def open_pipeline(
     certifiers: Certifiers = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
@@ -199,7 +206,7 @@ def open_pipeline(
         name=name,
         progress=progress,
     )
-    check_certifiers(certifiers, strict_rounding=strict_rounding)
+    check_certifiers(certifiers, strict_rounding=strict_rounding, certify_seconds=certify_seconds)
     dataset = as_dataset(data, n_examples, first=first)
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
@@ -217,6 +224,7 @@ def open_pipeline(
             attacks=attacks,
             certifiers=certifiers,
             strict_rounding=strict_rounding,
+            certify_seconds=certify_seconds,
             seed=seed,
             batch_size=batch_size,
             audit_share=audit_share,
@@ -241,6 +249,7 @@ def benchmark(
     certifiers: Certifiers = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
@@ -260,6 +269,7 @@ def benchmark(
         certifiers=certifiers,
         audit_share=audit_share,
         strict_rounding=strict_rounding,
+        certify_seconds=certify_seconds,
         device=device,
         store=store,
         name=name,
@@ -285,6 +295,7 @@ def run_grid(pipeline: Pipeline[Any], threat_models: Sequence[ThreatModel]) -> l
 
 def _evaluate_at(pipeline: Pipeline[Any], threat_model: ThreatModel) -> Evaluation:
     verdicts = pipeline.run(threat_model)
+    pipeline.plan.renew()
     return Evaluation(
         threat_model=threat_model,
         verdicts=verdicts,

@@ -60,6 +60,7 @@ def evaluate_distances(
     batch_size: int | Literal["auto"] = 250,
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
@@ -70,7 +71,8 @@ def evaluate_distances(
     One run of a minimum-norm attack gives all distances. Certifiers whose radii hold at any eps
     need one pass; certifiers of one ball are run at radii below the example's distance, which are
     bisected, since a certificate of a ball holds in every smaller one. radii: of these balls, by
-    default n_radii of them in equal steps from 0 to where hardly an example is still robust. The
+    default n_radii of them in equal steps from 0 to where hardly an example is still robust.
+    certify_seconds: that certifiers may take at all radii together. The
     other options are those of evaluate_grid. Raises InputError for a radius wider than the norm's
     widest.
     """
@@ -95,6 +97,7 @@ def evaluate_distances(
             batch_size=batch_size,
             audit_share=audit_share,
             strict_rounding=strict_rounding,
+            certify_seconds=certify_seconds,
             device=device,
             store=opened,
             name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Literal
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from robustbench_dyn.certification.base import Certifier
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.names import check_name
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
@@ -56,8 +57,15 @@ def check_reporter(progress: object) -> None:
         )
 
 
-def check_certifiers(certifiers: object, *, strict_rounding: object) -> None:
-    """Raise InputError unless certifiers are names or objects, and strict_rounding a bool."""
+def check_certifiers(
+    certifiers: object, *, strict_rounding: object, certify_seconds: object = None
+) -> None:
+    """Raise InputError unless certifiers are names or objects, and their options make sense."""
+    if certify_seconds is not None and not _is_positive(certify_seconds):
+        raise InputError(
+            f"certify_seconds={shown(certify_seconds)} is no positive number of seconds; give one, "
+            "or None for no budget"
+        )
     if not isinstance(certifiers, (str, Certifier)):
         if not isinstance(certifiers, Sequence):
             raise InputError(
@@ -98,6 +106,12 @@ def is_whole(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Say whether value is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_positive(value: object) -> bool:
+    """Say whether value is a positive, finite number."""
+    # Written so that NaN fails it.
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def _norms(threat_models: object) -> set[Norm]:

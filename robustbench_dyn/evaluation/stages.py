@@ -10,12 +10,14 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.certification.base import Phase, PreparedCertifier, Proof, radii
+from robustbench_dyn.certification.patience import OutOfTime, Patience
 from robustbench_dyn.evaluation.candidates import Hit, find_hits, predictions
 from robustbench_dyn.evaluation.outcomes import (
     Batch,
@@ -49,9 +51,14 @@ class ClassRadii:
     They tell attacks which classes they need not target.
     """
 
-    def __init__(self, model: ModelUnderTest, certifiers: Sequence[PreparedCertifier]) -> None:
+    def __init__(
+        self,
+        model: ModelUnderTest,
+        certifiers: Sequence[PreparedCertifier],
+        patience: Patience | None = None,
+    ) -> None:
         early = (Phase.CLEAN, Phase.BEFORE_ATTACKS)
-        self._model = model
+        self._model, self._patience = model, patience or Patience()
         self._certifiers = [c for c in certifiers if c.certifier.phase in early]
         # By certifier and example, where they hold at any eps.
         self._known = defaultdict[str, dict[int, Tensor]](dict)
@@ -75,7 +82,8 @@ class ClassRadii:
             if all(i in known for i in batch.ids):
                 each.append(torch.stack([known[i] for i in batch.ids]))
             else:
-                each.append(_prove(self._model, prepared, batch, logits)[0].class_radii)
+                found = _prove(self._model, prepared, batch, logits, self._patience)
+                each.append(found.proof.class_radii)
         audited = torch.tensor(batch.audited)
         return torch.stack(each).amax(dim=0).masked_fill(audited[:, None], 0.0)
 
@@ -94,8 +102,9 @@ class CleanStage:
         certifiers: Sequence[PreparedCertifier],
         known: ClassRadii,
         norm: Norm,
+        patience: Patience | None = None,
     ) -> None:
-        self._model, self._known = model, known
+        self._model, self._known, self._patience = model, known, patience or Patience()
         self._certifiers = [c for c in certifiers if c.certifier.radius_based]
         self.labels = tuple(c.label(norm) for c in self._certifiers)
         self.probabilistic = frozenset(
@@ -112,15 +121,16 @@ class CleanStage:
         attempts = [list[Step]() for _ in batch.ids]
         for prepared, label in zip(self._certifiers, self.labels, strict=True):
             name = prepared.certifier.name
-            proof, failure = _prove(self._model, prepared, batch, logits)
-            if not failure:
+            found = _prove(self._model, prepared, batch, logits, self._patience)
+            proof = found.proof
+            if found.finished:
                 self._known.remember(name, batch.ids, proof.class_radii)
             rounded = _within_rounding(proof)
             for k, radius in enumerate(radii(proof).tolist()):
-                if failure or k in rounded:
-                    attempts[k].append(_not_proved(prepared, eps, failure))
+                if found.failure or k in rounded:
+                    attempts[k].append(_not_proved(prepared, eps, found.failure))
                 elif not radius >= eps:
-                    attempts[k].append(Step(name, Outcome.OPEN, eps))
+                    attempts[k].append(Step(name, Outcome.OPEN, eps, found.gave_up))
                 if radius > 0 and not best[k] >= radius:
                     best[k], labels[k] = radius, label
         return [
@@ -140,8 +150,15 @@ class CertifierStage:
 
     copies, only_on_signs, makes_passes = 1, False, False
 
-    def __init__(self, model: ModelUnderTest, prepared: PreparedCertifier, norm: Norm) -> None:
+    def __init__(
+        self,
+        model: ModelUnderTest,
+        prepared: PreparedCertifier,
+        norm: Norm,
+        patience: Patience | None = None,
+    ) -> None:
         self._model, self._prepared = model, prepared
+        self._patience = patience or Patience()
         self.name = prepared.certifier.name
         self.phase = prepared.certifier.phase
         self.labels = (prepared.label(norm),)
@@ -150,14 +167,24 @@ class CertifierStage:
         self.passes = _PASSES_OF_A_PROOF.get(self.phase, _PASSES_OF_A_SEARCH)
         exhaustive = self.phase is Phase.LAST
         self.at_most = _SEARCHED_AT_ONCE if exhaustive else None
+        if self._patience.seconds is not None and self._patience.searches:
+            # Where a budget ends in the middle of a batch, all of it stays open.
+            self.at_most = _SEARCHED_AT_ONCE
+        elif exhaustive:
+            self._patience = Patience()
         # An exhaustive search ends with a proof, a counterexample, or its time.
         self._open = "timed out" if exhaustive else ""
 
     def run(self, batch: Batch) -> Sequence[Result]:
         """Prove the ball around each example, or check the counterexample that is offered."""
+        if self._patience.over:
+            return [self._gave_up() for _ in batch.ids]
         eps = batch.threat_model.eps
         logits = self._model.logits(batch.x)
-        proof, failure = _prove(self._model, self._prepared, batch, logits)
+        found = _prove(self._model, self._prepared, batch, logits, self._patience)
+        if found.gave_up:
+            return [self._gave_up() for _ in batch.ids]
+        proof, failure = found.proof, found.failure
         proved, rounded = radii(proof).tolist(), _within_rounding(proof)
         hits: Sequence[Hit | None] = [None] * len(batch.ids)
         if proof.candidates is not None:
@@ -176,6 +203,9 @@ class CertifierStage:
             else:
                 results.append(Open(outcome=Outcome.OPEN, message=self._open))
         return results
+
+    def _gave_up(self) -> Open:
+        return Open(outcome=Outcome.OPEN, message=self._patience.said)
 
 
 class AttackStage:
@@ -228,23 +258,44 @@ def _hits(
     return find_hits(model, name, candidates, batch.x, batch.y, batch.threat_model, seed=seed)
 
 
-def _prove(
-    model: ModelUnderTest, prepared: PreparedCertifier, batch: Batch, logits: Tensor
-) -> tuple[Proof, str]:
-    """Run a certifier; where it fails, return a proof of nothing, and why.
+class _Found(NamedTuple):
+    """What a certifier proved; failure: why it failed; gave_up: what is said where time was over.
 
-    An error of the machine is passed on."""
+    In both cases, the proof is one of nothing.
+    """
+
+    proof: Proof
+    failure: str = ""
+    gave_up: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return not self.failure and not self.gave_up
+
+
+def _prove(
+    model: ModelUnderTest,
+    prepared: PreparedCertifier,
+    batch: Batch,
+    logits: Tensor,
+    patience: Patience,
+) -> _Found:
+    """Run a certifier; an error of the machine is passed on."""
+    nothing = Proof(torch.zeros(logits.shape, dtype=torch.float64))
     try:
-        proof = prepared.prove(batch.x, logits, batch.y, batch.threat_model)
+        with patience.spending():
+            proof = prepared.prove(batch.x, logits, batch.y, batch.threat_model)
+    except OutOfTime:
+        return _Found(nothing, gave_up=patience.said)
     # A certifier reads an unknown model, and may fail at anything: a failure is recorded.
     except Exception as error:
         if is_machine_error(error):
             raise
         failure = f"{type(error).__name__}: {error}"
         log.warning("certifier %s failed: %s", prepared.certifier.name, failure)
-        return Proof(torch.zeros(logits.shape, dtype=torch.float64)), failure
+        return _Found(nothing, failure)
     model.network.forward_passes += proof.forward_passes
-    return proof, ""
+    return _Found(proof)
 
 
 def _within_rounding(proof: Proof) -> set[int]:

@@ -13,6 +13,9 @@ from robustbench_dyn.results.flags import NOT_AUDITED, REFUTED_BOUND
 from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Verdict
 
+# How the message of a certifier begins that ran out of time.
+GAVE_UP = "gave up after"
+
 SUMMARY_COLUMNS: tuple[str, ...] = (
     "model",
     "family",
@@ -127,6 +130,17 @@ def _is_audited(verdict: Verdict) -> bool:
     """Say whether a certified example was attacked all the same, and stood."""
     survived = any(step.outcome is Outcome.SURVIVED for step in verdict.trail)
     return survived and verdict.status is Status.CERTIFIED
+
+
+def certifiers_that_gave_up(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """Return on how many examples which certifier ran out of time, by "NAME gave up after N s"."""
+    said = (
+        f"{step.stage} {step.message}"
+        for verdict in verdicts
+        for step in verdict.trail
+        if step.outcome is Outcome.OPEN and step.message.startswith(GAVE_UP)
+    )
+    return dict(Counter(said))
 
 
 def attacks_that_failed(verdicts: Iterable[Verdict]) -> dict[str, int]:

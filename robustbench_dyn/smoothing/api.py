@@ -194,6 +194,9 @@ class SmoothedPlan:
         """Votes rest on no bound."""
         return ""
 
+    def renew(self) -> None:
+        """Votes are not limited by time."""
+
     def stages(self, flags: Collection[str]) -> list[Stage]:
         """Return the stages; raises InputError where votes are no samples of one classifier.
 
