@@ -63,7 +63,11 @@ def clock(seconds: float) -> str:
 def time_of(report: Progress) -> str:
     """Return the time left, or the time so far where none can be promised."""
     left = report.work.seconds_left
-    return f"{clock(left)} left" if math.isfinite(left) else f"{clock(report.work.seconds)} so far"
+    return (
+        f"{clock(left)} left"
+        if math.isfinite(left)
+        else f"{clock(int(report.work.seconds))} so far"
+    )
 
 
 def passes_of(report: Progress) -> str:

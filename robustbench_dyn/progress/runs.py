@@ -45,7 +45,7 @@ class LiveRun:
         """Return the line to be shown, at most `width` columns long."""
         report = (self._now() if self._now is not None else None) or self._latest
         if report is None:
-            waited = clock(time.monotonic() - self._started)
+            waited = clock(int(time.monotonic() - self._started))
             text = Text(f"preparing the model and the certifiers, {waited}", no_wrap=True)
             text.truncate(width)
             return [text]
