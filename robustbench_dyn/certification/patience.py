@@ -1,4 +1,4 @@
-"""How long certifiers may take all together, and their end once that time is over."""
+"""The time that certifiers may take all together, and their end once it is over."""
 
 from __future__ import annotations
 

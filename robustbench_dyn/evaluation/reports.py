@@ -1,4 +1,4 @@
-"""What a pipeline reports of its progress: to a function after each batch, to a display at will."""
+"""The reports of a pipeline's progress: to a function after each batch, to a display at will."""
 
 from __future__ import annotations
 

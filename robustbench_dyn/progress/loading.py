@@ -1,4 +1,4 @@
-"""What a command is doing before its run begins: reading data, loading torch or a model.
+"""The status of a command before its run begins: reading data, loading torch or a model.
 
 Imported without torch, whose own import is the first thing to wait for.
 """

@@ -2,16 +2,18 @@
 
 import math
 import time
+from contextlib import closing
 
 import pytest
 import torch
 from torch import nn
 
-from robustbench_dyn import ThreatModel, evaluate
+from robustbench_dyn import ThreatModel, evaluate, evaluate_distances, evaluate_grid
 from robustbench_dyn.certification.base import Certifier, Phase, Proof
 from robustbench_dyn.certification.bounds import intermediate
 from robustbench_dyn.certification.catalogue import select_certifiers
 from robustbench_dyn.certification.patience import OutOfTime, Patience
+from robustbench_dyn.errors import InputError
 from robustbench_dyn.results.spec import EvaluationSpec
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.summary import certifiers_that_gave_up
@@ -143,8 +145,6 @@ def test_preparation_counts_and_can_end_a_certifier(model, data, slow, monkeypat
 
 
 def test_the_seconds_are_those_of_one_eps(model, data, slow, monkeypatch):
-    from robustbench_dyn import evaluate_grid  # noqa: PLC0415
-
     monkeypatch.setattr(Slow, "seconds", 0.4)
     # Each eps alone takes 0.8 s; the smaller one inherits no proof from the larger.
     many = [ThreatModel("L2", 0.05), ThreatModel("L2", 0.1)]
@@ -166,7 +166,7 @@ def test_a_resumed_run_does_not_try_again_and_a_larger_budget_does(
     more = run(model, data, slow, 20.0, store=store, name="m")
     assert more.key != first.key
     assert {v.status for v in more.verdicts} == {Status.CERTIFIED}
-    with Store(store) as opened:
+    with closing(Store(store)) as opened:
         assert opened.record(more.key).spec.certify_seconds == 20.0
 
 
@@ -201,3 +201,11 @@ def test_certifiers_of_one_network_trace_it_once(monkeypatch):
     # Not from one selection to the next: the model may have been trained in between.
     select_certifiers(names, model, (1, 3, 3), "L2")
     assert len(traced) == 2
+
+
+@pytest.mark.parametrize("seconds", [True, 0, -1, "x", math.nan, math.inf])
+@pytest.mark.parametrize("function", [evaluate, evaluate_distances])
+def test_a_budget_is_a_positive_number(function, seconds, model, data):
+    threat_model = L2 if function is evaluate else "L2"
+    with pytest.raises(InputError, match="certify_seconds="):
+        function(model, data, threat_model, certify_seconds=seconds)
