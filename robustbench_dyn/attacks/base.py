@@ -12,6 +12,8 @@ from robustbench_dyn.errors import InputError, ShapeError, shown
 from robustbench_dyn.threat_models import NORMS, Norm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from robustbench_dyn.attacks.problem import AttackProblem
@@ -67,6 +69,20 @@ class Attack(ABC):
             if part.metadata.get("setting", True)
         }
 
+    def expected_passes(self, n_classes: int) -> float:
+        """Return about how many passes, forwards and backwards, an unbroken example takes.
+
+        Progress displays plan with it; no result depends on it. By default as the settings have
+        it: steps, iterations or queries, times restarts, targets and passes a step.
+        """
+        settings = self.settings()
+        per_step = 1 if self.gradient_free else 2
+        n_targets = settings.get("n_targets")
+        targets = min(int(n_targets), n_classes - 1) if isinstance(n_targets, int) else 1
+        factors = [settings.get(name) for name in _FACTORS]
+        steps = math.prod(int(factor) for factor in factors if isinstance(factor, int))
+        return float(per_step * max(1, targets) * max(1, steps))
+
     @abstractmethod
     def perturb(self, problem: AttackProblem) -> Tensor:
         """Return a candidate for each example, (n, C, H, W); where none was found, x for instance.
@@ -87,13 +103,14 @@ class Attack(ABC):
         batch_size: int,
         n_classes: int,
         class_radii: Tensor | None = None,
+        tell: Callable[[float], None] | None = None,
     ) -> Tensor:
         """Return candidates of x's shape, dtype and device, from chunks of batch_size, all seeded.
 
-        x: (n, *input_shape) in [0, 1]; y: (n,). class_radii: see AttackProblem; by default nothing
-        is known. The same arguments give the same candidates. The model runs in eval mode; its
-        modes, requires_grad flags and gradients, and the caller's random streams, are put back.
-        What the model or the library raises is passed on.
+        x: (n, *input_shape) in [0, 1]; y: (n,). class_radii, tell: see AttackProblem; by default
+        nothing is known, and nothing told. The same arguments give the same candidates. The model
+        runs in eval mode; its modes, requires_grad flags and gradients, and the caller's random
+        streams, are put back. What the model or the library raises is passed on.
         Raises ShapeError where x and y differ in length, or x and the candidates; InputError where
         batch_size is below 1.
         """
@@ -118,6 +135,7 @@ class Attack(ABC):
             n_classes=n_classes,
             batch_size=batch_size,
             class_radii=class_radii,
+            tell=tell,
         ) as problem:
             everything = torch.arange(len(x), device=x.device)
             at_once = len(x) if self.batches_itself else batch_size
@@ -133,6 +151,10 @@ class Attack(ABC):
                 f"x of shape {tuple(x.shape)}; return one for each example"
             )
         return candidates.reshape(x.shape)
+
+
+# Settings that multiply the passes of an attack.
+_FACTORS = ("n_iterations", "n_steps", "n_queries", "n_restarts", "n_passes", "eot_iter")
 
 
 def _check_class(kind: type[Attack]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -10,11 +11,17 @@ if TYPE_CHECKING:
     from robustbench_dyn.threat_models import ThreatModel
 
 
+def _untold(_passes: float) -> None:
+    """Tell the number of passes to come to no display."""
+
+
 class AttackProblem(NamedTuple):
     """Examples to attack: a wrapped model, x (n, C, H, W) float32 in [0, 1], y (n,) int64.
 
     batch_size: the most inputs that the model is given at once. class_radii: (n, n_classes)
     float64, inf for the label; it is known that class j does not overtake it nearer than entry j.
+    tell: an attack may call it, as often as it likes, with the number of passes, forwards and
+    backwards, that it still expects to make for these examples; progress displays show it.
     """
 
     model: nn.Module
@@ -25,6 +32,7 @@ class AttackProblem(NamedTuple):
     n_classes: int
     batch_size: int
     class_radii: Tensor
+    tell: Callable[[float], None] = _untold
 
     @property
     def open_classes(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -28,11 +28,13 @@ def posed(
     n_classes: int,
     batch_size: int,
     class_radii: Tensor | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> Iterator[AttackProblem]:
     """Make an AttackProblem of x (n, *input_shape) and y (n,), n >= 1, while the context lasts.
 
     The model runs in eval mode. Its modes, requires_grad flags and gradients, and the caller's
-    random streams, are put back afterwards. class_radii: see AttackProblem; by default 0.
+    random streams, are put back afterwards. class_radii, tell: see AttackProblem; by default 0 and
+    no function.
     """
     with _undisturbed(model), torch.inference_mode(False):
         # A model that draws at random draws the same again.
@@ -41,7 +43,7 @@ def posed(
         radii = torch.zeros(len(labels), n_classes, dtype=torch.float64, device=x.device)
         if class_radii is not None:
             radii = class_radii.to(radii)
-        yield AttackProblem(
+        problem = AttackProblem(
             model=wrap(model, x, n_classes),
             # A clone: the libraries write in place, and a caller's inference tensor has no graph.
             x=_as_images(x.clone()).float().contiguous(),
@@ -52,6 +54,7 @@ def posed(
             batch_size=batch_size,
             class_radii=radii.scatter(1, labels[:, None], torch.inf),
         )
+        yield problem if tell is None else problem._replace(tell=tell)
 
 
 def _as_images(x: Tensor) -> Tensor:

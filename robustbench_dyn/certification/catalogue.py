@@ -15,6 +15,7 @@ from robustbench_dyn.threat_models import Norm
 if TYPE_CHECKING:
     from torch import nn
 
+    from robustbench_dyn.certification.patience import Patience
     from robustbench_dyn.models.isolated import IsolatedModel
 
 AnyCertifier = Certifier[Any]
@@ -49,10 +50,11 @@ class NamedCertifiers(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The certifiers of a run in the order in which they are run, and those that `auto` left out.
+    """The certifiers of a run in the order in which they are run, and those that were left out.
 
-    not_applicable: the reason, by name. crashed: those of them whose preparation ended in an
-    error that says nothing about the model.
+    not_applicable: the reason, by name, of those of `auto`, and of any whose preparation took
+    longer than there was time. crashed: those of them whose preparation ended in an error that says
+    nothing about the model.
     """
 
     ready: list[PreparedCertifier]
@@ -138,6 +140,7 @@ def select_certifiers(
     norm: Norm,
     *,
     strict_rounding: bool = False,
+    patience: Patience | None = None,
 ) -> Selection:
     """Return the certifiers that spec gives, ready for model, and why others of `auto` are not.
 
@@ -148,22 +151,33 @@ def select_certifiers(
     that supports its operations, and semidefinite bounds and `complete` only where it is small
     enough for them; what a certifier raises is the reason why it is not applicable. Certifiers
     that are given beside "auto" are run as well, and in place of its own of the same name; those
-    of plugins are run only so.
+    of plugins are run only so. patience: the time that preparations are at the expense of; by
+    default it is not limited, and never in the process of a plugin.
     Raises InputError for an unknown name or one that does not support the norm, CertificateError
     where a certifier that was given cannot treat model.
     """
+    from robustbench_dyn.certification.bounds.intermediate import shared_states  # noqa: PLC0415
+    from robustbench_dyn.certification.patience import OutOfTime, Patience  # noqa: PLC0415
     from robustbench_dyn.models.isolated import IsolatedModel  # noqa: PLC0415
 
+    patience = patience or Patience()
     named = named_certifiers(spec)
     if isinstance(model, IsolatedModel):
         return _select_in_process(named, model, input_shape, norm, strict_rounding)
-    given = {
-        certifier.name: _prepare(certifier, model, input_shape, norm, strict_rounding)
-        for certifier in named.certifiers
-    }
-    if not named.auto:
-        return Selection(list(given.values()), {}, [])
-    return _choose(model, input_shape, norm, given, strict_rounding)
+    given, too_slow = dict[str, PreparedCertifier](), dict[str, str]()
+    # The certifiers that relax a network trace it once.
+    with shared_states():
+        for certifier in named.certifiers:
+            try:
+                with patience.spending():
+                    given[certifier.name] = _prepare(
+                        certifier, model, input_shape, norm, strict_rounding
+                    )
+            except OutOfTime:
+                too_slow[certifier.name] = patience.said
+        if not named.auto:
+            return Selection(list(given.values()), too_slow, [])
+        return _choose(model, input_shape, norm, given, too_slow, strict_rounding, patience)
 
 
 def _select_in_process(
@@ -239,20 +253,28 @@ def _choose(
     input_shape: tuple[int, ...],
     norm: Norm,
     given: dict[str, PreparedCertifier],
+    too_slow: dict[str, str],
     strict_rounding: bool,
+    patience: Patience,
 ) -> Selection:
-    """Return what `auto` chooses beside the certifiers that were given."""
+    """Return what `auto` chooses beside the certifiers that were given, or were too slow."""
+    from robustbench_dyn.certification.patience import OutOfTime  # noqa: PLC0415
     from robustbench_dyn.certification.proofs.lipschitz import is_nonvacuous  # noqa: PLC0415
 
-    chosen, not_applicable, crashed = dict[str, PreparedCertifier](), dict[str, str](), list[str]()
+    chosen, crashed = dict[str, PreparedCertifier](), list[str]()
+    not_applicable = dict(too_slow)
     for name in _BUILT_IN:
         certifier = CERTIFIERS.create(name)
-        if name == "lipschitz_in_box" or norm not in certifier.norms:
+        if name == "lipschitz_in_box" or norm not in certifier.norms or name in too_slow:
             continue
         try:
-            chosen[name] = given.get(name) or certifier.prepared(
-                model, input_shape, strict_rounding=strict_rounding
-            )
+            with patience.spending():
+                chosen[name] = given.get(name) or certifier.prepared(
+                    model, input_shape, strict_rounding=strict_rounding
+                )
+        except OutOfTime:
+            not_applicable[name] = patience.said
+            continue
         except CertificateError as error:
             not_applicable[name] = str(error)
             continue

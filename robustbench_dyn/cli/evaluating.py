@@ -199,7 +199,8 @@ def _examples(by_model: dict[str, list[Evaluation]]) -> Iterator[pd.DataFrame]:
     for name, evaluations in by_model.items():
         for evaluation in evaluations:
             # No column of a file holds the arrays of x_adv.
-            table = evaluation.examples.drop(columns="x_adv").assign(eps=evaluation.threat_model.eps)
+            table = evaluation.examples.drop(columns="x_adv")
+            table = table.assign(eps=evaluation.threat_model.eps)
             if len(by_model) > 1:
                 table.insert(0, "model", name)
             yield table
@@ -294,6 +295,7 @@ def smooth(
 ) -> None:
     """Certify and attack the smoothed classifier of a model (randomised smoothing)."""
     del trust, limits  # heeded while the options were read
+    say("loading torch")
     from robustbench_dyn.smoothing.statistics import Smoothing
 
     # Checked before the heavy imports, so that invalid options fail at once.

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TextIO
 
 from robustbench_dyn.errors import OutputError, printable
+from robustbench_dyn.progress import loading
+from robustbench_dyn.progress.loading import clear
 
 P = ParamSpec("P")
 
@@ -66,6 +68,7 @@ def _reserving() -> Iterator[None]:
             yield
     finally:
         _reserved.pop()
+        clear()
         # A caller of several commands in one process gives it to each.
         be_quiet(False)
 
@@ -90,6 +93,7 @@ def be_quiet(quiet: bool) -> bool:
     """Print nothing but errors to stderr from here on, or all again; returns its argument."""
     global _quiet  # noqa: PLW0603  (one switch for all that a command prints)
     _quiet = quiet
+    loading.hush(quiet)
     return quiet
 
 
@@ -122,6 +126,7 @@ def print_result(text: object) -> None:
 
 def write_results(text: str) -> None:
     """Write a text to stdout as it is; raises OutputError where it cannot be written."""
+    clear()
     stream: TextIO | None = results()
     if stream is None:  # stdout is closed
         return

@@ -23,6 +23,7 @@ from robustbench_dyn.cli.options import (
     n_examples_option,
 )
 from robustbench_dyn.cli.output import print_result
+from robustbench_dyn.progress.loading import say
 
 PictureFile = Annotated[
     Path, typer.Option(metavar="FILE", help="Picture, .png or .svg.", rich_help_panel=OUTPUT)
@@ -61,7 +62,9 @@ def plot_flow_(
     from robustbench_dyn.reporting import plots
 
     plots.check_plot_path(to)
+    say(f"reading {dataset}")
     data = load_dataset(dataset, n_examples=n_examples)
+    say(f"loading {model}")
     network = load_model(model, dataset=dataset, norm="L2", plugins=tuple(plugins or ()))
     plots.check_flow(network, data)
     evaluation = evaluate_distances(network, data, "L2", n_radii=_FLOW_RADII)

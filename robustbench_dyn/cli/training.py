@@ -26,6 +26,7 @@ from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import check_writable, write_bytes, write_text
 from robustbench_dyn.names import file_name
+from robustbench_dyn.progress.loading import say
 from robustbench_dyn.threat_models import Norm, ThreatModel, format_eps, parse_eps, widest_eps
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def train(
     plugin, _ = find_architecture(name)
     if not is_trusted(plugin):
         run_supervised(plugin.origin, limits_in_use())
+    say("loading torch")
     from robustbench_dyn.progress.display import training_display
     from robustbench_dyn.training import loop, recipes
 

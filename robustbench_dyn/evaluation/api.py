@@ -15,10 +15,16 @@ from torch import nn
 
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
-from robustbench_dyn.evaluation.options import check_certifiers, check_options, device_of
+from robustbench_dyn.evaluation.options import (
+    check_certifiers,
+    check_options,
+    check_reporter,
+    device_of,
+)
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.under_test import under_test
+from robustbench_dyn.progress.display import Reporter, reporting
 from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.attempts import Attempt, attempts_of
 from robustbench_dyn.results.costs import StageCost
@@ -73,10 +79,11 @@ def evaluate(
     certifiers: Certifiers = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Reporter = None,
 ) -> Evaluation:
     """Say of every example whether it is misclassified, broken, certified or undecided.
 
@@ -99,6 +106,7 @@ def evaluate(
         certifiers=certifiers,
         audit_share=audit_share,
         strict_rounding=strict_rounding,
+        certify_seconds=certify_seconds,
         device=device,
         store=store,
         name=name,
@@ -119,10 +127,11 @@ def evaluate_grid(
     certifiers: Certifiers = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Reporter = None,
 ) -> list[Evaluation]:
     """Evaluate one model at several eps of one norm; the work is shared between them.
 
@@ -134,29 +143,38 @@ def evaluate_grid(
     given at once, or "auto", which measures; it is halved where memory runs out. audit_share: the
     share of certified examples (at least 6) that is attacked all the same. strict_rounding: take
     the worst that the model's own rounding may do off its margins, instead of what was measured of
-    it (docs/soundness.md). store: where verdicts are kept and found again; in memory by default.
-    name: how an unregistered model is called. Returns one Evaluation a threat model, in the given
-    order. Raises InputError for bad input, SoundnessError where an attack refutes a certificate,
-    and MachineError where memory, the disk or a process failed: what was computed is kept, and the
-    next run goes on.
+    it (docs/soundness.md). certify_seconds: that certifiers may take together at each eps, their
+    preparation included; after that they give up, and examples without a proof are attacked alone.
+    By default only those of "auto" do, on networks that are far too large for them. store: where
+    verdicts are kept and found again; in memory by default. name: how an unregistered model is
+    called. progress: True shows a display, in a pipe a line a stage, and False nothing; by default
+    there is one where stderr is a terminal, and in notebooks; a function is called with a Progress
+    after each batch. Returns one Evaluation a threat model, in the given order. Raises InputError
+    for bad input, SoundnessError where an attack refutes a certificate, and MachineError where
+    memory, the disk or a process failed: what was computed is kept, and the next run goes on.
     """
-    with open_pipeline(
-        model,
-        data,
-        threat_models,
-        first=first,
-        n_examples=n_examples,
-        seed=seed,
-        batch_size=batch_size,
-        attacks=attacks,
-        certifiers=certifiers,
-        audit_share=audit_share,
-        strict_rounding=strict_rounding,
-        device=device,
-        store=store,
-        name=name,
-        progress=progress,
-    ) as pipeline:
+    check_reporter(progress)
+    with (
+        reporting(progress) as report,
+        open_pipeline(
+            model,
+            data,
+            threat_models,
+            first=first,
+            n_examples=n_examples,
+            seed=seed,
+            batch_size=batch_size,
+            attacks=attacks,
+            certifiers=certifiers,
+            audit_share=audit_share,
+            strict_rounding=strict_rounding,
+            certify_seconds=certify_seconds,
+            device=device,
+            store=store,
+            name=name,
+            progress=report,
+        ) as pipeline,
+    ):
         return run_grid(pipeline, threat_models)
 
 
@@ -174,6 +192,7 @@ def open_pipeline(
     certifiers: Certifiers = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
@@ -189,7 +208,7 @@ def open_pipeline(
         name=name,
         progress=progress,
     )
-    check_certifiers(certifiers, strict_rounding=strict_rounding)
+    check_certifiers(certifiers, strict_rounding=strict_rounding, certify_seconds=certify_seconds)
     dataset = as_dataset(data, n_examples, first=first)
     for threat_model in threat_models:
         threat_model.check_input_shape(tuple(dataset.x.shape[1:]))
@@ -207,6 +226,7 @@ def open_pipeline(
             attacks=attacks,
             certifiers=certifiers,
             strict_rounding=strict_rounding,
+            certify_seconds=certify_seconds,
             seed=seed,
             batch_size=batch_size,
             audit_share=audit_share,
@@ -231,10 +251,11 @@ def benchmark(
     certifiers: Certifiers = "auto",
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Reporter = None,
 ) -> tuple[float, float]:
     """Return (clean accuracy, accuracy under AutoAttack), as RobustBench's function of this name.
 
@@ -250,6 +271,7 @@ def benchmark(
         certifiers=certifiers,
         audit_share=audit_share,
         strict_rounding=strict_rounding,
+        certify_seconds=certify_seconds,
         device=device,
         store=store,
         name=name,
@@ -265,6 +287,7 @@ def run_grid(pipeline: Pipeline[Any], threat_models: Sequence[ThreatModel]) -> l
     MachineError at the first eps at which the machine failed; there the next run goes on.
     """
     falling = sorted(threat_models, key=lambda t: -t.eps)
+    pipeline.reports.forecast.n_eps = len({t.eps for t in falling})
     by_eps = {t.eps: _evaluate_at(pipeline, t) for t in falling}
     if pipeline.withdrew:
         # Found out at a later eps: what was certified before has the attacks before it again.
@@ -274,6 +297,7 @@ def run_grid(pipeline: Pipeline[Any], threat_models: Sequence[ThreatModel]) -> l
 
 def _evaluate_at(pipeline: Pipeline[Any], threat_model: ThreatModel) -> Evaluation:
     verdicts = pipeline.run(threat_model)
+    pipeline.plan.renew()
     return Evaluation(
         threat_model=threat_model,
         verdicts=verdicts,

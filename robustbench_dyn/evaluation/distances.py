@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,11 @@ from robustbench_dyn.evaluation.api import (
 )
 from robustbench_dyn.evaluation.candidates import Hit
 from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
-from robustbench_dyn.evaluation.options import is_number, is_whole
+from robustbench_dyn.evaluation.options import check_reporter, is_number, is_whole
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.transitions import broken
-from robustbench_dyn.progress.report import Progress
+from robustbench_dyn.progress.display import Reporter, reporting
 from robustbench_dyn.results.attempts import attempts_of
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status, Verdict
@@ -61,17 +61,19 @@ def evaluate_distances(
     batch_size: int | Literal["auto"] = 250,
     audit_share: float = DEFAULT_AUDIT_SHARE,
     strict_rounding: bool = False,
+    certify_seconds: float | None = None,
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Reporter = None,
 ) -> CurveEvaluation:
     """Find each example's nearest adversarial example, and the largest radius with a certificate.
 
     One run of a minimum-norm attack gives all distances. Certifiers whose radii hold at any eps
     need one pass; certifiers of one ball are run at radii below the example's distance, which are
     bisected, since a certificate of a ball holds in every smaller one. radii: of these balls, by
-    default n_radii of them in equal steps from 0 to where hardly an example is still robust. The
+    default n_radii of them in equal steps from 0 to where hardly an example is still robust.
+    certify_seconds: that certifiers may take at all radii together. The
     other options are those of evaluate_grid. Raises InputError for a radius wider than the norm's
     widest.
     """
@@ -85,7 +87,8 @@ def evaluate_distances(
     dataset = as_dataset(data, n_examples)
     widest = ThreatModel(norm, widest_eps(norm, tuple(dataset.x.shape[1:])))
     check_radii(radii or (), widest.eps)
-    with open_store(store) as opened:
+    check_reporter(progress)
+    with open_store(store) as opened, reporting(progress) as report:
         open_run = partial(
             open_pipeline,
             model,
@@ -95,10 +98,11 @@ def evaluate_distances(
             batch_size=batch_size,
             audit_share=audit_share,
             strict_rounding=strict_rounding,
+            certify_seconds=certify_seconds,
             device=device,
             store=opened,
             name=name,
-            progress=progress,
+            progress=report,
         )
         with open_run(attacks="none", certifiers=certifiers) as on_balls:
             radius_based = [c for c in on_balls.plan.certifiers if c.radius_based]
@@ -145,12 +149,14 @@ def _certify_on_grid(
             radius = verdict.certified_radius
             low[i] = bisect_right(grid, radius if radius > 0 else 0.0) - 1
             high[i] = bisect_left(grid, reached(verdict))
+    at_first = _halvings(low, high)
     while left := [i for i in low if low[i] + 1 < high[i]]:
         by_index: dict[int, list[int]] = {}
         for i in left:
             by_index.setdefault((low[i] + high[i]) // 2, []).append(i)
         # The largest first, so that what is found there counts at the others.
         for index in sorted(by_index, reverse=True):
+            pipeline.reports.forecast.search(1 - _halvings(low, high) / at_first)
             threat_model = ThreatModel(norm, grid[index])
             for verdict in pipeline.run(threat_model, only=by_index[index]):
                 i = verdict.example_id
@@ -173,6 +179,11 @@ def _certify_on_grid(
             for i, verdict in found.items()
         }
     return found
+
+
+def _halvings(low: dict[int, int], high: dict[int, int]) -> float:
+    """Return how often the examples' intervals of indices are still to be halved, all together."""
+    return sum(math.log2(max(1, high[i] - low[i])) for i in low)
 
 
 def _default_radii(evaluation: Evaluation, n_radii: int) -> list[float]:

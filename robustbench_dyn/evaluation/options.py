@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Literal
@@ -23,7 +24,7 @@ def check_options(
     audit_share: float,
     seed: int,
     name: str | None,
-    progress: Callable[..., None] | None,
+    progress: Callable[..., None] | bool | None,
 ) -> Norm:
     """Return the norm of the threat models; raises InputError for options that make no sense."""
     if not isinstance(model, nn.Module):
@@ -42,13 +43,27 @@ def check_options(
         raise InputError(f"seed={seed!r} must be a whole number")
     if name is not None:
         check_name(name, "name of the model")
-    if progress is not None and not callable(progress):
-        raise InputError(f"progress is {_kind(progress)}, and must be a function or None")
+    check_reporter(progress)
     return norms.pop()
 
 
-def check_certifiers(certifiers: object, *, strict_rounding: object) -> None:
-    """Raise InputError unless certifiers are names or objects, and strict_rounding a bool."""
+def check_reporter(progress: object) -> None:
+    """Raise InputError unless progress is True, False, None or a function."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InputError(
+            f"progress is {_kind(progress)}, and must be True, False, None or a function"
+        )
+
+
+def check_certifiers(
+    certifiers: object, *, strict_rounding: object, certify_seconds: object = None
+) -> None:
+    """Raise InputError unless certifiers are names or objects, and their options make sense."""
+    if certify_seconds is not None and not _is_positive(certify_seconds):
+        raise InputError(
+            f"certify_seconds={shown(certify_seconds)} is no positive number of seconds; give one, "
+            "or None for no budget"
+        )
     if not isinstance(certifiers, (str, Certifier)):
         if not isinstance(certifiers, Sequence):
             raise InputError(
@@ -89,6 +104,12 @@ def is_whole(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Say whether value is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_positive(value: object) -> bool:
+    """Say whether value is a positive, finite number."""
+    # Written so that NaN fails it.
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def _norms(threat_models: object) -> set[Norm]:

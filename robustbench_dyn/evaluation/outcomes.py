@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ class Batch:
 
     x: (n, *input_shape); y: (n,); ids: their example_ids. audited: of each, whether it is certified
     and attacked all the same. size: how many inputs the model is given at once, at most. seed: of
-    the run.
+    the run. tell: takes an attack's word for the passes that it still expects to make.
     """
 
     ids: Sequence[int]
@@ -31,6 +31,7 @@ class Batch:
     audited: Sequence[bool]
     size: int
     seed: int
+    tell: Callable[[float], None] | None = None
 
 
 class Spent(NamedTuple):
@@ -109,7 +110,9 @@ class Stage(Protocol):
     labels: the names in tables of what it may prove; empty for an attack. probabilistic: those of
     them that may be wrong; an adversarial example inside a radius of any other is an error.
     copies: how many inputs the model is given for one example. at_most: examples of a batch, or
-    None. only_on_signs: run where there are signs of masked gradients alone.
+    None. only_on_signs: run where there are signs of masked gradients alone. passes: about how many
+    of the model one example takes that is not decided, or as long as how many its proof takes, for
+    progress displays. makes_passes: whether it makes them.
     """
 
     @property
@@ -126,6 +129,10 @@ class Stage(Protocol):
     def at_most(self) -> int | None: ...  # noqa: D102
     @property
     def only_on_signs(self) -> bool: ...  # noqa: D102
+    @property
+    def passes(self) -> float: ...  # noqa: D102
+    @property
+    def makes_passes(self) -> bool: ...  # noqa: D102
 
     def run(self, batch: Batch) -> Sequence[Result]:
         """Return one Result for each example of the batch; errors of the machine are passed on."""

@@ -24,6 +24,7 @@ from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
 from robustbench_dyn.evaluation.recall import check_recalled
+from robustbench_dyn.evaluation.reports import Reports
 from robustbench_dyn.evaluation.soundness import (
     describe_hit,
     raise_counterexamples,
@@ -40,7 +41,7 @@ from robustbench_dyn.evaluation.transitions import (
     without_certificate,
 )
 from robustbench_dyn.models.validation import ModelUnderTest
-from robustbench_dyn.progress.report import Progress, progress_of
+from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.flags import CHANGED, NOT_A_FUNCTION, REFUTED_BOUND
 from robustbench_dyn.results.store import Store
@@ -73,7 +74,8 @@ class Pipeline(Generic[AnyPlan]):
         self.plan, self.model, self.dataset, self.store = plan, model, dataset, store
         self.record, self.spec = plan.record, plan.record.spec
         self.key = self.spec.key()
-        self._device, self._progress = device, progress
+        self._device = device
+        self.reports = Reports(model.network, self.spec, progress)
         self._batching = Batching(model, batch_size, self.spec.seed)
         self._index = {int(example): row for row, example in enumerate(dataset.ids)}
         self._masking = SignsOfMasking(model)
@@ -105,6 +107,7 @@ class Pipeline(Generic[AnyPlan]):
         """
         self._wanted, self._left = self._index if only is None else only, {}
         self._load(threat_model)
+        self.reports.begin(threat_model.eps, self.stages, self._verdicts.values(), self._total)
         self._check_recalled()
         if not self._tested and self._passes_to_make(threat_model):
             self._test_model()
@@ -228,8 +231,10 @@ class Pipeline(Generic[AnyPlan]):
         """Run a stage on some examples; each batch is kept before the next."""
 
         def work(batch: Sequence[int]) -> Sequence[Result]:
+            self.reports.forecast.batch(len(batch))
             return stage.run(self._batch(batch, threat_model))
 
+        self.reports.enter(stage.name, len(ids), self._verdicts.values(), self._total)
         later = self._later(self.stages.index(stage))
         self._left |= dict.fromkeys(ids, stage.name)
         for metered in self._batching.over(
@@ -258,8 +263,10 @@ class Pipeline(Generic[AnyPlan]):
             self._keep(charge(after, metered, spent), cost)
             for i in metered.items:
                 del self._left[i]
+            self.reports.finish(len(after), self._verdicts.values(), self._total)
             raise_counterexamples(self.store, self.key, self.spec.model)
             self._report(threat_model, stage.name)
+        self.reports.forecast.leave()
 
     def _raise_failure(self, threat_model: ThreatModel) -> None:
         """Raise MachineError where the machine left examples behind."""
@@ -431,12 +438,15 @@ class Pipeline(Generic[AnyPlan]):
             audited=[v is not None and v.status is Status.CERTIFIED for v in before],
             size=self._batching.size,
             seed=self.spec.seed,
+            tell=self.reports.forecast.tell,
         )
 
+    @property
+    def _total(self) -> int:
+        return len(self._wanted)
+
     def _report(self, threat_model: ThreatModel, stage: str) -> None:
-        if self._progress is not None:
-            total = len(self._wanted)
-            self._progress(progress_of(threat_model.eps, stage, self._verdicts.values(), total))
+        self.reports.report(threat_model.eps, stage, self._verdicts.values(), self._total)
 
 
 def _is_attack(stage: Stage) -> bool:

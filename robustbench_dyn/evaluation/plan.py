@@ -15,8 +15,14 @@ from torch import nn
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.attacks.catalogue import SUITES, resolve_attacks
 from robustbench_dyn.certification.base import Certifier, Phase, PreparedCertifier
-from robustbench_dyn.certification.catalogue import select_certifiers
+from robustbench_dyn.certification.catalogue import named_certifiers, select_certifiers
 from robustbench_dyn.certification.network.operations import OPERATIONS
+from robustbench_dyn.certification.patience import (
+    SECONDS_OF_AUTO,
+    SECONDS_OF_AUTO_PER_EXAMPLE,
+    OutOfTime,
+    Patience,
+)
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.outcomes import Stage
@@ -68,6 +74,10 @@ class Plan(Protocol):
         """Return how a bound that the model states of itself was refuted, or nothing."""
         ...
 
+    def renew(self) -> None:
+        """Give the certifiers their whole time again, as for another eps."""
+        ...
+
     def stages(self, flags: Collection[str]) -> list[Stage]:
         """Return the stages for a model with these flags, in their order; first the clean pass.
 
@@ -96,9 +106,11 @@ class NetworkPlan:
         batch_size: int | Literal["auto"],
         audit_share: float,
         device: torch.device,
+        certify_seconds: float | None = None,
     ) -> None:
         network = model.network.model
         self._model, self._norm = model, norm
+        self.patience = _patience(certify_seconds, certifiers, n_examples=len(dataset.ids))
         with seeded(seed, "preparation"):
             surrogates = bool(surrogates_of(network))
             self._attacks = resolve_attacks(
@@ -110,6 +122,7 @@ class NetworkPlan:
                 tuple(dataset.x.shape[1:]),
                 norm,
                 strict_rounding=strict_rounding,
+                patience=self.patience,
             )
         self._certifiers = selection.ready
         _check_names(self.certifiers, self._attacks)
@@ -160,11 +173,12 @@ class NetworkPlan:
             device=device.type,
             torch_version=torch.__version__,
             package_version=__version__,
+            certify_seconds=certify_seconds,
         )
         self.record = Record(
             spec=spec,
             parameters=count_parameters(network),
-            lipschitz_bound=bound_of(network),
+            lipschitz_bound=bound_of(network, self.patience),
             declared_bounds=tuple(declared) if self.declared_labels else (),
             not_applicable=selection.not_applicable,
             suite=_name_of(attacks),
@@ -192,6 +206,10 @@ class NetworkPlan:
             batch_size=min(size, _AT_ONCE) if isinstance(size, int) else _NEAR,
         )
 
+    def renew(self) -> None:
+        """Give the certifiers their whole time again, as for another eps."""
+        self.patience.renew()
+
     def stages(self, flags: Collection[str]) -> list[Stage]:
         """Return the stages; a model that is no function of its input is attacked alone.
 
@@ -203,7 +221,7 @@ class NetworkPlan:
         attacks = self._if_random if RANDOM in flags else self._attacks
         # Predictions and checks of candidates are by the majority of many passes.
         self._model.in_expectation = RANDOM in flags
-        return arrange(self._model, certifiers, attacks, self._norm)
+        return arrange(self._model, certifiers, attacks, self._norm, self.patience)
 
 
 def arrange(
@@ -211,12 +229,17 @@ def arrange(
     certifiers: Sequence[PreparedCertifier],
     attacks: Sequence[Attack],
     norm: Norm,
+    patience: Patience | None = None,
 ) -> list[Stage]:
-    """Put the stages in order: each comes in when all before it left an example undecided."""
-    known = ClassRadii(model, certifiers)
-    stages: list[Stage] = [CleanStage(model, certifiers, known, norm)]
+    """Put the stages in order: each comes in when all before it left an example undecided.
+
+    patience: the time that proofs are at the expense of, by default without a limit.
+    """
+    patience = patience or Patience()
+    known = ClassRadii(model, certifiers, patience)
+    stages: list[Stage] = [CleanStage(model, certifiers, known, norm, patience)]
     stages += [
-        CertifierStage(model, prepared, norm)
+        CertifierStage(model, prepared, norm, patience)
         for prepared in certifiers
         if not prepared.certifier.radius_based
     ]
@@ -226,6 +249,14 @@ def arrange(
     order = list(Phase)
     # Sorting is stable: within a phase the order stays.
     return sorted(stages, key=lambda stage: order.index(stage.phase))
+
+
+def _patience(seconds: float | None, certifiers: Certifiers, *, n_examples: int) -> Patience:
+    """Return the time that certifiers have: a budget, or that of `auto`, which ends no search."""
+    if seconds is not None or not named_certifiers(certifiers).auto:
+        return Patience(seconds)
+    of_auto = SECONDS_OF_AUTO + SECONDS_OF_AUTO_PER_EXAMPLE * n_examples
+    return Patience(of_auto, searches=False)
 
 
 def _name_of(attacks: Attacks) -> str:
@@ -311,13 +342,17 @@ def _code(stage: Attack | Certifier[Any]) -> str:
     )
 
 
-def bound_of(model: nn.Module) -> float | None:
+def bound_of(model: nn.Module, patience: Patience | None = None) -> float | None:
     """Return the Lipschitz bound of a model in L2, or None where it has none that can be told."""
+    patience = patience or Patience()
     if isinstance(model, IsolatedModel):
         told: float | None = model.facts["lipschitz_bound"]
         return told
     try:
-        return lipschitz_bound(model)
+        with patience.spending():
+            return lipschitz_bound(model)
+    except OutOfTime:
+        return None
     # The model's own method may raise anything; the certifier tells what.
     except Exception as error:
         if is_machine_error(error):

@@ -10,12 +10,14 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustbench_dyn.attacks.base import Attack
 from robustbench_dyn.certification.base import Phase, PreparedCertifier, Proof, radii
+from robustbench_dyn.certification.patience import OutOfTime, Patience
 from robustbench_dyn.evaluation.candidates import Hit, find_hits, predictions
 from robustbench_dyn.evaluation.outcomes import (
     Batch,
@@ -36,6 +38,11 @@ log = logging.getLogger(__name__)
 
 # An exhaustive search may take its whole time for each example, and what is known is kept.
 _SEARCHED_AT_ONCE = 4
+# As long as about how many passes a proof takes, before any was measured.
+_PASSES_OF_A_PROOF = {Phase.BEFORE_ATTACKS: 30.0, Phase.AFTER_FIRST_ATTACK: 1500.0}
+_PASSES_OF_A_SEARCH = 5000.0
+# For the plan of an attack's passes, where the number of classes is not known.
+_MANY_CLASSES = 10
 
 
 class ClassRadii:
@@ -44,9 +51,14 @@ class ClassRadii:
     They tell attacks which classes they need not target.
     """
 
-    def __init__(self, model: ModelUnderTest, certifiers: Sequence[PreparedCertifier]) -> None:
+    def __init__(
+        self,
+        model: ModelUnderTest,
+        certifiers: Sequence[PreparedCertifier],
+        patience: Patience | None = None,
+    ) -> None:
         early = (Phase.CLEAN, Phase.BEFORE_ATTACKS)
-        self._model = model
+        self._model, self._patience = model, patience or Patience()
         self._certifiers = [c for c in certifiers if c.certifier.phase in early]
         # By certifier and example, where they hold at any eps.
         self._known = defaultdict[str, dict[int, Tensor]](dict)
@@ -70,7 +82,8 @@ class ClassRadii:
             if all(i in known for i in batch.ids):
                 each.append(torch.stack([known[i] for i in batch.ids]))
             else:
-                each.append(_prove(self._model, prepared, batch, logits)[0].class_radii)
+                found = _prove(self._model, prepared, batch, logits, self._patience)
+                each.append(found.proof.class_radii)
         audited = torch.tensor(batch.audited)
         return torch.stack(each).amax(dim=0).masked_fill(audited[:, None], 0.0)
 
@@ -81,6 +94,7 @@ class CleanStage:
     name = "certify"
     phase = Phase.CLEAN
     copies, at_most, only_on_signs = 1, None, False
+    passes, makes_passes = 1.0, False
 
     def __init__(
         self,
@@ -88,8 +102,9 @@ class CleanStage:
         certifiers: Sequence[PreparedCertifier],
         known: ClassRadii,
         norm: Norm,
+        patience: Patience | None = None,
     ) -> None:
-        self._model, self._known = model, known
+        self._model, self._known, self._patience = model, known, patience or Patience()
         self._certifiers = [c for c in certifiers if c.certifier.radius_based]
         self.labels = tuple(c.label(norm) for c in self._certifiers)
         self.probabilistic = frozenset(
@@ -106,15 +121,16 @@ class CleanStage:
         attempts = [list[Step]() for _ in batch.ids]
         for prepared, label in zip(self._certifiers, self.labels, strict=True):
             name = prepared.certifier.name
-            proof, failure = _prove(self._model, prepared, batch, logits)
-            if not failure:
+            found = _prove(self._model, prepared, batch, logits, self._patience)
+            proof = found.proof
+            if found.finished:
                 self._known.remember(name, batch.ids, proof.class_radii)
             rounded = _within_rounding(proof)
             for k, radius in enumerate(radii(proof).tolist()):
-                if failure or k in rounded:
-                    attempts[k].append(_not_proved(prepared, eps, failure))
+                if found.failure or k in rounded:
+                    attempts[k].append(_not_proved(prepared, eps, found.failure))
                 elif not radius >= eps:
-                    attempts[k].append(Step(name, Outcome.OPEN, eps))
+                    attempts[k].append(Step(name, Outcome.OPEN, eps, found.gave_up))
                 if radius > 0 and not best[k] >= radius:
                     best[k], labels[k] = radius, label
         return [
@@ -132,25 +148,43 @@ class CleanStage:
 class CertifierStage:
     """A certifier that looks at one ball."""
 
-    copies, only_on_signs = 1, False
+    copies, only_on_signs, makes_passes = 1, False, False
 
-    def __init__(self, model: ModelUnderTest, prepared: PreparedCertifier, norm: Norm) -> None:
+    def __init__(
+        self,
+        model: ModelUnderTest,
+        prepared: PreparedCertifier,
+        norm: Norm,
+        patience: Patience | None = None,
+    ) -> None:
         self._model, self._prepared = model, prepared
+        self._patience = patience or Patience()
         self.name = prepared.certifier.name
         self.phase = prepared.certifier.phase
         self.labels = (prepared.label(norm),)
         certain = prepared.certifier.deterministic
         self.probabilistic = frozenset(() if certain else self.labels)
+        self.passes = _PASSES_OF_A_PROOF.get(self.phase, _PASSES_OF_A_SEARCH)
         exhaustive = self.phase is Phase.LAST
         self.at_most = _SEARCHED_AT_ONCE if exhaustive else None
+        if self._patience.seconds is not None and self._patience.searches:
+            # Where a budget ends in the middle of a batch, all of it stays open.
+            self.at_most = _SEARCHED_AT_ONCE
+        elif exhaustive:
+            self._patience = Patience()
         # An exhaustive search ends with a proof, a counterexample, or its time.
         self._open = "timed out" if exhaustive else ""
 
     def run(self, batch: Batch) -> Sequence[Result]:
         """Prove the ball around each example, or check the counterexample that is offered."""
+        if self._patience.over:
+            return [self._gave_up() for _ in batch.ids]
         eps = batch.threat_model.eps
         logits = self._model.logits(batch.x)
-        proof, failure = _prove(self._model, self._prepared, batch, logits)
+        found = _prove(self._model, self._prepared, batch, logits, self._patience)
+        if found.gave_up:
+            return [self._gave_up() for _ in batch.ids]
+        proof, failure = found.proof, found.failure
         proved, rounded = radii(proof).tolist(), _within_rounding(proof)
         hits: Sequence[Hit | None] = [None] * len(batch.ids)
         if proof.candidates is not None:
@@ -171,13 +205,16 @@ class CertifierStage:
                 results.append(Open(outcome=Outcome.OPEN, message=self._open, margin=margin))
         return results
 
+    def _gave_up(self) -> Open:
+        return Open(outcome=Outcome.OPEN, message=self._patience.said)
+
 
 class AttackStage:
     """An attack, and the check of its candidates."""
 
     labels: tuple[str, ...] = ()
     probabilistic: frozenset[str] = frozenset()
-    copies, at_most = 1, None
+    copies, at_most, makes_passes = 1, None, True
 
     def __init__(
         self, model: ModelUnderTest, attack: Attack, known: ClassRadii, *, first: bool
@@ -186,6 +223,7 @@ class AttackStage:
         self.name = attack.name
         self.phase = Phase.FIRST_ATTACK if first else Phase.ATTACKS
         self.only_on_signs = attack.only_on_signs
+        self.passes = attack.expected_passes(model.n_classes or _MANY_CLASSES)
 
     def run(self, batch: Batch) -> Sequence[Result]:
         """Search for adversarial examples; what the model or the library raises is a failure.
@@ -201,6 +239,7 @@ class AttackStage:
                 batch_size=batch.size,
                 n_classes=self._model.n_classes,
                 class_radii=self._known.of(batch) if self._attack.per_class else None,
+                tell=batch.tell,
             )
             hits = _hits(self._model, self.name, candidates, batch)
         # Attacks run an unknown model inside a library: a failure is recorded.
@@ -220,23 +259,44 @@ def _hits(
     return find_hits(model, name, candidates, batch.x, batch.y, batch.threat_model, seed=seed)
 
 
-def _prove(
-    model: ModelUnderTest, prepared: PreparedCertifier, batch: Batch, logits: Tensor
-) -> tuple[Proof, str]:
-    """Run a certifier; where it fails, return a proof of nothing, and why.
+class _Found(NamedTuple):
+    """What a certifier proved; failure: why it failed; gave_up: what is said where time was over.
 
-    An error of the machine is passed on."""
+    In both cases, the proof is one of nothing.
+    """
+
+    proof: Proof
+    failure: str = ""
+    gave_up: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return not self.failure and not self.gave_up
+
+
+def _prove(
+    model: ModelUnderTest,
+    prepared: PreparedCertifier,
+    batch: Batch,
+    logits: Tensor,
+    patience: Patience,
+) -> _Found:
+    """Run a certifier; an error of the machine is passed on."""
+    nothing = Proof(torch.zeros(logits.shape, dtype=torch.float64))
     try:
-        proof = prepared.prove(batch.x, logits, batch.y, batch.threat_model)
+        with patience.spending():
+            proof = prepared.prove(batch.x, logits, batch.y, batch.threat_model)
+    except OutOfTime:
+        return _Found(nothing, gave_up=patience.said)
     # A certifier reads an unknown model, and may fail at anything: a failure is recorded.
     except Exception as error:
         if is_machine_error(error):
             raise
         failure = f"{type(error).__name__}: {error}"
         log.warning("certifier %s failed: %s", prepared.certifier.name, failure)
-        return Proof(torch.zeros(logits.shape, dtype=torch.float64)), failure
+        return _Found(nothing, failure)
     model.network.forward_passes += proof.forward_passes
-    return proof, ""
+    return _Found(proof)
 
 
 def _told(margin: float) -> float | None:

@@ -1,32 +1,25 @@
-"""Progress bars of runs, sweeps and trainings, on stderr.
-
-No text is markup: a model may be called "[/b]", and an error may hold any characters.
-"""
+"""Displays of runs, sweeps and trainings on stderr: bars in a terminal, lines in a pipe."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
-from robustbench_dyn.errors import printable
-from robustbench_dyn.progress.report import Progress as RunProgress
-from robustbench_dyn.results.headings import format_eps
-from robustbench_dyn.results.verdicts import Status
+from robustbench_dyn.progress import loading
+from robustbench_dyn.progress.lines import bar_of, clock, one_line, progress_line
+from robustbench_dyn.progress.notebook import NotebookScreen, in_notebook
+from robustbench_dyn.progress.report import Progress
+from robustbench_dyn.progress.runs import LiveRun, RunInLines
+from robustbench_dyn.progress.screen import Screen
 
-# Radii of the grid of a curve have as many digits as a float.
-_DIGITS = 4
+# What users give as `progress`: a function that gets reports; True for a display, False for none;
+# None for a display where stderr is a terminal or this is a notebook.
+Reporter = Callable[[Progress], None] | bool | None
 
 
 class ShardEvent(Protocol):
@@ -39,7 +32,7 @@ class ShardEvent(Protocol):
     @property
     def message(self) -> str: ...  # noqa: D102
     @property
-    def progress(self) -> RunProgress | None: ...  # noqa: D102
+    def progress(self) -> Progress | None: ...  # noqa: D102
 
 
 class Epoch(Protocol):
@@ -60,136 +53,123 @@ class Epoch(Protocol):
 
 
 @contextmanager
-def progress_display(*, enabled: bool) -> Iterator[Callable[[RunProgress], None] | None]:
-    """Show examples decided, the bracket so far, and the time left."""
+def progress_display(*, enabled: bool) -> Iterator[Reporter]:
+    """Show the stage, the share done, the bracket so far and the time left of a run.
+
+    Yields what to give as `progress`. In a pipe, a line is printed at the end of each stage.
+    """
+    loading.clear()
     if not enabled:
-        yield None
+        yield False
         return
-    console = _stderr()
-    with _from_first_report(_counting_bars(console)) as bars:
-        tasks: dict[float, TaskID] = {}
+    console, run = stderr(), LiveRun()
+    if in_notebook():
+        with NotebookScreen(run.render):
+            yield run
+    elif console.is_terminal:
+        with Screen(console, run.render):
+            yield run
+    else:
+        yield RunInLines(lambda text: print_line(console, text))
 
-        def show(report: RunProgress) -> None:
-            bars.start()
-            if report.eps not in tasks:
-                tasks[report.eps] = bars.add_task("", total=report.total, details="")
-            stage = _line(f"eps {format_eps(report.eps, digits=_DIGITS)} {report.stage}")
-            bracket = _bracket(report.counts)
-            bars.update(
-                tasks[report.eps], description=stage, completed=report.done, details=bracket
-            )
-            if not console.is_terminal:
-                console.print(f"{stage} {report.done}/{report.total}: {bracket}", soft_wrap=True)
 
-        yield show
+@contextmanager
+def reporting(progress: Reporter) -> Iterator[Callable[[Progress], None] | None]:
+    """Yield the function that gets the reports of a run, or None; see Reporter."""
+    if callable(progress):
+        yield progress
+        return
+    if progress is None:
+        progress = in_notebook() or stderr().is_terminal
+    with progress_display(enabled=progress) as display:
+        yield display if callable(display) else None
 
 
 @contextmanager
 def sweep_display(*, enabled: bool) -> Iterator[Callable[[ShardEvent, int], None] | None]:
-    """Show the finished shards, the running ones with their brackets, and the time left."""
+    """Show how many shards are finished, and the state of those that run."""
+    loading.clear()
     if not enabled:
         yield None
         return
-    console = _stderr()
-    with _from_first_report(_counting_bars(console)) as bars:
-        tasks: dict[object, TaskID] = {}
-        overall = bars.add_task("shards", total=None, details="")
+    console = stderr()
+    running: dict[object, Progress | None] = {}
+    finished, total = 0, 0
 
-        def show(event: ShardEvent, n_shards: int) -> None:
-            bars.start()
-            shard, name = event.shard, _line(event.shard)
-            if event.state == "at work" and event.progress is not None:
-                report = event.progress
-                stage = f"eps {format_eps(report.eps, digits=_DIGITS)} {report.stage}"
-                bars.update(
-                    tasks[shard],
-                    total=report.total,
-                    completed=report.done,
-                    details=_line(f"{stage}: {_bracket(report.counts)}"),
-                )
-                return
-            if event.state == "started":
-                tasks[shard] = bars.add_task(name, total=None, details="")
-            else:
-                bars.remove_task(tasks.pop(shard))
-            finished = event.state in ("done", "failed", "unsound")
-            bars.update(overall, total=n_shards, advance=int(finished))
-            if event.state not in ("started", "done"):
-                _print(console, f"{name} {event.state}: {event.message}")
-            elif not console.is_terminal:
-                _print(console, f"{name} {event.state}")
+    def render(width: int) -> list[Text]:
+        bar = bar_of(finished / total if total else 0.0, min(20, max(1, width - 30)))
+        overall = Text(" ").join((Text(f"{finished} of {total or '?'} shards"), bar))
+        lines = [overall]
+        for shard, report in list(running.items()):
+            # A name is folded where it is longer than the terminal is wide.
+            lines.append(Text(one_line(shard), overflow="fold"))
+            if report is not None:
+                lines.append(Text("  ") + progress_line(report, width - 2))
+        return lines
 
+    def show(event: ShardEvent, n_shards: int) -> None:
+        nonlocal finished, total
+        total = n_shards
+        name = one_line(event.shard)
+        if event.state == "at work":
+            running[event.shard] = event.progress
+            return
+        if event.state == "started":
+            running[event.shard] = None
+        else:
+            running.pop(event.shard, None)
+        finished += event.state in ("done", "failed", "unsound")
+        if event.state not in ("started", "done"):
+            print_line(console, f"{name} {event.state}: {event.message}")
+        elif not console.is_terminal:
+            print_line(console, f"{name} {event.state}")
+
+    if not console.is_terminal:
+        yield show
+        return
+    with Screen(console, render):
         yield show
 
 
 @contextmanager
-def training_display() -> Iterator[Callable[[Epoch], None]]:
-    """Show the epoch, the loss and the time left."""
-    console = _stderr()
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with _from_first_report(Progress(*columns, console=console)) as bars:
-        task = bars.add_task("training")
+def training_display(*, enabled: bool = True) -> Iterator[Callable[[Epoch], None]]:
+    """Show the epoch, the loss and the time left; in a pipe, a line at the end of each epoch."""
+    loading.clear()
+    console = stderr()
+    latest: Epoch | None = None
+    first: Epoch | None = None
 
-        def show(report: Epoch) -> None:
+    def render(width: int) -> list[Text]:
+        if latest is None or first is None:
+            return [Text("preparing")]
+        text = f"epoch {latest.epoch + 1}/{latest.epochs}, loss {latest.loss:.4f}"
+        share, since = latest.step / latest.steps, first.step / latest.steps
+        took = latest.seconds - first.seconds
+        left = took * (1 - share) / (share - since) if share > since else math.nan
+        time = f"{clock(left)} left" if math.isfinite(left) else ""
+        bar = bar_of(share, min(20, max(1, width - len(text) - len(time) - 2)))
+        return [Text(" ").join((Text(text), bar, Text(time)))]
+
+    def show(report: Epoch) -> None:
+        nonlocal latest, first
+        latest, first = report, first or report
+        end_of_epoch = report.step % (report.steps // report.epochs) == 0
+        if end_of_epoch and enabled and not console.is_terminal:
             text = f"epoch {report.epoch + 1}/{report.epochs}, loss {report.loss:.4f}"
-            bars.start()
-            bars.update(task, total=report.steps, completed=report.step, description=text)
-            end_of_epoch = report.step % (report.steps // report.epochs) == 0
-            if end_of_epoch and not console.is_terminal:
-                console.print(f"{text}, {report.seconds:.0f} s")
+            print_line(console, f"{text}, {report.seconds:.0f} s")
 
+    if not (enabled and console.is_terminal):
+        yield show
+        return
+    with Screen(console, render):
         yield show
 
 
-@contextmanager
-def _from_first_report(bars: Progress) -> Iterator[Progress]:
-    """Yield bars that the first report starts: what fails before it prints its error alone."""
-    try:
-        yield bars
-    finally:
-        if bars.live.is_started:
-            bars.stop()
-
-
-def _counting_bars(console: Console) -> Progress:
-    """Make bars that show a count, the times, and the field `details`."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}", markup=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[details]}", markup=False),
-        console=console,
-    )
-
-
-def _bracket(counts: dict[Status, int]) -> str:
-    text = ", ".join(
-        f"{status} {counts[status]}"
-        for status in (Status.CERTIFIED, Status.BROKEN, Status.UNDECIDED, Status.MISCLASSIFIED)
-    )
-    total = sum(counts.values())
-    if total:
-        certified = counts[Status.CERTIFIED]
-        robust = certified + counts[Status.UNDECIDED]
-        text += f": robust accuracy in [{certified / total:.1%}, {robust / total:.1%}]"
-    return text
-
-
-def _stderr() -> Console:
+def stderr() -> Console:
+    """Return a console that prints progress."""
     return Console(stderr=True, markup=False, emoji=False)
 
 
-def _line(content: object) -> str:
-    """Return a text in one line, with its control characters escaped."""
-    return printable(" ".join(str(content).split()))
-
-
-def _print(console: Console, content: str) -> None:
-    console.print(Text(_line(content)), soft_wrap=True)
+def print_line(console: Console, content: str) -> None:
+    """Print a text in one line, however long, with its control characters escaped."""
+    console.print(Text(one_line(content)), soft_wrap=True)

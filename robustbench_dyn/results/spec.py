@@ -54,7 +54,8 @@ class EvaluationSpec:
     code, or of the logits on fixed inputs. smoothing: of a smoothed classifier. attacks: in their
     order. attacks_if_random: those that replace them where the outputs are random. certifiers:
     those that are ready for the model, the cheapest first. rounding: "measured" or "strict".
-    batch_size: a number, "auto", or None where verdicts do not depend on it.
+    batch_size: a number, "auto", or None where verdicts do not depend on it. certify_seconds: that
+    the certifiers may take together, or None where no budget was given.
     """
 
     model: str
@@ -78,10 +79,15 @@ class EvaluationSpec:
     device: str = "cpu"
     torch_version: str = ""
     package_version: str = ""
+    certify_seconds: float | None = None
 
     def key(self) -> str:
         """Return the SHA-256 over all fields: verdicts of equal keys are equal."""
-        return _hash(asdict(self))
+        content = asdict(self)
+        # Keys of stores from before there was a budget stay.
+        if self.certify_seconds is None:
+            del content["certify_seconds"]
+        return _hash(content)
 
     def votes_key(self) -> str:
         """Return the SHA-256 over what the votes of a smoothed classifier depend on.

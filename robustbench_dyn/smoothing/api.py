@@ -6,7 +6,7 @@ of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.models.isolated import count_parameters
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
-from robustbench_dyn.progress.report import Progress
+from robustbench_dyn.progress.display import Reporter, reporting
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.results.spec import EvaluationSpec, Record, SmoothingSpec, StageSpec
 from robustbench_dyn.results.store import Store, Votes
@@ -70,7 +70,7 @@ def evaluate_smoothed(
     device: str | torch.device | None = None,
     store: Store | Path | str | None = None,
     name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Reporter = None,
 ) -> SmoothedEvaluation:
     """Bracket the robust accuracy of the smoothed classifier of model, at eps of one norm.
 
@@ -105,6 +105,7 @@ def evaluate_smoothed(
             model, dataset, device=where, seed=seed, batch_size=batch_size, name=name
         ) as tested,
         open_store(store) as opened,
+        reporting(progress) as report,
     ):
         plan = SmoothedPlan(
             tested,
@@ -118,7 +119,7 @@ def evaluate_smoothed(
             device=where,
         )
         pipeline = Pipeline(
-            plan, tested, dataset, opened, device=where, batch_size=batch_size, progress=progress
+            plan, tested, dataset, opened, device=where, batch_size=batch_size, progress=report
         )
         evaluations = run_grid(pipeline, threat_models)
         size = _BATCH_SIZE if batch_size == "auto" else batch_size
@@ -192,6 +193,9 @@ class SmoothedPlan:
     def refute_bounds(self) -> str:
         """Votes rest on no bound."""
         return ""
+
+    def renew(self) -> None:
+        """Votes are not limited by time."""
 
     def stages(self, flags: Collection[str]) -> list[Stage]:
         """Return the stages; raises InputError where votes are no samples of one classifier.

@@ -48,12 +48,13 @@ class VoteStage:
 
     name = "certify"
     phase = Phase.CLEAN
-    copies, at_most, only_on_signs = 1, 1, False
+    copies, at_most, only_on_signs, makes_passes = 1, 1, False, True
 
     def __init__(self, counter: VoteCounter, norm: Norm) -> None:
         self._counter, self._norm = counter, norm
         self.labels = (counter.smoothing.label(norm),)
         self.probabilistic = frozenset(self.labels)
+        self.passes = float(counter.smoothing.n0 + counter.smoothing.n)
 
     def run(self, batch: Batch) -> Sequence[Classified]:
         """Classify and certify each example by its own votes."""
@@ -101,6 +102,7 @@ class EotAttackStage:
     labels: tuple[str, ...] = ()
     probabilistic: frozenset[str] = frozenset()
     copies, at_most, only_on_signs = N_DRAWS, None, False
+    passes, makes_passes = 2.0 * N_STEPS * N_DRAWS, True
 
     def __init__(self, counter: VoteCounter) -> None:
         self._counter = counter

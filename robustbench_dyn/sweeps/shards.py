@@ -37,6 +37,7 @@ class Shard:
     stop: int
     attacks: str = "standard"
     certifiers: str = "auto"
+    certify_seconds: float | None = None
     batch_size: int = 250
     device: str = "cpu"
     threads: int = 1
@@ -106,11 +107,18 @@ def run_shard(shard: Shard, store: Path, progress: Callable[[Progress], None] | 
         "batch_size": shard.batch_size,
         "device": shard.device,
         "store": store,
-        "progress": progress,
+        # A worker has no terminal of its own.
+        "progress": progress or False,
     }
     if shard.smoothing is None:
         evaluations: Sequence[Evaluation] = evaluate_grid(
-            model, data, threat_models, attacks=shard.attacks, certifiers=shard.certifiers, **common
+            model,
+            data,
+            threat_models,
+            attacks=shard.attacks,
+            certifiers=shard.certifiers,
+            certify_seconds=shard.certify_seconds,
+            **common,
         )
     else:
         evaluations = evaluate_smoothed(

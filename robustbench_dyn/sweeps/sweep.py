@@ -29,6 +29,7 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 
 NonEmpty = Field(min_length=1)
 PositiveInt = Annotated[int, BeforeValidator(refuse_truth), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(refuse_truth), Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, BeforeValidator(refuse_truth)]
 # Each is a process's work of seconds at least, and an entry of a list here.
 MOST_SHARDS = 100_000
@@ -64,6 +65,7 @@ class Sweep(StrictFile):
     models: names, or mappings with the keys of ModelEntry. A smoothed classifier is evaluated in
     L2 only: it is certified by its own certificate, and attacked in expectation over the noise,
     unless attacks is "none".
+    certify_seconds: that the certifiers of a shard may take at each eps; by default no budget.
     examples_per_shard: how many examples a worker takes at a time; by default all of them. Give
     fewer to spread one evaluation over several workers.
     """
@@ -75,6 +77,7 @@ class Sweep(StrictFile):
     seeds: Annotated[tuple[Seed, ...], NonEmpty]
     attacks: str = "standard"
     certifiers: str = "auto"
+    certify_seconds: Seconds | None = None
     batch_size: PositiveInt = 250
     examples_per_shard: PositiveInt | None = None
 
@@ -180,6 +183,7 @@ def _split(
                 stop=min(start + size, n_examples),
                 attacks=config.attacks,
                 certifiers=config.certifiers,
+                certify_seconds=config.certify_seconds,
                 batch_size=config.batch_size,
                 device=device,
                 plugins=plugins,

@@ -295,6 +295,7 @@ class _Replay:
             attacks=attacks or "standard",
             certifiers="none",
             device=self.device,
+            progress=False,
         )
         return {verdict.example_id: verdict for verdict in evaluation.verdicts}
 

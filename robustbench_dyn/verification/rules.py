@@ -7,7 +7,7 @@ that an honest row is hardly ever refused.
 
 from __future__ import annotations
 
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrc
 
 from robustbench_dyn.reporting.statistics import fewest_holding
 
@@ -34,7 +34,7 @@ CONFIDENCE = 0.99
 
 def p_value(failed: int, tried: int, *, rate: float) -> float:
     """Return P(X >= failed), X binomial of `tried` trials that each fail with probability rate."""
-    return float(binom.sf(failed - 1, tried, rate))
+    return float(bdtrc(failed - 1, tried, rate)) if failed > 0 else 1.0
 
 
 def is_chance(failed: int, tried: int, *, rate: float = VARIATION) -> bool:
@@ -50,7 +50,7 @@ def differs_one_sidedly(fell: int, stood: int) -> bool:
     two-sided at LEVEL, whatever the attack's variation.
     """
     n = fell + stood
-    return n > 0 and min(1.0, 2 * float(binom.cdf(min(fell, stood), n, 0.5))) < LEVEL
+    return n > 0 and min(1.0, 2 * float(bdtr(min(fell, stood), n, 0.5))) < LEVEL
 
 
 def how_many_hold(what: str, *, sample: int, held: int, population: int) -> str:

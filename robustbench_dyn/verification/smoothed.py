@@ -7,8 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import torch
-from scipy.special import ndtr
-from scipy.stats import binom
+from scipy.special import bdtr, ndtr
 from torch import Tensor
 
 from robustbench_dyn.datasets import Dataset
@@ -64,6 +63,7 @@ def replay_smoothed(
                 audit_share=1.0,
                 device=options.device,
                 store=store,
+                progress=False,
             )
             (evaluation,) = smoothed.evaluations
             votes = store.votes(store.record(evaluation.key).spec.votes_key())
@@ -96,7 +96,7 @@ def _assess_certificates(
         least = float(ndtr(_in_l2(norm, evidence.eps, dimension) / smoothing.sigma))
         stated = float(ndtr(_in_l2(norm, verdict.certified_radius, dimension) / smoothing.sigma))
         right, n = counts[verdict.label], sum(counts)
-        if binom.cdf(right, n, min(stated, 1.0)) < level:
+        if bdtr(right, n, min(stated, 1.0)) < level:
             refuted.append(verdict.example_id)
         elif right < least * n:
             unrepeated.append(verdict.example_id)

@@ -48,6 +48,8 @@ def shard(text):
 def run_progress(text):
     with progress_display(enabled=True) as show:
         show(Progress(eps=0.5, stage=text, done=0, total=1, counts=COUNTS))
+        # In a pipe, a stage is told of when it ends.
+        show(Progress(eps=0.5, stage="done", done=1, total=1, counts=COUNTS))
 
 
 def sweep_progress(text):

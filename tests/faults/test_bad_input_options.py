@@ -88,6 +88,7 @@ VALUES = {
     "first": [*NO_NUMBER, "1.5", "-1", "1797", str(10**30)],
     "attacks": NO_LIST,
     "certifiers": NO_LIST,
+    "certify_seconds": [*NO_NUMBER, "0", "-1"],
     "seed": NO_SEED,
     "limits": [
         *("memory=2", "memory_gib", "memory_gib=0", "memory_gib=nan", "memory_gib=-1"),

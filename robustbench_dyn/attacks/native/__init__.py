@@ -91,6 +91,12 @@ class FABT(NativeAttack):
     n_iterations: int = 100
     n_targets: int = 9
 
+    def expected_passes(self, n_classes: int) -> float:
+        """Return the passes of searches that mostly give up early."""
+        from robustbench_dyn.attacks.native.fab import expected_iterations
+
+        return 2 * min(self.n_targets, n_classes - 1) * expected_iterations(self.n_iterations)
+
     def perturb(self, problem: AttackProblem) -> Tensor:
         from robustbench_dyn.attacks.native.fab import fab_targeted
 
@@ -103,6 +109,10 @@ class FABMin(FABT):
 
     name = "fab-min"
     description = "FAB-T to the nearest adversarial example there is"
+
+    def expected_passes(self, n_classes: int) -> float:
+        """Return the passes of a search towards each target."""
+        return 2.0 * min(self.n_targets, n_classes - 1) * (self.n_iterations + 1)
 
     def perturb(self, problem: AttackProblem) -> Tensor:
         from robustbench_dyn.attacks.native.fab import minimum_norm
@@ -121,6 +131,13 @@ class Square(NativeAttack):
 
     n_queries: int = 5000
     gives_up: bool = True
+
+    def expected_passes(self, n_classes: int) -> float:
+        """Return the queries of an example, which mostly gives up early."""
+        from robustbench_dyn.attacks.native.square import expected_queries
+
+        del n_classes
+        return expected_queries(self.n_queries, gives_up=self.gives_up)
 
     def perturb(self, problem: AttackProblem) -> Tensor:
         from robustbench_dyn.attacks.native.square import square
@@ -216,6 +233,11 @@ class Transfer(NativeAttack):
 
     n_iterations: int = 100
     n_targets: int = 3
+
+    def expected_passes(self, n_classes: int) -> float:
+        """Return the passes on one surrogate, and of the model that each iterate is tried on."""
+        targets = min(self.n_targets, n_classes - 1) if n_classes >= 4 else 4
+        return 3.0 * (1 + targets) * self.n_iterations
 
     def perturb(self, problem: AttackProblem) -> Tensor:
         from robustbench_dyn.attacks.native.transfer import transfer

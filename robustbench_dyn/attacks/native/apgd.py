@@ -96,12 +96,14 @@ def _search(
 ) -> Tensor:
     found = Found(problem)
     streams = Streams.of(problem.x, problem.y, problem.seed)
-    for example, trial in grouped(problem, found, trials):
+    for example, trial, to_come in grouped(problem, found, trials):
         state = _start(problem, example, trial, streams)
         checks = _checkpoints(n_iterations)
         last_check = 0
         for iteration in range(n_iterations + 1):
             # The last pass only checks the last step.
+            rows = len(state.x) * (n_iterations + 1 - iteration) + to_come * (n_iterations + 1)
+            problem.tell(2 * n_passes * rows)
             gradient, loss, logits = gradient_of(
                 problem, state.x, losses(*state.rows), n_passes=n_passes
             )

@@ -43,15 +43,18 @@ class Found:
 
 def grouped(
     problem: AttackProblem, found: Found, trials: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Split the trials into groups of rows that fit in memory: (example, trial) indices.
 
     trials: (n, trials an example) bool, those to run. What earlier groups decided is left out.
+    The third entry is how many rows are still to come after the group.
     """
+    to_come = int(trials.sum())
     for rows in torch.split(trials.nonzero(), _BATCHES_HELD * problem.batch_size):
+        to_come -= len(rows)
         example, trial = rows[found.undecided(rows[:, 0], rows[:, 1])].unbind(dim=1)
         if len(example):
-            yield example, trial
+            yield example, trial, to_come
 
 
 def lead_of(logits: Tensor, y: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -59,6 +61,21 @@ class RelaxationState(NamedTuple):
     strict: bool = True
 
 
+# The states that are shared, by the identity of the model and the input shape.
+_States = dict[tuple[int, tuple[int, ...]], RelaxationState]
+_shared: ContextVar[_States | None] = ContextVar("_shared", default=None)
+
+
+@contextmanager
+def shared_states() -> Iterator[None]:
+    """Trace each model once while a block runs, in which no model may change."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 def relaxation_state(
     model: nn.Module, input_shape: tuple[int, ...], handlers: Handlers | None = None
 ) -> RelaxationState:
@@ -66,6 +83,17 @@ def relaxation_state(
 
     handlers: in place of those of OPERATIONS.
     """
+    states, key = _shared.get(), (id(model), input_shape)
+    if states is None or handlers is not None:
+        return _relaxation_state(model, input_shape, handlers)
+    if key not in states:
+        states[key] = _relaxation_state(model, input_shape, handlers)
+    return states[key]
+
+
+def _relaxation_state(
+    model: nn.Module, input_shape: tuple[int, ...], handlers: Handlers | None
+) -> RelaxationState:
     exact, fast = traced_network(model, input_shape, handlers)
     d = math.prod(input_shape)
     affine = [k for k in exact.preactivations if exact.is_affine(k)]

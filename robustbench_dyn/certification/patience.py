@@ -1,0 +1,91 @@
+"""The time that certifiers may take all together, and their end once it is over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from robustbench_dyn.results.summary import GAVE_UP
+
+log = logging.getLogger(__name__)
+
+# Without a budget, `auto` gives up on networks that are too large for it: after so many seconds,
+# and as many more for each example. No model in the tables comes near it.
+SECONDS_OF_AUTO, SECONDS_OF_AUTO_PER_EXAMPLE = 120.0, 10.0
+
+
+class OutOfTime(BaseException):
+    """The time is over; raised and caught by certification alone, and no error of a certifier."""
+
+
+class Patience:
+    """The seconds that certifiers may take together, preparation included.
+
+    seconds: None for no limit. searches: whether the limit holds for certifiers that search until
+    they have decided, too; these have limits of their own. clock: seconds from any start.
+    """
+
+    def __init__(
+        self,
+        seconds: float | None = None,
+        *,
+        searches: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.seconds, self.searches = seconds, searches
+        self._clock, self._spent, self._warned = clock, 0.0, False
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is spent."""
+        return self.seconds is not None and self._spent >= self.seconds
+
+    @property
+    def said(self) -> str:
+        """What is said of an example or a certifier once the time is over."""
+        return f"{GAVE_UP} {self.seconds:g} s"
+
+    def renew(self) -> None:
+        """Begin with the whole time again, as for another eps."""
+        self._spent, self._warned = 0.0, False
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Run a block at the expense of the time; raises OutOfTime where it ends in the block.
+
+        It is looked at before each operation of torch, so that a layer is computed to its end.
+        """
+        if self.seconds is None:
+            yield
+            return
+        if self.over:
+            raise OutOfTime
+        started = self._clock()
+        try:
+            with _Watch(self._clock, started + self.seconds - self._spent):
+                yield
+        finally:
+            self._spent += self._clock() - started
+            if self.over and not self._warned:
+                self._warned = True
+                log.warning("the certifiers %s; what they left open is attacked alone", self.said)
+
+
+class _Watch(TorchFunctionMode):
+    """Raises OutOfTime at the first operation of torch after a moment."""
+
+    def __init__(self, clock: Callable[[], float], until: float) -> None:
+        super().__init__()
+        self._clock, self._until = clock, until
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if self._clock() >= self._until:
+            raise OutOfTime
+        return function(*args, **(kwargs or {}))
