@@ -37,11 +37,13 @@ def compare(
     norm = None if norm_name is None else parse_norm(norm_name)
     radius = None if eps is None else parse_eps(eps)
     stores = require_stores(store or [])
+    from robustbench_dyn.models.sources import table_name
     from robustbench_dyn.reporting.comparison import compare as compare_entries
     from robustbench_dyn.reporting.comparison_output import document, to_text
     from robustbench_dyn.reporting.published import entries_of, read_folder, shipped_entries
     from robustbench_dyn.results.store import Store
 
+    one, other = table_name(one), table_name(other)
     entries = [entry for path in stores for entry in entries_of(Store(path))]
     if tables is not None:
         entries += read_folder(require_tables(tables))

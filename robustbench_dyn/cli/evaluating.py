@@ -25,6 +25,7 @@ from robustbench_dyn.cli.options import (
     StoreFile,
     TestSplit,
     Trust,
+    WeightsFile,
     check_device,
     check_export,
     parse_batch_size,
@@ -46,6 +47,7 @@ MoreEps = Annotated[list[str] | None, typer.Argument(hidden=True)]
 
 def run(
     model: Model,
+    weights: WeightsFile = None,
     dataset: TestSplit = "fashion_mnist",
     norm_name: NormName = "L2",
     eps: EpsOption = None,
@@ -92,7 +94,9 @@ def run(
 
     check_export(export)
     data = load_dataset(dataset, first=first, n_examples=n_examples, data_dir=data_dir)
-    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
+    network = load_model(
+        model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()), weights=weights
+    )
     with progress_display(enabled=not as_json) as progress:
         evaluations = evaluate_grid(
             network,
@@ -134,6 +138,7 @@ def smooth(
     n0: Annotated[int, typer.Option(help="Noisy copies that select the class.")] = 100,
     n: Annotated[int, typer.Option(help="Noisy copies that estimate its probability.")] = 1000,
     alpha: Annotated[float, typer.Option(help="Failure probability of a certificate.")] = 0.001,
+    weights: WeightsFile = None,
     dataset: TestSplit = "fashion_mnist",
     norm_name: NormName = "L2",
     eps: EpsOption = None,
@@ -173,7 +178,9 @@ def smooth(
     if export is not None:
         check_export_path(export, (".tsv",))
     data = load_dataset(dataset, first=first, n_examples=n_examples, data_dir=data_dir)
-    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
+    network = load_model(
+        model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()), weights=weights
+    )
     with progress_display(enabled=not as_json) as progress:
         smoothed = evaluate_smoothed(
             network,
@@ -204,6 +211,7 @@ def smooth(
 
 def curve(
     model: Model,
+    weights: WeightsFile = None,
     dataset: TestSplit = "fashion_mnist",
     norm_name: NormName = "L2",
     eps: Annotated[
@@ -238,7 +246,9 @@ def curve(
     data = load_dataset(dataset, n_examples=n_examples, data_dir=data_dir)
     for value in radii or []:
         ThreatModel(norm, value).check_input_shape(tuple(data.x.shape[1:]))
-    network = load_model(model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()))
+    network = load_model(
+        model, dataset=dataset, norm=norm, plugins=tuple(plugins or ()), weights=weights
+    )
     with progress_display(enabled=not as_json) as progress:
         evaluation = evaluate_distances(
             network,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from robustbench_dyn.cli.options import Plugins, Trust
+from robustbench_dyn.cli.output import print_result
 
 if TYPE_CHECKING:
     from robustbench_dyn.plugins import Plugin, Registry
@@ -17,24 +18,29 @@ Row = tuple[str, ...]
 
 def list_(
     what: Annotated[
-        Literal["models", "datasets", "attacks", "certifiers", "operations"],
+        Literal["models", "sources", "datasets", "attacks", "certifiers", "operations"],
         typer.Argument(help="What to list."),
     ],
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
-    """List models, data sets, attacks, certifiers, or operations that can be bounded."""
+    """List models, their sources, data sets, attacks, certifiers, or operations to be bounded."""
     from robustbench_dyn.cli.consoles import plain_table
 
     del plugins, trust  # heeded while the options were read
     headings, rows = {
         "models": _models,
+        "sources": _sources,
         "datasets": _datasets,
         "attacks": _attacks,
         "certifiers": _certifiers,
         "operations": _operations,
     }[what]()
     plain_table(headings, rows)
+    if what == "models":
+        from robustbench_dyn.models.sources import SOURCES
+
+        print_result(f"and models of {', '.join(SOURCES)}, by SOURCE:NAME: dynbench list sources")
 
 
 def _models() -> tuple[Row, list[Row]]:
@@ -52,6 +58,14 @@ def _model(plugin: Plugin) -> Row:
         return (plugin.name, "broken", plugin.problem, plugin.origin)
     trained = sorted({full_name(w.dataset, w.variant) for w in plugin.card.weights})
     return (plugin.name, plugin.card.family, ", ".join(trained) or "–", plugin.origin)
+
+
+def _sources() -> tuple[Row, list[Row]]:
+    from robustbench_dyn.models.sources import SOURCES
+
+    sources = [SOURCES.get(name)() for name in SOURCES]
+    rows: list[Row] = [(one.form, one.install, one.description) for one in sources]
+    return ("model", "pip install", "description"), rows
 
 
 def _datasets() -> tuple[Row, list[Row]]:

@@ -13,6 +13,7 @@ from robustbench_dyn.cli.options import (
     Limited,
     Plugins,
     Trust,
+    WeightsFile,
     check_device,
 )
 from robustbench_dyn.cli.output import print_result
@@ -23,14 +24,22 @@ from robustbench_dyn.names import file_name
 
 def show(
     model: Annotated[str, typer.Argument(help="Name of the model; see dynbench list models.")],
+    weights_file: WeightsFile = None,
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
     """Show a model's card: what it claims, and its sets of weights."""
     from robustbench_dyn.models.architectures import full_name, split_name
     from robustbench_dyn.models.loading import find_architecture
+    from robustbench_dyn.models.sources import is_from_source
 
     del plugins, trust  # heeded while the options were read
+    if is_from_source(model):
+        from robustbench_dyn.models.sources.assembly import facts
+
+        for name, value in facts(model, weights=weights_file).items():
+            print_result(f"{name}: {value}")
+        return
     plugin, card = find_architecture(split_name(model)[0])
     print_result(f"{card.name} {card.version} ({card.family}), from {plugin.origin}")
     print_result(card.summary)

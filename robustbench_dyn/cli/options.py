@@ -75,7 +75,20 @@ Limited = Annotated[
         callback=use_limits,
     ),
 ]
-Model = Annotated[str, typer.Option(help="NAME or NAME/VARIANT; see dynbench list models.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="NAME or NAME/VARIANT, see dynbench list models; or SOURCE:NAME, as timm:resnet18, "
+        "see dynbench list sources."
+    ),
+]
+WeightsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="Weights for a model of module:, timm: or torchvision: (.safetensors, .pt, .pth).",
+    ),
+]
 TestSplit = Annotated[str, typer.Option(help="Data set; its test split is evaluated.")]
 NormName = Annotated[str, typer.Option("--norm", help="Norm of the threat model: L2, Linf or L1.")]
 First = Annotated[

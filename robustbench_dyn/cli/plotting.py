@@ -16,6 +16,7 @@ from robustbench_dyn.cli.options import (
     StoreFile,
     TestSplit,
     Trust,
+    WeightsFile,
     parse_norm,
 )
 from robustbench_dyn.cli.output import print_result
@@ -28,6 +29,7 @@ _FLOW_RADII = 13
 def plot_flow_(
     model: Model,
     to: Annotated[Path, typer.Option(help="File of the picture, .png or .svg.")],
+    weights: WeightsFile = None,
     dataset: Annotated[
         str, typer.Option(help="Data set in the plane: moons or spirals.")
     ] = "moons",
@@ -44,7 +46,9 @@ def plot_flow_(
 
     plots.check_plot_path(to)
     data = load_dataset(dataset, n_examples=n_examples)
-    network = load_model(model, dataset=dataset, norm="L2", plugins=tuple(plugins or ()))
+    network = load_model(
+        model, dataset=dataset, norm="L2", plugins=tuple(plugins or ()), weights=weights
+    )
     plots.check_flow(network, data)
     evaluation = evaluate_distances(network, data, "L2", n_radii=_FLOW_RADII)
     plots.save(plots.plot_flow(network, data, evaluation, title=model), to)

@@ -16,7 +16,7 @@ from robustbench_dyn.models.architectures import (
     split_name,
     weights_for,
 )
-from robustbench_dyn.models.sources import is_from_source, is_source
+from robustbench_dyn.models.sources import is_from_source, is_source, source_of
 from robustbench_dyn.plugins import (
     Card,
     Entry,
@@ -161,11 +161,7 @@ def load_model(
 
         wanted = norm or threat_model
         return load_from_source(model_name, dataset=dataset, norm=wanted, weights=weights).model
-    if weights is not None:
-        raise InputError(
-            f"weights={str(weights)!r} cannot be used: {model_name!r} names a plugin, whose card "
-            "names its weights; give a file to a model of your own, by module:FILE.py:FUNCTION"
-        )
+    _refuse_weights(model_name, weights)
     dataset = dataset or "fashion_mnist"
     name, variant = split_name(model_name)
     plugin, card = find_architecture(name, plugins)
@@ -189,6 +185,37 @@ def load_model(
     )
     remember(model, identity)
     return model
+
+
+def check_model(
+    model_name: str,
+    *,
+    dataset: str,
+    norm: Norm | None = None,
+    plugins: tuple[Path, ...] = (),
+    weights: Path | str | None = None,
+) -> None:
+    """Raise what load_model would raise for these arguments, as far as it is seen without torch.
+
+    No weights are read, and no code of a plugin or of another library runs.
+    """
+    if is_from_source(model_name):
+        source = source_of(model_name).source
+        source.check_weights(weights)
+        source.check_installed(model_name)
+        return
+    _refuse_weights(model_name, weights)
+    name, variant = split_name(model_name)
+    _, card = find_architecture(name, plugins)
+    weights_for(card, dataset, norm, variant)
+
+
+def _refuse_weights(model_name: str, weights: Path | str | None) -> None:
+    if weights is not None:
+        raise InputError(
+            f"weights={str(weights)!r} cannot be used: {model_name!r} names a plugin, whose card "
+            "names its weights; give a file to a model of your own, by module:FILE.py:FUNCTION"
+        )
 
 
 def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:

@@ -43,10 +43,7 @@ def load_from_source(
     and where the model does not fit the data set, and else what Source.load raises.
     """
     source, reference, local = source_of(model_name)
-    if weights is not None and not source.takes_weights:
-        raise InputError(
-            f"weights={str(weights)!r} cannot be used: {source.form} brings its own weights"
-        )
+    source.check_weights(weights)
     task = _task(dataset, norm)
     name = source.table_name(reference) if local else model_name
     check_name(name, "model")
@@ -95,7 +92,7 @@ def _task(dataset: str | None, norm: Norm | None) -> Task:
     if dataset is None:
         return Task(norm=norm)
     info = dataset_info(dataset)
-    return Task(dataset, norm, tuple(info.input_shape), info.n_classes)
+    return Task(dataset, norm, tuple(info.input_shape) or None, info.n_classes or None)
 
 
 def _check_fit(model_name: str, loaded: Loaded, task: Task) -> None:
@@ -136,10 +133,14 @@ def _classifier(loaded: Loaded) -> nn.Module:
 def _identified(model: nn.Module, loaded: Loaded, name: str) -> ModelIdentity:
     """Give a model its identity and remember it.
 
-    Of a library, the code is its version; the function of a user's own code is measured at each
-    evaluation, since no hash of one file covers all that it imports.
+    The code of a library is told by its version, with the preprocessing.
     """
-    from robustbench_dyn.models.identity import ModelIdentity, hash_tensors, remember
+    from robustbench_dyn.models.identity import (
+        ModelIdentity,
+        hash_tensors,
+        registered_identity,
+        remember,
+    )
 
     state = hash_tensors(model.state_dict())
     about = {"library": loaded.library, "preprocessing": asdict(loaded.preprocessing)}
@@ -151,5 +152,8 @@ def _identified(model: nn.Module, loaded: Loaded, name: str) -> ModelIdentity:
         weights_sha256=loaded.weights_sha256 or state,
         state_sha256=state,
     )
-    remember(model, identity, measured=bool(loaded.code_sha256))
+    remember(model, identity, measured=loaded.measured)
+    if registered_identity(model) is None:
+        # A network that holds something of which no fingerprint can be taken.
+        remember(model, identity, measured=True)
     return identity

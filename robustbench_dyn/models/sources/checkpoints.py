@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_dyn.errors import InputError, IntegrityError, one_line, shown
+from robustbench_dyn.errors import IntegrityError, one_line
+from robustbench_dyn.models.sources.base import check_file
 
 if TYPE_CHECKING:
     from torch import nn
 
-_OF_TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 # What training scripts call the state_dict among other things that they save with it.
 _KEYS = ("state_dict", "model_state_dict", "model")
 
@@ -24,7 +24,8 @@ def fill_from_file(model: nn.Module, path: Path) -> str:
     """
     from robustbench_dyn.models.weights import fill, fill_with
 
-    content = read(path)
+    check_file(path)
+    content = path.read_bytes()
     try:
         if path.suffix == ".safetensors":
             fill(model, content)
@@ -33,22 +34,6 @@ def fill_from_file(model: nn.Module, path: Path) -> str:
     except IntegrityError as error:
         raise IntegrityError(f"the weights in {path} do not fit: {error}") from error
     return hashlib.sha256(content).hexdigest()
-
-
-def read(path: Path) -> bytes:
-    """Return the content of a file; raises InputError where it is none, or has another type."""
-    if path.suffix not in (".safetensors", *_OF_TORCH):
-        raise InputError(
-            f"weights={shown(str(path))} is no file of weights; give a .safetensors, or a "
-            "state_dict in a .pt or .pth"
-        )
-    try:
-        if path.is_file():
-            return path.read_bytes()
-        reason = "there is no such file"
-    except (OSError, ValueError) as error:
-        reason = one_line(str(error))
-    raise InputError(f"weights={shown(str(path))} cannot be read: {reason}")
 
 
 def _unpickled(content: bytes) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class HuggingFace(Source):
     form = "hf:OWNER/NAME"
     description = "an image classifier of the Hugging Face hub, or in a folder"
     extra = "zoo"
+    packages = ("transformers",)
 
     def table_name(self, reference: str) -> str:
         """Return hf/OWNER/NAME; of a folder, its own name stands."""
@@ -34,7 +35,7 @@ class HuggingFace(Source):
     def load(self, reference: str, task: Task, weights: Path | None, *, local: bool) -> Loaded:
         """Load a model and what its image processor says."""
         del task, weights
-        transformers = require("transformers", f"hf:{reference}", "'robustbench-dyn[zoo]'")
+        transformers = require("transformers", f"hf:{reference}", self.install)
         if not local and Path(reference).exists():
             raise InputError(f"hf/{reference} is a path here, and the name of a model is wanted")
         import torch

@@ -18,6 +18,10 @@ class OnnxFile(Source):
     form = "onnx:FILE.onnx"
     description = "a network in an ONNX file, with any normalisation inside"
     extra = "onnx"
+    packages = (
+        "onnx",
+        "onnx2torch",
+    )
 
     def check(self, reference: str) -> None:
         """Raise InputError where there is no such file."""
@@ -40,9 +44,8 @@ class OnnxFile(Source):
                 f"onnx/{reference} is a model of a file, which the name does not tell; "
                 f"give {self.form}"
             )
-        install = "'robustbench-dyn[onnx]'"
-        onnx = require("onnx", f"onnx:{reference}", install)
-        onnx2torch = require("onnx2torch", f"onnx:{reference}", install)
+        onnx = require("onnx", f"onnx:{reference}", self.install)
+        onnx2torch = require("onnx2torch", f"onnx:{reference}", self.install)
         content = Path(reference).read_bytes()
         with loading(f"onnx:{reference}"):
             graph = onnx.load_from_string(content)
@@ -67,6 +70,8 @@ class OnnxFile(Source):
             input_shape=tuple(size or 0 for size in known) if known and all(known) else None,
             n_classes=outputs[0][1] if len(outputs[0]) == 2 else None,
             weights_sha256=hashlib.sha256(content).hexdigest(),
+            # The converted graph is made of objects of which no fingerprint is taken.
+            measured=True,
         )
 
 

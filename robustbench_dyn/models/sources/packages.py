@@ -10,6 +10,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from robustbench_dyn.errors import DataUnavailableError, DynbenchError, RegistryError, one_line
+from robustbench_dyn.models.sources.base import absent
 from robustbench_dyn.models.sources.unused_parts import import_torchvision, standing_in
 
 _READ_AS_DATA = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -44,10 +45,7 @@ def require(package: str, wanted_by: str, install: str, *, without: tuple[str, .
             return import_module(package)
     except ModuleNotFoundError as error:
         missing = (error.name or name).partition(".")[0]
-        raise RegistryError(
-            f"{wanted_by} needs the package {missing}, which is not installed; "
-            f"install it: pip install {install}"
-        ) from error
+        raise RegistryError(absent(missing, wanted_by, install)) from error
     # A package may fail in any way, as when it was built for another torch.
     except Exception as error:
         raise RegistryError(

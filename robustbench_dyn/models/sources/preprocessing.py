@@ -30,8 +30,7 @@ class ImageClassifier(nn.Module):
         """Return the logits of images, (batch, K)."""
         size, mode = self.preprocessing.size, self.preprocessing.interpolation
         if size is not None and x.shape[-2:] != size:
-            smooth = {} if mode == "nearest" else {"align_corners": False, "antialias": True}
-            x = F.interpolate(x, size, mode=mode, **smooth)
+            x = _resized(x, size, mode)
             # Bicubic interpolation overshoots; libraries that resize bytes cut that off.
             x = x.clamp(0, 1) if mode == "bicubic" else x
         if self.preprocessing.flipped:
@@ -42,3 +41,9 @@ class ImageClassifier(nn.Module):
         # Hugging Face's networks answer with an object that holds the logits.
         logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits
         return logits
+
+
+def _resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    if mode == "nearest":  # torch's mode of that name takes other pixels
+        return F.interpolate(x, size, mode="nearest-exact")
+    return F.interpolate(x, size, mode=mode, align_corners=False, antialias=True)

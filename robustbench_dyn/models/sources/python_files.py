@@ -12,7 +12,7 @@ from typing import Any
 
 from robustbench_dyn.errors import InputError, RegistryError, one_line, shown
 from robustbench_dyn.models.sources.base import Loaded, Source, Task, safe
-from robustbench_dyn.models.sources.checkpoints import fill_from_file, read
+from robustbench_dyn.models.sources.checkpoints import fill_from_file
 
 
 class PythonFile(Source):
@@ -27,6 +27,7 @@ class PythonFile(Source):
     form = "module:FILE.py:FUNCTION"
     description = "a function in a Python file of yours that returns a torch.nn.Module"
     takes_weights = True
+    runs_own_code = True
 
     def check(self, reference: str) -> None:
         """Raise InputError unless the reference is FILE.py:FUNCTION, and the file exists."""
@@ -46,8 +47,6 @@ class PythonFile(Source):
                 f"module/{reference} is a model of a Python file, which the name does not tell; "
                 f"give {self.form}"
             )
-        if weights is not None:
-            read(weights)
         path, function = _split(reference)
         content = path.read_bytes()
         code = hashlib.sha256(content).hexdigest()
@@ -58,7 +57,7 @@ class PythonFile(Source):
                 "torch.nn.Module"
             )
         sha256 = "" if weights is None else fill_from_file(network, weights)
-        return Loaded(network, weights_sha256=sha256, code_sha256=code)
+        return Loaded(network, weights_sha256=sha256, code_sha256=code, measured=True)
 
 
 def _split(reference: str) -> tuple[Path, str]:

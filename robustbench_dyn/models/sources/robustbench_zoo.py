@@ -43,6 +43,7 @@ class RobustBench(Source):
     form = "robustbench:NAME"
     description = "a model of RobustBench's zoo; data set, norm and eps are its own"
     extra = "robustbench"
+    packages = ("robustbench",)
 
     def load(self, reference: str, task: Task, weights: Path | None, *, local: bool) -> Loaded:
         """Load a model by RobustBench's loader, which downloads it where it is not here.

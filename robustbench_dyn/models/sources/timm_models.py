@@ -8,7 +8,6 @@ from typing import Any
 
 from robustbench_dyn.errors import InputError, IntegrityError, one_line
 from robustbench_dyn.models.sources.base import Loaded, Preprocessing, Source, Task
-from robustbench_dyn.models.sources.checkpoints import read
 from robustbench_dyn.models.sources.hub import hub
 from robustbench_dyn.models.sources.packages import loading, require, version
 from robustbench_dyn.plugins import unknown
@@ -27,6 +26,7 @@ class Timm(Source):
     form = "timm:NAME"
     description = "a model of timm by name, of the Hugging Face hub (OWNER/NAME), or in a folder"
     extra = "zoo"
+    packages = ("timm",)
     takes_weights = True
 
     def table_name(self, reference: str) -> str:
@@ -35,7 +35,7 @@ class Timm(Source):
 
     def load(self, reference: str, task: Task, weights: Path | None, *, local: bool) -> Loaded:
         """Load a model and what its pretrained_cfg says."""
-        timm = require("timm", f"timm:{reference}", "'robustbench-dyn[zoo]'")
+        timm = require("timm", f"timm:{reference}", self.install)
         with loading(f"timm:{reference}"), hub(f"timm:{reference}"):
             if weights is not None:
                 network = _own_weights(timm, reference, task, weights)
@@ -87,7 +87,6 @@ def _check_known(timm: Any, name: str) -> None:
 
 def _own_weights(timm: Any, name: str, task: Task, weights: Path) -> Any:
     """Make a network for the classes of the data set, and fill it from a file."""
-    read(weights)
     if not timm.is_model(name.partition(".")[0]):
         raise InputError(unknown("timm model", name, timm.list_models(), see="timm.list_models()"))
     overlay: dict[str, Any] = {"file": str(weights)}

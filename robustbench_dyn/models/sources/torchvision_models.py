@@ -22,12 +22,13 @@ class Torchvision(Source):
     form = "torchvision:NAME"
     description = "a classifier of torchvision, or NAME/IMAGENET1K_V1 for certain weights"
     extra = "zoo"
+    packages = ("torchvision",)
     takes_weights = True
 
     def load(self, reference: str, task: Task, weights: Path | None, *, local: bool) -> Loaded:
         """Load a model and what the transforms of its weights say."""
         del local
-        models = require("torchvision.models", f"torchvision:{reference}", "'robustbench-dyn[zoo]'")
+        models = require("torchvision.models", f"torchvision:{reference}", self.install)
         name, _, tag = reference.partition("/")
         known = models.list_models(module=models)
         if name not in known:
