@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -37,13 +38,12 @@ def compare(
     norm = None if norm_name is None else parse_norm(norm_name)
     radius = None if eps is None else parse_eps(eps)
     stores = require_stores(store or [])
-    from robustbench_dyn.models.sources import table_name
     from robustbench_dyn.reporting.comparison import compare as compare_entries
     from robustbench_dyn.reporting.comparison_output import document, to_text
     from robustbench_dyn.reporting.published import entries_of, read_folder, shipped_entries
     from robustbench_dyn.results.store import Store
 
-    one, other = table_name(one), table_name(other)
+    one, other = _label(one), _label(other)
     entries = [entry for path in stores for entry in entries_of(Store(path))]
     if tables is not None:
         entries += read_folder(require_tables(tables))
@@ -55,3 +55,11 @@ def compare(
         return
     for line in to_text(one, other, found, all_examples=examples):
         print_result(line)
+
+
+def _label(model: str) -> str:
+    """Return a model as tables call it; ~SIGMA and @HASH after its name stay."""
+    from robustbench_dyn.models.sources import table_name
+
+    name, after = re.fullmatch(r"(?s)(.*?)((?:~[0-9.e+-]+)?(?:@\w+)?)", model).groups()  # type: ignore[union-attr]
+    return table_name(name) + after

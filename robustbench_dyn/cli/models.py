@@ -24,22 +24,23 @@ from robustbench_dyn.names import file_name
 
 def show(
     model: Annotated[str, typer.Argument(help="Name of the model; see dynbench list models.")],
-    weights_file: WeightsFile = None,
+    weights: WeightsFile = None,
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
     """Show a model's card: what it claims, and its sets of weights."""
     from robustbench_dyn.models.architectures import full_name, split_name
-    from robustbench_dyn.models.loading import find_architecture
+    from robustbench_dyn.models.loading import find_architecture, refuse_weights
     from robustbench_dyn.models.sources import is_from_source
 
     del plugins, trust  # heeded while the options were read
     if is_from_source(model):
         from robustbench_dyn.models.sources.assembly import facts
 
-        for name, value in facts(model, weights=weights_file).items():
+        for name, value in facts(model, weights=weights).items():
             print_result(f"{name}: {value}")
         return
+    refuse_weights(model, weights)
     plugin, card = find_architecture(split_name(model)[0])
     print_result(f"{card.name} {card.version} ({card.family}), from {plugin.origin}")
     print_result(card.summary)
@@ -48,15 +49,13 @@ def show(
     for title, values in (("properties", card.properties), ("sources", card.sources)):
         if values:
             print_result(f"{title}: {', '.join(values)}")
-    for weights in card.weights:
-        options = ", ".join(f"{key}={value}" for key, value in weights.options.items())
-        trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
-        name = full_name(card.name, weights.variant)
-        seconds = weights.training_seconds
+    for one in card.weights:
+        options = ", ".join(f"{key}={value}" for key, value in one.options.items())
+        trained_for = f"{one.dataset}" + (f", {one.norm}" if one.norm else "")
+        name = full_name(card.name, one.variant)
+        seconds = one.training_seconds
         trained_in = "" if seconds is None else f"; {seconds:g} s of training"
-        print_result(
-            f"{name} for {trained_for}: {weights.file}; {options}; {weights.recipe}{trained_in}"
-        )
+        print_result(f"{name} for {trained_for}: {one.file}; {options}; {one.recipe}{trained_in}")
 
 
 def train(

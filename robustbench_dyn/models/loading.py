@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_dyn.errors import InputError, IntegrityError, RegistryError
+from robustbench_dyn.errors import InputError, IntegrityError, RegistryError, shown
 from robustbench_dyn.limited_yaml import read_text
 from robustbench_dyn.models.architectures import (
     Architecture,
@@ -161,7 +161,7 @@ def load_model(
 
         wanted = norm or threat_model
         return load_from_source(model_name, dataset=dataset, norm=wanted, weights=weights).model
-    _refuse_weights(model_name, weights)
+    refuse_weights(model_name, weights)
     dataset = dataset or "fashion_mnist"
     name, variant = split_name(model_name)
     plugin, card = find_architecture(name, plugins)
@@ -204,16 +204,17 @@ def check_model(
         source.check_weights(weights)
         source.check_installed(model_name)
         return
-    _refuse_weights(model_name, weights)
+    refuse_weights(model_name, weights)
     name, variant = split_name(model_name)
     _, card = find_architecture(name, plugins)
     weights_for(card, dataset, norm, variant)
 
 
-def _refuse_weights(model_name: str, weights: Path | str | None) -> None:
+def refuse_weights(model_name: str, weights: Path | str | None) -> None:
+    """Raise InputError where a file of weights is given to a plugin."""
     if weights is not None:
         raise InputError(
-            f"weights={str(weights)!r} cannot be used: {model_name!r} names a plugin, whose card "
+            f"weights={shown(str(weights))} cannot be used: {model_name!r} names a plugin, whose card "
             "names its weights; give a file to a model of your own, by module:FILE.py:FUNCTION"
         )
 

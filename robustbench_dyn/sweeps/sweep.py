@@ -19,7 +19,7 @@ from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.evaluation.api import finalise_run
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.models.loading import check_model
-from robustbench_dyn.models.sources import is_from_source, source_of
+from robustbench_dyn.models.sources import absolute_name, is_from_source, source_of
 from robustbench_dyn.plugins import load_plugins, trust_plugins
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
@@ -146,6 +146,7 @@ def sweep(
         trust_plugins()
     folders = tuple(folder.resolve() for folder in plugins)
     _check(config, trust=trust)
+    config = _anywhere(config)
     shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
     workers = min(workers or _cores(), len(shards))
     shards = [replace(shard, trust=trust, limits=limits) for shard in shards]
@@ -198,6 +199,20 @@ def _split(
                 smoothing=smoothing,
                 weights=weights,
             )
+
+
+def _anywhere(config: Sweep) -> Sweep:
+    """Return a sweep whose files are found from the folder of any worker."""
+    models = tuple(
+        entry.model_copy(
+            update={
+                "name": absolute_name(entry.name),
+                "weights": entry.weights and entry.weights.resolve(),
+            }
+        )
+        for entry in config.models
+    )
+    return config.model_copy(update={"models": models})
 
 
 def _check(config: Sweep, *, trust: bool) -> None:

@@ -3,6 +3,7 @@
 from robustbench_dyn.models.sources.base import Defaults, Loaded, Preprocessing, Source, Task
 from robustbench_dyn.models.sources.catalogue import (
     SOURCES,
+    absolute_name,
     defaults_of,
     is_from_source,
     is_source,
@@ -17,6 +18,7 @@ __all__ = [
     "Preprocessing",
     "Source",
     "Task",
+    "absolute_name",
     "defaults_of",
     "is_from_source",
     "is_source",

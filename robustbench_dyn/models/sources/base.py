@@ -88,6 +88,7 @@ class Source(ABC):
     form: how a user writes it. extra: the optional dependencies of this package that it needs;
     packages: what they are imported as.
     takes_weights: whether the weights can come from a file of the user's own, by --weights.
+    only_files: whether references are paths alone, which the name in a table does not tell.
     runs_own_code: whether it runs code of the user's own, and not of an installed library.
     """
 
@@ -97,6 +98,7 @@ class Source(ABC):
     extra: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ()
     takes_weights: ClassVar[bool] = False
+    only_files: ClassVar[bool] = False
     runs_own_code: ClassVar[bool] = False
 
     @abstractmethod
@@ -118,13 +120,20 @@ class Source(ABC):
         if not reference:
             raise InputError(f"{self.name}: names no model; give {self.form}")
 
+    def absolute(self, reference: str) -> str:
+        """Return a reference that names the same model from any folder."""
+        try:
+            return str(Path(reference).resolve()) if Path(reference).exists() else reference
+        except (OSError, ValueError):
+            return reference
+
     def check_weights(self, weights: Path | str | None) -> None:
         """Raise InputError where the source takes no file of weights, or the file is none."""
         if weights is None:
             return
         if not self.takes_weights:
             raise InputError(
-                f"weights={str(weights)!r} cannot be used: {self.form} brings its own weights"
+                f"weights={shown(str(weights))} cannot be used: {self.form} brings its own weights"
             )
         check_file(Path(weights))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.sources.base import Defaults, Source, Task
 from robustbench_dyn.plugins import Entry, Registry
 from robustbench_dyn.threat_models import Norm
@@ -50,8 +51,21 @@ def source_of(model_name: str) -> Named:
     if not colon:
         source, _, reference = model_name.partition("/")
     found = Named(SOURCES.get(source)(), reference, bool(colon))
+    if found.source.only_files and not colon:
+        raise InputError(
+            f"{model_name} is the name in tables of a model from a file, which it does not tell; "
+            f"give {found.source.form}"
+        )
     found.source.check(reference)
     return found
+
+
+def absolute_name(model_name: str) -> str:
+    """Return the name of a model with the whole path of its file or folder, if it has one."""
+    if ":" not in model_name:
+        return model_name
+    source, reference, _ = source_of(model_name)
+    return f"{source.name}:{source.absolute(reference)}"
 
 
 def table_name(model_name: str) -> str:

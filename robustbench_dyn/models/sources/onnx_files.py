@@ -18,6 +18,7 @@ class OnnxFile(Source):
     form = "onnx:FILE.onnx"
     description = "a network in an ONNX file, with any normalisation inside"
     extra = "onnx"
+    only_files = True
     packages = (
         "onnx",
         "onnx2torch",
@@ -38,12 +39,7 @@ class OnnxFile(Source):
 
     def load(self, reference: str, task: Task, weights: Path | None, *, local: bool) -> Loaded:
         """Convert a file; its shapes are those that it states."""
-        del task, weights
-        if not local:
-            raise InputError(
-                f"onnx/{reference} is a model of a file, which the name does not tell; "
-                f"give {self.form}"
-            )
+        del task, weights, local
         onnx = require("onnx", f"onnx:{reference}", self.install)
         onnx2torch = require("onnx2torch", f"onnx:{reference}", self.install)
         content = Path(reference).read_bytes()

@@ -27,6 +27,7 @@ class PythonFile(Source):
     form = "module:FILE.py:FUNCTION"
     description = "a function in a Python file of yours that returns a torch.nn.Module"
     takes_weights = True
+    only_files = True
     runs_own_code = True
 
     def check(self, reference: str) -> None:
@@ -38,19 +39,24 @@ class PythonFile(Source):
         path, function = _split(reference)
         return f"{self.name}/{safe(path.stem)[:60]}/{safe(function)}"
 
+    def absolute(self, reference: str) -> str:
+        """Return FILE.py:FUNCTION with the whole path of the file."""
+        path, function = _split(reference)
+        return f"{path.resolve()}:{function}"
+
     def load(self, reference: str, task: Task, weights: Path | None, *, local: bool) -> Loaded:
         """Import the file, call the function, and fill what it returns."""
+        import torch
         from torch import nn
 
-        if not local:
-            raise InputError(
-                f"module/{reference} is a model of a Python file, which the name does not tell; "
-                f"give {self.form}"
-            )
+        del local
         path, function = _split(reference)
         content = path.read_bytes()
         code = hashlib.sha256(content).hexdigest()
-        network = _called(_imported(path, code), function, path, task)
+        # Random weights are the same ones each time: a run resumes, and shards agree.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = _called(_imported(path, code), function, path, task)
         if not isinstance(network, nn.Module):
             raise RegistryError(
                 f"{function} of {path} returned {type(network).__name__}; it must return a "

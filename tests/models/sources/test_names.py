@@ -65,7 +65,8 @@ REFUSED = {
     "module:no.py:build": "there is no file 'no.py'",
     "module:nul\0.py:build": "there is no file",
     "onnx:no.onnx": "there is no file 'no.onnx'",
-    "module/net/build": "names no function",
+    "module/net/build": "is the name in tables of a model from a file",
+    "onnx/net": "is the name in tables of a model from a file",
 }
 
 

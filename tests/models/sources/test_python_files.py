@@ -158,6 +158,16 @@ def keys(model, images, nowhere):
     return evaluate(model, images, L2, attacks="none", certifiers="none").key
 
 
+def test_random_weights_are_the_same_each_time(name):
+    torch.manual_seed(1)
+    one = load_model(called(name, "fixed"))
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.rand(1) == drawn
+    torch.manual_seed(2)
+    assert torch.equal(one[1].weight, load_model(called(name, "fixed"))[1].weight)
+
+
 def test_other_code_with_equal_weights_has_another_key(nowhere, images):
     """What a file imports may change where the file does not."""
     folder = nowhere / "nets"
