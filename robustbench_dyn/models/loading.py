@@ -214,8 +214,9 @@ def refuse_weights(model_name: str, weights: Path | str | None) -> None:
     """Raise InputError where a file of weights is given to a plugin."""
     if weights is not None:
         raise InputError(
-            f"weights={shown(str(weights))} cannot be used: {model_name!r} names a plugin, whose card "
-            "names its weights; give a file to a model of your own, by module:FILE.py:FUNCTION"
+            f"weights={shown(str(weights))} cannot be used: {model_name!r} names a plugin, whose "
+            "card names its weights; give a file to a model of your own, by "
+            "module:FILE.py:FUNCTION"
         )
 
 
