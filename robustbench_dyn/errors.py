@@ -16,7 +16,7 @@ class ShapeError(InputError):
 
 
 class DataUnavailableError(DynbenchError):
-    """A data set is neither shipped, nor on this machine, nor downloadable."""
+    """A data set or a checkpoint is neither shipped, nor on this machine, nor downloadable."""
 
 
 class IntegrityError(DynbenchError):

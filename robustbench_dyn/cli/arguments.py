@@ -31,6 +31,7 @@ def targets_of(
     n_examples: int | None,
     usual_n_examples: int,
     plugins: Sequence[Path],
+    weights: Path | None = None,
 ) -> list[Target]:
     """Return a target for each model, in their order, each once.
 
@@ -47,6 +48,7 @@ def targets_of(
             n_examples=n_examples,
             usual_n_examples=usual_n_examples,
             plugins=plugins,
+            weights=weights,
         )
         for model in dict.fromkeys(models)
     ]
@@ -62,9 +64,11 @@ def _target(
     n_examples: int | None,
     usual_n_examples: int,
     plugins: Sequence[Path],
+    weights: Path | None,
 ) -> Target:
     from robustbench_dyn.datasets import dataset_info
     from robustbench_dyn.datasets.catalogue import example_range
+    from robustbench_dyn.models.loading import check_model
 
     chosen = resolve_defaults(model, dataset, norm, eps)
     threat_models = [ThreatModel(chosen.norm, radius) for radius in chosen.eps]
@@ -73,18 +77,10 @@ def _target(
         threat_model.check_input_shape(info.input_shape)
     left = example_range(info, "test", first, n_examples)
     n = min(usual_n_examples, len(left)) if n_examples is None else len(left)
-    check_model(model, chosen.dataset, chosen.norm, plugins)
+    check_model(
+        model, dataset=chosen.dataset, norm=chosen.norm, plugins=tuple(plugins), weights=weights
+    )
     return Target(model, chosen.dataset, chosen.norm, threat_models, n)
-
-
-def check_model(model: str, dataset: str, norm: Norm, plugins: Sequence[Path]) -> None:
-    """Raise RegistryError for an unknown model, InputError for one without such weights."""
-    from robustbench_dyn.models.architectures import split_name, weights_for
-    from robustbench_dyn.models.loading import find_architecture
-
-    name, variant = split_name(model)
-    _, card = find_architecture(name, tuple(plugins))
-    weights_for(card, dataset, norm, variant)
 
 
 def check_methods(attacks: str | None, certifiers: str | None, targets: Sequence[Target]) -> None:

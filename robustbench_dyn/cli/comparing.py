@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,6 +72,7 @@ def compare(
     from robustbench_dyn.reporting.published import entries_of, read_folder, shipped_entries
     from robustbench_dyn.results.store import Store
 
+    one, other = _label(one), _label(other)
     entries = [entry for path in stores for entry in entries_of(Store(path))]
     if tables is not None:
         entries += read_folder(require_tables(tables))
@@ -101,3 +103,11 @@ def _print_grid(grid: Grid) -> None:
         for name in others
     ]
     table([first, *columns], grid.rows, instead="--json")
+
+
+def _label(model: str) -> str:
+    """Return a model as tables call it; ~SIGMA and @HASH after its name stay."""
+    from robustbench_dyn.models.sources import table_name
+
+    name, after = re.fullmatch(r"(?s)(.*?)((?:~[0-9.e+-]+)?(?:@\w+)?)", model).groups()  # type: ignore[union-attr]
+    return table_name(name) + after

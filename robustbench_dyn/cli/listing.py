@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from robustbench_dyn.cli.options import AsJson, Plugins, Trust
-from robustbench_dyn.cli.output import print_json
+from robustbench_dyn.cli.output import announce, print_json
 
 if TYPE_CHECKING:
     from robustbench_dyn.cli.consoles import Column
@@ -31,21 +31,22 @@ class Listing(NamedTuple):
 
 def list_(
     what: Annotated[
-        Literal["models", "datasets", "attacks", "certifiers", "operations"],
+        Literal["models", "sources", "datasets", "attacks", "certifiers", "operations"],
         typer.Argument(
-            metavar="models|datasets|attacks|certifiers|operations", help="What to list."
+            metavar="models|sources|datasets|attacks|certifiers|operations", help="What to list."
         ),
     ],
     as_json: AsJson = False,
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
-    """List models, data sets, attacks, certifiers, or operations that can be bounded."""
+    """List models, their sources, data sets, attacks, certifiers, or operations to be bounded."""
     from robustbench_dyn.cli.consoles import table
 
     del plugins, trust  # heeded while the options were read
     listing = {
         "models": _models,
+        "sources": _sources,
         "datasets": _datasets,
         "attacks": _attacks,
         "certifiers": _certifiers,
@@ -56,6 +57,10 @@ def list_(
         return
     rows = [[_cell(listing, record, column) for column in listing.columns] for record in listing[1]]
     table(list(listing.columns.values()), rows, instead="--json")
+    if what == "models":
+        from robustbench_dyn.models.sources import SOURCES
+
+        announce(f"and models of {', '.join(SOURCES)}, by SOURCE:NAME: dynbench list sources")
 
 
 def _cell(listing: Listing, record: Record, column: str) -> str:
@@ -93,6 +98,24 @@ def _of_model(plugin: Plugin) -> list[Record]:
         _record(name, plugin.origin, datasets=list(dict.fromkeys(of_name)), family=card.family)
         for name, of_name in sorted((datasets or {plugin.name: []}).items())
     ]
+
+
+def _sources() -> Listing:
+    from robustbench_dyn.cli.consoles import Column
+    from robustbench_dyn.models.sources import SOURCES
+    from robustbench_dyn.plugins import BUILT_IN
+
+    columns = {
+        "name": Column("model"),
+        "install": Column("pip install", importance=1),
+        "description": Column("description", wraps=True),
+    }
+    sources = [SOURCES.get(name)() for name in SOURCES]
+    records = [
+        _record(one.form, BUILT_IN, install=one.install, description=one.description)
+        for one in sources
+    ]
+    return Listing(columns, records, "description")
 
 
 def _datasets() -> Listing:

@@ -64,7 +64,10 @@ Limited = Annotated[
         rich_help_panel=PLUGINS,
     ),
 ]
-_MODEL_HELP = "NAME or NAME/VARIANT; see: dynbench list models."
+_MODEL_HELP = (
+    "NAME or NAME/VARIANT, see: dynbench list models; or SOURCE:NAME, as timm:resnet18, see: "
+    "dynbench list sources."
+)
 Model = Annotated[
     str,
     typer.Option(
@@ -265,12 +268,17 @@ def resolve_defaults(
     Raises InputError for a norm or an eps that is none, and for an unknown data set.
     """
     from robustbench_dyn.datasets import dataset_info
+    from robustbench_dyn.models.sources import defaults_of
 
-    del model  # each has the same defaults
-    radii = [parse_eps(text) for text in eps]
-    chosen = parse_norm(DEFAULT_NORM if norm is None else norm)
-    info = dataset_info(DEFAULT_DATASET if dataset is None else dataset)
-    return Defaults(info.name, chosen, [*dict.fromkeys(radii)] or [info.eps_for(chosen)])
+    radii = [*dict.fromkeys(parse_eps(text) for text in eps)]
+    wanted = None if norm is None else parse_norm(norm)
+    own = defaults_of(model, dataset=dataset, norm=wanted)
+    info = dataset_info(dataset or own.dataset or DEFAULT_DATASET)
+    chosen = wanted or own.norm or parse_norm(DEFAULT_NORM)
+    if not radii:
+        is_its_own = own.eps is not None and (info.name, chosen) == (own.dataset, own.norm)
+        radii = [own.eps if is_its_own and own.eps is not None else info.eps_for(chosen)]
+    return Defaults(dataset or info.name, chosen, radii)
 
 
 def parse_batch_size(text: str) -> int | Literal["auto"]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_dyn.cli.arguments import check_model, check_store, targets_of
+from robustbench_dyn.cli.arguments import check_store, targets_of
 from robustbench_dyn.cli.evaluating import DEFAULT_N_OF_CURVES
 from robustbench_dyn.cli.options import (
     MODEL,

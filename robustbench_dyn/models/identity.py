@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.fingerprint import UnknownContentError, fingerprint
 from robustbench_dyn.models.isolated import IsolatedModel
+from robustbench_dyn.models.sources import SOURCES
 from robustbench_dyn.names import check_name
 
 
@@ -50,17 +51,18 @@ _remembered: dict[int, _Remembered] = {}
 _names: set[str] = set()
 
 
-def remember(model: nn.Module, identity: ModelIdentity) -> None:
-    """Remember a model that was built from a registered plugin, as it is now.
+def remember(model: nn.Module, identity: ModelIdentity, *, measured: bool = False) -> None:
+    """Remember a model that was built from a registered plugin or loaded by its name, as it is now.
 
     A model with content of which no fingerprint can be taken is not remembered; its function is
-    measured like that of an unregistered one.
+    measured like that of an unregistered one. measured: the hash of its code does not cover all
+    that it computes with, so that its function is measured at each evaluation, under its name.
     """
     _names.add(_folded(identity.name.partition("/")[0]))
     place = id(model)
     try:
-        # What another process runs is measured at each evaluation.
-        content = "" if isinstance(model, IsolatedModel) else fingerprint(model)
+        # What another process runs is measured as well.
+        content = "" if measured or isinstance(model, IsolatedModel) else fingerprint(model)
     except UnknownContentError:
         _remembered.pop(place, None)
         return
@@ -83,19 +85,26 @@ def registered_identity(model: nn.Module) -> ModelIdentity | None:
         return None
 
 
-def identity_of_isolated(model: nn.Module) -> ModelIdentity | None:
-    """Return the identity that a model in another process was loaded with; None for any other."""
+def measured_identity(model: nn.Module) -> ModelIdentity | None:
+    """Return the identity of a model whose function is measured; None for any other.
+
+    Such a model runs in another process, or is the user's own code, with the weights it had.
+    """
     known = _remembered.get(id(model))
-    isolated = isinstance(model, IsolatedModel) and known is not None and known.model() is model
-    return known.identity if known is not None and isolated else None
+    if known is None or known.model() is not model or known.content:
+        return None
+    if isinstance(model, IsolatedModel):
+        return known.identity
+    same = hash_tensors(model.state_dict()) == known.identity.state_sha256
+    return known.identity if same else None
 
 
 def check_unregistered(name: str, registered: set[str]) -> None:
     """Raise InputError where an unregistered model is called like a registered one.
 
-    registered: the names of the plugins that are in use.
+    registered: the names of the plugins that are in use. The names of sources are taken as well.
     """
-    known = _names | {_folded(other) for other in registered}
+    known = _names | {_folded(other) for other in (*registered, *SOURCES)}
     if _folded(name.partition("/")[0]) in known:
         raise InputError(
             f"{name!r} is the name of a registered model, and this is not that model as it was "
@@ -111,12 +120,13 @@ def _folded(name: str) -> str:
 def identify(model: nn.Module, logits: Tensor, *, name: str) -> ModelIdentity:
     """Return an identity for any module: hashes of its weights and of its logits.
 
-    A model in another process keeps what it was loaded with, and its logits join the hash of its
-    code. logits: of the model on a few fixed examples, (n, classes); modules with equal weights may
-    compute different functions. Raises InputError where the name is none: give `name` then.
+    A model in another process, or of the user's own file, keeps what it was loaded with, and its
+    logits join the hash of its code. logits: of the model on a few fixed examples, (n, classes);
+    modules with equal weights may compute different functions. Raises InputError where the name is
+    none: give `name` then.
     """
     measured = hash_tensors({"logits": logits})
-    loaded = identity_of_isolated(model)
+    loaded = measured_identity(model)
     if loaded is not None:
         code = hashlib.sha256(f"{loaded.code_sha256} {measured}".encode()).hexdigest()
         return replace(loaded, code_sha256=code)

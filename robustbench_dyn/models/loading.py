@@ -17,6 +17,7 @@ from robustbench_dyn.models.architectures import (
     split_name,
     weights_for,
 )
+from robustbench_dyn.models.sources import is_from_source, is_source, source_of
 from robustbench_dyn.plugins import (
     Card,
     Entry,
@@ -71,12 +72,13 @@ def plugins_of_models() -> list[Plugin]:
 def architecture_entry(plugin: Plugin) -> Entry:
     """Return the entry of a plugin that provides an architecture, whose target imports it."""
     card = plugin.card
+    taken = f"{plugin.name} is the name of a source of models; give the plugin another name"
     return Entry(
         name=plugin.name,
         target=Lazy(partial(import_architecture, plugin)) if card else None,
         description=card.summary if card else "",
         origin=plugin.origin,
-        problem=plugin.problem,
+        problem=plugin.problem or (taken if is_source(plugin.name) else ""),
     )
 
 
@@ -107,7 +109,8 @@ def find_architecture(name: str, plugin_folders: tuple[Path, ...] = ()) -> tuple
     """
     entry = discover(plugin_folders).entry(name)
     for plugin in find_plugins(*plugin_folders):
-        if plugin.name == name and plugin.card is not None and not plugin.problem:
+        broken = entry.problem or plugin.problem
+        if plugin.name == name and plugin.card is not None and not broken:
             return plugin, plugin.card
     raise RegistryError(f"model {name!r} from {entry.origin} is broken: {entry.problem}")
 
@@ -146,45 +149,90 @@ def build_model(
 def load_model(
     model_name: str,
     *,
-    dataset: str = "fashion_mnist",
+    dataset: str | None = None,
     norm: Norm | None = None,
     threat_model: Norm | None = None,
     plugins: tuple[Path, ...] = (),
+    weights: Path | str | None = None,
 ) -> nn.Module:
-    """Return a registered architecture with its trained weights, in eval mode, on the CPU.
+    """Return a model with its trained weights, in eval mode, on the CPU.
 
-    Maps (batch, C, H, W) in [0, 1] to logits (batch, K). model_name: NAME, or NAME/VARIANT where
-    an architecture has several sets of weights. threat_model is another name of norm, which
-    RobustBench uses. plugins: folders of plugins, beside those in use. The code of a plugin that is
-    not trusted runs in a process of its own, within limits; what is returned stands in for the
-    network, and has no parameters (models.isolated.IsolatedModel). Raises RegistryError for an
-    unknown or broken plugin, InputError where it has no weights for dataset, IntegrityError where
-    the weights file is not the one that the card names.
+    Maps (batch, C, H, W) in [0, 1] to logits (batch, K). model_name: of an architecture, NAME or
+    NAME/VARIANT where it has several sets of weights; or SOURCE:REFERENCE for a model of another
+    library or of a file of one's own (models.sources), as timm:resnet18. dataset: the one that the
+    weights are for, fashion_mnist by default; a model of a source is held to it where it is given.
+    threat_model is another name of norm, which RobustBench uses. plugins: folders of plugins,
+    beside those in use. weights: a file of weights for a model of a source that takes one. The code
+    of a plugin that is not trusted runs in a process of its own, within limits; what is returned
+    stands in for the network, and has no parameters (models.isolated.IsolatedModel). Raises
+    RegistryError for an unknown or broken plugin or package, InputError where there are no weights
+    for dataset, IntegrityError where the weights file is not the one that the card names or fits
+    no such network, DataUnavailableError where weights cannot be downloaded.
     """
     if not isinstance(model_name, str):
         raise InputError(f"model_name={shown(model_name)} is no name; give one, such as 'lipflow'")
+    if is_from_source(model_name):
+        from robustbench_dyn.models.sources.assembly import load_from_source  # noqa: PLC0415
+
+        wanted = norm or threat_model
+        return load_from_source(model_name, dataset=dataset, norm=wanted, weights=weights).model
+    refuse_weights(model_name, weights)
+    dataset = dataset or "fashion_mnist"
     name, variant = split_name(model_name)
     plugin, card = find_architecture(name, plugins)
     if is_trusted(plugin):
         architecture = discover(plugins).get(name)
-        weights = architecture.weights_for(dataset, norm or threat_model, variant)
-        return load_weights(architecture, weights)
+        trained = architecture.weights_for(dataset, norm or threat_model, variant)
+        return load_weights(architecture, trained)
     from robustbench_dyn.models.identity import ModelIdentity, remember  # noqa: PLC0415
     from robustbench_dyn.models.isolated import load_isolated  # noqa: PLC0415
 
-    weights = weights_for(card, dataset, norm or threat_model, variant)
-    model = load_isolated(plugin, model_name, weights, plugins=plugins)
+    trained = weights_for(card, dataset, norm or threat_model, variant)
+    model = load_isolated(plugin, model_name, trained, plugins=plugins)
     identity = ModelIdentity(
-        name=full_name(name, weights.variant),
+        name=full_name(name, trained.variant),
         family=card.family,
         plugin_version=card.version,
         code_sha256=hash_code(plugin.folder),
-        weights_sha256=weights.sha256,
+        weights_sha256=trained.sha256,
         state_sha256=model.facts["state_sha256"],
-        recipe_sha256=hash_recipe(plugin.folder, weights),
+        recipe_sha256=hash_recipe(plugin.folder, trained),
     )
     remember(model, identity)
     return model
+
+
+def check_model(
+    model_name: str,
+    *,
+    dataset: str,
+    norm: Norm | None = None,
+    plugins: tuple[Path, ...] = (),
+    weights: Path | str | None = None,
+) -> None:
+    """Raise what load_model would raise for these arguments, as far as it is seen without torch.
+
+    No weights are read, and no code of a plugin or of another library runs.
+    """
+    if is_from_source(model_name):
+        source = source_of(model_name).source
+        source.check_weights(weights)
+        source.check_installed(model_name)
+        return
+    refuse_weights(model_name, weights)
+    name, variant = split_name(model_name)
+    _, card = find_architecture(name, plugins)
+    weights_for(card, dataset, norm, variant)
+
+
+def refuse_weights(model_name: str, weights: Path | str | None) -> None:
+    """Raise InputError where a file of weights is given to a plugin."""
+    if weights is not None:
+        raise InputError(
+            f"weights={shown(str(weights))} cannot be used: {model_name!r} names a plugin, whose "
+            "card names its weights; give a file to a model of your own, by "
+            "module:FILE.py:FUNCTION"
+        )
 
 
 def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:

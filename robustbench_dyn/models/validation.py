@@ -25,7 +25,7 @@ from robustbench_dyn.models.freezing import frozen_eval, trainable_forward
 from robustbench_dyn.models.identity import (
     check_unregistered,
     identify,
-    identity_of_isolated,
+    measured_identity,
     registered_identity,
 )
 from robustbench_dyn.models.machine_errors import is_machine_error
@@ -84,12 +84,11 @@ class ModelUnderTest:
         self._content = ""
         known = registered_identity(model)
         name = name or type(model).__name__
-        if known is None and identity_of_isolated(model) is None:
+        if known is None and measured_identity(model) is None:
             check_unregistered(name, {p.name for p in find_plugins() if p.provides("architecture")})
-        # Without a number of classes, a pass is needed to find it out.
-        known = known if self.n_classes else None
         self.registered = known is not None
-        self.flags = [] if known else self.examine()
+        # Without a number of classes, a pass is needed to find it out.
+        self.flags = [] if known and self.n_classes else self.examine()
         if known is None:
             with seeded(seed, "preparation"):
                 known = identify(model, probe_logits(self.network, self._x, device), name=name)
@@ -195,10 +194,17 @@ def validated_logits(model: nn.Module, x: Tensor, highest_label: int) -> Tensor:
     except Exception as error:
         if is_machine_error(error):
             raise
+        check_precision(model)
         raise InputError(
             f"the model cannot classify inputs of shape {tuple(x.shape[1:])}: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if isinstance(getattr(logits, "logits", None), Tensor):
+        raise InputError(
+            f"the model returned {type(logits).__name__}, which holds the logits; load it by its "
+            "name, load_model('hf:OWNER/NAME'), with the normalisation inside, or wrap it in a "
+            "module whose forward returns model(x).logits"
+        )
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the model must return logits (batch, classes); it returned {shape}")
@@ -212,6 +218,16 @@ def validated_logits(model: nn.Module, x: Tensor, highest_label: int) -> Tensor:
         )
     check_frozen(model, x, logits)
     return logits
+
+
+def check_precision(model: nn.Module) -> None:
+    """Raise InputError where a network has weights of another float type than float32."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise InputError(
+                f"the model has weights of {parameter.dtype}, and inputs are float32; call "
+                "model.float()"
+            )
 
 
 def check_frozen(model: nn.Module, x: Tensor, logits: Tensor) -> None:

@@ -1,6 +1,8 @@
-"""The content of a safetensors file as the weights of a network."""
+"""The content of a safetensors file, or named tensors, as the weights of a network."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +16,7 @@ def fill(model: nn.Module, content: bytes) -> None:
     """Copy the tensors of a safetensors file into a network.
 
     Raises IntegrityError, with the reason alone, where the content is no such file, or its tensors
-    do not have the names, shapes and types of the network's own, all of them finite.
+    are not those of the network.
     """
     try:
         tensors = load(content)
@@ -23,6 +25,15 @@ def fill(model: nn.Module, content: bytes) -> None:
         raise IntegrityError(
             f"it is no safetensors file: {type(error).__name__}: {one_line(str(error))}"
         ) from error
+    fill_with(model, tensors)
+
+
+def fill_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy named tensors into a network.
+
+    Raises IntegrityError, with the reason alone, where they do not have the names, shapes and types
+    of the network's own, all of them finite.
+    """
     own = model.state_dict()
     for name, tensor in tensors.items():
         if name in own:
@@ -34,7 +45,9 @@ def fill(model: nn.Module, content: bytes) -> None:
         raise IntegrityError(one_line(str(error))) from error
 
 
-def _check(name: str, tensor: Tensor, own: object) -> None:
+def _check(name: str, tensor: object, own: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise IntegrityError(f"{shown(name)} is {type(tensor).__name__}, and no tensor")
     # load_state_dict would round float64, and take integers for weights.
     if isinstance(own, Tensor) and tensor.dtype != own.dtype:
         raise IntegrityError(

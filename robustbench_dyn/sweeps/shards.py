@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_dyn.errors import SoundnessError
+from robustbench_dyn.models.sources import table_name
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Shard:
     limits: Limits | None = None
     data_dir: Path | None = None
     smoothing: Smoothing | None = None
+    weights: Path | None = None
 
     def __str__(self) -> str:
         return (
@@ -56,7 +58,8 @@ class Shard:
     @property
     def name(self) -> str:
         """The name of the model in the tables."""
-        return self.smoothing.name_of(self.model) if self.smoothing else self.model
+        name = table_name(self.model)
+        return self.smoothing.name_of(name) if self.smoothing else name
 
     def matches(self, spec: EvaluationSpec) -> bool:
         """Return whether the evaluation of this spec may hold verdicts of this shard."""
@@ -100,7 +103,7 @@ def run_shard(shard: Shard, store: Path, progress: Callable[[Progress], None] | 
         limit_plugins(shard.limits)
     data = load_dataset(shard.dataset, n_examples=shard.stop, data_dir=shard.data_dir)
     data = data.rows(shard.start, shard.stop)
-    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm)
+    model = load_model(shard.model, dataset=shard.dataset, norm=shard.norm, weights=shard.weights)
     threat_models = [ThreatModel(shard.norm, eps) for eps in shard.eps]
     common: dict[str, Any] = {
         "seed": shard.seed,

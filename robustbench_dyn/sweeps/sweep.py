@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -17,8 +17,8 @@ from robustbench_dyn.certification.catalogue import named_certifiers
 from robustbench_dyn.datasets import dataset_info
 from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.isolation.limits import Limits
-from robustbench_dyn.models.architectures import split_name, weights_for
-from robustbench_dyn.models.loading import find_architecture
+from robustbench_dyn.models.loading import check_model
+from robustbench_dyn.models.sources import absolute_name, is_from_source, source_of
 from robustbench_dyn.plugins import load_plugins, trust_plugins
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
@@ -42,16 +42,26 @@ class ThreatModelGrid(StrictFile):
     eps: Annotated[tuple[Eps, ...], NonEmpty]
 
 
+class Subject(NamedTuple):
+    """What a sweep evaluates: a model, maybe smoothed, maybe with weights from a file."""
+
+    model: str
+    smoothing: Smoothing | None
+    weights: Path | None
+
+
 class ModelEntry(StrictFile):
     """A model of a sweep; a plain string stands for its name.
 
-    name: NAME or NAME/VARIANT. n_examples: overrides the number of the sweep. smoothing: where
-    given, the sweep evaluates the smoothed classifier of the model.
+    name: NAME or NAME/VARIANT, or SOURCE:REFERENCE (models.sources). n_examples: overrides the
+    number of the sweep. smoothing: where given, the sweep evaluates the smoothed classifier of the
+    model. weights: a file of weights, for a source that takes one.
     """
 
     name: str
     n_examples: PositiveInt | None = None
     smoothing: Smoothing | None = None
+    weights: Path | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -82,10 +92,10 @@ class Sweep(StrictFile):
     examples_per_shard: PositiveInt | None = None
 
     @property
-    def sizes(self) -> dict[tuple[str, Smoothing | None], int]:
+    def sizes(self) -> dict[Subject, int]:
         """Return the number of examples of each model; the last entry of a model counts."""
         return {
-            (entry.name, entry.smoothing): entry.n_examples or self.n_examples
+            Subject(entry.name, entry.smoothing, entry.weights): entry.n_examples or self.n_examples
             for entry in self.models
         }
 
@@ -137,7 +147,8 @@ def sweep(
     if trust:
         trust_plugins()
     folders = tuple(folder.resolve() for folder in plugins)
-    _check(config)
+    _check(config, trust=trust)
+    config = _anywhere(config)
     shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
     workers = min(workers or _cores(), len(shards))
     shards = [replace(shard, trust=trust, limits=limits) for shard in shards]
@@ -163,7 +174,7 @@ def sweep(
 def _split(
     config: Sweep, *, device: str, plugins: tuple[Path, ...], data_dir: Path | None
 ) -> Iterator[Shard]:
-    for (model, smoothing), n_examples in config.sizes.items():
+    for (model, smoothing, weights), n_examples in config.sizes.items():
         size = config.examples_per_shard or n_examples
         for dataset, grid, seed, start in product(
             dict.fromkeys(config.datasets),
@@ -189,22 +200,40 @@ def _split(
                 plugins=plugins,
                 data_dir=data_dir,
                 smoothing=smoothing,
+                weights=weights,
             )
 
 
-def _check(config: Sweep) -> None:
+def _anywhere(config: Sweep) -> Sweep:
+    """Return a sweep whose files are found from the folder of any worker."""
+    models = tuple(
+        entry.model_copy(
+            update={
+                "name": absolute_name(entry.name),
+                "weights": entry.weights and entry.weights.resolve(),
+            }
+        )
+        for entry in config.models
+    )
+    return config.model_copy(update={"models": models})
+
+
+def _check(config: Sweep, *, trust: bool) -> None:
     infos = [dataset_info(name) for name in config.datasets]
     norms = [grid.norm for grid in config.threat_models]
-    for (model, smoothing), n_examples in config.sizes.items():
+    for (model, smoothing, weights), n_examples in config.sizes.items():
         if smoothing and "L2" not in norms:
             raise InputError(
                 f"{smoothing.name_of(model)} is a smoothed classifier, which is certified in L2 "
                 f"only, and the sweep has {', '.join(norms)} only; add L2 or drop it"
             )
-        name, variant = split_name(model)
-        _, card = find_architecture(name)
+        if is_from_source(model) and source_of(model).source.runs_own_code and not trust:
+            raise InputError(
+                f"{model} is code of a file that the sweep names, and would run inside this "
+                "process; read it, and say --trust"
+            )
         for info in infos:
-            weights_for(card, info.name, variant=variant)
+            check_model(model, dataset=info.name, weights=weights)
             if n_examples > info.sizes["test"]:
                 raise InputError(
                     f"n_examples={n_examples}, but {info.name} has {info.sizes['test']} "
@@ -241,7 +270,11 @@ def _rows(config: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, A
 
     done: dict[tuple[int, str, tuple[float, ...]], int] = {}
     for shard, key in keys.items():
-        evaluation = (config.sizes[shard.model, shard.smoothing], key, shard.eps)
+        evaluation = (
+            config.sizes[Subject(shard.model, shard.smoothing, shard.weights)],
+            key,
+            shard.eps,
+        )
         done[evaluation] = done.get(evaluation, 0) + shard.stop - shard.start
     rows, store = [], Store(path)
     for (n_examples, key, grid), n_done in done.items():

@@ -11,7 +11,7 @@ from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.masking import N_EXAMPLES, find_signs
 from robustbench_dyn.evaluation.plan import bound_of
 from robustbench_dyn.lipschitz.declared import declared_bounds, refute_declared_bounds
-from robustbench_dyn.models.identity import identity_of_isolated, registered_identity
+from robustbench_dyn.models.identity import measured_identity, registered_identity
 from robustbench_dyn.models.isolated import count_parameters
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.evidence import Evidence
@@ -43,7 +43,7 @@ def check_facts(
 
 def _numbers(found: Replayed, evidence: Evidence, model: nn.Module) -> None:
     record, spec = evidence.record, evidence.record.spec
-    known = registered_identity(model) or identity_of_isolated(model)
+    known = registered_identity(model) or measured_identity(model)
     family, version = (known.family, known.plugin_version) if known else ("", "")
     for name, told, here in (
         ("family", spec.family, family),

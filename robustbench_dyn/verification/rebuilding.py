@@ -21,7 +21,7 @@ from robustbench_dyn.models.counting import CountingModel
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.identity import (
     hash_tensors,
-    identity_of_isolated,
+    measured_identity,
     registered_identity,
 )
 from robustbench_dyn.models.isolated import IsolatedModel
@@ -94,7 +94,7 @@ def smoothing_of(spec: EvaluationSpec) -> Smoothing:
 
 
 def _check_identity(model: nn.Module, spec: EvaluationSpec) -> None:
-    known = registered_identity(model) or identity_of_isolated(model)
+    known = registered_identity(model) or measured_identity(model)
     if known is None:
         raise RefusedError(f"{spec.model} cannot be identified, and so not compared with the row")
     for what, here, there in (
@@ -115,7 +115,7 @@ def _check_code(model: nn.Module, evidence: Evidence, x: Tensor) -> str:
     differ between machines. Raises RefusedError where the code is another one.
     """
     spec = evidence.record.spec
-    known = registered_identity(model) or identity_of_isolated(model)
+    known = registered_identity(model) or measured_identity(model)
     code = known.code_sha256 if known is not None else ""
     if code == spec.code_sha256:
         return ""

@@ -45,6 +45,7 @@ NO_EPS = [
     "8/0",
 ]
 NO_NAME = ["", " ", "nothing", "../x", "/", ".", "/etc/passwd", "PGD()", LONG, DIGITS, *NO_TEXT]
+NO_MODEL = [":", "x:y", "timm:", "hf:", "module:", "module:no.py:f", "onnx:no/such", "module/a/b"]
 NO_LIST = [
     *NO_NAME, ",", ":", "=", "pgd:n_steps", "pgd:n_steps=", "pgd:n_steps=x", "pgd:=1",
     "pgd:n_steps=-1", "pgd:n_steps=1e400", f"pgd:n_steps={DIGITS}", "pgd:n_steps=.nan", "n_steps=1",
@@ -79,7 +80,8 @@ FLAGS = {
 }
 
 VALUES = {
-    "model": NO_NAME,
+    "model": [*NO_NAME, *NO_MODEL],
+    "weights": ["f.txt", "junk", "no.pt", "/dev/zero", "pipe", *NO_PATH],
     "dataset": NO_NAME,
     "norm_name": [*NO_NAME, "L3", "l", "l2.0", "2"],
     "eps": NO_EPS,

@@ -338,3 +338,13 @@ def test_a_warm_store_is_held_to_the_predictions_at_its_examples(tmp_path):
     assert evaluate(honest, data, L2, **options).key == first.key
     with pytest.raises(InputError, match=r"another function of these weights.*example 7"):
         evaluate(other, data, L2, **options)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_registered_model_keeps_its_name_on_tensors(model, changed):
+    data = load_dataset("moons", n_examples=20)
+    if changed:
+        model.register_forward_hook(lambda _module, _inputs, logits: 2 * logits)
+    summary = evaluate(model, (data.x, data.y), L2, attacks="none", certifiers="none").summary
+    assert (summary["model"] == "feedforward") == (not changed)
+    assert (summary["plugin_version"] != "") == (not changed)
