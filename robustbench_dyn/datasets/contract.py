@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_dyn.datasets.catalogue import fingerprint
 from robustbench_dyn.datasets.dataset import DatasetInfo, RawSplit, Split
+from robustbench_dyn.datasets.identity import fingerprint
 from robustbench_dyn.datasets.toys import MOONS
 from robustbench_dyn.errors import DataUnavailableError
 from robustbench_dyn.plugins.contract import Finding, Outcome, Rule, check_contract
@@ -184,7 +184,9 @@ def _short(labels: list[int]) -> str:
 def _repeats(subject: Subject) -> Outcome:
     def problem(raw: RawSplit, split: Split) -> str:
         again = subject.info.load_raw(split, subject.data_dir)
-        return "" if fingerprint(raw) == fingerprint(again) else "two loads differ"
+        return (
+            "" if fingerprint(raw.x, raw.y) == fingerprint(again.x, again.y) else "two loads differ"
+        )
 
     return _each(subject, problem)
 

@@ -21,6 +21,8 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Of files that nothing registered: their stem, and the first digits of their SHA-256.
+_NAME_OF_FILES = re.compile(rf"{_NAME.pattern}-[0-9a-f]{{8}}")
 
 Availability = Literal["shipped", "found or fetched", "generated"]
 
@@ -37,6 +39,18 @@ class RawSplit(NamedTuple):
     white: float
 
 
+class Rows(NamedTuple):
+    """Some examples of a split as its source holds them; x, y and white are as in RawSplit.
+
+    sha256: hex digest of the full split, which does not depend on the rows that were read.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[np.integer[Any]]
+    white: float
+    sha256: str
+
+
 @dataclass(frozen=True, eq=False)
 class DatasetInfo:
     """The facts about a data set that are known without loading it.
@@ -44,7 +58,8 @@ class DatasetInfo:
     name: lower case letters, digits and underscores. input_shape: (C, H, W). sizes and
     availability: one entry a split, of which test is required.
     load_raw(split, data_dir): reads the whole split; imports what is heavy only when called.
-    Raises InputError where the facts cannot be true.
+    load_rows(split, rows, data_dir): reads some examples, rows a range of their ids; a data set
+    that is too large to be read whole has it. Raises InputError where the facts cannot be true.
     """
 
     name: str
@@ -55,6 +70,7 @@ class DatasetInfo:
     source: str
     licence: str
     load_raw: Callable[[Split, Path | None], RawSplit]
+    load_rows: Callable[[Split, range, Path | None], Rows] | None = None
 
     def __post_init__(self) -> None:
         def require(holds: bool, rule: str) -> None:
@@ -62,7 +78,7 @@ class DatasetInfo:
                 raise InputError(f"data set {self.name!r}: {rule}")
 
         require(
-            bool(_NAME.fullmatch(self.name)),
+            bool(_NAME.fullmatch(self.name)) or self.is_unregistered,
             f"name={self.name!r} must be lower case letters, digits and underscores",
         )
         require(
@@ -88,6 +104,11 @@ class DatasetInfo:
     def n_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def is_unregistered(self) -> bool:
+        """Say whether the name is one of files, STEM-DIGITS, which no registry may hold."""
+        return bool(_NAME_OF_FILES.fullmatch(self.name))
 
 
 # Tensors have no single truth value for ==, so data sets compare by identity.
