@@ -1,6 +1,6 @@
 """Data sets as tensors in [0, 1], each with the checksum of what was loaded."""
 
-from robustbench_dyn.datasets.catalogue import DATASETS, dataset_info, dataset_names
+from robustbench_dyn.datasets.catalogue import DATASETS, dataset_info, dataset_name, dataset_names
 from robustbench_dyn.datasets.dataset import Dataset, DatasetInfo, RawSplit, Rows, Split
 from robustbench_dyn.datasets.forms import FORMS
 from robustbench_dyn.datasets.loading import load_dataset
@@ -19,6 +19,7 @@ __all__ = [
     "Rows",
     "Split",
     "dataset_info",
+    "dataset_name",
     "dataset_names",
     "from_folder",
     "from_huggingface",

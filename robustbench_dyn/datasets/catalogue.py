@@ -58,6 +58,20 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(name for name, entry in DATASETS.entries().items() if not entry.problem)
 
 
+def opened(name: str) -> DatasetInfo | None:
+    """Return the files of that name, as results have it, where this process has opened them."""
+    return _OPENED.get(name)
+
+
+def dataset_name(name: str, *, data_dir: Path | None = None) -> str:
+    """Return the name under which results stand: that of the content for files such as npz:FILE.
+
+    Another name is returned as it is, known or not. Raises what dataset_info raises for files.
+    """
+    is_files = isinstance(name, str) and is_form(name)
+    return dataset_info(name, data_dir=data_dir).name if is_files else name
+
+
 def dataset_info(name: str, *, data_dir: Path | None = None) -> DatasetInfo:
     """Return a data set's facts without loading it.
 

@@ -18,12 +18,14 @@ class Form:
     """A form: what stands after its colon, and the function that returns the data set.
 
     prefix: what stands before the colon. usage: as it is typed, with words in capitals for what
-    the user puts in. open(text, preprocessing, data_dir): returns the data set that text names.
+    the user puts in. of_files: whether that may be the paths of files, with commas between.
+    open(text, preprocessing, data_dir): returns the data set that text names.
     """
 
     prefix: str
     usage: str
     description: str
+    of_files: bool
     open: Callable[[str, str, Path | None], DatasetInfo]
 
 
@@ -74,11 +76,41 @@ FORMS: Registry[Form] = Registry(
     (
         Entry(form.prefix, form, description=form.description)
         for form in (
-            Form("npz", "npz:FILE", "arrays x, y, or x_test, y_test, x_train, y_train", _npz),
-            Form("folder", "folder:DIR", "images in a folder a class, in DIR or DIR/test", _folder),
-            Form("idx", "idx:IMAGES,LABELS", "two IDX files, or idx:DIR of MNIST's four", _idx),
-            Form("torchvision", "torchvision:NAME", "a data set of torchvision", _torchvision),
-            Form("hf", "hf:NAME_OR_DIR", "a data set of the Hugging Face hub", _huggingface),
+            Form(
+                prefix="npz",
+                usage="npz:FILE",
+                description="arrays x and y, or x_test, y_test, x_train and y_train",
+                of_files=True,
+                open=_npz,
+            ),
+            Form(
+                prefix="folder",
+                usage="folder:DIR",
+                description="a folder of images for each class, in DIR, or in DIR/test and DIR/train",
+                of_files=True,
+                open=_folder,
+            ),
+            Form(
+                prefix="idx",
+                usage="idx:IMAGES,LABELS",
+                description="two IDX files, or a folder with the four of the MNIST family",
+                of_files=True,
+                open=_idx,
+            ),
+            Form(
+                prefix="torchvision",
+                usage="torchvision:NAME",
+                description="a data set of torchvision",
+                of_files=False,
+                open=_torchvision,
+            ),
+            Form(
+                prefix="hf",
+                usage="hf:NAME_OR_DIR",
+                description="a data set of the Hugging Face hub, or saved by its library",
+                of_files=True,
+                open=_huggingface,
+            ),
         )
     ),
 )
@@ -88,6 +120,17 @@ def is_form(name: str) -> bool:
     """Say whether a name has a form's prefix and a colon."""
     prefix, colon, _ = name.partition(":")
     return bool(colon) and prefix in FORMS
+
+
+def with_absolute_paths(name: str) -> str:
+    """Return the same name for a process in another folder: paths in a form are made absolute."""
+    if not is_form(name):
+        return name
+    prefix, _, text = name.partition(":")
+    parts = text.split(",") if FORMS.get(prefix).of_files else []
+    paths = [str(Path(part).expanduser()) for part in parts]
+    absolute = [str(Path(path).absolute()) if Path(path).exists() else path for path in paths]
+    return f"{prefix}:{','.join(absolute)}" if parts else name
 
 
 def open_form(name: str, data_dir: Path | None) -> DatasetInfo:

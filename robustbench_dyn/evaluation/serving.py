@@ -100,7 +100,12 @@ def load(state: State, message: Message) -> Message:
     state["settings"].enter_context(full_precision())
     load_plugins(*about["folders"], trust=True)
     architecture = import_architecture(read_plugin(Path(about["plugin"]), about["origin"]))
-    model = load_weights(architecture, Weights.model_validate(about["weights"]))
+    model = load_weights(
+        architecture,
+        Weights.model_validate(about["weights"]),
+        input_shape=about.get("input_shape"),
+        n_classes=about.get("n_classes"),
+    )
     parts = {"": _frozen(model)}
     parts |= {name: _frozen(part) for name, part in surrogates_of(model).items()}
     state.update(serve(parts), selections=[])

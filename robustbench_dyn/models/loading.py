@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,13 +141,16 @@ def load_model(
     """Return a registered architecture with its trained weights, in eval mode, on the CPU.
 
     Maps (batch, C, H, W) in [0, 1] to logits (batch, K). model_name: NAME, or NAME/VARIANT where
-    an architecture has several sets of weights. threat_model is another name of norm, which
-    RobustBench uses. plugins: folders of plugins, beside those in use. The code of a plugin that is
+    an architecture has several sets of weights. dataset: a name, or files in
+    a form such as npz:FILE. threat_model is another name of norm, which RobustBench uses. plugins: folders of plugins, beside those in use. The code of a plugin that is
     not trusted runs in a process of its own, within limits; what is returned stands in for the
     network, and has no parameters (models.isolated.IsolatedModel). Raises RegistryError for an
     unknown or broken plugin, InputError where it has no weights for dataset, IntegrityError where
     the weights file is not the one that the card names.
     """
+    from robustbench_dyn.datasets import dataset_name  # noqa: PLC0415
+
+    dataset = dataset_name(dataset)
     name, variant = split_name(model_name)
     plugin, card = find_architecture(name, plugins)
     if is_trusted(plugin):
@@ -172,10 +175,16 @@ def load_model(
     return model
 
 
-def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
+def load_weights(
+    architecture: Architecture,
+    weights: Weights,
+    *,
+    input_shape: Sequence[int] | None = None,
+    n_classes: int | None = None,
+) -> nn.Module:
     """Build the network of a set of weights and fill it, in eval mode, on the CPU.
 
-    Raises IntegrityError where the file is not the one that the card names, or fits no such
+    input_shape, (C, H, W), and n_classes: those of the data set, unless its name says them. Raises IntegrityError where the file is not the one that the card names, or fits no such
     network.
     """
     from robustbench_dyn.datasets import dataset_info  # noqa: PLC0415
@@ -195,11 +204,14 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
             f"the weights file {path} is not the one that card.yaml names (its SHA-256 differs); "
             "it is corrupted or was replaced: restore it, or train it again"
         )
-    info = dataset_info(weights.dataset)
+    if input_shape is None or n_classes is None:
+        info = dataset_info(weights.dataset)
+        input_shape, n_classes = info.input_shape, info.n_classes
+    channels, height, width = input_shape
     model = build_model(
         architecture,
-        input_shape=info.input_shape,
-        n_classes=info.n_classes,
+        input_shape=(channels, height, width),
+        n_classes=n_classes,
         options=weights.options,
     )
     try:
