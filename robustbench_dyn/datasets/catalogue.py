@@ -49,8 +49,9 @@ DATASETS: Registry[DatasetInfo] = Registry(
     hint=f"files ({_usages()}) or ",
     from_plugins=from_plugins("datasets", _check_type, of_foreign=isolated.of_foreign_plugin),
 )
-# Of files that this process has opened, so that weights which were trained on them can be filled.
-_OPENED = dict[str, DatasetInfo]()
+# Of files that this process has opened, so that weights which were trained on them can be filled:
+# their facts by their name in results, and that name by the one that the user gave.
+_OPENED, _NAMES = dict[str, DatasetInfo](), dict[str, str]()
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -66,10 +67,12 @@ def opened(name: str) -> DatasetInfo | None:
 def dataset_name(name: str, *, data_dir: Path | None = None) -> str:
     """Return the name under which results stand: that of the content for files such as npz:FILE.
 
-    Another name is returned as it is, known or not. Raises what dataset_info raises for files.
+    Files that this process has opened have the name that they had then. Another name is returned
+    as it is, known or not. Raises what dataset_info raises for files.
     """
-    is_files = isinstance(name, str) and is_form(name)
-    return dataset_info(name, data_dir=data_dir).name if is_files else name
+    if not (isinstance(name, str) and is_form(name)):
+        return name
+    return _NAMES[name] if name in _NAMES else dataset_info(name, data_dir=data_dir).name
 
 
 def dataset_info(name: str, *, data_dir: Path | None = None) -> DatasetInfo:
@@ -84,6 +87,6 @@ def dataset_info(name: str, *, data_dir: Path | None = None) -> DatasetInfo:
         raise InputError(f"{name!r} is no name of a data set; choose {', '.join(DATASETS)}")
     if is_form(name):
         info = open_form(name, data_dir)
-        _OPENED[info.name] = info
+        _OPENED[info.name], _NAMES[name] = info, info.name
         return info
     return _OPENED[name] if name in _OPENED else DATASETS.get(name)

@@ -86,7 +86,7 @@ FORMS: Registry[Form] = Registry(
             Form(
                 prefix="folder",
                 usage="folder:DIR",
-                description="a folder of images for each class, in DIR, or in DIR/test and DIR/train",
+                description="a folder of images a class, in DIR or in DIR/test and DIR/train",
                 of_files=True,
                 open=_folder,
             ),

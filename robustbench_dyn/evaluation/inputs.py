@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def _from_tensors(data: object) -> Dataset:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         kind = type(data).__name__
         raise InputError(f"data is of type {kind}; {_PAIR_OF.get(kind, _WANTED)}")
-    x, y = map(_as_tensor, data)
+    x, y = (cast("Tensor", _as_tensor(part)) for part in data)
     _check_tensors(x, y)
     sha256 = hash_tensors({"x": x, "y": y})
     return mark_verified(
@@ -89,14 +89,14 @@ def _from_tensors(data: object) -> Dataset:
     )
 
 
-def _as_tensor(part: Any) -> Any:
-    """Return an array as a tensor of its own memory, and anything else as it is."""
+def _as_tensor(part: object) -> object:
+    """Return an array as a tensor of its own memory, and anything else as it is.
+
+    Floats become float32, which networks take, though numpy's own are float64.
+    """
     if not isinstance(part, np.ndarray) or part.dtype.kind not in "fiu":
         return part
-    try:
-        return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=")))
-    except TypeError as error:
-        raise InputError(f"an array is {part.dtype}; give float32 inputs, int64 labels") from error
+    return torch.from_numpy(part.astype(np.float32 if part.dtype.kind == "f" else np.int64))
 
 
 def _verified(data: Dataset) -> Dataset:

@@ -145,7 +145,7 @@ def load_isolated(
     # A file of weights may be a link, as in the caches of hubs.
     file = (plugin.folder / weights.file).resolve()
     process = ChildProcess(who, limits=limits_in_use(), reads=[*folders, file])
-    about = {
+    about: dict[str, Any] = {
         "plugin": str(plugin.folder),
         "origin": plugin.origin,
         "folders": [str(folder) for folder in folders],

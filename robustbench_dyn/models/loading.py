@@ -140,13 +140,14 @@ def load_model(
 ) -> nn.Module:
     """Return a registered architecture with its trained weights, in eval mode, on the CPU.
 
-    Maps (batch, C, H, W) in [0, 1] to logits (batch, K). model_name: NAME, or NAME/VARIANT where
-    an architecture has several sets of weights. dataset: a name, or files in
-    a form such as npz:FILE. threat_model is another name of norm, which RobustBench uses. plugins: folders of plugins, beside those in use. The code of a plugin that is
-    not trusted runs in a process of its own, within limits; what is returned stands in for the
-    network, and has no parameters (models.isolated.IsolatedModel). Raises RegistryError for an
-    unknown or broken plugin, InputError where it has no weights for dataset, IntegrityError where
-    the weights file is not the one that the card names.
+    Maps (batch, C, H, W) in [0, 1] to logits (batch, K). model_name: NAME, or NAME/VARIANT where an
+    architecture has several sets of weights. dataset: a name, or files in a form such as
+    npz:FILE. threat_model is another name of norm, which RobustBench uses. plugins: folders of
+    plugins, beside those in use. The code of a plugin that is not trusted runs in a process of
+    its own, within limits; what is returned stands in for the network, and has no parameters
+    (models.isolated.IsolatedModel). Raises RegistryError for an unknown or broken plugin,
+    InputError where it has no weights for dataset, IntegrityError where the weights file is not
+    the one that the card names.
     """
     from robustbench_dyn.datasets import dataset_name  # noqa: PLC0415
 
@@ -184,8 +185,8 @@ def load_weights(
 ) -> nn.Module:
     """Build the network of a set of weights and fill it, in eval mode, on the CPU.
 
-    input_shape, (C, H, W), and n_classes: those of the data set, unless its name says them. Raises IntegrityError where the file is not the one that the card names, or fits no such
-    network.
+    input_shape, (C, H, W), and n_classes: those of the data set, unless its name says them. Raises
+    IntegrityError where the file is not the one that the card names, or fits no such network.
     """
     from robustbench_dyn.datasets import dataset_info  # noqa: PLC0415
     from robustbench_dyn.models.identity import (  # noqa: PLC0415

@@ -200,12 +200,17 @@ def images_shape(shape: Sequence[int], origin: str) -> tuple[tuple[int, int, int
 def as_images(x: NDArray[Any], origin: str) -> NDArray[Any]:
     """Return inputs as (n, C, H, W), uint8 or float32; raises InputError where they are none."""
     shape, channels_last = images_shape(x.shape, origin)
-    if x.dtype.kind != "f" and x.dtype != np.uint8:
-        raise InputError(
-            f"the inputs of {origin} are {x.dtype}; give uint8 from 0 to 255, or floats in [0, 1]"
-        )
+    check_type(x.dtype, origin)
     x = x if x.dtype == np.uint8 else x.astype(np.float32)
     return np.moveaxis(x, -1, 1) if channels_last else x.reshape(len(x), *shape)
+
+
+def check_type(dtype: np.dtype[Any], origin: str) -> None:
+    """Raise InputError where inputs of this type are neither bytes nor floats."""
+    if dtype.kind != "f" and dtype != np.uint8:
+        raise InputError(
+            f"the inputs of {origin} are {dtype}; give uint8 from 0 to 255, or floats in [0, 1]"
+        )
 
 
 def checked_inputs(x: NDArray[Any], rows: range, origin: str) -> Inputs:

@@ -23,10 +23,12 @@ from robustbench_dyn.datasets.sources.examples import (
     as_labels,
     check_lengths,
     check_scale,
+    check_type,
     checked_inputs,
     data_set,
     digest_of,
     existing,
+    images_shape,
 )
 from robustbench_dyn.errors import InputError, IntegrityError, one_line
 
@@ -151,8 +153,9 @@ class _NpzExamples(Examples):
         self._origin = f"array {x} of {archive.path}"
         header = archive.header(x)
         self.y = as_labels(archive.read(y), f"array {y} of {archive.path}")
-        # Refuses a wrong shape or type before anything is read.
-        as_images(np.empty((0, *header.shape[1:]), header.dtype), self._origin)
+        # What cannot be inputs is refused before anything is read.
+        images_shape(header.shape, self._origin)
+        check_type(header.dtype, self._origin)
         check_lengths(header.shape[0], len(self.y), self._origin)
         check_scale(archive.read(x, range(min(N_SAMPLED, len(self.y)))), self._origin)
 

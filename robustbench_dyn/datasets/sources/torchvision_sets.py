@@ -235,8 +235,9 @@ def _agrees(examples: Examples, order: NDArray[np.intp], found: Any, preprocessi
 def _decoded(found: Any, origin: str, preprocessing: str) -> Examples:
     """Read all images into memory, where nothing says in which files they are."""
     prepare = preprocess(preprocessing)
-    images, labels = list[NDArray[np.uint8]](), list[int]()
-    for image, label in found:
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for image, label in (found[i] for i in range(len(found))):
         grey = image.mode in ("1", "L") and not preprocessing
         pixels = np.asarray(prepare(image.convert("L" if grey else "RGB")))
         if images and pixels.shape != images[0].shape:
