@@ -55,7 +55,8 @@ def _model(plugin: Plugin) -> Row:
 
 
 def _datasets() -> tuple[Row, list[Row]]:
-    from robustbench_dyn.datasets import DATASETS, DatasetInfo
+    from robustbench_dyn.datasets import DATASETS, FORMS, DatasetInfo
+    from robustbench_dyn.plugins import BUILT_IN
 
     def row(info: DatasetInfo) -> Row:
         splits = (
@@ -63,7 +64,9 @@ def _datasets() -> tuple[Row, list[Row]]:
         )
         return "x".join(map(str, info.input_shape)), str(info.n_classes), ", ".join(splits)
 
-    return ("dataset", "input", "classes", "splits", "origin"), _rows(DATASETS, row, 3)
+    found = (FORMS.get(prefix) for prefix in FORMS)
+    forms = [(form.usage, "", "", form.description, BUILT_IN) for form in found]
+    return ("dataset", "input", "classes", "splits", "origin"), _rows(DATASETS, row, 3) + forms
 
 
 def _attacks() -> tuple[Row, list[Row]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,12 @@ from robustbench_dyn.datasets.dataset import (
 )
 from robustbench_dyn.datasets.identity import fingerprint
 from robustbench_dyn.errors import InputError, IntegrityError, shown
+
+# What files of one's own lack where they have a single split.
+_HOW_TO_ADD: Mapping[Split, str] = {
+    "train": ", or add one: x_train and y_train in an .npz, DIR/train beside DIR/test in a folder",
+    "test": "",
+}
 
 
 def load_dataset(
@@ -42,8 +49,9 @@ def load_dataset(
     if split not in SPLITS:
         raise InputError(f"split={shown(split)} is unknown; choose one of {', '.join(SPLITS)}")
     if split not in info.sizes:
-        raise InputError(f"{info.name} has no {split} split; choose {' or '.join(info.sizes)}")
-    kept = _kept(info, split, first, n_examples)
+        how = _HOW_TO_ADD[split] if info.is_unregistered else ""
+        raise InputError(f"{info.name} has no {split} split; choose {' or '.join(info.sizes)}{how}")
+    kept = example_range(info, split, first, n_examples)
     raw = read_rows(info, split, kept, folder)
 
     import torch  # noqa: PLC0415 - listing the data sets must not import torch
@@ -78,8 +86,11 @@ def read_rows(info: DatasetInfo, split: Split, rows: range, data_dir: Path | Non
     return Rows(x[part], y[part], white, fingerprint(x, y))
 
 
-def _kept(info: DatasetInfo, split: Split, first: int, n_examples: int | None) -> range:
-    """Return the ids of the examples that were asked for."""
+def example_range(info: DatasetInfo, split: Split, first: int, n_examples: int | None) -> range:
+    """Return the ids of n_examples, or of all, from `first` on; nothing is loaded.
+
+    Raises InputError where the split has no such examples.
+    """
     size = info.sizes[split]
     has = f"the {split} split of {info.name} has {size} examples"
     if isinstance(first, bool) or not isinstance(first, (int, np.integer)):
