@@ -32,6 +32,8 @@ def hash_files(folder: Path, names: Sequence[str]) -> list[str]:
     for name in names:
         path = folder / name
         with reading(path):
+            if not path.is_file():
+                raise OSError("it is no file")
             state = _state(path.stat())
             entry = known.get(name)
             if isinstance(entry, list) and entry[:-1] == state:

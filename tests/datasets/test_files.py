@@ -1,6 +1,7 @@
 """Data in files of one's own: the tensors are those of the files, and what is wrong is named."""
 
 import gzip
+import os
 import shutil
 
 import numpy as np
@@ -254,6 +255,10 @@ def test_the_hash_sees_each_file(tmp_path):
             r"loose\.png is in no class",
         ),
         (lambda d: [file.unlink() for file in d.rglob("*.png")], "has no images"),
+        (
+            lambda d: [(d / "b/0.png").unlink(), os.mkfifo(d / "b/0.png")],
+            r"b/0\.png cannot be read",
+        ),
         (lambda d: (d / "train").mkdir(), "has train, and neither test nor val"),
     ],
 )

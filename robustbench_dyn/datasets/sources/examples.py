@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,7 +21,7 @@ from robustbench_dyn.datasets.dataset import (
 )
 from robustbench_dyn.datasets.identity import name_of
 from robustbench_dyn.datasets.stable_random import permute
-from robustbench_dyn.errors import InputError, IntegrityError, shown
+from robustbench_dyn.errors import InputError, IntegrityError, one_line, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -249,9 +250,17 @@ def mixed(y: NDArray[np.int64]) -> NDArray[np.intp]:
     return permute(n, seed=0) if is_sorted else np.arange(n)
 
 
-def existing(path: Path, what: str) -> Path:
-    """Return a path, ~ expanded; raises InputError where nothing is there."""
-    path = path.expanduser()
-    if not path.exists():
-        raise InputError(f"{shown(str(path))} does not exist; give {what}")
-    return path
+def existing(path: str | os.PathLike[str], what: str) -> Path:
+    """Return the path of a regular file or a folder, ~ expanded.
+
+    Raises InputError where nothing is there, or a pipe or a device, which could be read for ever.
+    """
+    try:
+        found = Path(path).expanduser()
+        if found.is_file() or found.is_dir():
+            return found
+        state = "is no file" if found.exists() else "does not exist"
+    # A name that is too long, and a user after ~ who does not exist.
+    except (OSError, RuntimeError, ValueError) as error:
+        state = f"cannot be opened ({one_line(str(error), most=80)})"
+    raise InputError(f"{shown(str(path))} {state}; give {what}")

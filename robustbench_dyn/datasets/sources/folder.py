@@ -36,7 +36,7 @@ def from_folder(
     Raises InputError where the folder has another layout, and IntegrityError where an image is
     damaged.
     """
-    root = existing(Path(folder), "a folder of class folders")
+    root = existing(folder, "a folder of class folders")
     if not root.is_dir():
         raise InputError(f"{root} is a file; give a folder that has a folder of images a class")
     folders = {split: found for split in _SPLITS if (found := _folder_of(root, split))}

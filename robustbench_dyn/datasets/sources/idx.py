@@ -38,10 +38,10 @@ def from_idx(
     it; None names it by the file or folder and its hash.
     Raises InputError where a file is missing, and IntegrityError where one is damaged.
     """
-    path = existing(Path(images), "an IDX file of images, or a folder of IDX files")
+    path = existing(images, "an IDX file of images, or a folder of IDX files")
     pairs: dict[Split, tuple[Path, Path]]
     if labels is not None:
-        pairs = {"test": (path, existing(Path(labels), "an IDX file of labels"))}
+        pairs = {"test": (path, existing(labels, "an IDX file of labels"))}
     elif path.is_dir():
         pairs = _pairs(path)
     else:

@@ -138,7 +138,11 @@ class ImageFiles(ImageExamples):
     def open(self, i: int) -> Image:
         from PIL import Image as Images
 
-        return Images.open(self._folder / self._names[i])
+        path = self._folder / self._names[i]
+        # A pipe would be waited for.
+        if not path.is_file():
+            raise OSError("it is no file")
+        return Images.open(path)
 
     def where(self, i: int) -> str:
         return str(self._folder / self._names[i])

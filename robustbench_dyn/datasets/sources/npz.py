@@ -55,7 +55,7 @@ def from_npz(file: str | os.PathLike[str], *, name: str | None = None) -> Datase
     Raises InputError where an array is missing or has another form, and IntegrityError where the
     file is damaged.
     """
-    path = existing(Path(file), "an .npz file, which numpy.savez writes")
+    path = existing(file, "an .npz file, which numpy.savez writes")
     archive = _Archive(path)
     splits = dict[Split, Examples]()
     for split, choices in _KEYS.items():
