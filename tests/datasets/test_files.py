@@ -85,6 +85,11 @@ def test_an_npz_may_have_two_splits(npz, x, y):
     assert train.sha256 != test.sha256
 
 
+def test_a_missing_training_split_is_told_how_to_add(npz):
+    with pytest.raises(InputError, match="has no train split; choose test, or add one: x_train"):
+        load_dataset(npz(x=BYTES, y=Y), split="train")
+
+
 def test_the_name_is_of_the_file_and_its_content(npz):
     name = npz(x=BYTES, y=Y)
     data = load_dataset(name)

@@ -1,15 +1,12 @@
 """Attacks, certifiers and data sets of untrusted plugins, which run in processes of their own."""
 
-import hashlib
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from oracles.digits_plugin import write_plugin
+from oracles.files_of_data import write_data, write_nearest
 from oracles.image_folders import write_folder
-from safetensors.torch import save_file
 
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model, load_plugins
 from robustbench_dyn.attacks import ATTACKS
@@ -21,13 +18,6 @@ from robustbench_dyn.models.isolated import IsolatedModel
 from robustbench_dyn.plugins import StandIn, discovery, foreign, hash_code, trust_plugins
 
 EXAMPLE = Path(__file__).parents[1] / "plugins" / "example_plugin"
-SMALL = """
-from math import prod
-from torch import nn
-
-def build(input_shape, n_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(prod(input_shape), n_classes))
-"""
 OPTIONS = {"attacks": "ascent:n_steps=5", "certifiers": "bound,interval"}
 
 
@@ -138,6 +128,7 @@ def test_an_attack_that_ends_its_process_ends_the_run(tmp_path):
     assert discovery.folders_in_use()[-1] == folder
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_read_in_part_is_read_so_outside(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -159,19 +150,10 @@ def test_a_data_set_that_is_read_in_part_is_read_so_outside(tmp_path):
     assert outside.sha256 == inside.sha256
 
 
+@pytest.mark.slow
 def test_weights_for_files_are_filled_outside(tmp_path):
-    x = torch.arange(48).reshape(3, 1, 4, 4) / 48
-    np.savez(tmp_path / "three.npz", x=x.numpy(), y=np.arange(3))
-    name = f"npz:{tmp_path / 'three.npz'}"
-    folder = write_plugin(tmp_path / "nearest")
-    card = (folder / "card.yaml").read_text()
-    (folder / "card.yaml").write_text(card.replace("digits", dataset_name(name)))
-    (folder / "__init__.py").write_text(SMALL)
-    state = {"1.weight": x.flatten(1), "1.bias": -x.flatten(1).square().sum(dim=1) / 2}
-    save_file(state, folder / "w.safetensors")
-    digest = hashlib.sha256((folder / "w.safetensors").read_bytes()).hexdigest()
-    card = re.sub("sha256: [0-9a-f]{64}", f"sha256: {digest}", (folder / "card.yaml").read_text())
-    (folder / "card.yaml").write_text(card)
+    name = write_data(tmp_path / "three.npz")
+    folder = write_nearest(tmp_path / "nearest", name)
     load_plugins(folder)
     outside = load_model("nearest", dataset=name)
     assert isinstance(outside, IsolatedModel)
