@@ -40,15 +40,15 @@ def test_run_resumes_on_the_same_file(command, files, tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        ["curve", "--n-examples", "3", "--json"],
-        ["smooth", "--sigma", "0.1", "--n0", "2", "--n", "10", "--eps", "0.05"]
-        + ["--n-examples", "3", "--attacks", "none", "--json"],
+        "curve",
+        "smooth --sigma 0.1 --n0 2 --n 10 --eps 0.05 --attacks none",
     ],
     ids=["curve", "smooth"],
 )
 def test_curve_and_smooth_take_files(command, files, line):
-    name, *options = line
-    result = command(name, "--model", "nearest", *files, *options)
+    name, *options = line.split()
+    more = ["--model", "nearest", "--n-examples", "3", "--json"]
+    result = command(name, *options, *files, *more)
     assert (result.returncode, json.loads(result.stdout) != {}) == (0, True)
 
 
