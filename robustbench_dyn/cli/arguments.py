@@ -32,6 +32,7 @@ def targets_of(
     usual_n_examples: int,
     plugins: Sequence[Path],
     weights: Path | None = None,
+    data_dir: Path | None = None,
 ) -> list[Target]:
     """Return a target for each model, in their order, each once.
 
@@ -49,6 +50,7 @@ def targets_of(
             usual_n_examples=usual_n_examples,
             plugins=plugins,
             weights=weights,
+            data_dir=data_dir,
         )
         for model in dict.fromkeys(models)
     ]
@@ -65,14 +67,15 @@ def _target(
     usual_n_examples: int,
     plugins: Sequence[Path],
     weights: Path | None,
+    data_dir: Path | None,
 ) -> Target:
     from robustbench_dyn.datasets import dataset_info
-    from robustbench_dyn.datasets.catalogue import example_range
+    from robustbench_dyn.datasets.loading import example_range
     from robustbench_dyn.models.loading import check_model
 
-    chosen = resolve_defaults(model, dataset, norm, eps)
+    chosen = resolve_defaults(model, dataset, norm, eps, data_dir=data_dir)
     threat_models = [ThreatModel(chosen.norm, radius) for radius in chosen.eps]
-    info = dataset_info(chosen.dataset)
+    info = dataset_info(chosen.dataset, data_dir=data_dir)
     for threat_model in threat_models:
         threat_model.check_input_shape(info.input_shape)
     left = example_range(info, "test", first, n_examples)

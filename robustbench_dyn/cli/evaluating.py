@@ -116,6 +116,7 @@ def run(
         usual_n_examples=DEFAULT_N_EXAMPLES,
         plugins=plugins or (),
         weights=weights,
+        data_dir=data_dir,
     )
     check_methods(attacks, certifiers, targets)
     check_export(export)
@@ -310,6 +311,7 @@ def smooth(
         usual_n_examples=DEFAULT_N_SMOOTHED,
         plugins=plugins or (),
         weights=weights,
+        data_dir=data_dir,
     )
     if export is not None:
         check_one_model(model, why="the format of --export has no column for it")
@@ -422,6 +424,7 @@ def curve(
         usual_n_examples=DEFAULT_N_OF_CURVES,
         plugins=plugins or (),
         weights=weights,
+        data_dir=data_dir,
     )
     check_methods(None, certifiers, targets)
     check_export(export)

@@ -120,7 +120,8 @@ def _sources() -> Listing:
 
 def _datasets() -> Listing:
     from robustbench_dyn.cli.consoles import Column
-    from robustbench_dyn.datasets import DATASETS, DatasetInfo
+    from robustbench_dyn.datasets import DATASETS, FORMS, DatasetInfo
+    from robustbench_dyn.plugins import BUILT_IN
 
     def facts(info: DatasetInfo) -> Record:
         splits = [
@@ -136,7 +137,11 @@ def _datasets() -> Listing:
         "splits": Column("splits", wraps=True),
         "origin": Column("origin", importance=1),
     }
-    return Listing(columns, _records(DATASETS, facts), "splits")
+    forms = [
+        _record(form.usage, BUILT_IN, splits=[form.description])
+        for form in (FORMS.get(prefix) for prefix in FORMS)
+    ]
+    return Listing(columns, _records(DATASETS, facts) + forms, "splits")
 
 
 def _attacks() -> Listing:

@@ -261,7 +261,12 @@ class Defaults(NamedTuple):
 
 
 def resolve_defaults(
-    model: str, dataset: str | None, norm: str | None, eps: Sequence[str]
+    model: str,
+    dataset: str | None,
+    norm: str | None,
+    eps: Sequence[str],
+    *,
+    data_dir: Path | None = None,
 ) -> Defaults:
     """Return what is given, and the defaults in place of what is not.
 
@@ -273,7 +278,7 @@ def resolve_defaults(
     radii = [*dict.fromkeys(parse_eps(text) for text in eps)]
     wanted = None if norm is None else parse_norm(norm)
     own = defaults_of(model, dataset=dataset, norm=wanted)
-    info = dataset_info(dataset or own.dataset or DEFAULT_DATASET)
+    info = dataset_info(dataset or own.dataset or DEFAULT_DATASET, data_dir=data_dir)
     chosen = wanted or own.norm or parse_norm(DEFAULT_NORM)
     if not radii:
         is_its_own = own.eps is not None and (info.name, chosen) == (own.dataset, own.norm)

@@ -35,13 +35,13 @@ def settings(as_json: AsJson = False) -> None:
         }
         print_json({"settings": told, "file": None if path is None else str(path)})
         return
-    from robustbench_dyn.cli.consoles import plain_table
+    from robustbench_dyn.cli.consoles import table
 
     rows = [
         (setting.name, _line(found[setting.name]), found[setting.name].origin, setting.variable)
         for setting in SETTINGS
     ]
-    plain_table(("setting", "value", "from", "variable"), rows)
+    table(("setting", "value", "from", "variable"), rows)
     print_result(f"file: {path or f'none; it would be {usual_file()}'}")
 
 

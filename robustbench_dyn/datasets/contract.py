@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_dyn.datasets.catalogue import fingerprint
-from robustbench_dyn.datasets.dataset import DatasetInfo, RawSplit, Split
+from robustbench_dyn.datasets.dataset import DatasetInfo, RawSplit, Rows, Split
+from robustbench_dyn.datasets.identity import fingerprint
 from robustbench_dyn.datasets.toys import MOONS
 from robustbench_dyn.errors import DataUnavailableError
 from robustbench_dyn.plugins.contract import Finding, Outcome, Rule, check_contract
@@ -20,6 +20,8 @@ from robustbench_dyn.plugins.contract import Finding, Outcome, Rule, check_contr
 _MOST_SHARED = 0.01
 # Images whose brightest value is below this were scaled to [0, 1] twice.
 _LEAST_MAXIMUM = 1 / 16
+# Examples that are read once more as a part.
+_N_IN_PART = 3
 
 Damage = Callable[[RawSplit], RawSplit]
 
@@ -105,6 +107,14 @@ def rules() -> list[Rule[Subject]]:
             broken(shuffles=partial(_shuffle, count())),
         ),
         Rule(
+            "examples read in part are those of the whole",
+            _reads_in_part,
+            [
+                ("reads the rows before", Subject(_in_part(lambda rows: _shifted(rows, -1)))),
+                ("has a hash for each part", Subject(_in_part(lambda rows: rows, hashed=True))),
+            ],
+        ),
+        Rule(
             "the test split is not in the training split",
             _is_disjoint,
             [("trains on the test split", Subject(_same_examples()))],
@@ -118,6 +128,22 @@ def _damaged(damage: Damage) -> DatasetInfo:
 
 def _same_examples() -> DatasetInfo:
     return replace(MOONS, load_raw=lambda _split, folder: MOONS.load_raw("test", folder))
+
+
+def _in_part(shift: Callable[[range], range], *, hashed: bool = False) -> DatasetInfo:
+    """Return the moons with a function that reads other rows, or hashes what it reads."""
+
+    def load_rows(split: Split, rows: range, folder: Path | None) -> Rows:
+        x, y, white = MOONS.load_raw(split, folder)
+        kept = slice(shift(rows).start, shift(rows).stop)
+        sha256 = fingerprint(x[kept], y[kept]) if hashed else fingerprint(x, y)
+        return Rows(x[kept], y[kept], white, sha256)
+
+    return replace(MOONS, load_rows=load_rows)
+
+
+def _shifted(rows: range, by: int) -> range:
+    return range(rows.start + by, rows.stop + by)
 
 
 def _shuffle(seeds: Iterator[int], raw: RawSplit) -> RawSplit:
@@ -184,7 +210,27 @@ def _short(labels: list[int]) -> str:
 def _repeats(subject: Subject) -> Outcome:
     def problem(raw: RawSplit, split: Split) -> str:
         again = subject.info.load_raw(split, subject.data_dir)
-        return "" if fingerprint(raw) == fingerprint(again) else "two loads differ"
+        return (
+            "" if fingerprint(raw.x, raw.y) == fingerprint(again.x, again.y) else "two loads differ"
+        )
+
+    return _each(subject, problem)
+
+
+def _reads_in_part(subject: Subject) -> Outcome:
+    load_rows = subject.info.load_rows
+    if load_rows is None:
+        return Outcome(None, "splits are read as a whole")
+
+    def problem(raw: RawSplit, split: Split) -> str:
+        n = len(raw.y)
+        middle, first = range(n // 2, min(n, n // 2 + _N_IN_PART)), range(1)
+        part, other = (load_rows(split, rows, subject.data_dir) for rows in (middle, first))
+        kept = slice(middle.start, middle.stop)
+        same = np.array_equal(part.x, raw.x[kept]) and np.array_equal(part.y, raw.y[kept])
+        if not (same and part.white == raw.white):
+            return f"examples {middle.start} to {middle.stop - 1} are others"
+        return "" if part.sha256 == other.sha256 else "two parts have two hashes of the split"
 
     return _each(subject, problem)
 

@@ -22,6 +22,8 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Of files that nothing registered: their stem, and the first digits of their SHA-256.
+_NAME_OF_FILES = re.compile(rf"{_NAME.pattern}-[0-9a-f]{{8}}")
 
 Availability = Literal["shipped", "found or fetched", "generated"]
 
@@ -38,6 +40,18 @@ class RawSplit(NamedTuple):
     white: float
 
 
+class Rows(NamedTuple):
+    """Some examples of a split as its source holds them; x, y and white are as in RawSplit.
+
+    sha256: hex digest of the full split, which does not depend on the rows that were read.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[np.integer[Any]]
+    white: float
+    sha256: str
+
+
 @dataclass(frozen=True, eq=False)
 class DatasetInfo:
     """The facts about a data set that are known without loading it.
@@ -48,6 +62,8 @@ class DatasetInfo:
     default_eps: by norm, the eps of an evaluation that names none, in raw input units, where it is
     not that of small images (threat_models.DEFAULT_EPS).
     Raises InputError where the facts cannot be true.
+    load_rows(split, rows, data_dir): reads some examples, rows a range of their ids; a data set
+    that is too large to be read whole has it. Raises InputError where the facts cannot be true.
     """
 
     name: str
@@ -59,6 +75,7 @@ class DatasetInfo:
     licence: str
     load_raw: Callable[[Split, Path | None], RawSplit]
     default_eps: Mapping[Norm, float] = field(default_factory=dict)
+    load_rows: Callable[[Split, range, Path | None], Rows] | None = None
 
     def __post_init__(self) -> None:
         def require(holds: bool, rule: str) -> None:
@@ -66,7 +83,7 @@ class DatasetInfo:
                 raise InputError(f"data set {self.name!r}: {rule}")
 
         require(
-            bool(_NAME.fullmatch(self.name)),
+            bool(_NAME.fullmatch(self.name)) or self.is_unregistered,
             f"name={self.name!r} must be lower case letters, digits and underscores",
         )
         require(
@@ -106,6 +123,11 @@ class DatasetInfo:
             return self.default_eps[norm]
         widest = widest_eps(norm, self.input_shape)
         return DEFAULT_EPS[norm] if DEFAULT_EPS[norm] <= widest else float(f"{widest / 8:.1g}")
+
+    @property
+    def is_unregistered(self) -> bool:
+        """Say whether the name is one of files, STEM-DIGITS, which no registry may hold."""
+        return bool(_NAME_OF_FILES.fullmatch(self.name))
 
 
 # Tensors have no single truth value for ==, so data sets compare by identity.

@@ -159,3 +159,31 @@ CIFAR10_ARCHIVE = PublishedFile(
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
 )
 CIFAR10_ARCHIVE_MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
+
+CIFAR100 = PublishedSet(
+    title="CIFAR-100",
+    folder=PurePosixPath("cifar-100-python"),
+    files={
+        "train": (
+            PublishedFile(
+                "train",
+                155_249_918,
+                "735e79b04f092ca3d2e6d07f368c0a7d70d48c48d28865950cc24454cf45129b",
+            ),
+        ),
+        "test": (
+            PublishedFile(
+                "test",
+                31_049_908,
+                "4b67687d9933c4db8f0831104447f15b93774f4f464bd0516f0f0f2ac83b7864",
+            ),
+        ),
+    },
+)
+
+CIFAR100_ARCHIVE = PublishedFile(
+    "cifar-100-python.tar.gz",
+    169_001_437,
+    "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+)
+CIFAR100_ARCHIVE_MIRRORS = CIFAR10_ARCHIVE_MIRRORS

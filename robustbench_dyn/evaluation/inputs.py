@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_dyn.datasets import Dataset, load_dataset
+from robustbench_dyn.datasets import DATASETS, Dataset, DatasetInfo, load_dataset
 from robustbench_dyn.datasets.dataset import SPLITS, is_verified, mark_verified
+from robustbench_dyn.datasets.identity import name_of
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.identity import hash_tensors
 from robustbench_dyn.names import check_name
@@ -20,12 +23,23 @@ from robustbench_dyn.results.store import Store
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-Data = Dataset | str | tuple[Tensor, Tensor]
+Data = Dataset | DatasetInfo | str | tuple[Tensor | NDArray[Any], Tensor | NDArray[Any]]
+_WANTED = (
+    "data must be the name of a data set or of files (npz:FILE, folder:DIR, ...), a Dataset, or a "
+    "pair (x, y) of tensors or arrays"
+)
+# What else holds examples, and how to get a pair out of it, by the name of its class.
+_PAIR_OF = {
+    "DataLoader": "join its batches: x, y = (torch.cat(parts) for parts in zip(*loader))",
+    "TensorDataset": "give its tensors: dataset.tensors",
+    "Subset": "join its examples: x, y = map(torch.stack, ...)",
+}
 
 
 def as_dataset(data: Data, n_examples: int | None, *, first: int = 0) -> Dataset:
     """Return a range of examples of a data set by name, a Dataset, or tensors, once checked.
 
+    Tensors and arrays that nothing named are custom-1a2b3c4d, by the first digits of their SHA-256.
     n_examples: how many, all from the example at position `first` where it is None.
     Raises InputError for tensors that are no examples, and for a Dataset whose sha256 belongs to
     other tensors.
@@ -34,7 +48,7 @@ def as_dataset(data: Data, n_examples: int | None, *, first: int = 0) -> Dataset
         raise InputError(f"n_examples={n_examples!r} is not a whole number")
     if isinstance(first, bool) or not _is_integer(first):
         raise InputError(f"first={first!r} is not a whole number")
-    if isinstance(data, str):
+    if isinstance(data, (str, DatasetInfo)):
         data, first = load_dataset(data, first=first, n_examples=n_examples), 0
     if not isinstance(data, Dataset):
         data = _from_tensors(data)
@@ -55,22 +69,34 @@ def as_dataset(data: Data, n_examples: int | None, *, first: int = 0) -> Dataset
 
 
 def _from_tensors(data: object) -> Dataset:
-    """Return a pair of tensors (x, y) as a Dataset."""
+    """Return a pair of tensors or arrays (x, y) as a Dataset, named by its content."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise InputError("data must be a data set's name, a Dataset, or a pair of tensors (x, y)")
-    x, y = data
+        kind = type(data).__name__
+        raise InputError(f"data is of type {kind}; {_PAIR_OF.get(kind, _WANTED)}")
+    x, y = (cast("Tensor", _as_tensor(part)) for part in data)
     _check_tensors(x, y)
+    sha256 = hash_tensors({"x": x, "y": y})
     return mark_verified(
         Dataset(
             x=x,
             y=y.long(),
             ids=torch.arange(len(x)),
-            name="custom",
+            name=name_of("custom", sha256),
             split="test",
             class_names=(),
-            sha256=hash_tensors({"x": x, "y": y}),
+            sha256=sha256,
         )
     )
+
+
+def _as_tensor(part: object) -> object:
+    """Return an array as a tensor of its own memory, and anything else as it is.
+
+    Floats become float32, which networks take, though numpy's own are float64.
+    """
+    if not isinstance(part, np.ndarray) or part.dtype.kind not in "fiu":
+        return part
+    return torch.from_numpy(part.astype(np.float32 if part.dtype.kind == "f" else np.int64))
 
 
 def _verified(data: Dataset) -> Dataset:
@@ -87,12 +113,14 @@ def _verified(data: Dataset) -> Dataset:
             f"sha256={data.sha256!r} does not belong to the tensors of this {data.name}; give "
             "sha256='', and it is computed"
         )
-    return replace(data, sha256=sha256)
+    # What a registered name stands for is known, and these tensors are others.
+    name = name_of(data.name, sha256) if data.name in DATASETS else data.name
+    return replace(data, name=name, sha256=sha256)
 
 
 def _check_tensors(x: Tensor, y: Tensor) -> None:
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        raise InputError("data must be a data set's name, a Dataset, or a pair of tensors (x, y)")
+        raise InputError(_WANTED)
     for name, tensor in (("x", x), ("y", y)):
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             raise InputError(f"{name} must be an ordinary dense tensor; call to_dense() on it")

@@ -19,7 +19,7 @@ from robustbench_dyn.attacks.problem import AttackProblem
 from robustbench_dyn.certification import isolated as certifiers
 from robustbench_dyn.certification.base import PreparedCertifier
 from robustbench_dyn.certification.catalogue import CERTIFIERS, select_certifiers
-from robustbench_dyn.datasets import DATASETS
+from robustbench_dyn.datasets import DATASETS, RawSplit
 from robustbench_dyn.datasets import isolated as datasets
 from robustbench_dyn.isolation.channel import Message
 from robustbench_dyn.lipschitz.bounds import lipschitz_bound, pairwise_lipschitz
@@ -61,12 +61,18 @@ def describe(_state: State, message: Message) -> Message:
 
 
 def load_raw(_state: State, message: Message) -> Message:
-    """Read a split of a data set that a plugin brings."""
+    """Read a split of a data set that a plugin brings, or some rows of it, with its hash."""
     about = message.content
     folder = Path(about["data_dir"]) if about["data_dir"] else None
-    raw = DATASETS.get(about["dataset"]).load_raw(about["split"], folder)
+    info, content = DATASETS.get(about["dataset"]), dict[str, Any]()
+    if "rows" in about and info.load_rows is not None:
+        rows = info.load_rows(about["split"], range(*about["rows"]), folder)
+        raw, content["sha256"] = RawSplit(*rows[:3]), rows.sha256
+    else:
+        raw = info.load_raw(about["split"], folder)
+    content["white"] = raw.white
     tensors = {"x": torch.from_numpy(raw.x.copy()), "y": torch.from_numpy(raw.y.copy())}
-    return Message("read", {"white": raw.white}, tensors)
+    return Message("read", content, tensors)
 
 
 def perturb(state: State, message: Message) -> Message:
@@ -100,7 +106,12 @@ def load(state: State, message: Message) -> Message:
     state["settings"].enter_context(full_precision())
     load_plugins(*about["folders"], trust=True)
     architecture = import_architecture(read_plugin(Path(about["plugin"]), about["origin"]))
-    model = load_weights(architecture, Weights.model_validate(about["weights"]))
+    model = load_weights(
+        architecture,
+        Weights.model_validate(about["weights"]),
+        input_shape=about.get("input_shape"),
+        n_classes=about.get("n_classes"),
+    )
     parts = {"": _frozen(model)}
     parts |= {name: _frozen(part) for name, part in surrogates_of(model).items()}
     state.update(serve(parts), selections=[])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from robustbench_dyn.datasets.catalogue import opened
 from robustbench_dyn.errors import ForeignCodeError, RegistryError
 from robustbench_dyn.isolation.asking import Asking
 from robustbench_dyn.isolation.channel import Message
@@ -144,12 +145,15 @@ def load_isolated(
     # A file of weights may be a link, as in the caches of hubs.
     file = (plugin.folder / weights.file).resolve()
     process = ChildProcess(who, limits=limits_in_use(), reads=[*folders, file])
-    about = {
+    about: dict[str, Any] = {
         "plugin": str(plugin.folder),
         "origin": plugin.origin,
         "folders": [str(folder) for folder in folders],
         "weights": weights.model_dump(mode="json"),
     }
+    # Files have a name in the process that has opened them, and in no other.
+    if (data := opened(weights.dataset)) is not None:
+        about |= {"input_shape": data.input_shape, "n_classes": data.n_classes}
     try:
         with reported(who):
             facts = process.call(f"{SERVICE}:load", about, times=_TO_LOAD).content

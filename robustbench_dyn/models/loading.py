@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -160,7 +160,8 @@ def load_model(
     Maps (batch, C, H, W) in [0, 1] to logits (batch, K). model_name: of an architecture, NAME or
     NAME/VARIANT where it has several sets of weights; or SOURCE:REFERENCE for a model of another
     library or of a file of one's own (models.sources), as timm:resnet18. dataset: the one that the
-    weights are for, fashion_mnist by default; a model of a source is held to it where it is given.
+    weights are for, a name or files in a form such as npz:FILE, fashion_mnist by default; a model
+    of a source is held to it where it is given.
     threat_model is another name of norm, which RobustBench uses. plugins: folders of plugins,
     beside those in use. weights: a file of weights for a model of a source that takes one. The code
     of a plugin that is not trusted runs in a process of its own, within limits; what is returned
@@ -177,7 +178,9 @@ def load_model(
         wanted = norm or threat_model
         return load_from_source(model_name, dataset=dataset, norm=wanted, weights=weights).model
     refuse_weights(model_name, weights)
-    dataset = dataset or "fashion_mnist"
+    from robustbench_dyn.datasets import dataset_name  # noqa: PLC0415
+
+    dataset = dataset_name(dataset or "fashion_mnist")
     name, variant = split_name(model_name)
     plugin, card = find_architecture(name, plugins)
     if is_trusted(plugin):
@@ -235,11 +238,17 @@ def refuse_weights(model_name: str, weights: Path | str | None) -> None:
         )
 
 
-def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
+def load_weights(
+    architecture: Architecture,
+    weights: Weights,
+    *,
+    input_shape: Sequence[int] | None = None,
+    n_classes: int | None = None,
+) -> nn.Module:
     """Build the network of a set of weights and fill it, in eval mode, on the CPU.
 
-    Raises IntegrityError where the file is not the one that the card names, or fits no such
-    network.
+    input_shape, (C, H, W), and n_classes: those of the data set, unless its name says them. Raises
+    IntegrityError where the file is not the one that the card names, or fits no such network.
     """
     from robustbench_dyn.datasets import dataset_info  # noqa: PLC0415
     from robustbench_dyn.models.identity import (  # noqa: PLC0415
@@ -258,11 +267,14 @@ def load_weights(architecture: Architecture, weights: Weights) -> nn.Module:
             f"the weights file {path} is not the one that card.yaml names (its SHA-256 differs); "
             "it is corrupted or was replaced: restore it, or train it again"
         )
-    info = dataset_info(weights.dataset)
+    if input_shape is None or n_classes is None:
+        info = dataset_info(weights.dataset)
+        input_shape, n_classes = info.input_shape, info.n_classes
+    channels, height, width = input_shape
     model = build_model(
         architecture,
-        input_shape=info.input_shape,
-        n_classes=info.n_classes,
+        input_shape=(channels, height, width),
+        n_classes=n_classes,
         options=weights.options,
     )
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from robustbench_dyn.datasets import dataset_name
 from robustbench_dyn.errors import SoundnessError
 from robustbench_dyn.models.sources import table_name
 from robustbench_dyn.threat_models import Norm, ThreatModel
@@ -63,7 +64,9 @@ class Shard:
 
     def matches(self, spec: EvaluationSpec) -> bool:
         """Return whether the evaluation of this spec may hold verdicts of this shard."""
-        expected = (self.name, self.dataset, self.norm, self.seed)
+        # Files are called by their content in the spec.
+        dataset = dataset_name(self.dataset, data_dir=self.data_dir)
+        expected = (self.name, dataset, self.norm, self.seed)
         return expected == (spec.model, spec.dataset, spec.norm, spec.seed)
 
 

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.catalogue import named_certifiers
 from robustbench_dyn.datasets import dataset_info
+from robustbench_dyn.datasets.forms import with_absolute_paths
 from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.models.loading import check_model
@@ -147,7 +148,7 @@ def sweep(
     if trust:
         trust_plugins()
     folders = tuple(folder.resolve() for folder in plugins)
-    _check(config, trust=trust)
+    _check(config, data_dir, trust=trust)
     config = _anywhere(config)
     shards = list(_split(config, device=device, plugins=folders, data_dir=data_dir))
     workers = min(workers or _cores(), len(shards))
@@ -177,7 +178,8 @@ def _split(
     for (model, smoothing, weights), n_examples in config.sizes.items():
         size = config.examples_per_shard or n_examples
         for dataset, grid, seed, start in product(
-            dict.fromkeys(config.datasets),
+            # Workers may run in another folder.
+            dict.fromkeys(map(with_absolute_paths, config.datasets)),
             config.threat_models,
             dict.fromkeys(config.seeds),
             range(0, n_examples, size),
@@ -218,8 +220,8 @@ def _anywhere(config: Sweep) -> Sweep:
     return config.model_copy(update={"models": models})
 
 
-def _check(config: Sweep, *, trust: bool) -> None:
-    infos = [dataset_info(name) for name in config.datasets]
+def _check(config: Sweep, data_dir: Path | None, *, trust: bool) -> None:
+    infos = [dataset_info(name, data_dir=data_dir) for name in config.datasets]
     norms = [grid.norm for grid in config.threat_models]
     for (model, smoothing, weights), n_examples in config.sizes.items():
         if smoothing and "L2" not in norms:

@@ -56,13 +56,13 @@ def _data(evidence: Evidence, images: Images) -> Iterator[Finding]:
             f"{spec.data_sha256[:12]} and {images.sha256[:12]}",
         )
         return
-    n, n_classes = len(images.y), int(images.y.max()) + 1
+    n, n_classes = images.n, images.n_classes
     if beyond := [v.example_id for v in evidence.verdicts if v.example_id >= n]:
         yield Finding(
             "data", f"{shown_ids(beyond)}: {spec.dataset} has {n} examples", tuple(beyond)
         )
         return
-    labels = [v.example_id for v in evidence.verdicts if v.label != images.y[v.example_id]]
+    labels = [v.example_id for v in evidence.verdicts if v.label != images.label(v.example_id)]
     if labels:
         yield Finding(
             "labels", f"{shown_ids(labels)}: the labels are not the data set's", tuple(labels)
@@ -89,7 +89,7 @@ def _wrong_image(evidence: Evidence, verdict: Verdict, images: Images) -> str:
     x_adv = adversarial_example(verdict, images)
     if x_adv is None:
         return "the bytes of the adversarial example are no image of this data set"
-    reached = distance(x_adv, images.x[verdict.example_id], evidence.record.spec.norm)
+    reached = distance(x_adv, images.x(verdict.example_id), evidence.record.spec.norm)
     # Written so that NaN fails it.
     if not (np.min(x_adv) >= 0 and np.max(x_adv) <= 1):
         return "the adversarial example leaves the input range [0, 1]"

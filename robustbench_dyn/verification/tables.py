@@ -165,7 +165,8 @@ def check_files(lines: Sequence[Line], path: Path, *, data_dir: Path | None = No
     data = DataAtHand(data_dir)
     for line in lines:
         if line.row is not None and line.evidence is not None:
-            images = data.images(line.evidence.record.spec.dataset)
+            ids = (verdict.example_id for verdict in line.evidence.verdicts)
+            images = data.images(line.evidence.record.spec.dataset, ids)
             if isinstance(images, str):
                 line.notes.append(f"labels and adversarial examples are not checked: {images}")
             try:

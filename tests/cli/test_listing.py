@@ -20,6 +20,7 @@ def command(tmp_path, monkeypatch, capsys):
         ("models", r"euler_resnet/pgd .* moons"),
         ("models", r"  the folder "),
         ("datasets", r"moons .* 2x1x1 .* train: 1000 generated.* built-in"),
+        ("datasets", r"npz:FILE .* arrays x and y"),
         ("attacks", r"fab-t .* robustbench-dyn .* L1, L2, Linf .* built-in"),
         ("attacks", r"standard .* suite .* built-in"),
         ("certifiers", r"complete .* Linf .* built-in"),

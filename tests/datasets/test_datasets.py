@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracles.published_sets import NAMES, random_images, shrink
+from oracles.published_sets import BATCHES, NAMES, random_images, shrink
 from sklearn.datasets import load_digits
 
 from robustbench_dyn.datasets import (
@@ -21,10 +21,11 @@ from robustbench_dyn.datasets import (
     dataset_names,
     digits,
     fashion_mnist,
+    imagenet,
     load_dataset,
     toys,
 )
-from robustbench_dyn.datasets.dataset import RawSplit
+from robustbench_dyn.datasets.identity import fingerprint
 from robustbench_dyn.datasets.published import FASHION_MNIST
 from robustbench_dyn.datasets.search_path import cache_folder
 from robustbench_dyn.errors import DataUnavailableError, InputError, IntegrityError
@@ -68,13 +69,15 @@ def shipped_copy(tmp_path, monkeypatch):
 
 
 def test_every_name_has_its_facts():
-    assert set(dataset_names()) == {"fashion_mnist", "mnist", "cifar10", *GENERATED}
+    found = {"fashion_mnist", "mnist", "cifar10", "cifar100", *imagenet.BY_PREPROCESSING.values()}
+    assert set(dataset_names()) == {*found, *GENERATED}
     for name in dataset_names():
         info = dataset_info(name)
         assert info.name == name
         assert info.n_classes == len(info.class_names) == len(set(info.class_names))
         assert len(info.input_shape) == 3
-        assert set(info.sizes) == set(info.availability) == {"train", "test"}
+        splits = {"test"} if name.startswith("imagenet") else {"train", "test"}
+        assert set(info.sizes) == set(info.availability) == splits
         assert info.source
         assert info.licence
 
@@ -233,15 +236,19 @@ def test_the_checksum_tells_the_splits_apart(name):
     assert load_dataset(name, split="train").sha256 != load_dataset(name, split="test").sha256
 
 
-def test_the_checksum_sees_one_label(monkeypatch):
+def test_the_checksum_sees_one_label():
     info = dataset_info("moons")
-    catalogue = sys.modules["robustbench_dyn.datasets.catalogue"]
     raw = info.load_raw("test", None)
     flipped = raw.y.copy()
     flipped[-1] = 1 - flipped[-1]
-    before = catalogue.fingerprint(raw)
-    assert catalogue.fingerprint(RawSplit(raw.x, raw.y.copy(), 1)) == before
-    assert catalogue.fingerprint(RawSplit(raw.x, flipped, 1)) != before
+    before = fingerprint(raw.x, raw.y)
+    assert fingerprint(raw.x, raw.y.copy()) == before
+    assert fingerprint(raw.x, flipped) != before
+
+
+def test_labels_above_255_do_not_wrap_in_the_checksum():
+    x, y = np.zeros((2, 1, 1, 1), dtype=np.uint8), np.array([0, 256])
+    assert fingerprint(x, y) != fingerprint(x, y % 256)
 
 
 # --- Fashion-MNIST, shipped ------------------------------------------------------------------
@@ -325,15 +332,16 @@ def test_sets_with_the_same_file_names_share_a_root(tmp_path, monkeypatch):
         load_dataset("mnist", data_dir=tmp_path)
 
 
-def test_cifar10_is_read_with_channels_first(tmp_path, monkeypatch):
-    shrink(monkeypatch, "cifar10").write(tmp_path)
-    for split, batches in {"train": [(2, i) for i in range(1, 6)], "test": [(3, 0)]}.items():
-        dataset = load_dataset("cifar10", split=split, data_dir=tmp_path)
-        images = np.vstack([random_images(size, 3072, seed=seed) for size, seed in batches])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifars_are_read_with_channels_first_in_the_order_of_files(tmp_path, monkeypatch, name):
+    shrink(monkeypatch, name).write(tmp_path)
+    for split, batches in BATCHES[name].items():
+        dataset = load_dataset(name, split=split, data_dir=tmp_path)
+        images = np.vstack([random_images(size, 3072, seed=seed) for _, size, seed in batches])
         expected = images.reshape(-1, 3, 32, 32).astype(np.float32) / 255
         assert torch.equal(dataset.x, torch.from_numpy(expected))
         assert dataset.x.is_contiguous()
-        labels = bytes(i for size, _ in batches for i in range(size))
+        labels = bytes(i for _, size, _ in batches for i in range(size))
         assert dataset.sha256 == hashlib.sha256(images.tobytes() + labels).hexdigest()
 
 

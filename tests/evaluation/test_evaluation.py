@@ -362,7 +362,7 @@ X, Y = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1])
         (X[:0], Y[:0], "at least 1"),
         (X, Y + 5, "labels go up to 6"),
         (X, Y - 1, "labels must be 0 or more"),
-        (X.numpy(), Y.numpy(), "pair of tensors"),
+        (X.tolist(), Y.tolist(), r"pair \(x, y\) of tensors or arrays"),
         (X[:, :, :2], Y, "cannot classify inputs"),
     ],
 )
@@ -387,7 +387,7 @@ DATASET = as_dataset((X, Y), None)
         ({"ids": torch.arange(3)}, "one for"),
         ({"ids": torch.arange(4) - 1}, "0 or more"),
         ({"ids": torch.rand(4)}, "integers"),
-        ({"class_names": ("a",)}, "labels go up to 1, but custom has 1 classes"),
+        ({"class_names": ("a",)}, r"labels go up to 1, but custom-[0-9a-f]{8} has 1 classes"),
         ({"class_names": ("a", "b"), "y": Y + 5}, "labels go up to 6"),
     ],
 )

@@ -55,6 +55,16 @@ NO_PATH = ["nul\0", LONG]
 NO_FILE = ["", ".", "pipe", "loop", "no/such", "/dev/zero", "/dev/null", "/proc/self/mem", *NO_PATH]
 NO_STORE = [*NO_FILE, "junk"]
 NO_STORES = ["linear", *(path for path in NO_STORE if path not in ("", "."))]
+NO_FILES_OF_DATA = [
+    *("npz:", "npz:no.npz", "npz:junk", "npz:pipe", "npz:.", "npz:/dev/zero", "npz:nul\0", "nzp:x"),
+    *("folder:f.txt", "folder:pipe", "folder:loop", "folder:no", "idx:f.txt", "idx:pipe,pipe"),
+    *("idx:junk,junk", "idx:junk,", "idx:/dev/zero,/dev/zero", "folder:~no-such-user/x", "hf:"),
+    *(
+        f"{form}:{text}"
+        for form in ("npz", "folder", "idx")
+        for text in (LONG, "\x1b[31m", "\udcff")
+    ),
+]
 NO_FOLDER = ["f.txt", "pipe", "loop", "no/such", "/dev/null", *NO_PATH]
 NO_TABLE = ["", "x", "x.txt", "x.csv.gz", ".csv", *NO_PATH]
 NO_DEVICE = ["", "x", "meta", "cuda:-1", "cuda:999999999999", "cpu:x", DIGITS, *NO_TEXT]
@@ -82,7 +92,7 @@ FLAGS = {
 VALUES = {
     "model": [*NO_NAME, *NO_MODEL],
     "weights": ["f.txt", "junk", "no.pt", "/dev/zero", "pipe", *NO_PATH],
-    "dataset": NO_NAME,
+    "dataset": [*NO_NAME, *NO_FILES_OF_DATA],
     "norm_name": [*NO_NAME, "L3", "l", "l2.0", "2"],
     "eps": NO_EPS,
     "more_eps": NO_EPS,

@@ -5,9 +5,11 @@ import math
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from robustbench_dyn import (
     InputError,
@@ -155,7 +157,12 @@ def test_an_argument_of_the_wrong_type_is_named(call, words):
         (X,),
         (X, Y, 1),
         (1, 2),
-        (X.numpy(), Y.numpy()),
+        (X.numpy().astype(object), Y.numpy()),
+        (X.numpy() * 255, Y.numpy()),
+        (X.numpy().astype(np.longdouble), Y.numpy().astype(np.float32)),
+        {"x": X, "y": Y},
+        TensorDataset(X, Y),
+        DataLoader(TensorDataset(X, Y)),
         ((X * 255).to(torch.uint8), Y),
         (X * 255, Y),
         (X - 0.1, Y),

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.files_of_data import write_data, write_nearest
+from oracles.image_folders import write_folder
 
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model, load_plugins
 from robustbench_dyn.attacks import ATTACKS
 from robustbench_dyn.certification.catalogue import CERTIFIERS, select_certifiers
-from robustbench_dyn.datasets import DATASETS
+from robustbench_dyn.datasets import DATASETS, dataset_name
 from robustbench_dyn.errors import CertificateError, ForeignCodeError, InputError
 from robustbench_dyn.evaluation.plan import stage_spec
+from robustbench_dyn.models.isolated import IsolatedModel
 from robustbench_dyn.plugins import StandIn, discovery, foreign, hash_code, trust_plugins
 
 EXAMPLE = Path(__file__).parents[1] / "plugins" / "example_plugin"
@@ -123,3 +126,43 @@ def test_an_attack_that_ends_its_process_ends_the_run(tmp_path):
     with pytest.raises(ForeignCodeError, match=r"plugin 'ends' .* exit code 0"):
         evaluate(model, data, ThreatModel("L2", 2.0), attacks="ends", certifiers="none")
     assert discovery.folders_in_use()[-1] == folder
+
+
+@pytest.mark.slow
+def test_a_data_set_that_is_read_in_part_is_read_so_outside(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write_folder(folder / "images/test", {"a": 6, "b": 6})
+    (folder / "card.yaml").write_text(
+        'name: pictures\nsummary: A few.\nversion: "1"\nprovides: [datasets]\n'
+    )
+    (folder / "__init__.py").write_text(
+        "from pathlib import Path\nfrom robustbench_dyn.datasets import from_folder\n"
+        'DATASETS = (from_folder(Path(__file__).parent / "images", name="pictures"),)\n'
+    )
+    load_plugins(folder)
+    assert DATASETS.get("pictures").load_rows is not None
+    outside = load_dataset("pictures", first=3, n_examples=4)
+    trust_plugins()
+    inside = load_dataset("pictures", first=3, n_examples=4)
+    assert torch.equal(outside.x, inside.x)
+    assert outside.ids.tolist() == [3, 4, 5, 6]
+    assert outside.sha256 == inside.sha256
+
+
+@pytest.mark.slow
+def test_weights_for_files_are_filled_outside(tmp_path):
+    name = write_data(tmp_path / "three.npz")
+    folder = write_nearest(tmp_path / "nearest", name)
+    load_plugins(folder)
+    outside = load_model("nearest", dataset=name)
+    assert isinstance(outside, IsolatedModel)
+    trust_plugins()
+    inside = load_model("nearest", dataset=name)
+    assert not isinstance(inside, IsolatedModel)
+    for model in (outside, inside):
+        evaluation = evaluate(model, name, ThreatModel("L2", 0.01), attacks="none")
+        assert evaluation.summary["clean_accuracy"] == 1
+        assert evaluation.summary["dataset"] == dataset_name(name)
+    with pytest.raises(InputError, match="no weights for dataset 'moons'"):
+        load_model("nearest", dataset="moons")

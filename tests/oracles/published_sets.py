@@ -7,14 +7,22 @@ import pickle
 import struct
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from robustbench_dyn.datasets import cifar10, fashion_mnist, mnist, published
+from robustbench_dyn.datasets import cifar10, cifar100, fashion_mnist, mnist, published
 from robustbench_dyn.datasets.published import PublishedFile, PublishedSet, idx_file
 
-NAMES = ("fashion_mnist", "mnist", "cifar10")
+NAMES = ("fashion_mnist", "mnist", "cifar10", "cifar100")
+# The batches of each split of a CIFAR: file, images, seed.
+BATCHES = {
+    "cifar10": {
+        "train": [(f"data_batch_{i}", 2, i) for i in range(1, 6)],
+        "test": [("test_batch", 3, 0)],
+    },
+    "cifar100": {"train": [("train", 4, 1)], "test": [("test", 3, 0)]},
+}
 N_IMAGES = 20
 
 
@@ -30,7 +38,7 @@ class TinySet:
 
     @property
     def is_idx(self) -> bool:
-        return self.name != "cifar10"
+        return self.name not in BATCHES
 
     @property
     def victim(self) -> str:
@@ -52,13 +60,13 @@ class TinySet:
         """What a mirror serves, by the path below its address."""
         if self.is_idx:
             return {f"/{name}.gz": gzip.compress(data) for name, data in self.contents.items()}
-        return {f"/{published.CIFAR10_ARCHIVE.name}": self.archive}
+        return {f"/{_archive_of(self.name).name}": self.archive}
 
 
 def shrink(monkeypatch, name: str) -> TinySet:
     """Let a few random images stand for a published split, checksums and all."""
-    if name == "cifar10":
-        return _shrink_cifar10(monkeypatch)
+    if name in BATCHES:
+        return _shrink_cifar(monkeypatch, name)
     info, table, split = {
         "fashion_mnist": (fashion_mnist.INFO, published.FASHION_MNIST, "train"),
         "mnist": (mnist.INFO, published.MNIST, "test"),
@@ -77,23 +85,31 @@ def shrink(monkeypatch, name: str) -> TinySet:
     return TinySet(name, split, table, contents)
 
 
-def _shrink_cifar10(monkeypatch) -> TinySet:
-    splits = {
-        "train": [(f"data_batch_{i}", 2, i) for i in range(1, 6)],
-        "test": [("test_batch", 3, 0)],
-    }
+def _shrink_cifar(monkeypatch, name) -> TinySet:
+    module, table = _module(name), getattr(published, name.upper())
+    labels = {"cifar10": "labels", "cifar100": "fine_labels"}[name]
     contents: dict[str, bytes] = {}
-    for split, batches in splits.items():
-        for name, n, seed in batches:
-            contents[name] = pickled_batch(random_images(n, 3072, seed=seed), list(range(n)))
-        files = tuple(described(name, contents[name]) for name, _, _ in batches)
-        monkeypatch.setitem(published.CIFAR10.files, split, files)
-        monkeypatch.setitem(cifar10.INFO.sizes, split, sum(n for _, n, _ in batches))
-    packed = archive(contents)
-    file = described(published.CIFAR10_ARCHIVE.name, packed)
-    monkeypatch.setattr(cifar10, "CIFAR10_ARCHIVE", file)
-    only_test = {"test_batch": contents.pop("test_batch")}
-    return TinySet("cifar10", "test", published.CIFAR10, {**only_test, **contents}, packed)
+    for split, batches in BATCHES[name].items():
+        for file, n, seed in batches:
+            images = random_images(n, 3072, seed=seed)
+            contents[file] = pickled_batch(images, list(range(n)), labels=labels)
+        files = tuple(described(file, contents[file]) for file, _, _ in batches)
+        monkeypatch.setitem(table.files, split, files)
+        monkeypatch.setitem(module.INFO.sizes, split, sum(n for _, n, _ in batches))
+    packed = archive(contents, table.folder)
+    file = described(_archive_of(name).name, packed)
+    monkeypatch.setattr(module, f"{name.upper()}_ARCHIVE", file)
+    ((tested, _, _),) = BATCHES[name]["test"]
+    only_test = {tested: contents.pop(tested)}
+    return TinySet(name, "test", table, {**only_test, **contents}, packed)
+
+
+def _module(name):
+    return {"cifar10": cifar10, "cifar100": cifar100}[name]
+
+
+def _archive_of(name) -> PublishedFile:
+    return getattr(published, f"{name.upper()}_ARCHIVE")
 
 
 def use_mirrors(monkeypatch, tiny: TinySet, *mirrors: str) -> None:
@@ -106,7 +122,8 @@ def use_mirrors(monkeypatch, tiny: TinySet, *mirrors: str) -> None:
         )
         monkeypatch.setattr(owner, attribute, moved)
     else:
-        monkeypatch.setattr(cifar10, "CIFAR10_ARCHIVE_MIRRORS", mirrors)
+        module = _module(tiny.name)
+        monkeypatch.setattr(module, f"{tiny.name.upper()}_ARCHIVE_MIRRORS", mirrors)
 
 
 def random_images(n, *shape, seed=0):
@@ -118,9 +135,9 @@ def idx_bytes(array):
     return header + array.astype(np.uint8).tobytes()
 
 
-def pickled_batch(images, labels) -> bytes:
-    """Pickle a batch as Python 2 and old numpy did, which is how CIFAR-10 is published."""
-    content = pickle.dumps({"data": images, "labels": labels}, protocol=3)
+def pickled_batch(images, y, *, labels="labels") -> bytes:
+    """Pickle a batch as Python 2 and old numpy did, which is how the CIFARs are published."""
+    content = pickle.dumps({"data": images, labels: y}, protocol=3)
     n = struct.pack("<i", images.nbytes)
     binbytes, binstring = (opcode + n + images.tobytes() for opcode in (b"B", b"T"))
     short, short_string = (
@@ -130,12 +147,12 @@ def pickled_batch(images, labels) -> bytes:
     return content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
-def archive(contents: dict[str, bytes]) -> bytes:
-    """Pack files as the archive of CIFAR-10 does."""
+def archive(contents: dict[str, bytes], folder: PurePosixPath) -> bytes:
+    """Pack files as the archive of a CIFAR does."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as members:
         for name, content in contents.items():
-            member = tarfile.TarInfo(str(published.CIFAR10.folder / name))
+            member = tarfile.TarInfo(str(folder / name))
             member.size = len(content)
             members.addfile(member, io.BytesIO(content))
     return stream.getvalue()

@@ -103,6 +103,11 @@ def test_a_plugin_of_another_kind_is_no_architecture(tmp_path):
         (POINTS + "DATASETS = (7, 8)", "mine.DATASETS[1]", "is a int, and must be a DatasetInfo"),
         (POINTS + "DATASETS = {'x': points}", "x", "is a function, and must be a DatasetInfo"),
         (POINTS + "DATASETS = (points('Big'),)", "mine", "name='Big' must be lower case"),
+        (
+            POINTS + "DATASETS = (points('own-1a2b3c4d'),)",
+            "own-1a2b3c4d",
+            "is a name of unregistered files",
+        ),
     ],
 )
 def test_a_broken_plugin_is_listed_with_its_reason(tmp_path, code, name, reason):

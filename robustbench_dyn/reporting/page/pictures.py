@@ -28,29 +28,39 @@ BUDGET = 70_000
 _CHANNELS = (1, 3)
 
 
-def finder(data_dir: str | PathLike[str] | None = None) -> Callable[[str, str], Dataset | None]:
-    """Return a function that loads the test split of a data set where its hash is the one given.
+Find = Callable[[str, str, int], "NDArray[np.float32] | None"]
 
-    It returns None where the data are not at hand, or are others.
+
+def finder(data_dir: str | PathLike[str] | None = None) -> Find:
+    """Return a function of a data set's name, its hash, and the id of a test example.
+
+    It returns the input, or None where the data are not at hand, or are others. Of a data set
+    that can be read in part, no other examples are read.
     """
 
     @cache
-    def loaded(name: str) -> Dataset | None:
+    def loaded(name: str, first: int = 0, n_examples: int | None = None) -> Dataset | None:
         try:
-            return load_dataset(name, data_dir=data_dir)
+            return load_dataset(name, first=first, n_examples=n_examples, data_dir=data_dir)
         except DynbenchError:
             return None
 
-    def find(name: str, sha256: str) -> Dataset | None:
-        found = loaded(name)
-        return found if found is not None and found.sha256 == sha256 else None
+    def find(name: str, sha256: str, example_id: int) -> NDArray[np.float32] | None:
+        info = _info(name)
+        in_part = info is not None and info.load_rows is not None
+        found = loaded(name, example_id, 1) if in_part else loaded(name)
+        place = 0 if in_part else example_id
+        if found is None or found.sha256 != sha256 or place >= len(found):
+            return None
+        x: NDArray[np.float32] = found.x[place].numpy()
+        return x
 
     return find
 
 
 def pictures(
     of: Iterable[tuple[str, Evidence]],
-    find: Callable[[str, str], Dataset | None],
+    find: Find,
     *,
     budget: int = BUDGET,
 ) -> list[tuple[str, list[Values]]]:
@@ -78,9 +88,7 @@ def _kept(evidence: Evidence) -> list[Verdict]:
     return [verdict for verdict in evidence.verdicts if verdict.x_adv is not None]
 
 
-def _picture(
-    evidence: Evidence, verdict: Verdict, find: Callable[[str, str], Dataset | None]
-) -> Values | None:
+def _picture(evidence: Evidence, verdict: Verdict, find: Find) -> Values | None:
     """Return the images of one example and their caption; None where it is no image."""
     spec = evidence.record.spec
     info = _info(spec.dataset)
@@ -91,9 +99,8 @@ def _picture(
         return None
     x_adv = x_adv.reshape(info.input_shape)
     images = {"adversarial": png(x_adv)}
-    dataset = find(spec.dataset, spec.data_sha256)
-    if dataset is not None and verdict.example_id < len(dataset.x):
-        x = dataset.x[verdict.example_id].numpy()
+    x = find(spec.dataset, spec.data_sha256, verdict.example_id)
+    if x is not None:
         difference = x_adv - x
         largest = float(np.abs(difference).max())
         images = {

@@ -177,9 +177,9 @@ def test_pictures_show_image_adversarial_version_and_difference(entries):
 
 
 def test_pictures_of_data_with_another_hash_stand_alone(entries):
-    ((_, several),) = pictures([("a table", entries[0].evidence)], lambda _name, _sha256: None)
+    ((_, several),) = pictures([("a table", entries[0].evidence)], lambda *_: None)
     assert {tuple(one["images"]) for one in several} == {("adversarial",)}
-    assert finder()("fashion_mnist", "0" * 64) is None
+    assert finder()("fashion_mnist", "0" * 64, 0) is None
 
 
 def test_pictures_keep_to_their_budget(entries):

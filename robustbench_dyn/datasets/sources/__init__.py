@@ -1,0 +1,1 @@
+"""Data sets in files that nothing registered, one module a form of files."""
