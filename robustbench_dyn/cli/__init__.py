@@ -37,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 store = typer.Typer(help="Check and merge the files of the verdicts.", no_args_is_help=True)
-plot = typer.Typer(help="Draw flows and brackets.", no_args_is_help=True)
+plot = typer.Typer(help="Draw flows, curves, radii, examples and tables.", no_args_is_help=True)
 
 
 def main() -> NoReturn:
@@ -90,3 +90,6 @@ store.command("merge")(reserving_stdout(storing.merge))
 app.add_typer(plot, name="plot")
 plot.command("flow")(reserving_stdout(plotting.plot_flow_))
 plot.command("curves")(reserving_stdout(plotting.plot_curves_))
+plot.command("radii")(reserving_stdout(plotting.plot_radii_))
+plot.command("examples")(reserving_stdout(plotting.plot_examples_))
+plot.command("leaderboard")(reserving_stdout(plotting.plot_leaderboard_))

@@ -108,7 +108,11 @@ def run(
             progress=progress,
         )
     if export is not None:
-        write_tables((e.examples.assign(eps=e.threat_model.eps) for e in evaluations), export)
+        # No column of a file holds the arrays of x_adv.
+        tables = (
+            e.examples.drop(columns="x_adv").assign(eps=e.threat_model.eps) for e in evaluations
+        )
+        write_tables(tables, export)
     if as_json:
         rows = [evaluation.summary for evaluation in evaluations]
         about = {

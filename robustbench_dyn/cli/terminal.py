@@ -31,8 +31,8 @@ from robustbench_dyn.results.summary import attacks_that_failed
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation.api import Evaluation
     from robustbench_dyn.evaluation.progress import Progress as RunProgress
+    from robustbench_dyn.evaluation.result import Evaluation
     from robustbench_dyn.plugins.contract import Finding as Rule
     from robustbench_dyn.properties import Finding
     from robustbench_dyn.sweeps.engines import Event

@@ -1,7 +1,8 @@
 """Smoothed classifiers: models of their own, made of a network and noise."""
 
-from robustbench_dyn.smoothing.api import SmoothedEvaluation, evaluate_smoothed
+from robustbench_dyn.smoothing.api import evaluate_smoothed
 from robustbench_dyn.smoothing.classifier import SmoothedClassifier
+from robustbench_dyn.smoothing.result import SmoothedEvaluation
 from robustbench_dyn.smoothing.stages import CertifiedExample
 from robustbench_dyn.smoothing.statistics import Smoothing
 

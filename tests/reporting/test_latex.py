@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from oracles.entries import ENTRIES, entry, letters
 
-from robustbench_dyn.reporting.cells import to_latex_text
+from robustbench_dyn.results.cells import to_latex_text
 from robustbench_dyn.reporting.latex import to_latex
 from robustbench_dyn.reporting.ranking import ranked
 
