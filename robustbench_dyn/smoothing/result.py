@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from robustbench_dyn.datasets import Dataset
+
 
 @dataclass(frozen=True, repr=False)
 class SmoothedEvaluation:
@@ -62,6 +64,16 @@ class SmoothedEvaluation:
     def costs(self) -> tuple[StageCost, ...]:
         """The costs of the stages under the first threat model."""
         return self.evaluations[0].costs
+
+    @property
+    def not_applicable(self) -> dict[str, str]:
+        """Certifiers that cannot treat the model; votes treat every model."""
+        return self.evaluations[0].not_applicable
+
+    @property
+    def data(self) -> Dataset | None:
+        """The examples."""
+        return self.evaluations[0].data
 
     @property
     def examples(self) -> pd.DataFrame:
