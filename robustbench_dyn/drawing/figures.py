@@ -51,9 +51,9 @@ LOOKS: Final = {
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure; width and height: in inches."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  (slow to import)
+    from robustbench_dyn.drawing.shown import ShownFigure  # noqa: PLC0415  (slow to import)
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return ShownFigure(figsize=(width, height), layout="constrained")
 
 
 def about(evaluation: Evaluated) -> str:
