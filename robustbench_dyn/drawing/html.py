@@ -30,13 +30,13 @@ _WIDTH: Final = 600
 _BAR: Final = 22
 # A segment with room for its number.
 _WIDE: Final = 26
-# The first colour is that of figures, made lighter: it must stand out from a dark page, too.
 _COLOURS: Final = {status: look.colour for status, look in LOOKS.items()} | {
-    Status.CERTIFIED: "#2F6FB5",
-    Status.MISCLASSIFIED: "none",
+    Status.MISCLASSIFIED: "none"
 }
 _INK: Final = {Status.UNDECIDED: "#000", Status.MISCLASSIFIED: "currentColor"}
+# Of the picture of a curve, and the colour between its lines, in light and in dark pages.
 _CURVE: Final = (420, 150)
+_BAND: Final = "#4A7FB5"
 
 
 def evaluations_html(evaluations: Sequence[Evaluated]) -> str:
@@ -145,7 +145,7 @@ def _curve(points: Sequence[CurvePoint]) -> str:
         f'<svg viewBox="-44 -10 {width + 60} {height + 34}" style="width:100%;max-width:{width}px" '
         'role="img" aria-label="certified and empirical accuracy over eps">'
         f'<path d="M0 0V{height}H{width}" {line} stroke-width="0.8"/>'
-        f'<path d="{area}" fill="{_COLOURS[Status.CERTIFIED]}" fill-opacity="0.3"/>'
+        f'<path d="{area}" fill="{_BAND}" fill-opacity="0.4"/>'
         f'<path d="M0 {high[0]:.1f}{upper}" {line} stroke-dasharray="5 3" stroke-width="1.5"/>'
         f'<path d="M0 {low[0]:.1f}{lower}" {line} stroke-width="1.5"/>'
         '<g fill="currentColor" font-size="11"><g text-anchor="end">'
