@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from robustbench_dyn.drawing.arrays import Array, adversarial_array, on_device_of
 from robustbench_dyn.drawing.classes import class_name
 from robustbench_dyn.drawing.figures import about, new_figure
 from robustbench_dyn.drawing.panels import (
-    Array,
-    adversarial_array,
     draw_features,
     draw_images,
     draw_original,
@@ -197,8 +196,7 @@ def _adversarial_classes(evaluation: Evaluated, verdicts: Sequence[Verdict]) -> 
     found = {v.example_id: x for v in verdicts if (x := adversarial_array(v, data)) is not None}
     if model is None or not found:
         return classes
-    device = next((tensor.device for tensor in model.parameters()), data.x.device)
-    x_adv = torch.from_numpy(np.stack([*found.values()])).to(device)
+    x_adv = on_device_of(model, torch.from_numpy(np.stack([*found.values()])))
     with full_precision(), frozen_eval(model), torch.no_grad():
         predicted = model(x_adv).argmax(dim=1).tolist()
     names = {i: class_name(data, k) for i, k in zip(found, predicted, strict=True)}

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from robustbench_dyn.drawing.arrays import Array, adversarial_array
 from robustbench_dyn.drawing.classes import class_name
 from robustbench_dyn.drawing.figures import COLOURS, GREY, open_frame
 from robustbench_dyn.drawing.plane import ball, draw_balls, draw_points, draw_regions
@@ -23,18 +22,8 @@ if TYPE_CHECKING:
 
     from robustbench_dyn.datasets import Dataset
 
-Array = NDArray[np.floating[Any]]
 # Grey, or red, green and blue.
 _CHANNELS = (1, 3)
-
-
-def adversarial_array(verdict: Verdict, data: Dataset) -> Array | None:
-    """Return the adversarial example of a verdict in the shape and dtype of its input, or None."""
-    if verdict.x_adv is None:
-        return None
-    like = data.x[:1]
-    x_adv = torch.frombuffer(bytearray(verdict.x_adv), dtype=like.dtype).reshape(like.shape[1:])
-    return x_adv.numpy()
 
 
 def is_image(shape: Sequence[int]) -> bool:

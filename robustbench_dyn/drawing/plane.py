@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.drawing.arrays import adversarial_array, on_device_of
 from robustbench_dyn.drawing.classes import class_name
 from robustbench_dyn.drawing.figures import COLOURS, MARKERS
 from robustbench_dyn.results.verdicts import Status, Verdict
@@ -37,7 +38,8 @@ def draw_regions(axes: Axes, model: nn.Module, data: Dataset) -> None:
     ticks = np.linspace(0, 1, _GRID, dtype=np.float32)
     plane = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, *SHAPE)
     with torch.no_grad():
-        logits = torch.cat([model(part) for part in torch.split(torch.from_numpy(plane), 4096)])
+        x = on_device_of(model, torch.from_numpy(plane).to(data.x.dtype))
+        logits = torch.cat([model(part) for part in torch.split(x, 4096)]).float().cpu()
     for k in range(logits.shape[1]):
         others = torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1).amax(dim=1)
         # A margin is 0 at the boundary itself; classes jump between two points of the grid.
@@ -88,10 +90,11 @@ def draw_points(axes: Axes, verdicts: Iterable[Verdict], data: Dataset) -> None:
         )
     label = "nearest adversarial example"
     for verdict, (x, y) in shown:
-        if verdict.status is Status.BROKEN and verdict.x_adv is not None:
-            x_adv = np.frombuffer(verdict.x_adv, dtype=np.float32)
-            axes.plot([x, x_adv[0]], [y, x_adv[1]], color="black", linewidth=0.4)
-            axes.plot(*x_adv, label=label, **_CROSS)
+        x_adv = adversarial_array(verdict, data)
+        if verdict.status is Status.BROKEN and x_adv is not None:
+            end = x_adv.flatten().tolist()
+            axes.plot([x, end[0]], [y, end[1]], color="black", linewidth=0.4)
+            axes.plot(*end, label=label, **_CROSS)
             # One entry of the legend is enough.
             label = ""
 

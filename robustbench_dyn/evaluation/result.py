@@ -60,7 +60,7 @@ class Evaluation:
         """
         import pandas as pd  # noqa: PLC0415  (slow to import, wanted only here)
 
-        from robustbench_dyn.drawing.panels import adversarial_array  # noqa: PLC0415
+        from robustbench_dyn.drawing.arrays import adversarial_array  # noqa: PLC0415
 
         rows = [[getattr(v, column) for column in EXAMPLE_COLUMNS] for v in self.verdicts]
         table = pd.DataFrame(rows, columns=list(EXAMPLE_COLUMNS))

@@ -84,6 +84,18 @@ def test_colours_points_and_features_are_drawn(shape):
         }
 
 
+def test_points_of_double_precision_are_drawn():
+    data = images((2, 1, 1))
+    x, y = data.x.double(), data.y
+    evaluation = evaluate(Mean(), (x, y), ThreatModel("Linf", 0.1), attacks="pgd")
+    assert evaluation.examples["x_adv"][1].dtype == np.float64
+    (axes,) = evaluation.show(1).axes
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    np.testing.assert_allclose(
+        cross.get_xydata()[0], evaluation.examples["x_adv"][1].ravel(), atol=1e-12
+    )
+
+
 def test_unknown_examples_and_missing_data_are_refused(evaluation):
     with pytest.raises(InputError, match=r"example 3 was not evaluated; .* from 10 to 14"):
         evaluation.show(3)
