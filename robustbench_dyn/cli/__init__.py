@@ -18,6 +18,7 @@ from robustbench_dyn.cli import (
     listing,
     models,
     plotting,
+    plotting_tables,
     publishing,
     scaffolding,
     storing,
@@ -92,4 +93,4 @@ plot.command("flow")(reserving_stdout(plotting.plot_flow_))
 plot.command("curves")(reserving_stdout(plotting.plot_curves_))
 plot.command("radii")(reserving_stdout(plotting.plot_radii_))
 plot.command("examples")(reserving_stdout(plotting.plot_examples_))
-plot.command("leaderboard")(reserving_stdout(plotting.plot_leaderboard_))
+plot.command("leaderboard")(reserving_stdout(plotting_tables.plot_leaderboard_))
