@@ -147,7 +147,8 @@ def _draw_histogram(axes: Axes, verdicts: Sequence[Verdict], last: float) -> Non
     left = Counter(_is_proved(v) for v in verdicts if v.status in CORRECT)[False]
     if left:
         axes.plot([], [], linestyle="none", label=f"correct, no radius proved ({left})")
-    axes.set_ylabel("examples")
+    # Room for the legend above the bars.
+    axes.set(ylabel="examples", ylim=(0, 1.5 * axes.get_ylim()[1]))
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     open_frame(axes)
 
