@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from robustbench_dyn.certification.base import Certifier, Proof
     from robustbench_dyn.datasets import Dataset, DatasetInfo, load_dataset
     from robustbench_dyn.errors import DynbenchError, InputError, SoundnessError
-    from robustbench_dyn.evaluation.api import Evaluation, benchmark, evaluate, evaluate_grid
+    from robustbench_dyn.evaluation.api import benchmark, evaluate, evaluate_grid
     from robustbench_dyn.evaluation.certificate_audit import audit_certificates
-    from robustbench_dyn.evaluation.distances import CurveEvaluation, evaluate_distances
+    from robustbench_dyn.evaluation.distances import evaluate_distances
+    from robustbench_dyn.evaluation.result import CurveEvaluation, Evaluation
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.plugins import load_plugins
     from robustbench_dyn.reporting.curves import curve
     from robustbench_dyn.results.spec import EvaluationSpec
     from robustbench_dyn.results.store import Store
     from robustbench_dyn.results.verdicts import Status, Verdict
-    from robustbench_dyn.smoothing.api import SmoothedEvaluation, evaluate_smoothed
+    from robustbench_dyn.smoothing.api import evaluate_smoothed
     from robustbench_dyn.smoothing.classifier import SmoothedClassifier
+    from robustbench_dyn.smoothing.result import SmoothedEvaluation
     from robustbench_dyn.smoothing.statistics import Smoothing
     from robustbench_dyn.threat_models import ThreatModel
 
@@ -62,16 +64,16 @@ __all__ = [
 _HOMES = {
     "Attack": "attacks.base",
     "Certifier": "certification.base",
-    "CurveEvaluation": "evaluation.distances",
+    "CurveEvaluation": "evaluation.result",
     "Dataset": "datasets",
     "DatasetInfo": "datasets",
     "DynbenchError": "errors",
-    "Evaluation": "evaluation.api",
+    "Evaluation": "evaluation.result",
     "EvaluationSpec": "results.spec",
     "InputError": "errors",
     "Proof": "certification.base",
     "SmoothedClassifier": "smoothing.classifier",
-    "SmoothedEvaluation": "smoothing.api",
+    "SmoothedEvaluation": "smoothing.result",
     "Smoothing": "smoothing.statistics",
     "SoundnessError": "errors",
     "Status": "results.verdicts",

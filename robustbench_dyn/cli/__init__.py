@@ -21,6 +21,7 @@ from robustbench_dyn.cli import (
     listing,
     models,
     plotting,
+    plotting_tables,
     publishing,
     scaffolding,
     settings,
@@ -53,7 +54,9 @@ app = typer.Typer(
 store = typer.Typer(
     cls=Group, help="Check and merge the files of the verdicts.", no_args_is_help=True
 )
-plot = typer.Typer(cls=Group, help="Draw flows and brackets.", no_args_is_help=True)
+plot = typer.Typer(
+    cls=Group, help="Draw flows, curves, radii, examples and tables.", no_args_is_help=True
+)
 
 
 def main() -> NoReturn:
@@ -157,5 +160,8 @@ _add("store check", storing.check_store)
 _add("store merge", storing.merge)
 _add("plot flow", plotting.plot_flow_)
 _add("plot curves", plotting.plot_curves_)
+_add("plot radii", plotting.plot_radii_)
+_add("plot examples", plotting.plot_examples_)
+_add("plot leaderboard", plotting_tables.plot_leaderboard_)
 app.add_typer(store, name="store", rich_help_panel=_PUBLISH)
 app.add_typer(plot, name="plot", rich_help_panel=_PICTURES)

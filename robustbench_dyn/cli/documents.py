@@ -11,8 +11,7 @@ from robustbench_dyn.results.summary import count_statuses
 if TYPE_CHECKING:
     import pandas as pd
 
-    from robustbench_dyn.evaluation.api import Evaluation
-    from robustbench_dyn.evaluation.distances import CurveEvaluation
+    from robustbench_dyn.evaluation.result import CurveEvaluation, Evaluation
     from robustbench_dyn.results.attempts import Attempt
 
 
@@ -35,8 +34,6 @@ def curve_document(evaluation: CurveEvaluation, points: pd.DataFrame) -> dict[st
     about = ("model", "dataset", "norm", "n_examples", "seed", "attacks", "certifiers", "flags")
     return {
         **{name: evaluation.summary[name] for name in about},
-        "certifiers": "+".join(a.certifier for a in evaluation.attempts if not a.not_applicable)
-        or "none",
         "attempts": attempts_of([evaluation]),
         "curve": points.to_dict("records"),
     }

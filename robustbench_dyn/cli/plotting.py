@@ -1,41 +1,69 @@
-"""Commands that draw plots: plot flow, plot curves."""
+"""Commands that evaluate models and draw what comes of it: plot flow, curves, examples, radii."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_dyn.cli.arguments import check_store, targets_of
-from robustbench_dyn.cli.evaluating import DEFAULT_N_OF_CURVES
+from robustbench_dyn.cli.arguments import Target, check_methods, check_store, targets_of
+from robustbench_dyn.cli.evaluating import (
+    DEFAULT_N_EXAMPLES,
+    DEFAULT_N_OF_CURVES,
+)
 from robustbench_dyn.cli.options import (
     MODEL,
     OUTPUT,
+    THREAT,
+    Attacks,
+    Certifiers,
     DataDir,
+    First,
     Model,
     Models,
     NormName,
     Plugins,
+    Quiet,
     StoreFile,
     TestSplit,
     Trust,
+    WeightsFile,
     n_examples_option,
+    seed_option,
 )
-from robustbench_dyn.cli.output import print_result
+from robustbench_dyn.cli.output import announce_files, print_result
 from robustbench_dyn.progress.loading import say
+from robustbench_dyn.results.verdicts import Status
 
-PictureFile = Annotated[
-    Path, typer.Option(metavar="FILE", help="Picture, .png or .svg.", rich_help_panel=OUTPUT)
-]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+    from robustbench_dyn.datasets import Dataset
+    from robustbench_dyn.evaluation.result import CurveEvaluation
+
 # Radii at which plot flow runs certifiers. A finer grid gives radii closer to the decision
 # boundary, where certifiers take longest.
 _FLOW_RADII = 13
+# More examples hardly change a picture, and a minimum-norm attack searches from each.
+_N_DRAWN = 100
+PictureFile = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", help="File of the picture, .png, .svg or .pdf.", rich_help_panel=OUTPUT
+    ),
+]
+Seed = Annotated[int, seed_option("the attacks")]
+N = Annotated[int | None, n_examples_option(str(_N_DRAWN))]
 
 
 def plot_flow_(
     model: Model,
     to: PictureFile,
+    weights: WeightsFile = None,
     dataset: Annotated[
         str,
         typer.Option(
@@ -50,26 +78,33 @@ def plot_flow_(
             rich_help_panel=MODEL,
         ),
     ] = 60,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
     """Draw a flow in the plane: trajectories, decision regions, certified balls, attacks."""
     del trust  # heeded while the options were read
-    check_model(model, dataset, "L2", plugins or ())
-    from robustbench_dyn.datasets import load_dataset
-    from robustbench_dyn.evaluation.distances import evaluate_distances
-    from robustbench_dyn.models.loading import load_model
-    from robustbench_dyn.reporting import plots
+    (target,) = targets_of(
+        [model],
+        dataset=dataset,
+        norm="L2",
+        n_examples=n_examples,
+        usual_n_examples=n_examples,
+        plugins=plugins or (),
+        weights=weights,
+    )
+    with picture(to) as figures:
+        say("loading torch")
+        from robustbench_dyn.drawing.flow import check_flow, plot_flow
+        from robustbench_dyn.evaluation.distances import evaluate_distances
 
-    plots.check_plot_path(to)
-    say(f"reading {dataset}")
-    data = load_dataset(dataset, n_examples=n_examples)
-    say(f"loading {model}")
-    network = load_model(model, dataset=dataset, norm="L2", plugins=tuple(plugins or ()))
-    plots.check_flow(network, data)
-    evaluation = evaluate_distances(network, data, "L2", n_radii=_FLOW_RADII)
-    plots.save(plots.plot_flow(network, data, evaluation, title=model), to)
-    print_result(f"written to {to}")
+        data = _data(target)
+        network = _network(target, plugins, weights)
+        check_flow(network, data)
+        evaluation = evaluate_distances(
+            network, data, "L2", n_radii=_FLOW_RADII, progress=False if quiet else None
+        )
+        figures.append(plot_flow(network, data, evaluation, title=model))
 
 
 def plot_curves_(
@@ -81,7 +116,18 @@ def plot_curves_(
         int | None,
         n_examples_option(f"{DEFAULT_N_OF_CURVES}, since the attack starts from each"),
     ] = None,
+    certifiers: Certifiers = "auto",
+    bands: Annotated[
+        bool,
+        typer.Option(
+            "--bands",
+            help="Fill the brackets of models that share a panel.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    seed: Seed = 0,
     store: StoreFile = Path("dynbench.sqlite"),
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     data_dir: DataDir = None,
@@ -95,29 +141,216 @@ def plot_curves_(
         n_examples=n_examples,
         usual_n_examples=DEFAULT_N_OF_CURVES,
         plugins=plugins or (),
+        data_dir=data_dir,
     )
+    check_methods(None, certifiers, targets)
     check_store(store)
-    from robustbench_dyn.cli.terminal import progress_display
-    from robustbench_dyn.datasets import load_dataset
-    from robustbench_dyn.evaluation.distances import evaluate_distances
-    from robustbench_dyn.models.loading import load_model
-    from robustbench_dyn.reporting import plots
+    with picture(to, store) as figures:
+        say("loading torch")
+        from robustbench_dyn.drawing.curves import plot_curves
 
-    plots.check_plot_path(to)
-    # All of them first: a model that fails must not end the command after the work on others.
-    networks = {
-        target.model: load_model(
-            target.model, dataset=target.dataset, norm=target.norm, plugins=tuple(plugins or ())
-        )
-        for target in targets
-    }
-    _, dataset_name, norm, _, n = targets[0]
-    data = load_dataset(dataset_name, n_examples=n, data_dir=data_dir)
-    evaluations = {}
-    for name, network in networks.items():
-        with progress_display(enabled=True) as progress:
-            evaluations[name] = evaluate_distances(
-                network, data, norm, store=store, progress=progress
+        # All of them first: a broken one must not end the command after the work on the others.
+        networks = [_network(target, plugins) for target in targets]
+        evaluations = {
+            target.model: _distances(
+                network,
+                _data(target, data_dir=data_dir),
+                target,
+                certifiers=certifiers,
+                seed=seed,
+                store=store,
+                quiet=quiet,
             )
-    plots.save(plots.plot_curves(evaluations), to)
+            for target, network in zip(targets, networks, strict=True)
+        }
+        figures.append(plot_curves(evaluations, bands=bands))
+
+
+def plot_radii_(
+    model: Model,
+    to: PictureFile,
+    weights: WeightsFile = None,
+    dataset: TestSplit = None,
+    norm_name: NormName = None,
+    n_examples: N = None,
+    certifiers: Certifiers = "auto",
+    seed: Seed = 0,
+    store: StoreFile = Path("dynbench.sqlite"),
+    quiet: Quiet = False,
+    plugins: Plugins = None,
+    trust: Trust = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw how large certified radii and distances of adversarial examples are."""
+    del trust  # heeded while the options were read
+    (target,) = targets_of(
+        [model],
+        dataset=dataset,
+        norm=norm_name,
+        n_examples=n_examples,
+        usual_n_examples=_N_DRAWN,
+        plugins=plugins or (),
+        weights=weights,
+        data_dir=data_dir,
+    )
+    check_methods(None, certifiers, [target])
+    check_store(store)
+    with picture(to, store) as figures:
+        say("loading torch")
+        from robustbench_dyn.drawing.radii import plot_radii
+
+        evaluation = _distances(
+            _network(target, plugins, weights),
+            _data(target, data_dir=data_dir),
+            target,
+            certifiers=certifiers,
+            seed=seed,
+            store=store,
+            quiet=quiet,
+        )
+        figures.append(plot_radii(evaluation))
+
+
+def plot_examples_(
+    model: Model,
+    to: PictureFile,
+    weights: WeightsFile = None,
+    dataset: TestSplit = None,
+    norm_name: NormName = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EPS",
+            help="Radius, as 0.5 or 8/255.",
+            show_default="that of run",
+            rich_help_panel=THREAT,
+        ),
+    ] = None,
+    first: First = 0,
+    n_examples: Annotated[int | None, n_examples_option(str(DEFAULT_N_EXAMPLES))] = None,
+    status: Annotated[
+        list[Status] | None,
+        typer.Option(
+            help="Draw examples of this status; may be repeated.",
+            show_default="broken",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    count: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, max=500, help="Draw at most so many.", rich_help_panel=OUTPUT
+        ),
+    ] = 12,
+    attacks: Attacks = "standard",
+    certifiers: Certifiers = "auto",
+    seed: Seed = 0,
+    store: StoreFile = Path("dynbench.sqlite"),
+    quiet: Quiet = False,
+    plugins: Plugins = None,
+    trust: Trust = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw images, their perturbations and their adversarial examples, or certified images.
+
+    With the options and the store of an earlier run, nothing is computed again.
+    """
+    del trust  # heeded while the options were read
+    (target,) = targets_of(
+        [model],
+        dataset=dataset,
+        norm=norm_name,
+        eps=[] if eps is None else [eps],
+        first=first,
+        n_examples=n_examples,
+        usual_n_examples=DEFAULT_N_EXAMPLES,
+        plugins=plugins or (),
+        weights=weights,
+        data_dir=data_dir,
+    )
+    check_methods(attacks, certifiers, [target])
+    check_store(store)
+    with picture(to, store) as figures:
+        say("loading torch")
+        from robustbench_dyn.drawing.examples import check_images, plot_examples
+        from robustbench_dyn.evaluation.api import evaluate
+        from robustbench_dyn.progress.display import progress_display
+
+        data = _data(target, first=first, data_dir=data_dir)
+        check_images(data)
+        network = _network(target, plugins, weights)
+        with progress_display(enabled=not quiet) as progress:
+            evaluation = evaluate(
+                network,
+                data,
+                target.threat_models[0],
+                attacks=attacks,
+                certifiers=certifiers,
+                seed=seed,
+                store=store,
+                progress=progress,
+            )
+        statuses = list(dict.fromkeys(status or [Status.BROKEN]))
+        figures.append(plot_examples(evaluation, statuses=statuses, count=count))
+
+
+def _data(target: Target, *, first: int = 0, data_dir: Path | None = None) -> Dataset:
+    from robustbench_dyn.datasets import load_dataset
+
+    say(f"reading {target.dataset}")
+    return load_dataset(
+        target.dataset, first=first, n_examples=target.n_examples, data_dir=data_dir
+    )
+
+
+def _network(target: Target, plugins: list[Path] | None, weights: Path | None = None) -> nn.Module:
+    from robustbench_dyn.models.loading import load_model
+
+    say(f"loading {target.model}")
+    return load_model(
+        target.model,
+        dataset=target.dataset,
+        norm=target.norm,
+        plugins=tuple(plugins or ()),
+        weights=weights,
+    )
+
+
+def _distances(
+    network: nn.Module,
+    data: Dataset,
+    target: Target,
+    *,
+    certifiers: str,
+    seed: int,
+    store: Path,
+    quiet: bool,
+) -> CurveEvaluation:
+    from robustbench_dyn.evaluation.distances import evaluate_distances
+    from robustbench_dyn.progress.display import progress_display
+
+    with progress_display(enabled=not quiet) as progress:
+        return evaluate_distances(
+            network,
+            data,
+            target.norm,
+            certifiers=certifiers,
+            seed=seed,
+            store=store,
+            progress=progress,
+        )
+
+
+@contextmanager
+def picture(to: Path, store: Path | None = None) -> Iterator[list[Figure]]:
+    """Check the path of a picture; write there what the body leaves in the list."""
+    from robustbench_dyn.drawing.figures import check_plot_path, save
+
+    check_plot_path(to)
+    figures: list[Figure] = []
+    yield figures
+    for figure in figures:
+        save(figure, to)
     print_result(f"written to {to}")
+    if store is not None:
+        announce_files(store)

@@ -31,8 +31,7 @@ from robustbench_dyn.results.verdicts import Status
 if TYPE_CHECKING:
     import pandas as pd
 
-    from robustbench_dyn.evaluation.api import Evaluation
-    from robustbench_dyn.evaluation.distances import CurveEvaluation
+    from robustbench_dyn.evaluation.result import CurveEvaluation, Evaluation
 
 _ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap")
 _INDENT = "  "

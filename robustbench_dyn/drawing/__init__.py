@@ -1,1 +1,1 @@
-"""Pictures of results: brackets, curves, examples, flows."""
+"""Pictures of results: brackets, curves, examples, radii, flows; on figures and in HTML."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,47 +21,16 @@ from robustbench_dyn.evaluation.options import (
 )
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
+from robustbench_dyn.evaluation.result import Evaluation
 from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.progress.display import Reporter, reporting
-from robustbench_dyn.progress.report import Progress
-from robustbench_dyn.results.attempts import Attempt, attempts_of
-from robustbench_dyn.results.costs import StageCost
+from robustbench_dyn.results.attempts import attempts_of
 from robustbench_dyn.results.store import Run, Store
 from robustbench_dyn.results.summary import summary_row
-from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS, Verdict
+from robustbench_dyn.results.verdicts import Verdict
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 DEFAULT_AUDIT_SHARE = 0.01
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Verdicts of one model under one threat model, and the leaderboard row made of them.
-
-    key: what the store calls the evaluation. costs: what it took, stage by stage, in this run and
-    in those before it that left verdicts in the store. not_applicable: certifiers of `auto` that
-    cannot treat the model, with the reason. attempts: what each certifier came to.
-    """
-
-    threat_model: ThreatModel
-    verdicts: tuple[Verdict, ...]
-    summary: dict[str, Any]
-    key: str
-    costs: tuple[StageCost, ...]
-    not_applicable: dict[str, str] = field(default_factory=dict)
-    attempts: tuple[Attempt, ...] = ()
-
-    @cached_property
-    def examples(self) -> pd.DataFrame:
-        """Return one row an example, in the order of example_id."""
-        import pandas as pd  # noqa: PLC0415  (slow to import, wanted only here)
-
-        rows = [[getattr(v, column) for column in EXAMPLE_COLUMNS] for v in self.verdicts]
-        table = pd.DataFrame(rows, columns=list(EXAMPLE_COLUMNS))
-        return table.assign(status=table["status"].map(str))
 
 
 def evaluate(
@@ -312,6 +279,9 @@ def _evaluate_at(pipeline: Pipeline[Any], threat_model: ThreatModel) -> Evaluati
             flags=pipeline.flags,
             not_applicable=pipeline.record.not_applicable,
         ),
+        data=pipeline.dataset,
+        # The votes of a smoothed classifier are not the answers of its network.
+        model=None if pipeline.spec.smoothing else pipeline.model.network.model,
     )
 
 

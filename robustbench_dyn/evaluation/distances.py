@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,6 @@ from torch import nn
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.api import (
     DEFAULT_AUDIT_SHARE,
-    Evaluation,
     open_pipeline,
     run_grid,
 )
@@ -26,26 +25,16 @@ from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
 from robustbench_dyn.evaluation.options import check_reporter, is_number, is_whole
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Certifiers, NetworkPlan
+from robustbench_dyn.evaluation.result import CurveEvaluation, Evaluation
 from robustbench_dyn.evaluation.transitions import broken
 from robustbench_dyn.progress.display import Reporter, reporting
 from robustbench_dyn.results.attempts import attempts_of
+from robustbench_dyn.results.curves import CORRECT, reached
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status, Verdict
 from robustbench_dyn.threat_models import Norm, ThreatModel, check_norm, format_eps, widest_eps
 
 MINIMUM_NORM_ATTACK = "fab-min"
-CORRECT = (Status.BROKEN, Status.CERTIFIED, Status.UNDECIDED)
-
-
-@dataclass(frozen=True)
-class CurveEvaluation(Evaluation):
-    """Verdicts at the widest eps of a norm, each with all that is known below.
-
-    A verdict's certified_radius is the largest that was proved, and its adversarial_distance that
-    of the nearest adversarial example found. radii: where certifiers were run, rising from 0.
-    """
-
-    radii: tuple[float, ...] = ()
 
 
 def evaluate_distances(
@@ -114,11 +103,15 @@ def evaluate_distances(
                 positive = [radius for radius in grid if radius > 0]
                 found = _certify_on_grid(on_balls, norm, found, positive)
             flags = sorted({*evaluation.summary["flags"].split(), *on_balls.flags})
+            # The search has only those whose radii hold at any eps.
+            voided = on_balls.spec.voids_certificates(on_balls.flags)
+            labels = [] if voided else [stage.label for stage in on_balls.spec.certifiers]
     verdicts = tuple(found[i] for i in sorted(found))
     return CurveEvaluation(
         threat_model=widest,
         verdicts=verdicts,
-        summary=evaluation.summary | {"flags": " ".join(flags)},
+        summary=evaluation.summary
+        | {"flags": " ".join(flags), "certifiers": "+".join(labels) or "none"},
         key=evaluation.key,
         costs=evaluation.costs,
         not_applicable=dict(on_balls.record.not_applicable),
@@ -129,6 +122,8 @@ def evaluate_distances(
             flags=on_balls.flags,
             not_applicable=on_balls.record.not_applicable,
         ),
+        data=evaluation.data,
+        model=evaluation.model,
         radii=tuple(grid),
     )
 
@@ -191,11 +186,6 @@ def _default_radii(evaluation: Evaluation, n_radii: int) -> list[float]:
     found = [distance for distance in distances if math.isfinite(distance)]
     last = float(np.quantile(found, 0.99)) if found else evaluation.threat_model.eps
     return np.linspace(0.0, last, n_radii).tolist()
-
-
-def reached(verdict: Verdict) -> float:
-    """Return the distance of the adversarial example found, inf where there is none."""
-    return verdict.adversarial_distance if verdict.status is Status.BROKEN else math.inf
 
 
 def check_radii(radii: Sequence[float], widest: float) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from robustbench_dyn.evaluation.distances import CORRECT, CurveEvaluation, check_radii, reached
+from robustbench_dyn.evaluation.distances import check_radii
+from robustbench_dyn.evaluation.result import CurveEvaluation
+from robustbench_dyn.results.curves import CurvePoint, curve_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,17 +27,4 @@ def curve(evaluation: CurveEvaluation, radii: Sequence[float] | None = None) -> 
 
     radii = evaluation.radii if radii is None else radii
     check_radii(radii, evaluation.threat_model.eps)
-    correct = [v for v in evaluation.verdicts if v.status in CORRECT]
-    certified = np.array([v.certified_radius for v in correct])
-    distances = np.array([reached(v) for v in correct])
-    n = len(evaluation.verdicts)
-    rows = [
-        # NaN, where nothing is certified, is above no eps; at 0 a correct answer is all it takes.
-        (
-            eps,
-            float((certified >= eps).sum()) / n if eps else len(correct) / n,
-            float((distances > eps).sum()) / n,
-        )
-        for eps in radii
-    ]
-    return pd.DataFrame(rows, columns=["eps", "certified_accuracy", "empirical_accuracy"])
+    return pd.DataFrame(curve_points(evaluation.verdicts, radii), columns=list(CurvePoint._fields))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import check_writable, replacing, write_text
-from robustbench_dyn.reporting.cells import to_csv_text
+from robustbench_dyn.results.cells import to_csv_text
 from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS
 
 if TYPE_CHECKING:

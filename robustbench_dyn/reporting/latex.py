@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from robustbench_dyn.reporting.aggregation import Line, TableLines, lines
-from robustbench_dyn.reporting.cells import to_latex_text
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.ranking import LEVEL
 from robustbench_dyn.reporting.shown_columns import METHODS, MODEL, NUMBERS, RANKS, ShownColumn
+from robustbench_dyn.results.cells import to_latex_text
 from robustbench_dyn.results.headings import INTERVAL, format_eps, members_of_suites
 
 _COLUMNS: Final = (*RANKS, MODEL, *NUMBERS)

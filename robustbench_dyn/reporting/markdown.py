@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from robustbench_dyn.reporting.aggregation import Line, TableLines, lines
-from robustbench_dyn.reporting.cells import to_markdown_text
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.ranking import LEVEL
 from robustbench_dyn.reporting.shown_columns import (
@@ -19,6 +18,7 @@ from robustbench_dyn.reporting.shown_columns import (
     RANKS,
     ShownColumn,
 )
+from robustbench_dyn.results.cells import to_markdown_text
 from robustbench_dyn.results.headings import INTERVAL, members_of_suites
 
 _RANKED: Final = (*RANKS, MODEL, *NUMBERS, EMPIRICAL_RANK, *METHODS, *COSTS)

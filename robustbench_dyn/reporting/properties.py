@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.reporting.cells import from_csv_text, to_csv_cell
 from robustbench_dyn.reporting.folder import settled
+from robustbench_dyn.results.cells import from_csv_text, to_csv_cell
 
 
 class Measured(NamedTuple):

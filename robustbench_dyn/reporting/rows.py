@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.names import RULE, is_name
-from robustbench_dyn.reporting.cells import from_csv_text, to_csv_cell
+from robustbench_dyn.results.cells import from_csv_text, to_csv_cell
 from robustbench_dyn.results.flags import unknown_flags
 from robustbench_dyn.results.summary import SUMMARY_COLUMNS, binomial_limit
 from robustbench_dyn.threat_models import NORMS

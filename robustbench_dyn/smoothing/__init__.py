@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustbench_dyn.smoothing.api import SmoothedEvaluation, evaluate_smoothed
+    from robustbench_dyn.smoothing.api import evaluate_smoothed
     from robustbench_dyn.smoothing.classifier import SmoothedClassifier
+    from robustbench_dyn.smoothing.result import SmoothedEvaluation
     from robustbench_dyn.smoothing.stages import CertifiedExample
     from robustbench_dyn.smoothing.statistics import Smoothing
 
@@ -23,7 +24,7 @@ __all__ = [
 _HOMES = {
     "CertifiedExample": "stages",
     "SmoothedClassifier": "classifier",
-    "SmoothedEvaluation": "api",
+    "SmoothedEvaluation": "result",
     "Smoothing": "statistics",
     "evaluate_smoothed": "api",
 }

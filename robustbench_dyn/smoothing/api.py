@@ -7,7 +7,6 @@ of.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from torch import nn
 
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.evaluation.api import DEFAULT_AUDIT_SHARE, Evaluation, run_grid
+from robustbench_dyn.evaluation.api import DEFAULT_AUDIT_SHARE, run_grid
 from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
 from robustbench_dyn.evaluation.options import check_options, device_of
 from robustbench_dyn.evaluation.outcomes import Stage
@@ -29,11 +28,11 @@ from robustbench_dyn.progress.display import Reporter, reporting
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.results.spec import EvaluationSpec, Record, SmoothingSpec, StageSpec
 from robustbench_dyn.results.store import Store, Votes
+from robustbench_dyn.smoothing.result import SmoothedEvaluation
 from robustbench_dyn.smoothing.stages import (
     ATTACK,
     N_DRAWS,
     N_STEPS,
-    CertifiedExample,
     EotAttackStage,
     VoteStage,
 )
@@ -45,14 +44,6 @@ from robustbench_dyn.version import __version__
 # Raise when votes change, so that no old one is taken for a new one.
 _VOTES_VERSION = 2
 _BATCH_SIZE = 250
-
-
-@dataclass(frozen=True)
-class SmoothedEvaluation:
-    """One Evaluation a threat model, as for any model, and one certificate an example."""
-
-    evaluations: tuple[Evaluation, ...]
-    certificates: tuple[CertifiedExample, ...]
 
 
 def evaluate_smoothed(

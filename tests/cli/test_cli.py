@@ -19,6 +19,7 @@ from oracles.digits_plugin import UNSOUND, write_plugin
 
 from robustbench_dyn import cli
 from robustbench_dyn.resources import shipped
+from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS
 
 # Runs in seconds.
 QUICK = ["run", "--model", "lipflow", "--n-examples", "16", "--attacks", "pgd"]
@@ -57,6 +58,7 @@ def test_export_holds_every_example_at_every_eps(quick_run):
     folder, document = quick_run
     table = pd.read_csv(folder / "verdicts.csv")
     assert table.groupby("eps")["example_id"].count().tolist() == [16, 16]
+    assert tuple(table.columns) == (*EXAMPLE_COLUMNS, "eps")
     certified = (table[table["eps"] == 0.5]["status"] == "certified").mean()
     assert certified == pytest.approx(document["rows"][0]["certified_accuracy"])
 

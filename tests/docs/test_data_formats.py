@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from robustbench_dyn.evaluation.result import X_ADV
 from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS
 from robustbench_dyn.results.flags import FLAGS, name_of
 from robustbench_dyn.results.store import Store
@@ -25,7 +26,9 @@ def tables():
     return [name for (name,) in rows]
 
 
-@pytest.mark.parametrize("names", [EXAMPLE_COLUMNS, PUBLISHED_COLUMNS, tables(), Outcome, Status])
+@pytest.mark.parametrize(
+    "names", [(*EXAMPLE_COLUMNS, X_ADV), PUBLISHED_COLUMNS, tables(), Outcome, Status]
+)
 def test_every_name_is_described(names):
     assert described(map(str, names), PAGE) == []
 

@@ -87,6 +87,7 @@ FLAGS = {
     "full",
     "correct",
     "examples",
+    "bands",
 }
 
 VALUES = {
@@ -134,6 +135,8 @@ VALUES = {
     "one": NO_NAME,
     "other": NO_NAME,
     "tables": NO_FOLDER,
+    "status": [*NO_CHOICE, "Broken", "robust"],
+    "count": [*NO_COUNT, "501"],
     "sample": NO_COUNT,
     "evidence": [".", "pipe", "loop", "junk", "f.txt", "/dev/zero", "no/such", *NO_PATH],
     "source": ["x" * 201],
@@ -157,6 +160,10 @@ OWN_VALUES = {
     ("new", "to"): ["f.txt", "pipe", "junk", "/dev/null", *NO_PATH],
     ("plot flow", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
     ("plot curves", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
+    ("plot radii", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
+    ("plot examples", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
+    ("plot leaderboard", "to"): ["", ".", "x", "x.gif", "x.png.exe", *NO_PATH],
+    ("plot leaderboard", "tables"): [*NO_FOLDER, "x.csv", "linear"],
     ("sweep", "device"): ["", "x", "meta", "cuda:-1", "cuda:999999999999", DIGITS, *NO_TEXT],
     # An empty name stands for the data set of the model's weights.
     ("check", "dataset"): NO_NAME[1:],
@@ -186,6 +193,9 @@ COMMANDS = {
     "store merge": [],
     "plot flow": ["--model", "lipflow", "--to", "x.png"],
     "plot curves": [*LINEAR, *DIGITS_SET, "--to", "x.png"],
+    "plot radii": [*LINEAR, *DIGITS_SET, "--to", "x.png"],
+    "plot examples": [*LINEAR, *DIGITS_SET, "--to", "x.png"],
+    "plot leaderboard": ["--tables", "ranked", "--to", "x.png"],
 }
 ARGUMENTS = {
     "list": "models", "show": "linear", "check": "linear", "new": "mine", "sweep": "sweep.yaml",

@@ -10,9 +10,10 @@ from oracles.command import dynbench_here, refused
 from oracles.records import record
 
 from robustbench_dyn.cli.scaffolding import write_plugin
+from robustbench_dyn.drawing import figures
 from robustbench_dyn.errors import OutputError
-from robustbench_dyn.reporting import export, plots
-from robustbench_dyn.reporting.cells import from_csv_text, to_plot_text
+from robustbench_dyn.reporting import export
+from robustbench_dyn.results.cells import from_csv_text, to_plot_text
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status, Verdict
 from robustbench_dyn.smoothing.stages import CertifiedExample
@@ -25,6 +26,9 @@ COMMANDS = {
     "export": (["export", "--store", "s.sqlite"], "t.csv"),
     "plot flow": (["plot", "flow", *MODEL, "--to"], "t.png"),
     "plot curves": (["plot", "curves", *MODEL, "--to"], "t.svg"),
+    "plot radii": (["plot", "radii", *MODEL, "--to"], "t.pdf"),
+    "plot examples": (["plot", "examples", *MODEL, "--to"], "t.png"),
+    "plot leaderboard": (["plot", "leaderboard", "--to"], "t.png"),
     "train": (["train", *MODEL, "--out"], "t.safetensors"),
 }
 
@@ -105,8 +109,9 @@ WRITERS = {
         "t.tsv",
         lambda path: export.write_certificates([CertifiedExample(0, 1, 1, 0.5, 0.1)], path),
     ),
-    "png": ("t.png", lambda path: plots.save(Figure(), path)),
-    "svg": ("t.svg", lambda path: plots.save(Figure(), path)),
+    "png": ("t.png", lambda path: figures.save(Figure(), path)),
+    "svg": ("t.svg", lambda path: figures.save(Figure(), path)),
+    "pdf": ("t.pdf", lambda path: figures.save(Figure(), path)),
 }
 
 
@@ -181,7 +186,7 @@ def test_a_label_of_a_plot_is_text(text, tmp_path):
     axes.plot([0, 1], [0, 1], label=to_plot_text(text))
     axes.legend()
     axes.set_title(to_plot_text(text))
-    plots.save(figure, tmp_path / "t.svg")
+    figures.save(figure, tmp_path / "t.svg")
     # Text in one piece has its characters in a comment.
     shown = text.replace("\n", " ")
     assert (tmp_path / "t.svg").read_text().count(f"{shown} -->") == 2

@@ -7,9 +7,9 @@ import subprocess
 import pytest
 from oracles.entries import ENTRIES, entry, letters
 
-from robustbench_dyn.reporting.cells import to_latex_text
 from robustbench_dyn.reporting.latex import to_latex
 from robustbench_dyn.reporting.ranking import ranked
+from robustbench_dyn.results.cells import to_latex_text
 
 HOSTILE = r"\input{/etc/passwd} 100% a_b ~^ #1 $x$ {[ <>|\" ☃ – \\ " + "\n\\end{table}"
 ALL = ranked(
