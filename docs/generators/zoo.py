@@ -1,0 +1,148 @@
+"""A page for each architecture of the zoo, from its card, its weights and the published tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from generators import links
+from generators.markdown import block, escaped, inline, literal, page, table
+
+from robustbench_dyn.models.architectures import split_name
+from robustbench_dyn.plugins import Card, find_plugins
+from robustbench_dyn.reporting.page.cards import address
+from robustbench_dyn.threat_models import format_eps
+
+TABLES = links.ROOT / "leaderboards"
+COLUMNS = ("model", "certified %", "empirical %", "clean %", "examples", "certifiers", "flags")
+
+
+def pages(_docs: Path) -> dict[str, str]:
+    """Return a page for each architecture that ships."""
+    found = sorted(path.parent.name for path in (links.ROOT / "plugins").glob("*/card.yaml"))
+    cards = {plugin.name: plugin.card for plugin in find_plugins() if plugin.card}
+    return {f"zoo/{name}.md": of(name, cards[name]) for name in found}
+
+
+def of(name: str, card: Card) -> str:
+    """Return the page of one architecture."""
+    return page(
+        name,
+        f"*{escaped(card.family)}.* {inline(card.summary)}",
+        "\n\n".join(equation(card)),
+        picture(name),
+        "\n\n".join(claims(name, card)),
+        "\n\n".join(rows(name)),
+        "\n\n".join(weights(name, card)),
+        "\n\n".join(sources(card)),
+        "## Run it",
+        block(f"dynbench show {name}\ndynbench check {name}\ndynbench run --model {name}", "console"),
+        f"The code: [plugins/{name}](../../plugins/{name}/__init__.py).",
+    )
+
+
+def equation(card: Card) -> Iterator[str]:
+    """Yield the equation of the card."""
+    if card.equation:
+        yield "## Equation"
+        yield block("\n".join(card.equation))
+
+
+def picture(name: str) -> str:
+    """Return the picture of the flow, where the gallery has one."""
+    path = links.DOCS / "gallery" / f"flow-{name}.png"
+    if not path.exists():
+        return ""
+    said = "Sixty points of the two moons on their way through the layers, and the decision regions."
+    return f"## Flow\n\n![{said}](../gallery/{path.name})\n\n{said} [The gallery](../gallery.md) explains."
+
+
+def claims(name: str, card: Card) -> Iterator[str]:
+    """Yield the claims of the card, with the defects that `--check` measured."""
+    if not card.properties:
+        return
+    yield "## Claims"
+    yield "The card claims: " + ", ".join(map(literal, card.properties)) + "."
+    path = TABLES / "properties.csv"
+    if not path.exists():
+        return
+    found = pd.read_csv(path, keep_default_na=False)
+    found = found[[split_name(model)[0] == name for model in found["model"]]]
+    if len(found):
+        yield "Measured on the trained weights, in float64:"
+        shown = (
+            (literal(row["model"]), literal(row["claim"]), inline(f"{row['part']} {row['points']}"))
+            + (f"{float(row['defect']):.2g}", f"{float(row['tolerance']):.2g}", holds(row["holds"]))
+            for row in found.to_dict("records")
+        )
+        yield table(("model", "claim", "where", "defect", "tolerance", "holds"), shown)
+
+
+def holds(value: object) -> str:
+    """Return yes or no of a column that CSV has made text or bool."""
+    return "yes" if str(value) == "True" else "no"
+
+
+def rows(name: str) -> Iterator[str]:
+    """Yield the published rows of all variants, by threat model."""
+    shown = []
+    for path in sorted(TABLES.glob("*-*.csv"), key=lambda path: path.name):
+        found = pd.read_csv(path, keep_default_na=False)
+        found = found[[base(model) == name for model in found["model"]]]
+        if len(found):
+            first = found.iloc[0]
+            title = f"{first['dataset']}, {first['norm']}, eps {format_eps(float(first['eps']))}"
+            shown += [f"### {escaped(title)}", table(COLUMNS, map(row, found.to_dict("records")))]
+    if shown:
+        yield "## Published rows"
+        yield "Certified means proved; empirical means not broken by the attacks of the suite. "
+        yield from shown
+        yield "[All tables](../results/leaderboards.md)"
+
+
+def base(model: str) -> str:
+    """Return the architecture of a model's name in a table."""
+    return split_name(model)[0].partition("~")[0]
+
+
+def row(of_table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a row of a table as cells."""
+    accuracies = [of_table[f"{kind}_accuracy"] for kind in ("certified", "empirical", "clean")]
+    return (
+        literal(of_table["model"]),
+        *(f"{100 * float(value):.1f}" if value != "" else "" for value in accuracies),
+        str(of_table["n_examples"]),
+        escaped(str(of_table["certifiers"]).replace("+", ", ")),
+        escaped(of_table["open_flags"]),
+    )
+
+
+def weights(name: str, card: Card) -> Iterator[str]:
+    """Yield the sets of weights of a card, and their recipes."""
+    if not card.weights:
+        return
+    yield "## Weights"
+    shown = []
+    for one in card.weights:
+        full = f"{name}/{one.variant}" if one.variant else name
+        options = ", ".join(f"{key}={value}" for key, value in one.options.items())
+        seconds = f"{one.training_seconds:,.0f}" if one.training_seconds else ""
+        recipe = Path(one.recipe).name if one.recipe else ""
+        shown.append(
+            (literal(full), literal(one.dataset), one.norm or "", literal(options) if options else "")
+            + (seconds, literal(recipe) if recipe else "", literal(one.sha256[:12]))
+        )
+    headings = ("model", "data set", "norm", "options", "training, s", "recipe", "SHA-256")
+    yield table(headings, shown)
+
+
+def sources(card: Card) -> Iterator[str]:
+    """Yield the papers that a card names."""
+    if card.sources:
+        yield "## Sources"
+        yield "\n".join(
+            f"- [{escaped(source)}]({where})" if (where := address(source)) else f"- {escaped(source)}"
+            for source in card.sources
+        )
