@@ -21,7 +21,7 @@ DOCS = Path(__file__).parent
 def main(target: Path) -> int:
     """Build the site into a folder; return the exit code."""
     html = target / "html"
-    options = ["-W", "--keep-going", "-n", "-q", "-d", str(target / "doctrees")]
+    options = ["-E", "-W", "--keep-going", "-n", "-q", "-d", str(target / "doctrees")]
     subprocess.run([sys.executable, "-m", "sphinx", *options, str(DOCS), str(html)], check=True)
     dynbench = [sys.executable, "-c", "from robustbench_dyn.cli import main; main()"]
     page = ["leaderboard", "--to", str(DOCS.parent / "leaderboards"), "--page"]
