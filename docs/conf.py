@@ -1,4 +1,4 @@
-"""Configuration of the documentation's site; `python docs/build.py` builds and checks it."""
+"""Configuration of the documentation's site; `python docs/build_site.py` builds and checks it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 project = PROJECT["name"]
 author = PROJECT["authors"][0]["name"]
-copyright = f"2026 {author}"  # noqa: A001
+copyright = f"2026 {author}"
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
@@ -38,6 +38,9 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 
+# Options are written --like-this in the help texts.
+smartquotes = False
+
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_static_path = ["static"]
@@ -55,6 +58,7 @@ def setup(app: Any) -> None:
     app.connect("source-read", links.read)
     app.connect("missing-reference", links.resolve)
     app.connect("autodoc-process-docstring", notes.process)
+    app.connect("autodoc-process-signature", notes.signature)
     app.add_html_math_renderer(
         "mathml",
         inline_renderers=(maths.inline, None),

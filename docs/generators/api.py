@@ -6,9 +6,8 @@ import inspect
 from collections.abc import Iterable
 from pathlib import Path
 
-from generators.markdown import block, page, toctree
-
 import robustbench_dyn
+from generators.markdown import block, page, toctree
 
 # The first group whose module begins a name's own takes it.
 GROUPS = {
@@ -23,6 +22,9 @@ from robustbench_dyn import ThreatModel, evaluate, load_model
 
 evaluation = evaluate(load_model("lipflow"), "fashion_mnist", ThreatModel("L2", 0.5))
 """
+MORE = """\
+The descriptions are the docstrings of the code. [Your own model](../../how-to/own-model.md) and
+[data formats](../../data-formats.md) show how the names work together."""
 
 
 def pages(_docs: Path) -> dict[str, str]:
@@ -35,8 +37,7 @@ def pages(_docs: Path) -> dict[str, str]:
         "Python reference",
         "All public names, imported from `robustbench_dyn`:",
         block(EXAMPLE.strip(), "python"),
-        "The descriptions are the docstrings of the code. [Your own model](../../how-to/own-model.md) "
-        "and [data formats](../../data-formats.md) show how the names work together.",
+        MORE,
         toctree(GROUPS),
     )
     return written

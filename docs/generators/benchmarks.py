@@ -11,9 +11,9 @@ from generators.markdown import block, inline, page
 
 FOLDER = links.ROOT / "benchmarks"
 INTRODUCTION = """\
-Every number of these pages was written by a command. The scripts below measure; each writes a CSV file,
-with the machine that it ran on, and `python benchmarks/tables.py` copies tables from there into the pages.
-A comparison measures both sides in one run."""
+Every number of these pages was written by a command. The scripts below measure. Each writes a CSV
+file, with the machine that it ran on, and `python benchmarks/tables.py` copies tables from there
+into the pages. A comparison measures both sides in one run."""
 
 
 def pages(_docs: Path) -> dict[str, str]:
@@ -29,7 +29,8 @@ def documented(path: Path) -> str:
 
 def command(path: Path) -> str:
     """Return how a script is run, by its docstring; "" for a module that others import."""
-    found = re.search(rf"^    ((?:\S+=\S+ )?python benchmarks/{path.name}.*)$", documented(path), re.M)
+    pattern = rf"^    ((?:\S+=\S+ )?python benchmarks/{path.name}.*)$"
+    found = re.search(pattern, documented(path), re.MULTILINE)
     return found[1] if found else ""
 
 
@@ -37,14 +38,18 @@ def section(path: Path) -> str:
     """Return what a script measures, how it is run, and where its results are."""
     said = documented(path).split("\n\n")
     texts = [inline(part) for part in said if not part.startswith("    ")]
-    results = [
-        f"[{name}](../../benchmarks/results/{name})"
-        for name in sorted(
-            result.name
-            for result in (FOLDER / "results").iterdir()
-            if result.suffix in {".csv", ".png"} and re.match(rf"{path.stem}\b|{path.stem}_", result.name)
-        )
-    ]
-    lines = "\n".join(line.strip() for part in said for line in part.splitlines() if line[:4] == "    ")
-    parts = [f"## {path.stem}", *texts, block(lines, "console")]
-    return "\n\n".join([*parts, *(["Results: " + ", ".join(results)] if results else [])])
+    lines = [line for part in said for line in part.splitlines() if line.startswith("    ")]
+    shown = block("\n".join(line.strip() for line in lines), "console")
+    found = ", ".join(f"[{name}](../../benchmarks/results/{name})" for name in results(path))
+    return "\n\n".join(
+        [f"## {path.stem}", *texts, shown, *([f"Results: {found}"] if found else [])]
+    )
+
+
+def results(path: Path) -> list[str]:
+    """Return the names of the files that a script has written."""
+    return sorted(
+        result.name
+        for result in (FOLDER / "results").iterdir()
+        if result.suffix in {".csv", ".png"} and re.match(rf"{path.stem}(\.|_)", result.name)
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from generators.markdown import block, escaped, inline, literal, page, table, toctree
 
+from generators.markdown import block, escaped, inline, literal, page, table, toctree
 from robustbench_dyn.cli import app
 
 INTRODUCTION = (
@@ -21,18 +21,23 @@ INTRODUCTION = (
 def pages(_docs: Path) -> dict[str, str]:
     """Return a page for each command, and their list."""
     found = dict(leaves(typer.main.get_command(app)))
-    written = {f"reference/cli/{name.replace(' ', '-')}.md": of(name, c) for name, c in found.items()}
+    written = {f"reference/cli/{place(name)}.md": of(name, found[name]) for name in found}
     rows = [
-        (f"[`{name}`]({name.replace(' ', '-')}.md)", inline(summary(command)))
+        (f"[`{name}`]({place(name)}.md)", inline(summary(command)))
         for name, command in found.items()
     ]
     written["reference/cli/index.md"] = page(
         "Command-line reference",
         INTRODUCTION,
         table(("command", "what it does"), rows),
-        toctree((name.replace(" ", "-") for name in found), "hidden"),
+        toctree(map(place, found), "hidden"),
     )
     return written
+
+
+def place(name: str) -> str:
+    """Return the name of a command's page."""
+    return name.replace(" ", "-")
 
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from generators import links
 
-# `docs/build.py` writes the site of the tables there.
+# `docs/build_site.py` writes the site of the tables there.
 SITE = "leaderboards"
 LEAD = """\
-<p><a class="reference" href="../leaderboards/index.html">Open the interactive tables</a>: sort, filter,
-compare two models, and look at their adversarial examples.</p>
+<p><a class="reference" href="../leaderboards/index.html">Open the interactive tables</a>: sort and
+filter them, compare two models, and look at their adversarial examples.</p>
 """
 
 

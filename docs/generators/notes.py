@@ -17,6 +17,13 @@ def process(
     lines[:] = as_rst(lines)
 
 
+def signature(
+    _app: Any, _kind: str, _name: str, _thing: Any, _options: Any, shown: str | None, returned: str
+) -> tuple[str | None, str]:
+    """Return a signature that Sphinx can parse: a default that a function makes is `...`."""
+    return shown and shown.replace("<factory>", "..."), returned
+
+
 def as_rst(lines: MutableSequence[str]) -> list[str]:
     """Return lines that Sphinx shows as the docstring reads."""
     written: list[str] = []

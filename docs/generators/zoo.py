@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from generators import links
 from generators.markdown import block, escaped, inline, literal, page, table
-
 from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.plugins import Card, find_plugins
 from robustbench_dyn.reporting.page.cards import address
 from robustbench_dyn.threat_models import format_eps
 
 TABLES = links.ROOT / "leaderboards"
+COMMANDS = ("dynbench show {}", "dynbench check {}", "dynbench run --model {}")
+FLOW = "Sixty points of the two moons on their way through the layers, and the decision regions."
 COLUMNS = ("model", "certified %", "empirical %", "clean %", "examples", "certifiers", "flags")
 
 
@@ -38,7 +40,7 @@ def of(name: str, card: Card) -> str:
         "\n\n".join(weights(name, card)),
         "\n\n".join(sources(card)),
         "## Run it",
-        block(f"dynbench show {name}\ndynbench check {name}\ndynbench run --model {name}", "console"),
+        block("\n".join(line.format(name) for line in COMMANDS), "console"),
         f"The code: [plugins/{name}](../../plugins/{name}/__init__.py).",
     )
 
@@ -55,8 +57,8 @@ def picture(name: str) -> str:
     path = links.DOCS / "gallery" / f"flow-{name}.png"
     if not path.exists():
         return ""
-    said = "Sixty points of the two moons on their way through the layers, and the decision regions."
-    return f"## Flow\n\n![{said}](../gallery/{path.name})\n\n{said} [The gallery](../gallery.md) explains."
+    shown = f"![{FLOW}](../gallery/{path.name})"
+    return f"## Flow\n\n{shown}\n\n{FLOW} [The gallery](../gallery.md) explains."
 
 
 def claims(name: str, card: Card) -> Iterator[str]:
@@ -73,8 +75,14 @@ def claims(name: str, card: Card) -> Iterator[str]:
     if len(found):
         yield "Measured on the trained weights, in float64:"
         shown = (
-            (literal(row["model"]), literal(row["claim"]), inline(f"{row['part']} {row['points']}"))
-            + (f"{float(row['defect']):.2g}", f"{float(row['tolerance']):.2g}", holds(row["holds"]))
+            (
+                literal(row["model"]),
+                literal(row["claim"]),
+                inline(f"{row['part']} {row['points']}"),
+                f"{float(row['defect']):.2g}",
+                f"{float(row['tolerance']):.2g}",
+                holds(row["holds"]),
+            )
             for row in found.to_dict("records")
         )
         yield table(("model", "claim", "where", "defect", "tolerance", "holds"), shown)
@@ -131,8 +139,15 @@ def weights(name: str, card: Card) -> Iterator[str]:
         seconds = f"{one.training_seconds:,.0f}" if one.training_seconds else ""
         recipe = Path(one.recipe).name if one.recipe else ""
         shown.append(
-            (literal(full), literal(one.dataset), one.norm or "", literal(options) if options else "")
-            + (seconds, literal(recipe) if recipe else "", literal(one.sha256[:12]))
+            (
+                literal(full),
+                literal(one.dataset),
+                one.norm or "",
+                literal(options) if options else "",
+                seconds,
+                literal(recipe) if recipe else "",
+                literal(one.sha256[:12]),
+            )
         )
     headings = ("model", "data set", "norm", "options", "training, s", "recipe", "SHA-256")
     yield table(headings, shown)
@@ -142,7 +157,10 @@ def sources(card: Card) -> Iterator[str]:
     """Yield the papers that a card names."""
     if card.sources:
         yield "## Sources"
-        yield "\n".join(
-            f"- [{escaped(source)}]({where})" if (where := address(source)) else f"- {escaped(source)}"
-            for source in card.sources
-        )
+        yield "\n".join(f"- {linked(source)}" for source in card.sources)
+
+
+def linked(source: str) -> str:
+    """Return a source as a link, where its address is known."""
+    where = address(source)
+    return f"[{escaped(source)}]({where})" if where else escaped(source)

@@ -1,7 +1,7 @@
 """Build the documentation's site, with the site of the leaderboards in it, and check its links.
 
     pip install -r docs/requirements.txt
-    python docs/build.py [docs/_build]
+    python docs/build_site.py [docs/_build]
 
 A warning of Sphinx is an error, and so is a link that leads nowhere.
 """
@@ -16,13 +16,15 @@ import check_links
 from generators import leaderboards
 
 DOCS = Path(__file__).parent
+# Everything anew, and every warning is an error, also of a reference that leads nowhere.
+OPTIONS = ("-E", "-W", "--keep-going", "-n", "-q")
 
 
 def main(target: Path) -> int:
     """Build the site into a folder; return the exit code."""
     html = target / "html"
-    options = ["-E", "-W", "--keep-going", "-n", "-q", "-d", str(target / "doctrees")]
-    subprocess.run([sys.executable, "-m", "sphinx", *options, str(DOCS), str(html)], check=True)
+    places = ["-d", str(target / "doctrees"), str(DOCS), str(html)]
+    subprocess.run([sys.executable, "-m", "sphinx", *OPTIONS, *places], check=True)
     dynbench = [sys.executable, "-c", "from robustbench_dyn.cli import main; main()"]
     page = ["leaderboard", "--to", str(DOCS.parent / "leaderboards"), "--page"]
     subprocess.run(
