@@ -8,8 +8,8 @@ from oracles.pages import ROOT
 
 from robustbench_dyn import __version__
 
-FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")) + [
-    ROOT / ".github" / "ISSUE_TEMPLATE" / "claim.yml"
+FORMS = [
+    path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Of GitHub's syntax for issue forms.
