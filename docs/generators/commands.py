@@ -82,13 +82,18 @@ def panels(command: Any) -> dict[str, list[Any]]:
 
 def row(parameter: Any) -> tuple[str, str, str]:
     """Return the names, the meaning and the default of a parameter."""
-    names = (
-        [parameter.metavar or parameter.name.upper()]
-        if parameter.param_type_name == "argument"
-        else [*parameter.opts, *parameter.secondary_opts]
-    )
     needed = " Required." if parameter.required else ""
-    return ", ".join(map(literal, names)), inline(parameter.help or "") + needed, default(parameter)
+    shown = ", ".join(literal(name) for name in names(parameter))
+    return shown, inline(parameter.help or "") + needed, default(parameter)
+
+
+def names(parameter: Any) -> list[str]:
+    """Return how a parameter is written; the longest name with the name of its value."""
+    if parameter.param_type_name == "argument":
+        return [parameter.metavar or parameter.name.upper()]
+    *others, longest = sorted(parameter.opts, key=len)
+    value = "" if parameter.is_flag or not parameter.metavar else f" {parameter.metavar}"
+    return [f"{longest}{value}", *parameter.secondary_opts, *others]
 
 
 def default(parameter: Any) -> str:

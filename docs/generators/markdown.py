@@ -8,20 +8,24 @@ from collections.abc import Iterable, Sequence
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#$~])")
 
 
+def _on_a_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
 def escaped(text: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+    return _SPECIAL.sub(r"\\\1", _on_a_line(text))
 
 
 def inline(text: str) -> str:
     """Return text with every character escaped but those in `code`."""
-    parts = re.split(r"(`[^`]+`)", " ".join(text.split()))
-    return "".join(part if part.startswith("`") else escaped(part) for part in parts)
+    parts = re.split(r"(`[^`]+`)", _on_a_line(text))
+    return "".join(p if p.startswith("`") else _SPECIAL.sub(r"\\\1", p) for p in parts)
 
 
 def literal(text: object) -> str:
     """Return text as inline code; in a cell of a table, too."""
-    shown = " ".join(str(text).split()).replace("|", r"\|")
+    shown = _on_a_line(text).replace("|", r"\|")
     return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
 
 

@@ -1,6 +1,5 @@
 """The site of the documentation: its generated pages, and the check of its links."""
 
-import io
 import re
 import subprocess
 import sys
@@ -10,9 +9,9 @@ import check_links
 import pytest
 import typer
 from generators import api, benchmarks, commands, links, maths, notebooks, notes, zoo
-from generators.markdown import block, escaped, literal
+from generators.markdown import block, escaped, inline, literal
+from oracles.command import dynbench_here
 from oracles.pages import DOCS, ROOT
-from rich.console import Console
 
 import robustbench_dyn
 from robustbench_dyn.cli import app
@@ -56,26 +55,19 @@ def test_a_broken_link_of_the_site_is_found(site, link, reason):
     assert reason in line
 
 
-def help_of(name):
-    """Return what `dynbench NAME --help` prints, on one wide line an option."""
-    command = COMMANDS[name]
-    context = typer.Context(command, info_name=f"dynbench {name}")
-    with pytest.MonkeyPatch.context() as patch:
-        written = io.StringIO()
-        wide = Console(file=written, width=400)
-        patch.setattr("typer.rich_utils._get_rich_console", lambda **_: wide)
-        command.format_help(context, context.make_formatter())
-    return written.getvalue()
+# An option at the begin of a line of the help, in a box or not, after its short name or not.
+OPTION = re.compile(r"^[│ *]*(?:-\w, )?(--[a-z][a-z0-9-]*)(?:/(--[a-z][a-z0-9-]*))?", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_page_of_a_command_has_the_options_of_its_help(name):
-    page = commands.pages(DOCS)[f"reference/cli/{name.replace(' ', '-')}.md"]
-    on_page = set(re.findall(r"`(--[a-z][a-z0-9-]*)`", page))
-    in_help = set(re.findall(r"│[ *]+(?:-\w, *)?(--[a-z][a-z0-9-]*)", help_of(name)))
-    assert on_page - in_help == set()
-    assert in_help - on_page <= {"--help"}
-    assert on_page or name
+def test_the_page_of_a_command_has_the_options_of_its_help(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = dynbench_here([*name.split(), "--help"], tmp_path, monkeypatch, capsys).stdout
+    in_help = {option for found in OPTION.findall(text) for option in found if option}
+    page = commands.pages(DOCS)[f"reference/cli/{commands.place(name)}.md"]
+    on_page = set(re.findall(r"`(--[a-z][a-z0-9-]*)(?: [^`]*)?`", page))
+    assert "--help" in in_help
+    assert on_page - {"--help"} == in_help - {"--help"}
 
 
 @pytest.mark.parametrize("name", [n for n in robustbench_dyn.__all__ if n != "__version__"])
@@ -153,6 +145,7 @@ def test_an_indented_block_of_a_docstring_is_code():
 
 def test_texts_of_elsewhere_cannot_make_markup():
     assert escaped("*a* <b> |") == r"\*a\* \<b\> \|"
+    assert inline("writes `a*b`, *all*") == r"writes `a*b`, \*all\*"
     assert literal("a|b") == r"`a\|b`"
     assert block("```\nx\n```").startswith("````text\n")
 
