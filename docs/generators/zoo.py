@@ -18,6 +18,9 @@ from robustbench_dyn.threat_models import format_eps
 TABLES = links.ROOT / "leaderboards"
 COMMANDS = ("dynbench show {}", "dynbench check {}", "dynbench run --model {}")
 FLOW = "Sixty points of the two moons on their way through the layers, and the decision regions."
+MEASURED = (
+    "Measured on the trained weights in float64: the largest defect of all tested points and parts."
+)
 COLUMNS = ("model", "certified %", "empirical %", "clean %", "examples", "certifiers", "flags")
 
 
@@ -73,41 +76,59 @@ def claims(name: str, card: Card) -> Iterator[str]:
     found = pd.read_csv(path, keep_default_na=False)
     found = found[[split_name(model)[0] == name for model in found["model"]]]
     if len(found):
-        yield "Measured on the trained weights, in float64:"
-        shown = (
-            (
-                literal(row["model"]),
-                literal(row["claim"]),
-                inline(f"{row['part']} {row['points']}"),
-                f"{float(row['defect']):.2g}",
-                f"{float(row['tolerance']):.2g}",
-                holds(row["holds"]),
-            )
-            for row in found.to_dict("records")
+        yield MEASURED
+        groups = found.groupby(["model", "claim", "part"], sort=False)
+        shown = (finding(*map(str, place), rows.to_dict("list")) for place, rows in groups)
+        yield table(
+            ("model", "claim", "largest at", "tested on", "defect", "tolerance", "holds"), shown
         )
-        yield table(("model", "claim", "where", "defect", "tolerance", "holds"), shown)
 
 
-def holds(value: object) -> str:
-    """Return yes or no of a column that CSV has made text or bool."""
-    return "yes" if str(value) == "True" else "no"
+def finding(model: str, claim: str, part: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a row of the table of claims: the largest defect over all points of the test."""
+    return (
+        literal(model),
+        escaped(claim),
+        literal(part) if part else "network",
+        escaped(", ".join(found["points"])),
+        literal(f"{max(map(float, found['defect'])):.2g}"),
+        literal(f"{max(map(float, found['tolerance'])):.2g}"),
+        "yes" if all(map(holds, found["holds"])) else "**no**",
+    )
+
+
+def holds(value: object) -> bool:
+    """Return whether a column of True and False, which CSV may have made text, says True."""
+    return str(value) == "True"
 
 
 def rows(name: str) -> Iterator[str]:
     """Yield the published rows of all variants, by threat model."""
-    shown = []
-    for path in sorted(TABLES.glob("*-*.csv"), key=lambda path: path.name):
-        found = pd.read_csv(path, keep_default_na=False)
-        found = found[[base(model) == name for model in found["model"]]]
-        if len(found):
-            first = found.iloc[0]
-            title = f"{first['dataset']}, {first['norm']}, eps {format_eps(float(first['eps']))}"
-            shown += [f"### {escaped(title)}", table(COLUMNS, map(row, found.to_dict("records")))]
-    if shown:
+    of_all = [of_model(path, name) for path in TABLES.glob("*-*.csv")]
+    tables = [found for found in of_all if len(found)]
+    if tables:
         yield "## Published rows"
-        yield "Certified means proved; empirical means not broken by the attacks of the suite. "
-        yield from shown
+        yield "Certified means proved; empirical means not broken by the attacks of the suite."
+    for found in sorted(tables, key=threat_model):
+        dataset, norm, eps = threat_model(found)
+        yield f"### {escaped(dataset)}, {norm}, eps {format_eps(eps)}"
+        cells = [row(one) for one in found.to_dict("records")]
+        flagged = any(cell[-1] for cell in cells)
+        yield table(COLUMNS[: None if flagged else -1], (c if flagged else c[:-1] for c in cells))
+    if tables:
         yield "[All tables](../results/leaderboards.md)"
+
+
+def of_model(path: Path, name: str) -> pd.DataFrame:
+    """Return the rows of a table that are of an architecture."""
+    found = pd.read_csv(path, keep_default_na=False)
+    return found[[base(model) == name for model in found["model"]]]
+
+
+def threat_model(found: pd.DataFrame) -> tuple[str, str, float]:
+    """Return data set, norm and eps of a table."""
+    first = found.iloc[0]
+    return str(first["dataset"]), str(first["norm"]), float(first["eps"])
 
 
 def base(model: str) -> str:
@@ -143,7 +164,7 @@ def weights(name: str, card: Card) -> Iterator[str]:
                 literal(full),
                 literal(one.dataset),
                 one.norm or "",
-                literal(options) if options else "",
+                escaped(options),
                 seconds,
                 literal(recipe) if recipe else "",
                 literal(one.sha256[:12]),

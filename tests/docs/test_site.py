@@ -151,9 +151,10 @@ def test_texts_of_elsewhere_cannot_make_markup():
 
 
 def test_a_formula_becomes_mathml():
-    shown = maths.tex2mathml(r"\lVert \delta \rVert_2")
+    shown = maths.mathml(r"\lVert \delta \rVert_2")
     assert shown.startswith("<math")
     assert "δ" in shown
+    assert shown.count('stretchy="false"') == 2
 
 
 def test_a_notebook_becomes_a_page(tmp_path):
