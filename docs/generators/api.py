@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 import robustbench_dyn
@@ -16,6 +17,13 @@ GROUPS = {
     "models": ("Models, data sets and threat models", ("models", "datasets", "threat_models")),
     "plugins": ("Plugins", ("plugins", "attacks", "certification", "properties")),
     "results": ("Results and errors", ("",)),
+}
+# Modules whose names are public, too: what a plugin is made of.
+MODULES = {
+    "flows": ("Layers of flows", "robustbench_dyn.flows"),
+    "properties": ("Properties that architectures claim", "robustbench_dyn.properties"),
+    "problems": ("Attack problems", "robustbench_dyn.attacks.problem"),
+    "datasets": ("Data sets from files", "robustbench_dyn.datasets"),
 }
 EXAMPLE = """
 from robustbench_dyn import ThreatModel, evaluate, load_model
@@ -33,12 +41,14 @@ def pages(_docs: Path) -> dict[str, str]:
         f"reference/api/{group}.md": of(title, names_of(group))
         for group, (title, _) in GROUPS.items()
     }
+    for name, (title, module) in MODULES.items():
+        written[f"reference/api/{name}.md"] = of_module(title, module)
     written["reference/api/index.md"] = page(
         "Python reference",
-        "All public names, imported from `robustbench_dyn`:",
+        "The public names, imported from `robustbench_dyn`:",
         block(EXAMPLE.strip(), "python"),
         MORE,
-        toctree(GROUPS),
+        toctree([*GROUPS, *MODULES]),
     )
     return written
 
@@ -51,7 +61,7 @@ def names_of(group: str) -> list[str]:
 def group_of(name: str) -> str:
     """Return the group of a public name; of none where it is no function or class."""
     thing = getattr(robustbench_dyn, name)
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+    if not described(thing):
         return ""
     module = thing.__module__.removeprefix("robustbench_dyn.")
     return next(
@@ -61,22 +71,40 @@ def group_of(name: str) -> str:
     )
 
 
+def described(thing: object) -> bool:
+    """Return whether something is a function or class, which has a docstring of its own."""
+    return inspect.isclass(thing) or inspect.isroutine(thing)
+
+
 def of(title: str, names: Iterable[str]) -> str:
     """Return the page of one group."""
-    parts = [section(name) for name in names]
-    return page(title, *parts)
+    return page(title, *(section("robustbench_dyn", name) for name in names))
 
 
-def section(name: str) -> str:
+def of_module(title: str, name: str) -> str:
+    """Return the page of the public names of a module that the package itself does not have."""
+    module = import_module(name)
+    public = getattr(module, "__all__", None) or [
+        name for name, thing in vars(module).items() if _is_its_own(thing, module.__name__)
+    ]
+    new = [n for n in public if n not in robustbench_dyn.__all__ and described(vars(module)[n])]
+    return page(title, f"Imported from `{name}`.", *(section(name, one) for one in new))
+
+
+def _is_its_own(thing: object, module: str) -> bool:
+    return described(thing) and getattr(thing, "__module__", "") == module
+
+
+def section(module: str, name: str) -> str:
     """Return the entry of one name: its signature, docstring and public members."""
-    thing = getattr(robustbench_dyn, name)
+    thing = getattr(import_module(module), name)
     if not inspect.isclass(thing):
-        return f"## {name}\n\n" + directive("autofunction", name)
+        return f"## {name}\n\n" + directive("autofunction", f"{module}.{name}")
     options = ["members"] if not issubclass(thing, BaseException) else []
-    return f"## {name}\n\n" + directive("autoclass", name, *options)
+    return f"## {name}\n\n" + directive("autoclass", f"{module}.{name}", *options)
 
 
 def directive(kind: str, name: str, *options: str) -> str:
     """Return a directive of autodoc."""
-    lines = [f".. {kind}:: robustbench_dyn.{name}", *(f"   :{option}:" for option in options)]
+    lines = [f".. {kind}:: {name}", *(f"   :{option}:" for option in options)]
     return "\n".join(["```{eval-rst}", *lines, "```"])

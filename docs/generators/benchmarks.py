@@ -14,6 +14,8 @@ INTRODUCTION = """\
 Every number of these pages was written by a command. The scripts below measure. Each writes a CSV
 file, with the machine that it ran on, and `python benchmarks/tables.py` copies tables from there
 into the pages. A comparison measures both sides in one run."""
+# Where the results are follows as links.
+_PLACE = re.compile(r"\s*Results: benchmarks/results/\S+\.csv( and \.png)?\.")
 
 
 def pages(_docs: Path) -> dict[str, str]:
@@ -37,7 +39,7 @@ def command(path: Path) -> str:
 def section(path: Path) -> str:
     """Return what a script measures, how it is run, and where its results are."""
     said = documented(path).split("\n\n")
-    texts = [inline(part) for part in said if not part.startswith("    ")]
+    texts = [inline(_PLACE.sub("", part)) for part in said if not part.startswith("    ")]
     lines = [line for part in said for line in part.splitlines() if line.startswith("    ")]
     shown = block("\n".join(line.strip() for line in lines), "console")
     found = ", ".join(f"[{name}](../../benchmarks/results/{name})" for name in results(path))
