@@ -8,15 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from generators.markdown import block
+from generators.markdown import block, page, toctree
+
+INTRODUCTION = """\
+In a notebook, an evaluation shows itself: its bracket, counts and table. Notebooks run as they are
+here, without a network and without a GPU."""
 
 
 def pages(docs: Path) -> dict[str, str]:
-    """Return a page for each notebook."""
-    return {
-        f"results/{path.stem}.md": "\n\n".join([*parts(path)]) + "\n"
-        for path in sorted(docs.glob("*.ipynb"))
+    """Return a page for each notebook, and their list."""
+    found = {path.stem: path for path in sorted(docs.glob("*.ipynb"))}
+    written = {
+        f"results/{name}.md": "\n\n".join(parts(path)) + "\n" for name, path in found.items()
     }
+    listed = toctree(found) if found else ""
+    written["results/notebooks.md"] = page("Notebooks", INTRODUCTION, listed)
+    return written
 
 
 def parts(path: Path) -> Iterator[str]:

@@ -163,7 +163,9 @@ def test_a_notebook_becomes_a_page(tmp_path):
       {"cell_type": "code", "source": ["1 + 1"], "outputs": [{"data": {"text/plain": ["2"]}}]}
     ]}"""
     (tmp_path / "a.ipynb").write_text(cells)
-    page = notebooks.pages(tmp_path)["results/a.md"]
+    pages = notebooks.pages(tmp_path)
+    page = pages["results/a.md"]
+    assert "\na\n" in pages["results/notebooks.md"]
     assert page.startswith("# Title\n\nThe notebook itself: [a.ipynb](../a.ipynb).\n\nText.")
     assert "```python\n1 + 1\n```" in page
     assert "```text\n2\n```" in page
