@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from oracles.pages import PAGES
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,8 +59,10 @@ def files():
         path for path in (ROOT / "robustbench_dyn").rglob("*.py") if "_shipped" not in str(path)
     )
     plugins = (ROOT / "plugins").rglob("*.py")
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    return sorted([*python, *plugins, *pages])
+    # CONTRIBUTING.md names what to avoid.
+    pages = [path for path in PAGES if path.name != "CONTRIBUTING.md"]
+    generators = (ROOT / "docs").glob("generators/*.py")
+    return sorted([*python, *plugins, *generators, *pages])
 
 
 def found_words(text):

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from robustbench_dyn.evaluation.api import Evaluation
+    from robustbench_dyn.evaluation.result import Evaluation
 
 SMOOTHING = "Smoothing"
 # The default run ends in about a minute on two cores.

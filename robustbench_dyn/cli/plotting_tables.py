@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_dyn.cli.options import parse_norm, require_tables
+from robustbench_dyn.cli.options import MODEL, THREAT, require_tables
 from robustbench_dyn.cli.plotting import PictureFile, picture
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.threat_models import parse_eps
+from robustbench_dyn.threat_models import parse_eps, parse_norm
 
 if TYPE_CHECKING:
     from robustbench_dyn.drawing.leaderboard import Bracket
@@ -22,14 +22,33 @@ def plot_leaderboard_(
     to: PictureFile,
     tables: Annotated[
         Path | None,
-        typer.Option(help="A CSV, or a folder of tables; by default those that ship."),
+        typer.Option(
+            metavar="PATH",
+            help="A CSV, or a folder of tables.",
+            show_default="those that ship",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only tables of this data set.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only tables of this data set.", rich_help_panel=MODEL),
+    ] = None,
     norm_name: Annotated[
-        str | None, typer.Option("--norm", help="Only tables of this norm: L2, Linf or L1.")
+        str | None,
+        typer.Option(
+            "--norm",
+            metavar="NORM",
+            help="Only tables of this norm: L2, Linf or L1.",
+            rich_help_panel=THREAT,
+        ),
     ] = None,
     eps: Annotated[
-        str | None, typer.Option(help="Only tables of this radius, as 0.5 or 8/255.")
+        str | None,
+        typer.Option(
+            metavar="EPS",
+            help="Only tables of this radius, as 0.5 or 8/255.",
+            rich_help_panel=THREAT,
+        ),
     ] = None,
 ) -> None:
     """Draw the brackets of all models of published tables, the best on top."""

@@ -24,6 +24,7 @@ from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
 from robustbench_dyn.evaluation.result import Evaluation
 from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.progress.display import Reporter, reporting
+from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.attempts import attempts_of
 from robustbench_dyn.results.store import Run, Store
 from robustbench_dyn.results.summary import summary_row

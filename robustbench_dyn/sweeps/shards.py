@@ -13,7 +13,7 @@ from robustbench_dyn.models.sources import table_name
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation.api import Evaluation
+    from robustbench_dyn.evaluation.result import Evaluation
     from robustbench_dyn.isolation.limits import Limits
     from robustbench_dyn.progress.report import Progress
     from robustbench_dyn.results.spec import EvaluationSpec

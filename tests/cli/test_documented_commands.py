@@ -2,15 +2,13 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from oracles.pages import PAGES, name_of
 
 from robustbench_dyn.cli import app
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"dynbench( [^\n`&|]+)")
 DYNBENCH = typer.main.get_command(app)
 # Of click, or of the copy of click inside typer.
@@ -62,7 +60,7 @@ def leaves(command, path=()):
         yield " ".join(path)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_commands_in_the_docs_parse(path, monkeypatch):
     # The folders of the examples exist where a reader made them.
     monkeypatch.setattr("robustbench_dyn.plugins.load_plugins", lambda *_folders: None)

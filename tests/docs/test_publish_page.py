@@ -1,49 +1,9 @@
 """docs/publish.md: its commands run in their order, and end as it says."""
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from oracles.pages import DOCS, run, steps
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "publish.md"
-_COMMAND = [sys.executable, "-c", "from robustbench_dyn.cli import main; main()"]
-
-
-def steps(text):
-    """Yield the commands and programs of a page in their order: kind, source, exit code."""
-    for kind, block in re.findall(
-        r"^```(console|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
-    ):
-        if kind == "python":
-            yield kind, block, 0
-            continue
-        for line in block.splitlines():
-            command, _, comment = line.removeprefix("$ ").partition("   # exit ")
-            yield kind, command, int(comment or 0)
-
-
-def run(kind, source, folder):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    if kind == "python":
-        command = [sys.executable, "-c", source]
-    elif source.startswith("dynbench "):
-        function = f"dynbench() {{ '{_COMMAND[0]}' -c '{_COMMAND[2]}' \"$@\"; }}"
-        command = ["bash", "-c", f"{function}; {source}"]
-    else:
-        command = ["bash", "-c", source]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+PAGE = DOCS / "publish.md"
 
 
 @pytest.mark.slow
