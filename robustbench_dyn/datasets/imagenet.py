@@ -114,6 +114,8 @@ def _describe(preprocessing: str, name: str) -> DatasetInfo:
         licence="for research and education, by the terms of image-net.org",
         load_raw=partial(load_raw, preprocessing),
         load_rows=partial(load_rows, preprocessing),
+        # Those of RobustBench's leaderboards, and of Engstrom et al., the "robustness" package.
+        default_eps={"Linf": 4 / 255, "L2": 3.0},
     )
 
 
