@@ -99,13 +99,15 @@ def train(
             progress=progress,
             at_epoch=at_epoch,
         )
-    print_result(f"trained in {trained.seconds:.0f} s of processor time: {trained.path}")
+    moves = install and out is None
+    where = "" if moves else f": {trained.path}"
+    print_result(f"trained in {trained.seconds:.0f} s of processor time{where}")
     if plot is not None:
         print_result(f"loss and accuracy by epoch: {plot}")
     print_result(held_out.accuracies(trained.model))
     if place is not None:
         print_result(place.take(trained))
-        if out is None:
+        if moves:
             trained.path.unlink()
             with suppress(OSError):  # it holds other files
                 trained.path.parent.rmdir()
