@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_dyn.cli.options import DataDir, Device, Limited, Plugins, Trust, check_device
+from robustbench_dyn.cli.options import (
+    DataDir,
+    Device,
+    Limited,
+    Plugins,
+    Quiet,
+    Trust,
+    check_device,
+)
 from robustbench_dyn.cli.output import print_result
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
@@ -63,6 +71,7 @@ def train(
     trust: Trust = False,
     limits: Limited = "",
     data_dir: DataDir = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train a model by its recipe; an interrupted training resumes."""
     radius = None if eps is None else parse_eps(eps)
@@ -88,7 +97,8 @@ def train(
         *model.split("/"), config.dataset, suffix=".safetensors"
     )
     held_out = _HeldOut(config, data_dir, radius)
-    with training_display() as progress, _curve(plot, model, held_out) as at_epoch:
+    display = nullcontext() if quiet else training_display()
+    with display as progress, _curve(plot, model, held_out) as at_epoch:
         trained = loop.train(
             config,
             architecture,
