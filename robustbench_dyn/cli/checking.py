@@ -233,10 +233,11 @@ def _check_model(subject: Subject, options: ArchitectureOptions) -> Checklist:
         checklist.add(network)
         return checklist
     checklist.tested = network.described()
-    with testing(f"model {subject.name}"):
-        broken = list[ModelFinding]()
+    broken = list[ModelFinding]()
+    with testing(checklist) as tell:
         for finding in check_model(network):
             checklist.add(finding)
+            tell(finding.rule)
             if finding.holds is False and finding.witness is not None:
                 broken.append(finding)
     if options.keep is not None:
@@ -254,9 +255,10 @@ def _check_contract(subject: Subject, data_dir: Path | None) -> Checklist:
     from robustbench_dyn.cli.checklist import Checklist, testing
 
     checklist = Checklist(subject.kind, subject.name)
-    with testing(f"{subject.kind} {subject.name}"):
+    with testing(checklist) as tell:
         for part, finding in _findings(subject, data_dir):
             checklist.add_rule(part, finding)
+            tell(finding.rule)
     return checklist
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,8 @@ class Checklist:
 
 
 @contextmanager
-def testing(what: str) -> Iterator[None]:
-    """Show in a terminal what is being tested."""
-    with stderr().status(text(f"testing {what}")):
-        yield
+def testing(checklist: Checklist) -> Iterator[Callable[[str], None]]:
+    """Show in a terminal what is being tested; what is yielded tells the rule that was last."""
+    what = f"testing {checklist.kind} {checklist.name}"
+    with stderr().status(text(what)) as status:
+        yield lambda rule: status.update(text(f"{what}, after: {rule}"))

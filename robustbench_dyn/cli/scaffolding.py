@@ -51,7 +51,7 @@ def new(
     ] = Path(),
 ) -> None:
     """Write a small plugin that passes `dynbench check`, to be changed."""
-    folder = write_package(to / name, kind) if package else writeplugin_files(to / name, kind)
+    folder = write_package(to / name, kind) if package else write_plugin(to / name, kind)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print_result(f"written: {path}")
     if package:
@@ -63,7 +63,7 @@ def new(
         print_result(f"      dynbench {command.format(name=name, folder=folder)}")
 
 
-def writeplugin_files(folder: Path, kind: NewKind) -> Path:
+def write_plugin(folder: Path, kind: NewKind) -> Path:
     """Write a plugin of a kind, called as its folder; returns the folder.
 
     Raises InputError where the folder exists or its name cannot be a plugin's, OutputError where it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from robustbench_dyn.cli.options import (
     Device,
     Limited,
     Plugins,
+    Quiet,
     Trust,
     check_device,
 )
@@ -116,6 +117,7 @@ def train(
     trust: Trust = False,
     limits: Limited = "",
     data_dir: DataDir = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train a model by its recipe; an interrupted training resumes."""
     radius = None if eps is None else parse_eps(eps)
@@ -142,7 +144,8 @@ def train(
         *model.split("/"), config.dataset, suffix=".safetensors"
     )
     held_out = _HeldOut(config, data_dir, radius)
-    with training_display() as progress, _curve(plot, model, held_out) as at_epoch:
+    display = nullcontext() if quiet else training_display()
+    with display as progress, _curve(plot, model, held_out) as at_epoch:
         trained = loop.train(
             config,
             architecture,
@@ -153,13 +156,15 @@ def train(
             progress=progress,
             at_epoch=at_epoch,
         )
-    print_result(f"trained in {trained.seconds:.0f} s of processor time: {trained.path}")
+    moves = install and out is None
+    where = "" if moves else f": {trained.path}"
+    print_result(f"trained in {trained.seconds:.0f} s of processor time{where}")
     if plot is not None:
         print_result(f"loss and accuracy by epoch: {plot}")
     print_result(held_out.accuracies(trained.model))
     if place is not None:
         print_result(place.take(trained))
-        if out is None:
+        if moves:
             trained.path.unlink()
             with suppress(OSError):  # it holds other files
                 trained.path.parent.rmdir()

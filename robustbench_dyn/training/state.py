@@ -148,6 +148,9 @@ class State:
         )
 
     def _matches(self, fingerprint: str) -> bool:
+        # Also where the data set is none that a recipe may name, such as npz:FILE.
+        if fingerprint == self.fingerprint:
+            return True
         # An older checkpoint may lack keys of the recipe; they then have their defaults.
         content, _, n_examples = fingerprint.rpartition(" ")
         try:

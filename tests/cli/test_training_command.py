@@ -38,7 +38,9 @@ def test_training_ends_with_accuracies_on_held_out_examples(command, mine):
 
 
 def test_a_radius_may_be_given(command, mine):
-    assert "at L2 0.15 by lipschitz" in command(*TRAIN, "--eps", "0.15").stdout
+    result = command(*TRAIN, "--eps", "0.15", "--quiet")
+    assert "at L2 0.15 by lipschitz" in result.stdout
+    assert result.stderr == ""
 
 
 @pytest.mark.slow

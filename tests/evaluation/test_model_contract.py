@@ -265,6 +265,7 @@ def test_what_a_network_of_nan_breaks_is_finiteness(tmp_path):
     found = findings(tmp_path, forward="return x * float('nan')")
     assert [rule for rule, finding in found.items() if finding.holds is False] == ["finite"]
     assert "deterministic" not in found
+    assert found["all others"].found == "they mean nothing before 'finite' holds"
 
 
 def test_a_network_without_bounds_has_no_certificates_to_test(tmp_path):

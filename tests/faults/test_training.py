@@ -295,3 +295,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 def test_a_recipe_is_found_in_its_folder_only(dataset, variant, architecture):
     with pytest.raises(InputError, match="no valid name"):
         recipes.find_recipe(architecture, dataset, variant)
+
+
+def test_a_training_on_files_resumes(recipe, architecture, tmp_path, monkeypatch):
+    true_load = training.load_dataset
+    monkeypatch.setattr(
+        training, "load_dataset", lambda _, **options: true_load("moons", **options)
+    )
+    files_of_user = recipe.model_copy(update={"dataset": "npz:points.npz"})
+    with pytest.raises(KeyboardInterrupt):
+        train(files_of_user, architecture, tmp_path / "a.safetensors", progress=stop_in_epoch(1))
+    resumed = train(files_of_user, architecture, tmp_path / "a.safetensors")
+    whole = train(recipe, architecture, tmp_path / "b.safetensors")
+    assert resumed.sha256 == whole.sha256

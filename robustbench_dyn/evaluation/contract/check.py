@@ -69,6 +69,8 @@ def check_model(subject: Subject) -> Iterator[ModelFinding]:
         finding = rule.check(subject)
         yield finding
         if rule.needed and not finding.holds:
+            found = f"they mean nothing before {rule.name!r} holds"
+            yield ModelFinding("all others", None, found, "", "")
             return
     try:
         yield from properties(subject)
