@@ -9,6 +9,7 @@ import typer
 
 from robustbench_dyn.cli.options import require_store, require_stores
 from robustbench_dyn.cli.output import print_result
+from robustbench_dyn.results.headings import counted
 
 _SHOWN = 20
 
@@ -50,9 +51,10 @@ def merge(
 
     merged = merge_into(require_stores(stores, but=to), to)
     for one in merged:
-        left_out = f", {one.left_out} verdicts left out" if one.left_out else ""
+        left_out = f", {counted(one.left_out, 'verdict')} left out" if one.left_out else ""
         print_result(
-            f"{one.path}: {one.evaluations} new evaluations, {one.verdicts} verdicts{left_out}"
+            f"{one.path}: {counted(one.evaluations, 'new evaluation')}, "
+            f"{counted(one.verdicts, 'verdict')}{left_out}"
         )
     if any(one.left_out for one in merged):
         print_result(

@@ -142,6 +142,7 @@ def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None
         )
         for cost in costs
     ]
+    space()
     table(_COSTS, rows, title="cost of each stage", instead="--json")
     note(f"peak memory {peak_memory_mb:,.0f} MiB")
 

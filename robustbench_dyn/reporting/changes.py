@@ -10,6 +10,7 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.reporting.labels import label
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.rows import Row, RowIdentity, identity, table_of
+from robustbench_dyn.results.headings import counted
 
 
 class Change(NamedTuple):
@@ -47,8 +48,8 @@ def combine(
     dropped = [entry for entry in left if not (add or table_of(entry.row) not in tables)]
     if dropped and not replace:
         raise InputError(
-            f"{folder} has {len(dropped)} rows that are not in the store, {label(dropped[0].row)} "
-            "for one; keep them with --add, or drop them with --replace"
+            f"{folder} has {counted(len(dropped), 'row')} that the store does not hold, "
+            f"{label(dropped[0].row)} for one; keep them with --add, or drop them with --replace"
         )
     changes += [Change("kept", entry.row) for entry in kept]
     changes += [Change("dropped", entry.row) for entry in dropped]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustbench_dyn.results.headings import format_eps
+from robustbench_dyn.results.headings import counted, format_eps
 
 
 def is_named(row: Mapping[str, Any], name: str) -> bool:
@@ -17,8 +17,8 @@ def is_named(row: Mapping[str, Any], name: str) -> bool:
 def label(row: Mapping[str, Any]) -> str:
     """Name a row in a sentence: its model, data set, threat model and number of examples."""
     return (
-        f"{row['model']} on {row['n_examples']} examples of {row['dataset']}, {row['norm']} "
-        f"{format_eps(row['eps'])}"
+        f"{row['model']} on {counted(row['n_examples'], 'example')} of {row['dataset']}, "
+        f"{row['norm']} {format_eps(row['eps'])}"
     )
 
 

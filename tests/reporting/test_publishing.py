@@ -127,7 +127,7 @@ def test_rows_are_dropped_on_demand_alone(tmp_path):
     folder = tmp_path / "t"
     put(folder, entry("a", "cb"), entry("b", "cb"), entry("far", "cb", eps=1.0))
     before = content(folder)
-    with pytest.raises(InputError, match="1 rows that are not in the store, b on 2 examples"):
+    with pytest.raises(InputError, match="1 row that the store does not hold, b on 2 examples"):
         publish([entry("a", "cc")], folder)
     assert content(folder) == before
     assert put(folder, entry("a", "cc"), replace=True) == [
