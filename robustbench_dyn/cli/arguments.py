@@ -73,7 +73,7 @@ def _target(
         threat_model.check_input_shape(info.input_shape)
     left = example_range(info, "test", first, n_examples)
     n = min(usual_n_examples, len(left)) if n_examples is None else len(left)
-    check_model(model, chosen.dataset, chosen.norm, plugins)
+    check_model(model, info.name, chosen.norm, plugins)
     return Target(model, chosen.dataset, chosen.norm, threat_models, n)
 
 

@@ -240,9 +240,9 @@ def resolve_defaults(
 
     del model  # each has the same defaults
     radii = [parse_eps(text) for text in eps]
-    chosen = parse_norm(DEFAULT_NORM if norm is None else norm)
-    info = dataset_info(DEFAULT_DATASET if dataset is None else dataset)
-    return Defaults(info.name, chosen, [*dict.fromkeys(radii)] or [info.eps_for(chosen)])
+    in_norm = parse_norm(DEFAULT_NORM if norm is None else norm)
+    on = DEFAULT_DATASET if dataset is None else dataset
+    return Defaults(on, in_norm, [*dict.fromkeys(radii)] or [dataset_info(on).eps_for(in_norm)])
 
 
 def parse_batch_size(text: str) -> int | Literal["auto"]:
