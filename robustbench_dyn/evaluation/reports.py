@@ -28,8 +28,9 @@ _KEPT = {
 class Reports:
     """The reports of one pipeline.
 
-    sought: see Progress. report: called with each Progress, if it is given; where it has a method `watch`, as displays
-    do, that gets a function which returns the state at any moment, in any thread.
+    sought: see Progress. report: called with each Progress, if it is given; where it has a method
+    `watch`, as displays do, that gets a function which returns the state at any moment, in any
+    thread.
     """
 
     def __init__(
