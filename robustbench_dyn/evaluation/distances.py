@@ -96,9 +96,11 @@ def evaluate_distances(
         with open_run(attacks="none", certifiers=certifiers) as on_balls:
             radius_based = [c for c in on_balls.plan.certifiers if c.radius_based]
             with open_run(attacks=MINIMUM_NORM_ATTACK, certifiers=radius_based) as searching:
+                searching.reports.sought = "distances"
                 (evaluation,) = run_grid(searching, [widest])
             grid = sorted(set(_default_radii(evaluation, n_radii) if radii is None else radii))
             found = {v.example_id: v for v in evaluation.verdicts}
+            on_balls.reports.sought = "radius"
             if len(on_balls.stages) > 1:
                 positive = [radius for radius in grid if radius > 0]
                 found = _certify_on_grid(on_balls, norm, found, positive)

@@ -28,8 +28,9 @@ _KEPT = {
 class Reports:
     """The reports of one pipeline.
 
-    report: called with each Progress, if it is given; where it has a method `watch`, as displays
-    do, that gets a function which returns the state at any moment, in any thread.
+    sought: see Progress. report: called with each Progress, if it is given; where it has a method
+    `watch`, as displays do, that gets a function which returns the state at any moment, in any
+    thread.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Reports:
             speed=lambda: network.seconds_per_pass,
             audit_share=spec.audit_share,
         )
+        self.sought = ""
         self._latest: Progress | None = None
 
     def begin(
@@ -78,6 +80,7 @@ class Reports:
             place=max(1, self.forecast.place),
             n_eps=self.forecast.n_eps,
             work=self.forecast.work(),
+            sought=self.sought,
         )
         return self._latest
 

@@ -19,6 +19,8 @@ from robustbench_dyn.progress.report import Work
 _FEWEST_AUDITED = 6
 # Of a batch that takes longer than planned, so much of what it took is expected to remain.
 _STILL = 0.05
+# Of a search that takes longer than promised, this share of the promise remains.
+_LEAST = 0.3
 # The speed before a batch counts like so many passes of each of its examples at its own speed.
 _BEFORE = 10
 # The share of the broken examples that a smaller eps of the same run decides anew.
@@ -98,8 +100,8 @@ class Forecast:
         # What an attack said of the passes to come, and when: after how many passes.
         self._told: tuple[float, int] | None = None
         self._tally = Tally(0)
-        # Of a search that is no row of stages: the share of it that is done, and its start.
-        self._outer: tuple[float, float] | None = None
+        # Of a search that is no row of stages: its start, what share is done, and since when.
+        self._outer: tuple[float, float, float] | None = None
 
     # What happens
 
@@ -150,8 +152,9 @@ class Forecast:
 
     def search(self, share: float) -> None:
         """Say what share is done of a search that runs the stages over and over."""
-        began = self._clock() if self._outer is None else self._outer[1]
-        self._outer = (share, began)
+        now = self._clock()
+        began = now if self._outer is None else self._outer[0]
+        self._outer = (began, share, now)
 
     # What is expected
 
@@ -160,8 +163,10 @@ class Forecast:
         now, passes = self._clock(), self._count() - self._passes_before
         spent = now - self._started
         if self._outer is not None:
-            share, began = self._outer
-            left = (now - began) * (1 - share) / share if share > 0 else math.nan
+            began, share, at = self._outer
+            left = (at - began) * (1 - share) / share if share > 0 else math.nan
+            # Until the next share is known, the time goes by; a part of it remains.
+            left = max(left - (now - at), left * _LEAST)
             return Work(passes, passes, _share(spent, left), spent, left)
         left, passes_left = self._stage_left(now)
         n = self._undecided_after()

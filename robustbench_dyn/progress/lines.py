@@ -29,8 +29,10 @@ def one_line(content: object) -> str:
 
 
 def eps_of(report: Progress) -> str:
-    """Return "eps 8/255", with its place where there are several."""
-    text = f"eps {format_eps(report.eps, digits=_DIGITS)}"
+    """Return "eps 8/255", with its place where there are several, or what a curve looks for."""
+    if report.sought == "distances":
+        return report.sought
+    text = f"{report.sought or 'eps'} {format_eps(report.eps, digits=_DIGITS)}"
     return f"{text} ({report.place} of {report.n_eps})" if report.n_eps > 1 else text
 
 

@@ -30,6 +30,8 @@ class Progress(NamedTuple):
 
     stage: "certify", the name of the certifier or of the attack at work, or "done". model, norm:
     what is evaluated. place, n_eps: which eps of how many this is, from 1. work: done and expected.
+    sought: "radius" and "distances" where eps is no threat model of the user's, but where a curve
+    runs certifiers, and where it looks for the nearest adversarial examples.
     """
 
     eps: float
@@ -42,6 +44,7 @@ class Progress(NamedTuple):
     place: int = 1
     n_eps: int = 1
     work: Work = Work()
+    sought: str = ""
 
 
 # Returns the state at any moment; None before there is one.

@@ -157,6 +157,10 @@ def test_a_search_over_many_radii_is_promised_by_its_own_share():
     run.now += 30
     run.forecast.search(0.25)
     assert run.forecast.work().seconds_left == pytest.approx(90)
+    run.now += 20
+    assert run.forecast.work().seconds_left == pytest.approx(70)
+    run.now += 1000
+    assert run.forecast.work().seconds_left == pytest.approx(27)
 
 
 def test_nothing_is_promised_before_anything_was_measured():

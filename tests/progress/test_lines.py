@@ -71,6 +71,14 @@ def test_nothing_moves_while_the_numbers_change(width):
 
 
 @pytest.mark.parametrize(
+    ("sought", "text"),
+    [("", "eps 8/255 (1 of 3)"), ("radius", "radius 8/255 (1 of 3)"), ("distances", "distances")],
+)
+def test_radii_of_a_curve_are_not_called_eps(sought, text):
+    assert f"{text} linear" in progress_line(REPORT._replace(sought=sought), 200).plain
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (0.2, "0:01"), (59.5, "1:00"), (3723, "1:02:03")]
 )
 def test_times_are_rounded_up(seconds, text):
