@@ -108,7 +108,7 @@ def test_processors_of_other_kinds_are_read(kind, options, size, nowhere, images
 
 @pytest.mark.parametrize("name", ["hf:microsoft/resnet-18", "hf:nothing", "hf/microsoft/resnet-18"])
 def test_without_a_network_it_says_so_at_once(name, monkeypatch, nowhere):
-    constants = library("huggingface_hub").constants
+    constants = library("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(nowhere / "hub"))
     with pytest.raises(DataUnavailableError, match=r"is not on this machine, and https://hugg"):
         load_model(name)

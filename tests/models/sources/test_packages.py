@@ -1,4 +1,4 @@
-"""Libraries as they are found: parts that are missing and not needed, networks that are not there."""
+"""Libraries as they are found: with parts that are missing, and without a network."""
 
 import os
 import sys
@@ -58,7 +58,7 @@ def test_a_failure_is_told_in_one_line(failure):
 
 
 def test_an_error_of_ours_stays_what_it_is():
-    with pytest.raises(InputError, match="^as it was$"), loading("timm:x"):
+    with pytest.raises(InputError, match=r"^as it was$"), loading("timm:x"):
         raise InputError("as it was")
 
 
@@ -78,10 +78,10 @@ def test_the_environment_is_put_back(before, monkeypatch):
 @pytest.mark.parametrize("found", [True, False])
 def test_only_a_hub_that_cannot_be_found_is_not_asked(found, monkeypatch):
     monkeypatch.setattr(hub_module, "_can_be_found", lambda _: found)
-    constants = library("huggingface_hub").constants
+    constants = library("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with hub("timm:x"):
-        assert constants.HF_HUB_OFFLINE == (not found)
+        assert constants.HF_HUB_OFFLINE is not found
     assert not constants.HF_HUB_OFFLINE
 
 
