@@ -23,8 +23,9 @@ def hub(wanted_by: str) -> Iterator[None]:
     The hub's own client would ask five times for each file, which takes half a minute. wanted_by:
     for messages. Raises DataUnavailableError where the files are not here.
     """
-    client: Any = require("huggingface_hub", wanted_by, "'robustbench-dyn[zoo]'")
-    constants, logger = client.constants, logging.getLogger("huggingface_hub")
+    install = "'robustbench-dyn[zoo]'"
+    constants: Any = require("huggingface_hub.constants", wanted_by, install)
+    logger = logging.getLogger("huggingface_hub")
     before, level = constants.HF_HUB_OFFLINE, logger.level
     reachable = _can_be_found(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = before or not reachable

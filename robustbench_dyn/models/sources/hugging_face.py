@@ -12,7 +12,6 @@ from robustbench_dyn.models.sources.packages import loading, require, version
 
 # PIL's numbers for ways to resize.
 _RESAMPLES = {0: "nearest", 2: "bilinear"}
-_BYTE = 1 / 255
 
 
 class HuggingFace(Source):
@@ -57,7 +56,18 @@ class HuggingFace(Source):
                 f"hf:{reference} has no weights for {len(absent)} tensors of a classifier, such as "
                 f"{absent[0]}, which would be random; give a model that was trained to classify"
             )
-        preprocessing = _preprocessing(processor, reference)
+        try:
+            preprocessing = _preprocessing(processor)
+            alike = _does(processor, preprocessing, _channels(network))
+        # A processor of another kind has other attributes and options.
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+            alike = False
+        if not alike:
+            raise InputError(
+                f"the image processor of hf:{reference}, {type(processor).__name__}, does more "
+                "than resize, scale to [0, 1] and normalise; put what it does into a function of "
+                "your own, module:FILE.py:FUNCTION, or use timm: for a model of timm"
+            )
         size = preprocessing.size or ()
         return Loaded(
             network,
@@ -79,17 +89,13 @@ def _channels(network: Any) -> int:
     return int(getattr(network.config, "num_channels", 3))
 
 
-def _preprocessing(processor: Any, reference: str) -> Preprocessing:
+def _preprocessing(processor: Any) -> Preprocessing:
+    """Return what the attributes of an image processor say, those that it does not have aside."""
+
     def says(name: str, default: Any = None) -> Any:
         value = getattr(processor, name, None)
         return default if value is None else value
 
-    factor = says("rescale_factor", _BYTE) if says("do_rescale", True) else 1.0
-    if abs(factor - _BYTE) > 1e-9 or says("rescale_offset", False):
-        raise InputError(
-            f"the image processor of hf:{reference} scales bytes by {factor:g}, and not to [0, 1]; "
-            "wrap the model in a function of your own: module:FILE.py:FUNCTION"
-        )
     normalised = says("do_normalize", False)
     size = None
     if says("do_center_crop", False) or says("do_resize", False):
@@ -101,6 +107,27 @@ def _preprocessing(processor: Any, reference: str) -> Preprocessing:
         interpolation=_RESAMPLES.get(int(says("resample", 2)), "bicubic"),
         flipped=bool(says("do_flip_channel_order", False)),
     )
+
+
+def _does(processor: Any, preprocessing: Preprocessing, channels: int) -> bool:
+    """Say whether a processor and preprocessing make the same of an image of the right size."""
+    import torch
+    from torch import nn
+
+    from robustbench_dyn.models.sources.preprocessing import ImageClassifier
+
+    size = preprocessing.size or (32, 32)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (channels, *size), dtype=torch.uint8, generator=generator)
+    made = processor(
+        image,
+        do_resize=False,
+        do_center_crop=False,
+        input_data_format="channels_first",
+        return_tensors="pt",
+    )["pixel_values"]
+    wanted = ImageClassifier(nn.Identity(), preprocessing)(image[None].float() / 255)
+    return made.shape == wanted.shape and bool(torch.allclose(made, wanted, atol=1e-4))
 
 
 def _size(told: Any) -> tuple[int, int]:

@@ -69,16 +69,46 @@ def test_a_network_without_a_trained_classifier_is_refused(nowhere):
         load_model("hf:net")
 
 
-@pytest.mark.parametrize("change", [{"rescale_factor": 1 / 127.5}, {"do_rescale": False}])
-def test_a_processor_that_scales_otherwise_is_refused(change, nowhere):
-    hugging_face_folder(nowhere / "net", processor=change)
-    with pytest.raises(InputError, match="and not to"):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("ViTImageProcessor", {"rescale_factor": 1 / 127.5}),
+        ("ViTImageProcessor", {"do_rescale": False}),
+        ("EfficientNetImageProcessor", {"include_top": True}),
+        ("EfficientNetImageProcessor", {"include_top": False, "rescale_offset": True}),
+    ],
+)
+def test_a_processor_that_does_more_is_refused(kind, options, nowhere):
+    hugging_face_folder(nowhere / "net")
+    made = getattr(library("transformers"), kind)(**options)
+    made.save_pretrained(nowhere / "net")
+    with pytest.raises(InputError, match=rf"{kind}.*does more than"):
         load_model("hf:net")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "size"),
+    [
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 16}}, 16),
+        ("CLIPImageProcessor", {"size": {"shortest_edge": 20}, "crop_size": 16}, 16),
+        ("MobileViTImageProcessor", {"size": {"shortest_edge": 20}, "crop_size": 16}, 16),
+    ],
+)
+def test_processors_of_other_kinds_are_read(kind, options, size, nowhere, images):
+    network, _ = hugging_face_folder(nowhere / "net")
+    made = getattr(library("transformers"), kind)(**options)
+    made.save_pretrained(nowhere / "net")
+    x = levels(images[0])
+    inputs = made(
+        [image.byte() for image in x], do_resize=False, do_center_crop=False, return_tensors="pt"
+    )["pixel_values"]
+    assert inputs.shape[-1] == size
+    assert torch.allclose(load_model("hf:net")(x / 255), network(inputs).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["hf:microsoft/resnet-18", "hf:nothing", "hf/microsoft/resnet-18"])
 def test_without_a_network_it_says_so_at_once(name, monkeypatch, nowhere):
-    constants = library("huggingface_hub").constants
+    constants = library("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(nowhere / "hub"))
     with pytest.raises(DataUnavailableError, match=r"is not on this machine, and https://hugg"):
         load_model(name)

@@ -32,7 +32,7 @@ def test_images_of_another_size_are_resized(nowhere, images):
 
 def test_a_name_is_found_in_the_cache_of_the_hub(nowhere, images, monkeypatch):
     """As huggingface_hub lays it out, without a network."""
-    constants = library("huggingface_hub").constants
+    constants = library("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(nowhere / "hub"))
     repository = nowhere / "hub" / "models--timm--test_resnet.r160_in1k"
     (repository / "refs").mkdir(parents=True)
