@@ -80,9 +80,7 @@ def _target(
         threat_model.check_input_shape(info.input_shape)
     left = example_range(info, "test", first, n_examples)
     n = min(usual_n_examples, len(left)) if n_examples is None else len(left)
-    check_model(
-        model, dataset=info.name, norm=chosen.norm, plugins=tuple(plugins), weights=weights
-    )
+    check_model(model, dataset=info.name, norm=chosen.norm, plugins=tuple(plugins), weights=weights)
     return Target(model, chosen.dataset, chosen.norm, threat_models, n)
 
 
