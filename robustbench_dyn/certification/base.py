@@ -26,13 +26,16 @@ class Proof(NamedTuple):
     proved. candidates: of x's shape, points that the certifier takes for adversarial examples (x
     itself where it has none); the evaluation checks them. forward_passes: of the model, that the
     proof took. within_rounding: (batch,) bool, where nothing is proved since the model's own
-    rounding may exceed a margin.
+    rounding may exceed a margin. margins: (batch,) float64, of each example the lower bound of its
+    least margin over the ball, less the rounding; NaN where there is none. It proves nothing: it
+    tells by how much a certificate fell short.
     """
 
     class_radii: Tensor
     candidates: Tensor | None = None
     forward_passes: int = 0
     within_rounding: Tensor | None = None
+    margins: Tensor | None = None
 
 
 class Phase(Enum):

@@ -203,9 +203,13 @@ def _checked(
     rounded = tensors.get("within_rounding")
     if rounded is not None and (rounded.shape != (len(x),) or rounded.dtype != torch.bool):
         raise RuntimeError("the process returned rows within rounding that are no mask")
+    margins = tensors.get("margins")
+    if margins is not None and (margins.shape != (len(x),) or margins.dtype != torch.float64):
+        raise RuntimeError("the process returned margins that are not one float64 an example")
     return Proof(
         radii.to(logits.device),
         None if candidates is None else candidates.to(x.device),
         passes,
         None if rounded is None else rounded.to(x.device),
+        margins,
     )

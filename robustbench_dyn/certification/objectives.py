@@ -104,6 +104,12 @@ def examples_with(rows: Tensor, objectives: Objectives, n: int) -> Tensor:
     return torch.zeros(n, dtype=torch.bool).index_fill(0, objectives.example[rows].cpu(), True)
 
 
+def least_per_example(values: Tensor, objectives: Objectives, n: int) -> Tensor:
+    """Return the least value of the objectives of each example, (n,); inf where it has none."""
+    least = values.new_full((n,), torch.inf)
+    return least.scatter_reduce(0, objectives.example, values, "amin")
+
+
 def proved_radii(proved: Objectives, logits: Tensor, y: Tensor, eps: float) -> Tensor:
     """Return (batch, classes) float64 on the CPU: eps where proved, inf for labels, else 0."""
     radii = torch.zeros(logits.shape, dtype=torch.float64)

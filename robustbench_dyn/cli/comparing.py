@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustbench_dyn.cli import completion
 from robustbench_dyn.cli.options import AsJson, require_stores, require_tables
-from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.cli.output import print_json
 from robustbench_dyn.threat_models import parse_eps, parse_norm
+
+if TYPE_CHECKING:
+    from robustbench_dyn.reporting.comparison_output import Grid
 
 
 def compare(
@@ -62,8 +65,9 @@ def compare(
     norm = None if norm_name is None else parse_norm(norm_name)
     radius = None if eps is None else parse_eps(eps)
     stores = require_stores(store or [])
+    from robustbench_dyn.cli.consoles import note, space
     from robustbench_dyn.reporting.comparison import compare as compare_entries
-    from robustbench_dyn.reporting.comparison_output import document, to_text
+    from robustbench_dyn.reporting.comparison_output import Grid, document, told
     from robustbench_dyn.reporting.published import entries_of, read_folder, shipped_entries
     from robustbench_dyn.results.store import Store
 
@@ -76,5 +80,24 @@ def compare(
     if as_json:
         print_json(document(one, other, found))
         return
-    for line in to_text(one, other, found, all_examples=examples):
-        print_result(line)
+    for part in told(one, other, found, all_examples=examples):
+        if isinstance(part, Grid):
+            _print_grid(part)
+        elif part:
+            note(part)
+        else:
+            space()
+
+
+def _print_grid(grid: Grid) -> None:
+    from robustbench_dyn.cli.consoles import Column, table
+
+    first, *others = grid.headings
+    importance = {name: k + 1.0 for k, name in enumerate(grid.dispensable)}
+    columns = [
+        Column(name, importance[name], right=True)
+        if name in importance
+        else Column(name, right=True)
+        for name in others
+    ]
+    table([first, *columns], grid.rows, instead="--json")

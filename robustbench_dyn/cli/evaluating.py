@@ -33,6 +33,7 @@ from robustbench_dyn.cli.options import (
     MoreEps,
     NormName,
     Plugins,
+    Quiet,
     StoreFile,
     StrictRounding,
     TestSplit,
@@ -43,11 +44,11 @@ from robustbench_dyn.cli.options import (
     parse_batch_size,
     seed_option,
 )
-from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.cli.output import announce_files, print_json
 from robustbench_dyn.threat_models import parse_eps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
 
@@ -86,6 +87,7 @@ def run(
     ] = None,
     strict_rounding: StrictRounding = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     profile: Annotated[
         bool,
         typer.Option("--profile", help="Print the cost of each stage.", rich_help_panel=OUTPUT),
@@ -112,11 +114,13 @@ def run(
     check_methods(attacks, certifiers, targets)
     check_export(export)
     check_store(store)
-    from robustbench_dyn.cli.terminal import bracket_table, cost_table, progress_display
+    from robustbench_dyn.cli.documents import attempts_of, counts_of
+    from robustbench_dyn.cli.terminal import bracket_table, cost_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.api import evaluate_grid
     from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.models.precision import PRECISION
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.export import write_tables
     from robustbench_dyn.results.costs import peak_memory_mb
 
@@ -129,7 +133,7 @@ def run(
         network = load_model(
             target.model, dataset=target.dataset, norm=target.norm, plugins=tuple(plugins or ())
         )
-        with progress_display(enabled=not as_json) as progress:
+        with progress_display(enabled=not (as_json or quiet)) as progress:
             evaluations = evaluate_grid(
                 network,
                 data,
@@ -154,6 +158,7 @@ def run(
         about = {
             "version": __version__,
             "store": str(store),
+            "export": None if export is None else str(export),
             "command": sys.argv[1:],
             "stages": [
                 {"model": name, **asdict(cost)}
@@ -161,6 +166,8 @@ def run(
                 for evaluation in evaluations
                 for cost in evaluation.costs
             ],
+            "counts": _of_each(by_model, counts_of),
+            "attempts": _of_each(by_model, attempts_of),
             "not_applicable": _of_one_or_all(
                 {name: evaluations[0].not_applicable for name, evaluations in by_model.items()}
             ),
@@ -169,6 +176,8 @@ def run(
             "peak_memory_mb": peak_memory_mb(),
         }
         print_json({"rows": _rows(by_model), "run": about})
+    else:
+        announce_files(store, export)
 
 
 def _examples(by_model: dict[str, list[Evaluation]]) -> Iterator[pd.DataFrame]:
@@ -184,6 +193,17 @@ def _examples(by_model: dict[str, list[Evaluation]]) -> Iterator[pd.DataFrame]:
 def _rows(by_model: dict[str, list[Evaluation]]) -> list[dict[str, Any]]:
     """Return the rows of the leaderboard, of one model after the other."""
     return [evaluation.summary for evaluations in by_model.values() for evaluation in evaluations]
+
+
+def _of_each(
+    by_model: dict[str, list[Evaluation]], part: Callable[[list[Evaluation]], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return the entries of a part of the document, each with its model."""
+    return [
+        {"model": name, **entry}
+        for name, evaluations in by_model.items()
+        for entry in part(evaluations)
+    ]
 
 
 def _of_one_or_all(by_model: dict[str, Any]) -> Any:
@@ -249,6 +269,7 @@ def smooth(
         ),
     ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",
@@ -274,9 +295,11 @@ def smooth(
         check_one_model(model, why="the format of --export has no column for it")
         check_export(export, (".tsv",))
     check_store(store)
-    from robustbench_dyn.cli.terminal import bracket_table, progress_display
+    from robustbench_dyn.cli.documents import attempts_of, counts_of
+    from robustbench_dyn.cli.terminal import bracket_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.export import write_certificates
     from robustbench_dyn.smoothing.api import evaluate_smoothed
 
@@ -289,7 +312,7 @@ def smooth(
         network = load_model(
             target.model, dataset=target.dataset, norm=target.norm, plugins=tuple(plugins or ())
         )
-        with progress_display(enabled=not as_json) as progress:
+        with progress_display(enabled=not (as_json or quiet)) as progress:
             smoothed = evaluate_smoothed(
                 network,
                 data,
@@ -311,10 +334,15 @@ def smooth(
         about = {
             "version": __version__,
             "store": str(store),
+            "export": None if export is None else str(export),
             "command": sys.argv[1:],
             "smoothing": asdict(smoothing),
+            "counts": _of_each(by_model, counts_of),
+            "attempts": _of_each(by_model, attempts_of),
         }
         print_json({"rows": _rows(by_model), "run": about})
+    else:
+        announce_files(store, export)
 
 
 def curve(
@@ -346,6 +374,7 @@ def curve(
         ),
     ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",
@@ -367,14 +396,14 @@ def curve(
     check_methods(None, certifiers, targets)
     check_export(export)
     check_store(store)
-    from robustbench_dyn.cli.consoles import plain_table
-    from robustbench_dyn.cli.terminal import progress_display
+    from robustbench_dyn.cli.documents import curve_document
+    from robustbench_dyn.cli.terminal import curve_table
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
-    from robustbench_dyn.results.headings import format_eps, format_percent, heading
 
     where = check_device(device)
     tables: dict[str, pd.DataFrame] = {}
@@ -384,7 +413,7 @@ def curve(
         network = load_model(
             target.model, dataset=target.dataset, norm=target.norm, plugins=tuple(plugins or ())
         )
-        with progress_display(enabled=not as_json) as progress:
+        with progress_display(enabled=not (as_json or quiet)) as progress:
             evaluation = evaluate_distances(
                 network,
                 data,
@@ -396,28 +425,11 @@ def curve(
                 store=store,
                 progress=progress,
             )
-        table = curve_of(evaluation, radii)
-        tables[target.model] = table
-        flags = evaluation.summary["flags"]
-        points = table.to_dict("records")
-        documents.append(
-            {"model": target.model, "norm": target.norm, "curve": points, "flags": flags}
-        )
+        points = curve_of(evaluation, radii)
+        tables[target.model] = points
+        documents.append(curve_document(evaluation, points) | {"store": str(store)})
         if not as_json:
-            rows = [
-                (
-                    # Radii of a grid; their digits say nothing.
-                    format_eps(point["eps"], digits=4),
-                    format_percent(point["certified_accuracy"]),
-                    format_percent(point["empirical_accuracy"]),
-                )
-                for point in points
-            ]
-            if len(targets) > 1:
-                print_result(target.model)
-            plain_table([heading(column) for column in table.columns], rows)
-            if flags:
-                print_result(f"flags: {flags}")
+            curve_table(evaluation, points)
     if export is not None:
         several = len(tables) > 1
         write_tables(
@@ -426,3 +438,5 @@ def curve(
         )
     if as_json:
         print_json(documents[0] if len(documents) == 1 else {"curves": documents})
+    else:
+        announce_files(store, export)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from robustbench_dyn.cli.options import Plugins, Trust
+from robustbench_dyn.cli.options import AsJson, Plugins, Trust
+from robustbench_dyn.cli.output import print_json
 
 if TYPE_CHECKING:
+    from robustbench_dyn.cli.consoles import Column
     from robustbench_dyn.plugins import Plugin, Registry
 
-Row = tuple[str, ...]
+# What is known of one name, by column: texts, numbers and lists.
+Record = dict[str, Any]
+
+
+class Listing(NamedTuple):
+    """Names of one kind with what is known of each; explained: the column that says more.
+
+    A record has a `name`, an `origin` and a `problem`, which is empty unless it is broken.
+    """
+
+    columns: Mapping[str, Column]
+    records: list[Record]
+    explained: str
 
 
 def list_(
@@ -22,93 +36,149 @@ def list_(
             metavar="models|datasets|attacks|certifiers|operations", help="What to list."
         ),
     ],
+    as_json: AsJson = False,
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
     """List models, data sets, attacks, certifiers, or operations that can be bounded."""
-    from robustbench_dyn.cli.consoles import plain_table
+    from robustbench_dyn.cli.consoles import table
 
     del plugins, trust  # heeded while the options were read
-    headings, rows = {
+    listing = {
         "models": _models,
         "datasets": _datasets,
         "attacks": _attacks,
         "certifiers": _certifiers,
         "operations": _operations,
     }[what]()
-    plain_table(headings, rows)
+    if as_json:
+        print_json({what: listing.records})
+        return
+    rows = [[_cell(listing, record, column) for column in listing.columns] for record in listing[1]]
+    table(list(listing.columns.values()), rows, instead="--json")
 
 
-def _models() -> tuple[Row, list[Row]]:
+def _cell(listing: Listing, record: Record, column: str) -> str:
+    if record["problem"] and column == listing.explained:
+        return f"broken: {record['problem']}"
+    value = record.get(column, "")
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _models() -> Listing:
+    from robustbench_dyn.cli.consoles import Column
     from robustbench_dyn.plugins import find_plugins
 
     found = (plugin for plugin in find_plugins() if plugin.provides("architecture"))
-    rows = [_model(plugin) for plugin in sorted(found, key=lambda plugin: plugin.name)]
-    return ("model", "family", "weights for", "origin"), rows
+    columns = {
+        "name": Column("model"),
+        "datasets": Column("weights for", wraps=True),
+        "family": Column("family", importance=2, wraps=True),
+        "origin": Column("origin", importance=1),
+    }
+    plugins = sorted(found, key=lambda plugin: plugin.name)
+    return Listing(columns, [r for plugin in plugins for r in _of_model(plugin)], "datasets")
 
 
-def _model(plugin: Plugin) -> Row:
+def _of_model(plugin: Plugin) -> list[Record]:
+    """Return one record for each name that stands for weights; one for a model without any."""
     from robustbench_dyn.models.architectures import full_name
 
     if plugin.problem or plugin.card is None:
-        return (plugin.name, "broken", plugin.problem, plugin.origin)
-    trained = sorted({full_name(w.dataset, w.variant) for w in plugin.card.weights})
-    return (plugin.name, plugin.card.family, ", ".join(trained) or "–", plugin.origin)
+        return [_record(plugin.name, plugin.origin, problem=plugin.problem)]
+    card = plugin.card
+    datasets = {full_name(card.name, weights.variant): list[str]() for weights in card.weights}
+    for weights in card.weights:
+        datasets[full_name(card.name, weights.variant)].append(weights.dataset)
+    return [
+        _record(name, plugin.origin, datasets=list(dict.fromkeys(of_name)), family=card.family)
+        for name, of_name in sorted((datasets or {plugin.name: []}).items())
+    ]
 
 
-def _datasets() -> tuple[Row, list[Row]]:
+def _datasets() -> Listing:
+    from robustbench_dyn.cli.consoles import Column
     from robustbench_dyn.datasets import DATASETS, DatasetInfo
 
-    def row(info: DatasetInfo) -> Row:
-        splits = (
+    def facts(info: DatasetInfo) -> Record:
+        splits = [
             f"{split}: {size} {info.availability[split]}" for split, size in info.sizes.items()
-        )
-        return "x".join(map(str, info.input_shape)), str(info.n_classes), ", ".join(splits)
+        ]
+        shape = "x".join(map(str, info.input_shape))
+        return {"input": shape, "classes": info.n_classes, "splits": splits}
 
-    return ("dataset", "input", "classes", "splits", "origin"), _rows(DATASETS, row, 3)
+    columns = {
+        "name": Column("data set"),
+        "input": Column("input", importance=2),
+        "classes": Column("classes", importance=2, right=True),
+        "splits": Column("splits", wraps=True),
+        "origin": Column("origin", importance=1),
+    }
+    return Listing(columns, _records(DATASETS, facts), "splits")
 
 
-def _attacks() -> tuple[Row, list[Row]]:
+def _attacks() -> Listing:
     from robustbench_dyn.attacks import ATTACKS, SUITES, Attack
+    from robustbench_dyn.cli.consoles import Column
 
-    def row(kind: type[Attack]) -> Row:
-        return kind.library, ", ".join(sorted(kind.norms)), kind.description
+    def facts(kind: type[Attack]) -> Record:
+        norms = sorted(kind.norms)
+        return {"library": kind.library, "norms": norms, "description": kind.description}
 
-    rows = _rows(ATTACKS, row, 3)
-    rows += _rows(SUITES, lambda suite: ("suite", "", suite.description), 3)
-    return ("attack", "library", "norms", "description", "origin"), rows
+    columns = {
+        "name": Column("attack"),
+        "library": Column("library", importance=2),
+        "norms": Column("norms", importance=3),
+        "description": Column("description", wraps=True),
+        "origin": Column("origin", importance=1),
+    }
+    suites = _records(SUITES, lambda suite: {"library": "suite", "description": suite.description})
+    return Listing(columns, _records(ATTACKS, facts) + suites, "description")
 
 
-def _certifiers() -> tuple[Row, list[Row]]:
+def _certifiers() -> Listing:
     from robustbench_dyn.certification.base import Certifier
     from robustbench_dyn.certification.catalogue import CERTIFIERS
+    from robustbench_dyn.cli.consoles import Column
     from robustbench_dyn.plugins import BUILT_IN
 
-    def row(kind: type[Certifier[Any]]) -> Row:
-        return ", ".join(sorted(kind.norms)), kind.description
+    def facts(kind: type[Certifier[Any]]) -> Record:
+        return {"norms": sorted(kind.norms), "description": kind.description}
 
     votes = "votes on noisy copies; of the smoothed classifier: dynbench smooth"
-    rows = [*_rows(CERTIFIERS, row, 2), ("smoothing", "L2", votes, BUILT_IN)]
-    return ("certifier", "norms", "proves by", "origin"), rows
+    smoothing = _record("smoothing", BUILT_IN, norms=["L2"], description=votes)
+    columns = {
+        "name": Column("certifier"),
+        "norms": Column("norms", importance=2),
+        "description": Column("proves by", wraps=True),
+        "origin": Column("origin", importance=1),
+    }
+    return Listing(columns, [*_records(CERTIFIERS, facts), smoothing], "description")
 
 
-def _operations() -> tuple[Row, list[Row]]:
+def _operations() -> Listing:
     from robustbench_dyn.certification.network.operations import OPERATIONS
+    from robustbench_dyn.cli.consoles import Column
 
-    return ("operation", "", "origin"), _rows(OPERATIONS, lambda _handler: ("",), 1)
+    columns = {"name": Column("operation"), "origin": Column("origin", wraps=True)}
+    return Listing(columns, _records(OPERATIONS, lambda _handler: {}), "origin")
 
 
-def _rows(registry: Registry[Any], facts: Callable[[Any], Row], n_facts: int) -> list[Row]:
-    """Return name, facts and origin of each entry; the last fact of a broken one is its problem."""
-    rows = list[Row]()
+def _record(name: str, origin: str, *, problem: str = "", **facts: Any) -> Record:
+    return {"name": name, **facts, "origin": origin, "problem": problem}
+
+
+def _records(registry: Registry[Any], facts: Callable[[Any], Record]) -> list[Record]:
+    """Return what is known of each entry of a registry; of a broken one, why it is."""
+    records = list[Record]()
     for name, entry in registry.entries().items():
         problem = entry.problem
         if not problem:
             try:
-                rows.append((name, *facts(registry.get(name)), entry.origin))
+                records.append(_record(name, entry.origin, **facts(registry.get(name))))
             # The attributes of a plugin's things may be of any type, and may raise anything.
             except (Exception, SystemExit) as error:
                 problem = f"it cannot be described: {type(error).__name__}: {error}"
         if problem:
-            rows.append((name, *["broken", ""][: n_facts - 1], problem, entry.origin))
-    return rows
+            records.append(_record(name, entry.origin, problem=problem))
+    return records

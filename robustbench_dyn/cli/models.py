@@ -11,6 +11,7 @@ from robustbench_dyn.cli import completion
 from robustbench_dyn.cli.options import (
     MODEL,
     OUTPUT,
+    AsJson,
     DataDir,
     Device,
     Limited,
@@ -18,7 +19,7 @@ from robustbench_dyn.cli.options import (
     Trust,
     check_device,
 )
-from robustbench_dyn.cli.output import print_result
+from robustbench_dyn.cli.output import print_json, print_result
 from robustbench_dyn.cli.supervised import run_supervised
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.names import file_name
@@ -33,31 +34,26 @@ def show(
             autocompletion=completion.models,
         ),
     ],
+    as_json: AsJson = False,
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
-    """Show a model's card: what it claims, and its sets of weights."""
-    from robustbench_dyn.models.architectures import full_name, split_name
+    """Show a model's card: what it claims, its sets of weights, and its published rows."""
+    from robustbench_dyn.cli.model_cards import card_document, print_card, weights_shown
+    from robustbench_dyn.models.architectures import split_name
     from robustbench_dyn.models.loading import find_architecture
+    from robustbench_dyn.plugins import unknown
 
     del plugins, trust  # heeded while the options were read
-    plugin, card = find_architecture(split_name(model)[0])
-    print_result(f"{card.name} {card.version} ({card.family}), from {plugin.origin}")
-    print_result(card.summary)
-    for line in card.equation:
-        print_result(f"    {line}")
-    for title, values in (("properties", card.properties), ("sources", card.sources)):
-        if values:
-            print_result(f"{title}: {', '.join(values)}")
-    for weights in card.weights:
-        options = ", ".join(f"{key}={value}" for key, value in weights.options.items())
-        trained_for = f"{weights.dataset}" + (f", {weights.norm}" if weights.norm else "")
-        name = full_name(card.name, weights.variant)
-        seconds = weights.training_seconds
-        trained_in = "" if seconds is None else f"; {seconds:g} s of training"
-        print_result(
-            f"{name} for {trained_for}: {weights.file}; {options}; {weights.recipe}{trained_in}"
-        )
+    name, variant = split_name(model)
+    plugin, card = find_architecture(name)
+    if variant and not weights_shown(card, variant):
+        known = sorted({weights.variant for weights in card.weights if weights.variant})
+        raise InputError(unknown(f"variant of {name}", variant, known or ["none"]))
+    if as_json:
+        print_json(card_document(plugin, card, variant))
+    else:
+        print_card(plugin, card, variant)
 
 
 def train(
@@ -110,10 +106,10 @@ def train(
     data_dir: DataDir = None,
 ) -> None:
     """Train a model by its recipe; an interrupted training resumes."""
-    from robustbench_dyn.cli.terminal import training_display
     from robustbench_dyn.models.architectures import split_name
     from robustbench_dyn.models.loading import discover, find_architecture
     from robustbench_dyn.plugins import is_trusted, limits_in_use
+    from robustbench_dyn.progress.display import training_display
 
     del plugins, trust, limits  # heeded while the options were read
     name, variant = split_name(model)

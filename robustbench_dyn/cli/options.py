@@ -18,6 +18,7 @@ from robustbench_dyn.cli.callbacks import (
     use_plugins,
     use_trust,
 )
+from robustbench_dyn.cli.output import be_quiet
 from robustbench_dyn.errors import InputError, one_line, shown
 from robustbench_dyn.threat_models import (
     DEFAULT_EPS,
@@ -185,6 +186,16 @@ StoreFile = Annotated[
         "--store",
         metavar="FILE",
         help="SQLite file that holds the verdicts. Also DYNBENCH_STORE.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print nothing but errors to stderr: no progress.",
+        callback=be_quiet,
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any, ParamSpec, TextIO
 
 from robustbench_dyn.errors import OutputError, printable
@@ -23,6 +26,8 @@ _STDOUT = 1
 # A message may quote a text of any length.
 _LONGEST_ERROR = 2_000
 
+# Whether --quiet is given; see `be_quiet`.
+_quiet = False
 # The stdout of the commands that run; the last one is that of the innermost.
 _reserved: list[TextIO] = []
 
@@ -57,10 +62,52 @@ def reserving_stdout(command: Callable[P, None]) -> Callable[P, None]:
 def _reserving() -> Iterator[None]:
     _reserved.append(results())
     try:
-        with redirect_stdout(sys.stderr):
+        with _silence() if _quiet else redirect_stdout(sys.stderr):
             yield
     finally:
         _reserved.pop()
+        # A caller of several commands in one process gives it to each.
+        be_quiet(False)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop warnings, logged messages and what plugins print; errors are printed nevertheless."""
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def be_quiet(quiet: bool) -> bool:
+    """Print nothing but errors to stderr from here on, or all again; returns its argument."""
+    global _quiet  # noqa: PLW0603  (one switch for all that a command prints)
+    _quiet = quiet
+    return quiet
+
+
+def is_quiet() -> bool:
+    """Return whether nothing but errors is wanted on stderr: no progress, no messages."""
+    return _quiet
+
+
+def announce(message: str) -> None:
+    """Print a message in one line to stderr, such as where a file was written, unless quiet."""
+    if not _quiet:
+        print_error(message)
+
+
+def announce_files(store: Path, *others: Path | None) -> None:
+    """Say in one line where verdicts are kept, and which other files were written."""
+    written = ", ".join(str(path) for path in others if path is not None)
+    announce(f"verdicts kept in {store}" + (f"; written: {written}" if written else ""))
 
 
 def results() -> TextIO:
@@ -70,9 +117,17 @@ def results() -> TextIO:
 
 def print_result(text: object) -> None:
     """Print a result to stdout; raises OutputError where it cannot be written."""
-    stream = results()
+    write_results(f"{printable(str(text))}\n")
+
+
+def write_results(text: str) -> None:
+    """Write a text to stdout as it is; raises OutputError where it cannot be written."""
+    stream: TextIO | None = results()
+    if stream is None:  # stdout is closed
+        return
     try:
-        print(printable(str(text)), file=stream, flush=True)
+        stream.write(text)
+        stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

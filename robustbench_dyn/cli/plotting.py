@@ -17,12 +17,13 @@ from robustbench_dyn.cli.options import (
     Models,
     NormName,
     Plugins,
+    Quiet,
     StoreFile,
     TestSplit,
     Trust,
     n_examples_option,
 )
-from robustbench_dyn.cli.output import print_result
+from robustbench_dyn.cli.output import announce_files, print_result
 
 PictureFile = Annotated[
     Path, typer.Option(metavar="FILE", help="Picture, .png or .svg.", rich_help_panel=OUTPUT)
@@ -49,11 +50,12 @@ def plot_flow_(
             rich_help_panel=MODEL,
         ),
     ] = 60,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
     """Draw a flow in the plane: trajectories, decision regions, certified balls, attacks."""
-    del trust  # heeded while the options were read
+    del quiet, trust  # heeded while the options were read
     check_model(model, dataset, "L2", plugins or ())
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
@@ -79,6 +81,7 @@ def plot_curves_(
         n_examples_option(f"{DEFAULT_N_OF_CURVES}, since the attack starts from each"),
     ] = None,
     store: StoreFile = Path("dynbench.sqlite"),
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     data_dir: DataDir = None,
@@ -94,10 +97,10 @@ def plot_curves_(
         plugins=plugins or (),
     )
     check_store(store)
-    from robustbench_dyn.cli.terminal import progress_display
     from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
     from robustbench_dyn.models.loading import load_model
+    from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting import plots
 
     plots.check_plot_path(to)
@@ -112,9 +115,10 @@ def plot_curves_(
     data = load_dataset(dataset_name, n_examples=n, data_dir=data_dir)
     evaluations = {}
     for name, network in networks.items():
-        with progress_display(enabled=True) as progress:
+        with progress_display(enabled=not quiet) as progress:
             evaluations[name] = evaluate_distances(
                 network, data, norm, store=store, progress=progress
             )
     plots.save(plots.plot_curves(evaluations), to)
     print_result(f"written to {to}")
+    announce_files(store)

@@ -14,10 +14,11 @@ from robustbench_dyn.cli.options import (
     DataDir,
     Limited,
     Plugins,
+    Quiet,
     Trust,
     require_stores,
 )
-from robustbench_dyn.cli.output import print_error, print_json, print_result
+from robustbench_dyn.cli.output import announce, print_error, print_json, print_result
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.settings import read_settings
 
@@ -99,17 +100,18 @@ def leaderboard(
         ),
     ] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",
     data_dir: DataDir = None,
 ) -> None:
     """Write one CSV per data set and threat model, with its evidence, and one page of all."""
-    del plugins, trust, limits  # heeded while the options were read
+    del quiet, plugins, trust, limits  # heeded while the options were read
     from robustbench_dyn.reporting.export import check_export_path
 
     if published:
-        _print_published()
+        _print_published(as_json=as_json)
         return
     if latex is not None:
         check_export_path(latex, (".tex",))
@@ -134,12 +136,16 @@ def leaderboard(
     _tell(outcome, extra, as_json=as_json)
 
 
-def _print_published() -> None:
-    from robustbench_dyn.cli.consoles import page as print_page
-    from robustbench_dyn.reporting.markdown import to_markdown
+def _print_published(*, as_json: bool) -> None:
     from robustbench_dyn.reporting.published import shipped_entries
 
-    print_page(to_markdown(shipped_entries()))
+    entries = shipped_entries()
+    if as_json:
+        print_json({"rows": [entry.row for entry in entries]})
+        return
+    from robustbench_dyn.cli.leaderboards import print_tables
+
+    print_tables(entries)
 
 
 def _publish(
@@ -188,7 +194,7 @@ def _check(to: Path, before: Published | None) -> Published:
     for plugin in find_plugins():
         weights_of = [w for w in plugin.card.weights if w.sha256 in wanted] if plugin.card else []
         if weights_of and not is_trusted(plugin):
-            print_error(f"{plugin.name} is not measured, since its code would run in here: --trust")
+            announce(f"{plugin.name} is not measured, since its code would run in here: --trust")
         elif weights_of:
             architecture = import_architecture(plugin)
             pairs += [(architecture, weights) for weights in weights_of]
@@ -241,12 +247,15 @@ def _tell(outcome: Published | None, extra: list[Path], *, as_json: bool) -> Non
             }
         )
         return
+    from robustbench_dyn.cli.consoles import note
+
     for change in changes:
         if change.kind in _LISTED:
-            print_result(_as_line(change))
+            note(_as_line(change))
     counts = Counter(change.kind for change in changes)
     if counts:
-        print_result(", ".join(f"{kind} {n}" for kind, n in counts.items()) + " rows")
+        told = ", ".join(f"{kind} {n}" for kind, n in counts.items())
+        print_result(f"{told} {'row' if counts.total() == 1 else 'rows'}")
     for path in files:
         print_result(path)
 

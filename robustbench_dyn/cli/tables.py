@@ -17,11 +17,12 @@ from robustbench_dyn.cli.options import (
     DataDir,
     Limited,
     Plugins,
+    Quiet,
     StoreFile,
     Trust,
     require_store,
 )
-from robustbench_dyn.cli.output import print_error, print_json, print_result
+from robustbench_dyn.cli.output import announce_files, print_error, print_json, print_result
 
 
 def sweep_(
@@ -56,6 +57,7 @@ def sweep_(
     ] = "cpu",
     store: StoreFile = Path("dynbench.sqlite"),
     as_json: AsJson = False,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",
@@ -63,14 +65,15 @@ def sweep_(
 ) -> None:
     """Evaluate models x data sets x threat models x seeds; resumes where it was stopped."""
     from robustbench_dyn.cli.arguments import check_store
-    from robustbench_dyn.cli.terminal import sweep_display, sweep_table
+    from robustbench_dyn.cli.terminal import sweep_table
     from robustbench_dyn.plugins import limits_in_use
+    from robustbench_dyn.progress.display import sweep_display
     from robustbench_dyn.sweeps.sweep import read_sweep, sweep
 
     del limits  # heeded while the options were read
     config = read_sweep(file)
     check_store(store)
-    with sweep_display(enabled=not as_json) as progress:
+    with sweep_display(enabled=not (as_json or quiet)) as progress:
         outcome = sweep(
             config,
             store,
@@ -94,6 +97,7 @@ def sweep_(
         print_json({"rows": outcome.rows, "run": about})
     else:
         sweep_table(outcome.rows)
+        announce_files(store)
     for shard, reason in (outcome.unsound | outcome.failed).items():
         print_error(f"{shard}: {reason}")
     if outcome.unsound or outcome.failed:
@@ -111,6 +115,8 @@ def export_(
 ) -> None:
     """Write all final verdicts of a store, one row per example and eps."""
     from robustbench_dyn.reporting.export import export_store
+    from robustbench_dyn.results.headings import counted
     from robustbench_dyn.results.store import Store
 
-    print_result(f"{export_store(Store(require_store(store)), to, pending=pending)} verdicts: {to}")
+    n = export_store(Store(require_store(store)), to, pending=pending)
+    print_result(f"{counted(n, 'verdict')}: {to}")

@@ -1,29 +1,30 @@
-"""Progress bars and tables in the terminal; results go to stdout, everything else to stderr.
+"""Tables of runs, sweeps, costs and checks, which are results: they go to stdout.
 
 No text is markup: a model may be called "[/b]", and an error may hold any characters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
+from robustbench_dyn.cli.certificates import told_attempts, told_radii
+from robustbench_dyn.cli.consoles import (
+    ESSENTIAL,
+    Column,
+    note,
+    space,
+    stderr,
+    table,
+    text,
 )
-from rich.table import Table
-
-from robustbench_dyn.cli.consoles import line, plain_table, print_text, stderr, stdout, text
 from robustbench_dyn.results.headings import (
+    INTERVAL,
+    counted,
     format_eps,
     format_interval,
+    format_joined,
     format_percent,
     heading,
 )
@@ -31,160 +32,119 @@ from robustbench_dyn.results.summary import attacks_that_failed
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from robustbench_dyn.evaluation.api import Evaluation
-    from robustbench_dyn.evaluation.progress import Progress as RunProgress
+    from robustbench_dyn.evaluation.distances import CurveEvaluation
     from robustbench_dyn.plugins.contract import Finding as Rule
     from robustbench_dyn.properties import Finding
-    from robustbench_dyn.sweeps.engines import Event
-    from robustbench_dyn.sweeps.shards import Shard
-    from robustbench_dyn.training.loop import EpochReport
 
 _ACCURACIES = ("clean_accuracy", "certified_accuracy", "empirical_accuracy", "gap")
+_INDENT = "  "
 # Radii of the grid of a curve have as many digits as a float.
 _DIGITS = 4
-
-
-@contextmanager
-def progress_display(*, enabled: bool) -> Iterator[Callable[[RunProgress], None] | None]:
-    """Show examples decided, the bracket so far, and the time left."""
-    if not enabled:
-        yield None
-        return
-    console = stderr()
-    with _from_first_report(_counting_bars(console)) as bars:
-        tasks: dict[float, TaskID] = {}
-
-        def show(report: RunProgress) -> None:
-            bars.start()
-            if report.eps not in tasks:
-                tasks[report.eps] = bars.add_task("", total=report.total, details="")
-            stage = line(f"eps {format_eps(report.eps, digits=_DIGITS)} {report.stage}")
-            bracket = _bracket(report.counts)
-            bars.update(
-                tasks[report.eps], description=stage, completed=report.done, details=bracket
-            )
-            if not console.is_terminal:
-                console.print(f"{stage} {report.done}/{report.total}: {bracket}", soft_wrap=True)
-
-        yield show
-
-
-@contextmanager
-def sweep_display(*, enabled: bool) -> Iterator[Callable[[Event, int], None] | None]:
-    """Show the finished shards, the running ones with their brackets, and the time left."""
-    if not enabled:
-        yield None
-        return
-    console = stderr()
-    with _from_first_report(_counting_bars(console)) as bars:
-        tasks: dict[Shard, TaskID] = {}
-        overall = bars.add_task("shards", total=None, details="")
-
-        def show(event: Event, n_shards: int) -> None:
-            bars.start()
-            shard, name = event.shard, line(event.shard)
-            if event.state == "at work" and event.progress is not None:
-                report = event.progress
-                stage = f"eps {format_eps(report.eps, digits=_DIGITS)} {report.stage}"
-                bars.update(
-                    tasks[shard],
-                    total=report.total,
-                    completed=report.done,
-                    details=line(f"{stage}: {_bracket(report.counts)}"),
-                )
-                return
-            if event.state == "started":
-                tasks[shard] = bars.add_task(name, total=None, details="")
-            else:
-                bars.remove_task(tasks.pop(shard))
-            finished = event.state in ("done", "failed", "unsound")
-            bars.update(overall, total=n_shards, advance=int(finished))
-            if event.state not in ("started", "done"):
-                print_text(console, f"{name} {event.state}: {event.message}")
-            elif not console.is_terminal:
-                print_text(console, f"{name} {event.state}")
-
-        yield show
-
-
-@contextmanager
-def training_display() -> Iterator[Callable[[EpochReport], None]]:
-    """Show the epoch, the loss and the time left."""
-    console = stderr()
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with _from_first_report(Progress(*columns, console=console)) as bars:
-        task = bars.add_task("training")
-
-        def show(report: EpochReport) -> None:
-            text = f"epoch {report.epoch + 1}/{report.epochs}, loss {report.loss:.4f}"
-            bars.start()
-            bars.update(task, total=report.steps, completed=report.step, description=text)
-            end_of_epoch = report.step % (report.steps // report.epochs) == 0
-            if end_of_epoch and not console.is_terminal:
-                console.print(f"{text}, {report.seconds:.0f} s")
-
-        yield show
+_CLAIMS = (
+    "claim",
+    Column("part", importance=2),
+    Column("points", importance=1),
+    Column("defect", right=True),
+    Column("tolerance", importance=3, right=True),
+    "verdict",
+    Column("note", wraps=True),
+)
+_RULES = (
+    Column("rule", wraps=True),
+    Column("for", importance=2),
+    "verdict",
+    Column("detail", wraps=True),
+    Column("caught in a control that", importance=1, wraps=True),
+)
+_COSTS = (
+    Column("eps", right=True),
+    "stage",
+    Column("examples", importance=2, right=True),
+    Column("decided", importance=2, right=True),
+    Column(heading("forward_passes"), importance=1, right=True),
+    Column(heading("backward_passes"), importance=1, right=True),
+    Column("seconds", right=True),
+    Column("share", right=True),
+)
 
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the leaderboard rows of a sweep, accuracies in percent."""
-    columns = ("model", "dataset", "norm", "eps", "seed", "n_examples", *_ACCURACIES, "seconds")
-    cells = [
-        (
-            row["model"],
-            row["dataset"],
-            row["norm"],
-            format_eps(row["eps"]),
-            str(row["seed"]),
-            str(row["n_examples"]),
-            *(format_percent(row[column]) for column in _ACCURACIES),
-            f"{row['seconds']:.1f}",
-        )
-        for row in rows
+    importance = {
+        "dataset": 8,
+        "norm": 9,
+        "seed": 7,
+        "n_examples": 5,
+        "clean_accuracy": 6,
+        "gap": 4,
+        "interval": 3,
+        "certifiers": 1,
+        "attacks": 1,
+        "seconds": 2,
+    }
+    names = [
+        *("model", "dataset", "norm", "eps", "seed", "n_examples"),
+        *_ACCURACIES,
+        *("interval", "seconds", "certifiers", "attacks"),
     ]
-    plain_table([*map(heading, columns)], cells)
+    columns = [_column(name, importance) for name in names]
+    table(columns, [[_cell(row, name) for name in names] for row in rows], instead="--json")
+    if rows:
+        _explain_interval()
 
 
 def bracket_table(evaluations: Sequence[Evaluation]) -> None:
-    """Print the leaderboard rows of a run, accuracies in percent."""
+    """Print the leaderboard rows of a run, accuracies in percent, and what they rest on."""
     first = evaluations[0].summary
+    importance = {
+        "clean_accuracy": 6,
+        "interval": 5,
+        "gap": 4,
+        "undecided": 3,
+        "seconds": 2,
+        "forward_passes": 1,
+        "backward_passes": 1,
+    }
+    counts = ("undecided", "seconds", "forward_passes", "backward_passes")
+    names = ["eps", *_ACCURACIES, "interval", *counts]
+    rows = [e.summary | {"undecided": _n_undecided(e)} for e in evaluations]
     n = first["n_examples"]
-    title = f"{first['model']} on {n} examples of {first['dataset']}, {first['norm']}"
-    columns = ("eps", *_ACCURACIES, "interval", "undecided", "forwards", "backwards", "seconds")
-    table = Table(title=text(title))
-    for column in columns:
-        table.add_column(heading(column), justify="right")
-    for evaluation in evaluations:
-        row = evaluation.summary
-        table.add_row(
-            format_eps(row["eps"]),
-            *(format_percent(row[column]) for column in _ACCURACIES),
-            format_interval(row["ci_low"], row["ci_high"]),
-            str(sum(v.status is Status.UNDECIDED for v in evaluation.verdicts)),
-            f"{row['forward_passes']:,}",
-            f"{row['backward_passes']:,}",
-            f"{row['seconds']:.1f}",
-        )
-    console = stdout(width_of_pipe=140)
-    console.print(table)
-    verdicts = [verdict for evaluation in evaluations for verdict in evaluation.verdicts]
-    failed = attacks_that_failed(verdicts)
-    ran = [a for a in first["attacks"].split("+") if a.removesuffix("(failed)") not in failed]
-    print_text(
-        console, f"certified by {first['certifiers']}; attacked with {'+'.join(ran) or 'none'}"
+    table(
+        [_column(name, importance) for name in names],
+        [[_cell(row, name) for name in names] for row in rows],
+        title=f"{first['model']} on {counted(n, 'example')} of {first['dataset']}, {first['norm']}",
+        instead="--json",
     )
-    for attack, n in failed.items():
-        messages = {step.message for v in verdicts for step in v.trail if step.stage == attack}
-        print_text(console, f"{attack} failed on all {n} examples it was run on: {min(messages)}")
-    for reason, names in _by_reason(evaluations[0].not_applicable).items():
-        print_text(console, f"not applicable: {names}: {reason}")
+    _explain_interval()
+    space()
+    _tell_attacks(evaluations)
+    for sentence in told_attempts([attempt for e in evaluations for attempt in e.attempts]):
+        note(sentence)
     if first["flags"]:
-        print_text(console, f"flags: {first['flags']}")
+        note(f"flags: {first['flags']}")
+
+
+def curve_table(evaluation: CurveEvaluation, points: pd.DataFrame) -> None:
+    """Print the points of a curve; points: as of reporting.curves.curve."""
+    row = evaluation.summary
+    examples = counted(row["n_examples"], "example")
+    table(
+        [Column(heading(column), right=True) for column in points.columns],
+        [
+            # Radii of a grid; their digits say nothing.
+            [format_eps(eps, digits=_DIGITS), format_percent(certified), format_percent(empirical)]
+            for eps, certified, empirical in points.itertuples(index=False)
+        ],
+        title=f"{row['model']} on {examples} of {row['dataset']}, {row['norm']}",
+    )
+    space()
+    note(f"attacked with {format_joined(row['attacks'])}")
+    for sentence in told_radii(evaluation.attempts):
+        note(sentence)
+    note(f"flags: {row['flags']}" if row["flags"] else "")
 
 
 def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None:
@@ -204,9 +164,8 @@ def cost_table(evaluations: Sequence[Evaluation], peak_memory_mb: float) -> None
         )
         for cost in costs
     ]
-    headings = "eps,stage,examples,decided,forwards,backwards,seconds,share"
-    plain_table(headings.split(","), rows)
-    stdout().print(f"peak memory {peak_memory_mb:.0f} MiB")
+    table(_COSTS, rows, title="cost of each stage", instead="--json")
+    note(f"peak memory {peak_memory_mb:,.0f} MiB")
 
 
 @contextmanager
@@ -223,7 +182,7 @@ def findings_display() -> Iterator[Callable[[Finding], None]]:
             status.update(text(f"{' '.join(tested)}: {verdict}"))
 
         yield show
-    plain_table(("claim", "part", "points", "defect", "tolerance", "", "note"), rows)
+    table(_CLAIMS, rows)
 
 
 @contextmanager
@@ -239,47 +198,50 @@ def contract_display(title: str) -> Iterator[Callable[[str, Rule], None]]:
             status.update(text(f"testing {title}: {finding.rule}: {verdict}"))
 
         yield show
-    plain_table((title, "for", "", "detail", "caught in a control that"), rows)
+    table(_RULES, rows, title=title)
 
 
-def _by_reason(not_applicable: dict[str, str]) -> dict[str, str]:
-    names: dict[str, list[str]] = {}
-    for name, reason in not_applicable.items():
-        names.setdefault(reason, []).append(name)
-    return {reason: ", ".join(group) for reason, group in names.items()}
-
-
-@contextmanager
-def _from_first_report(bars: Progress) -> Iterator[Progress]:
-    """Yield bars that the first report starts: what fails before it prints its error alone."""
-    try:
-        yield bars
-    finally:
-        if bars.live.is_started:
-            bars.stop()
-
-
-def _counting_bars(console: Console) -> Progress:
-    """Make bars that show a count, the times, and the field `details`."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}", markup=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[details]}", markup=False),
-        console=console,
+def _explain_interval() -> None:
+    space()
+    note(
+        "The robust accuracy on these examples lies between certified % and empirical %. The 95 % "
+        f"interval holds it for the distribution of the data, with 95 % confidence ({INTERVAL})."
     )
 
 
-def _bracket(counts: dict[Status, int]) -> str:
-    text = ", ".join(
-        f"{status} {counts[status]}"
-        for status in (Status.CERTIFIED, Status.BROKEN, Status.UNDECIDED, Status.MISCLASSIFIED)
-    )
-    total = sum(counts.values())
-    if total:
-        certified = counts[Status.CERTIFIED]
-        robust = certified + counts[Status.UNDECIDED]
-        text += f": robust accuracy in [{certified / total:.1%}, {robust / total:.1%}]"
-    return text
+def _tell_attacks(evaluations: Sequence[Evaluation]) -> None:
+    verdicts = [verdict for evaluation in evaluations for verdict in evaluation.verdicts]
+    failed = attacks_that_failed(verdicts)
+    labels = evaluations[0].summary["attacks"].split("+")
+    ran = [label for label in labels if label.removesuffix("(failed)") not in failed]
+    note(f"attacked with {format_joined('+'.join(ran))}")
+    for attack, n in failed.items():
+        messages = {step.message for v in verdicts for step in v.trail if step.stage == attack}
+        on = f"on all {n} examples" if n > 1 else "on the only example"
+        note(f"{attack} failed {on} it was run on: {min(messages)}", indent=_INDENT)
+
+
+def _n_undecided(evaluation: Evaluation) -> int:
+    return sum(verdict.status is Status.UNDECIDED for verdict in evaluation.verdicts)
+
+
+def _column(name: str, importance: Mapping[str, float]) -> Column:
+    """Return a column of the leaderboard; one without an importance is essential."""
+    is_text = name in ("model", "dataset", "norm", "certifiers", "attacks")
+    return Column(heading(name), importance.get(name, ESSENTIAL), right=not is_text)
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    """Write the value of a column of the leaderboard as people read it."""
+    value = row.get(column)
+    if column in _ACCURACIES:
+        return format_percent(value)
+    if column == "interval":
+        return format_interval(row["ci_low"], row["ci_high"])
+    if column == "eps":
+        return format_eps(row["eps"])
+    if column == "seconds":
+        return f"{row['seconds']:.1f}"
+    if column in ("certifiers", "attacks"):
+        return format_joined(str(value))
+    return f"{value:,}" if isinstance(value, int) and column != "seed" else str(value)

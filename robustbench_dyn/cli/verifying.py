@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +15,14 @@ from robustbench_dyn.cli.options import (
     Device,
     Limited,
     Plugins,
+    Quiet,
     Trust,
     check_device,
     seed_option,
 )
-from robustbench_dyn.cli.output import print_error, print_json, print_result
+from robustbench_dyn.cli.output import announce, print_json
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.results.headings import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from robustbench_dyn.verification.findings import Report
     from robustbench_dyn.verification.replay import ReplayOptions
 
-_WIDTH = 80
 _LONGEST_SOURCE = 200
 _LARGEST_SAMPLE = 10**6
 # Rows of which only the line is printed, where nothing is wrong with them.
@@ -85,13 +85,14 @@ def verify(
     ] = Path("counterexamples"),
     device: Device = "cpu",
     as_json: AsJson = False,
+    quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
     limits: Limited = "",
     data_dir: DataDir = None,
 ) -> None:
     """Recount published rows from their evidence, or replay them; exit 1 where one fails."""
-    del trust, limits  # heeded while the options were read
+    del quiet, trust, limits  # heeded while the options were read
     _check_options(
         replay=replay,
         full=full,
@@ -152,7 +153,7 @@ def _check_options(
 
 
 def _progress(place: str, number: int, total: int) -> None:
-    print_error(f"replaying row {number} of {total}: {place}")
+    announce(f"replaying row {number} of {total}: {place}")
 
 
 def _tell(reports: Sequence[Report], *, seed: int | None, as_json: bool) -> None:
@@ -163,8 +164,12 @@ def _tell(reports: Sequence[Report], *, seed: int | None, as_json: bool) -> None
         return
     for report in reports:
         _tell_row(report)
-    told = f"{len(reports)} rows verified by {reports[0].depth.value}: "
-    told += f"{len(wrong)} do not hold" if wrong else "all hold"
+    n = len(reports)
+    told = f"{counted(n, 'row')} verified by {reports[0].depth.value}: "
+    if wrong:
+        told += f"{len(wrong)} {'does' if len(wrong) == 1 else 'do'} not hold"
+    else:
+        told += "it holds" if n == 1 else "all hold"
     if seed is not None:
         told += f" (--seed {seed} repeats it)"
     _say(told)
@@ -182,16 +187,9 @@ def _tell_row(report: Report) -> None:
 
 
 def _say(text: str, *, indent: str = "") -> None:
-    """Print a sentence in lines of at most 80 columns; hashes and paths are not broken."""
-    for line in textwrap.wrap(
-        " ".join(text.split(" ")),
-        _WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent + _INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ):
-        print_result(line)
+    from robustbench_dyn.cli.consoles import note
+
+    note(text, indent=indent)
 
 
 def _assess(
@@ -249,8 +247,8 @@ def _what_changes(changed: Sequence[RowAssessed], *, written: bool) -> str:
     gone = sum(bool(row.with_effect("refutes")) for row in changed)
     parts = []
     if gone < len(changed):
-        parts.append(f"{len(changed) - gone} rows corrected")
+        parts.append(f"{counted(len(changed) - gone, 'row')} corrected")
     if gone:
-        parts.append(f"{gone} rows withdrawn")
+        parts.append(f"{counted(gone, 'row')} withdrawn")
     told = " and ".join(parts)
     return told if written else f"with --correct: {told}"

@@ -18,8 +18,9 @@ from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
 from robustbench_dyn.evaluation.options import check_certifiers, check_options, device_of
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Attacks, Certifiers, NetworkPlan
-from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.evaluation.under_test import under_test
+from robustbench_dyn.progress.report import Progress
+from robustbench_dyn.results.attempts import Attempt, attempts_of
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.store import Run, Store
 from robustbench_dyn.results.summary import summary_row
@@ -38,7 +39,7 @@ class Evaluation:
 
     key: what the store calls the evaluation. costs: what it took, stage by stage, in this run and
     in those before it that left verdicts in the store. not_applicable: certifiers of `auto` that
-    cannot treat the model, with the reason.
+    cannot treat the model, with the reason. attempts: what each certifier came to.
     """
 
     threat_model: ThreatModel
@@ -47,6 +48,7 @@ class Evaluation:
     key: str
     costs: tuple[StageCost, ...]
     not_applicable: dict[str, str] = field(default_factory=dict)
+    attempts: tuple[Attempt, ...] = ()
 
     @cached_property
     def examples(self) -> pd.DataFrame:
@@ -279,6 +281,13 @@ def _evaluate_at(pipeline: Pipeline[Any], threat_model: ThreatModel) -> Evaluati
         key=pipeline.key,
         costs=pipeline.costs(threat_model),
         not_applicable=dict(pipeline.record.not_applicable),
+        attempts=attempts_of(
+            verdicts,
+            pipeline.spec,
+            eps=threat_model.eps,
+            flags=pipeline.flags,
+            not_applicable=pipeline.record.not_applicable,
+        ),
     )
 
 

@@ -26,8 +26,9 @@ from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
 from robustbench_dyn.evaluation.options import is_number, is_whole
 from robustbench_dyn.evaluation.pipeline import Pipeline
 from robustbench_dyn.evaluation.plan import Certifiers, NetworkPlan
-from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.evaluation.transitions import broken
+from robustbench_dyn.progress.report import Progress
+from robustbench_dyn.results.attempts import attempts_of
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status, Verdict
 from robustbench_dyn.threat_models import Norm, ThreatModel, check_norm, format_eps, widest_eps
@@ -109,13 +110,21 @@ def evaluate_distances(
                 positive = [radius for radius in grid if radius > 0]
                 found = _certify_on_grid(on_balls, norm, found, positive)
             flags = sorted({*evaluation.summary["flags"].split(), *on_balls.flags})
+    verdicts = tuple(found[i] for i in sorted(found))
     return CurveEvaluation(
         threat_model=widest,
-        verdicts=tuple(found[i] for i in sorted(found)),
+        verdicts=verdicts,
         summary=evaluation.summary | {"flags": " ".join(flags)},
         key=evaluation.key,
         costs=evaluation.costs,
         not_applicable=dict(on_balls.record.not_applicable),
+        attempts=attempts_of(
+            verdicts,
+            on_balls.spec,
+            eps=widest.eps,
+            flags=on_balls.flags,
+            not_applicable=on_balls.record.not_applicable,
+        ),
         radii=tuple(grid),
     )
 

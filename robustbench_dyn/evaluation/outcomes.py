@@ -86,11 +86,13 @@ class Broken(Result):
 class Open(Result):
     """Nothing was decided: an attack was survived, or a certifier proved nothing.
 
-    outcome: SURVIVED, OPEN or WITHIN_ROUNDING. message: for printing alone.
+    outcome: SURVIVED, OPEN or WITHIN_ROUNDING. message: for printing alone. margin: what a
+    certifier has as a lower bound of the least margin, where it has one.
     """
 
     outcome: Outcome
     message: str = ""
+    margin: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ from robustbench_dyn.evaluation.known import KnownElsewhere
 from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
-from robustbench_dyn.evaluation.progress import Progress, progress_of
 from robustbench_dyn.evaluation.recall import check_recalled
 from robustbench_dyn.evaluation.soundness import (
     describe_hit,
@@ -41,6 +40,7 @@ from robustbench_dyn.evaluation.transitions import (
     without_certificate,
 )
 from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.progress.report import Progress, progress_of
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.flags import CHANGED, NOT_A_FUNCTION, REFUTED_BOUND
 from robustbench_dyn.results.store import Store

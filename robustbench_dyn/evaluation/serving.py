@@ -150,6 +150,8 @@ def prove(state: State, message: Message) -> Message:
         found["candidates"] = proof.candidates
     if proof.within_rounding is not None:
         found["within_rounding"] = proof.within_rounding
+    if proof.margins is not None:
+        found["margins"] = proof.margins
     return Message("proved", {"forward_passes": proof.forward_passes}, found)
 
 

@@ -167,7 +167,8 @@ class CertifierStage:
                 step = _not_proved(self._prepared, eps)
                 results.append(Open(outcome=step.outcome, message=step.message))
             else:
-                results.append(Open(outcome=Outcome.OPEN, message=self._open))
+                margin = None if proof.margins is None else _told(float(proof.margins[k]))
+                results.append(Open(outcome=Outcome.OPEN, message=self._open, margin=margin))
         return results
 
 
@@ -236,6 +237,13 @@ def _prove(
         return Proof(torch.zeros(logits.shape, dtype=torch.float64)), failure
     model.network.forward_passes += proof.forward_passes
     return proof, ""
+
+
+def _told(margin: float) -> float | None:
+    """Round a lower bound down to four digits, which is all that is told; None for no number."""
+    if not math.isfinite(margin):
+        return None
+    return float(f"{margin - 5e-4 * abs(margin):.4g}")
 
 
 def _within_rounding(proof: Proof) -> set[int]:

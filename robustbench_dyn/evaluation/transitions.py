@@ -72,7 +72,9 @@ def advance(
             return broken(verdict, hit, reason=flag)
         case Certified(certifier=label, radius=radius):
             return certified(verdict, label, radius)
-        case Open(outcome=outcome, message=message) | Failed(outcome=outcome, message=message):
+        case Open(outcome=outcome, message=message, margin=margin):
+            return skip_to(verdict, later, Step(stage, outcome, verdict.eps, message, margin))
+        case Failed(outcome=outcome, message=message):
             return skip_to(verdict, later, Step(stage, outcome, verdict.eps, message))
     raise TypeError(f"{stage} returned {result!r}, which is no result of a stage")
 

@@ -1,10 +1,9 @@
-"""A comparison as plain text of 80 columns, and as a document for JSON."""
+"""A comparison as sentences and small tables, and as a document for JSON."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from robustbench_dyn.reporting.comparison import STATUSES, Comparison, Difference, Share
 from robustbench_dyn.reporting.ranking import LEVEL
@@ -15,7 +14,6 @@ from robustbench_dyn.results.headings import (
     heading,
 )
 
-_WIDTH = 80
 # So many examples that differ are named unless all are wanted.
 _FEW = 10
 _LEAST_P = 1e-99
@@ -26,24 +24,37 @@ _VERBS = {
 }
 
 
-def to_text(
+class Grid(NamedTuple):
+    """A small table: the first column names its rows, all others are numbers.
+
+    dispensable: headings of columns that a narrow terminal leaves out, the first one first.
+    """
+
+    headings: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    dispensable: tuple[str, ...]
+
+
+def told(
     first: str, second: str, comparisons: Sequence[Comparison], *, all_examples: bool = False
-) -> list[str]:
-    """Return the lines of the comparisons; all_examples: name all examples that differ."""
-    lines = [*_wrapped(f"A: {first}"), *_wrapped(f"B: {second}")]
+) -> Iterator[str | Grid]:
+    """Yield the sentences and tables of comparisons; an empty text stands between paragraphs.
+
+    all_examples: name all examples that differ.
+    """
+    yield f"A: {first}"
+    yield f"B: {second}"
     n_tests = sum(len(comparison.differences) for comparison in comparisons)
     for comparison in comparisons:
-        lines += ["", *_of_one(comparison, all_examples=all_examples)]
-    lines += [
-        "",
-        *_wrapped(
-            f"Intervals hold with 95 % confidence each ({INTERVAL}). p: exact two-sided McNemar "
-            f"test on the examples that one of the two has. Adjusted p: by Holm's correction over "
-            f"the {n_tests} tests above; a difference counts where it is at most {LEVEL:g}, and "
-            f"then the chance that any such difference is none is at most {100 * LEVEL:g} %."
-        ),
-    ]
-    return lines
+        yield ""
+        yield from _of_one(comparison, all_examples=all_examples)
+    yield ""
+    yield (
+        f"Intervals hold with 95 % confidence each ({INTERVAL}). p: exact two-sided McNemar test "
+        "on the examples that one of the two has. Adjusted p: by Holm's correction over the "
+        f"{n_tests} tests above; a difference counts where it is at most {LEVEL:g}, and then the "
+        f"chance that any such difference is none is at most {100 * LEVEL:g} %."
+    )
 
 
 def document(first: str, second: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -83,27 +94,20 @@ def document(first: str, second: str, comparisons: Sequence[Comparison]) -> dict
     }
 
 
-def _of_one(comparison: Comparison, *, all_examples: bool) -> Iterator[str]:
+def _of_one(comparison: Comparison, *, all_examples: bool) -> Iterator[str | Grid]:
     yield comparison.title
-    yield from _wrapped(_shared(comparison))
+    yield _shared(comparison)
     yield ""
-    yield from _verdict_table(comparison)
+    yield _verdicts(comparison)
     yield ""
-    yield f"{'':<11} {'A':>17} {'B':>17} {'A - B':>6} {'only A':>6} {'only B':>6} {'p':>7}"
-    for d in comparison.differences:
-        points = f"{100 * (d.first.fraction - d.second.fraction):+.1f}"
-        yield (
-            f"{heading(d.column):<11} {_share(d.first):>17} {_share(d.second):>17} {points:>6} "
-            f"{len(d.only_first):>6} {len(d.only_second):>6} {_p(d.p_value):>7}"
-        )
+    yield _accuracies(comparison.differences)
     yield ""
     for d in comparison.differences:
-        yield from _wrapped(f"{heading(d.column)}: {_conclusion(d, comparison.n)}")
+        yield f"{heading(d.column)}: {_conclusion(d, comparison.n)}"
     for d in comparison.differences:
         for name, ids in (("A", d.only_first), ("B", d.only_second)):
             if ids:
-                told = _ids(ids, all_examples=all_examples)
-                yield from _wrapped(f"Only {name} {_VERBS[d.column]} {told}")
+                yield f"Only {name} {_VERBS[d.column]} {_ids(ids, all_examples=all_examples)}"
 
 
 def _shared(comparison: Comparison) -> str:
@@ -116,14 +120,30 @@ def _shared(comparison: Comparison) -> str:
     )
 
 
-def _verdict_table(comparison: Comparison) -> Iterator[str]:
+def _verdicts(comparison: Comparison) -> Grid:
     best_first = STATUSES[::-1]
-    headings = [f"B {status}" for status in best_first]
-    yield " " * 15 + "".join(f"  {name}" for name in headings)
-    for a in best_first:
-        counts = (comparison.counts.get((a, b), 0) for b in best_first)
-        cells = (f"  {n:>{len(name)}}" for n, name in zip(counts, headings, strict=True))
-        yield f"{f'A {a}':<15}{''.join(cells)}"
+    rows = [
+        (f"A {a}", *(str(comparison.counts.get((a, b), 0)) for b in best_first)) for a in best_first
+    ]
+    headings = tuple(f"B {status}" for status in best_first)
+    return Grid(("examples", *headings), rows, headings[:2:-1])
+
+
+def _accuracies(differences: Sequence[Difference]) -> Grid:
+    rows = [
+        (
+            heading(d.column),
+            _share(d.first),
+            _share(d.second),
+            f"{100 * (d.first.fraction - d.second.fraction):+.1f}",
+            str(len(d.only_first)),
+            str(len(d.only_second)),
+            _p(d.p_value),
+        )
+        for d in differences
+    ]
+    headings = ("accuracy", "A", "B", "A - B", "only A", "only B", "p")
+    return Grid(headings, rows, ("only B", "only A", "A - B"))
 
 
 def _conclusion(difference: Difference, n: int) -> str:
@@ -151,7 +171,3 @@ def _share(share: Share) -> str:
 def _p(value: float, *, equals: str = "") -> str:
     """Write a p-value; those of thousands of examples may be too small for a float."""
     return f"{equals}{value:.2g}" if value >= _LEAST_P else f"< {_LEAST_P:g}"
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)

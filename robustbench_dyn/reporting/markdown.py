@@ -23,7 +23,8 @@ from robustbench_dyn.results.headings import INTERVAL, members_of_suites
 
 _RANKED: Final = (*RANKS, MODEL, *NUMBERS, EMPIRICAL_RANK, *METHODS, *COSTS)
 _NOT_RANKED: Final = (MODEL, *NUMBERS, *METHODS, *COSTS, OPEN_FLAGS)
-_ABOUT: Final = (
+# What the columns mean, a paragraph each.
+ABOUT: Final = (
     "Certified: proved that no adversarial example exists. Empirical: survived the attacks of the "
     "suite. The true robust accuracy lies between the two; the gap is their difference, and the "
     f"95 % interval ({INTERVAL}) contains the robust accuracy on the distribution of the images "
@@ -47,7 +48,7 @@ def to_markdown(entries: Sequence[Entry]) -> str:
     models first; apart from them models on other images, and models with open flags, with what
     each flag asks for. The attacks of each suite are listed once, at the end.
     """
-    parts = ["# Leaderboards", *_ABOUT]
+    parts = ["# Leaderboards", *ABOUT]
     for table in lines(entries):
         parts += _table(table)
     if suites := members_of_suites(entry.row for entry in entries):

@@ -77,6 +77,8 @@ class Evidence:
             }
             if verdict.x_adv is not None:
                 values["x_adv"] = hashlib.sha256(verdict.x_adv).hexdigest()
+            if verdict.trail:
+                values["trail"] = [step.values() for step in verdict.trail]
             # NaN is written as NaN, and floats with all digits.
             content.update(json.dumps(values).encode())
         return content.hexdigest()

@@ -11,6 +11,7 @@ __all__ = [
     "HEADINGS",
     "INTERVAL",
     "NOTHING",
+    "counted",
     "format_attacks",
     "format_eps",
     "format_interval",
@@ -76,6 +77,11 @@ _SUITE_OF_ONE_LIST = ("", "custom")
 def heading(column: str) -> str:
     """Return the heading of a column; one without an entry has its name in words."""
     return HEADINGS.get(column, column.replace("_", " "))
+
+
+def counted(n: int, noun: str) -> str:
+    """Write a number of things: "1 row", "1,000 rows"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def format_percent(fraction: float | None) -> str:

@@ -72,7 +72,12 @@ _in_a_row = attrgetter(*LAYOUTS["verdicts"].columns[1:-1])
 
 def row_of(key: str, verdict: Verdict) -> Row:
     """Return the row of a verdict."""
-    return (key, *_in_a_row(verdict), json.dumps(verdict.trail) if verdict.trail else "[]")
+    return (key, *_in_a_row(verdict), trail_text(verdict.trail))
+
+
+def trail_text(trail: Sequence[Step]) -> str:
+    """Return the steps of a trail as JSON."""
+    return json.dumps([step.values() for step in trail]) if trail else "[]"
 
 
 def verdict_of(row: Row) -> Verdict:
@@ -121,8 +126,8 @@ def verdict_of(row: Row) -> Verdict:
 def _trail_of(text: str) -> tuple[Step, ...]:
     """Return the steps of a trail; many examples have the same one."""
     return tuple(
-        Step(stage, Outcome(outcome), eps, message)
-        for stage, outcome, eps, message in json.loads(text)
+        Step(stage, Outcome(outcome), eps, message, *margin)
+        for stage, outcome, eps, message, *margin in json.loads(text)
     )
 
 

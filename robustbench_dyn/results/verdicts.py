@@ -44,13 +44,20 @@ class Outcome(StrEnum):
 class Step(NamedTuple):
     """One stage that an example went through: an attack or a certifier by name, and its eps.
 
-    message: why it failed, for printing alone.
+    message: why it failed, for printing alone. margin: the lower bound of the least margin over the
+    ball, of a certifier that left the example open and has one; a proof needs one above 0.
     """
 
     stage: str
     outcome: Outcome
     eps: float
     message: str = ""
+    margin: float | None = None
+
+    def values(self) -> list[str | float]:
+        """Return what is kept of it, in order: no margin where it has none, as in earlier files."""
+        known: list[str | float] = [self.stage, self.outcome, self.eps, self.message]
+        return known if self.margin is None else [*known, self.margin]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from robustbench_dyn.evaluation.inputs import Data, as_dataset, open_store
 from robustbench_dyn.evaluation.options import check_options, device_of
 from robustbench_dyn.evaluation.outcomes import Stage
 from robustbench_dyn.evaluation.pipeline import Pipeline
-from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.evaluation.under_test import under_test
 from robustbench_dyn.models.isolated import count_parameters
 from robustbench_dyn.models.precision import PRECISION
 from robustbench_dyn.models.validation import ModelUnderTest
+from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.results.spec import EvaluationSpec, Record, SmoothingSpec, StageSpec
 from robustbench_dyn.results.store import Store, Votes

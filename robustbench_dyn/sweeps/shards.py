@@ -12,8 +12,8 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 
 if TYPE_CHECKING:
     from robustbench_dyn.evaluation.api import Evaluation
-    from robustbench_dyn.evaluation.progress import Progress
     from robustbench_dyn.isolation.limits import Limits
+    from robustbench_dyn.progress.report import Progress
     from robustbench_dyn.results.spec import EvaluationSpec
     from robustbench_dyn.smoothing.statistics import Smoothing
 

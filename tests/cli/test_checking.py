@@ -170,7 +170,7 @@ def test_a_broken_plugin_is_told_the_rule_it_breaks(
     result = command("check", "mine")
     assert result.returncode == 1
     assert rule in result.stderr
-    (row,) = re.findall(rf"│ {re.escape(rule)} .*BROKEN.*", result.stdout)
+    (row,) = re.findall(rf"^{re.escape(rule)} .*BROKEN.*", result.stdout, re.MULTILINE)
     assert detail in row
 
 

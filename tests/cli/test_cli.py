@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -152,13 +153,27 @@ def test_show_prints_the_card(tmp_path, here):
     result = here(tmp_path, "show", "lipflow")
     assert "arXiv 2210.02373" in result.stdout
     assert "weights/fashion_mnist.safetensors" in result.stdout
+    assert "run it: dynbench run --model lipflow --dataset fashion_mnist" in result.stdout
     # The card has no training time for the first weights.
-    untimed = here(tmp_path, "show", "feedforward")
-    lines = untimed.stdout.splitlines()
-    (first,) = [text for text in lines if text.startswith("feedforward for fashion_mnist")]
-    assert "s of training" not in first
-    timed = here(tmp_path, "show", "sll")
-    assert "; 79 s of training" in timed.stdout
+    untimed = here(tmp_path, "show", "feedforward").stdout
+    assert re.search(r"^feedforward +fashion_mnist +any .*  –  ", untimed, re.MULTILINE)
+    assert re.search(r"^sll .*  79 s  ", here(tmp_path, "show", "sll").stdout, re.MULTILINE)
+
+
+def test_show_of_a_variant_shows_its_weights_and_published_rows(tmp_path, here):
+    shown = here(tmp_path, "show", "lipflow/eps-0.5", "--json")
+    document = json.loads(shown.stdout)
+    assert {weights["name"] for weights in document["weights"]} == {"lipflow/eps-0.5"}
+    assert {row["model"] for row in document["rows"]} == {"lipflow/eps-0.5"}
+    row = next(row for row in document["rows"] if (row["norm"], row["eps"]) == ("L2", 0.5))
+    text = here(tmp_path, "show", "lipflow/eps-0.5").stdout
+    assert re.search(
+        rf"^L2 +0.5 +{100 * row['certified_accuracy']:.1f} +{100 * row['empirical_accuracy']:.1f}",
+        text,
+        re.MULTILINE,
+    )
+    wrong = here(tmp_path, "show", "lipflow/eps-0.55")
+    assert (wrong.returncode, "did you mean 'eps-0.5'" in wrong.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

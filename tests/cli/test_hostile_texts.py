@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.errors import MarkupError
 
 from robustbench_dyn.cli import consoles, output, terminal
-from robustbench_dyn.evaluation.progress import Progress
 from robustbench_dyn.plugins.contract import Finding as Rule
+from robustbench_dyn.progress.display import progress_display, sweep_display
+from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.properties import Finding
+from robustbench_dyn.results.attempts import Attempt
 from robustbench_dyn.results.verdicts import Outcome, Status
 from robustbench_dyn.sweeps.engines import Event
 from robustbench_dyn.sweeps.shards import Shard
@@ -43,13 +45,13 @@ def shard(text):
 
 
 def run_progress(text):
-    with terminal.progress_display(enabled=True) as show:
+    with progress_display(enabled=True) as show:
         show(Progress(eps=0.5, stage=text, done=0, total=1, counts=COUNTS))
 
 
 def sweep_progress(text):
     report = Progress(eps=0.5, stage=text, done=0, total=1, counts=COUNTS)
-    with terminal.sweep_display(enabled=True) as show:
+    with sweep_display(enabled=True) as show:
         show(Event(shard(text), "started"), 2)
         show(Event(shard(text), "at work", progress=report), 2)
         show(Event(shard(text), "failed", f"ValueError: {text}"), 2)
@@ -57,7 +59,7 @@ def sweep_progress(text):
 
 def sweep_at_work(text):
     report = Progress(eps=0.5, stage=text, done=0, total=1, counts=COUNTS)
-    with terminal.sweep_display(enabled=True) as show:
+    with sweep_display(enabled=True) as show:
         show(Event(shard(text), "started"), 2)
         # The bars are drawn at the end, with what they showed last.
         show(Event(shard(text), "at work", progress=report), 2)
@@ -72,7 +74,12 @@ def bracket(text):
     summary = ROW | {"model": text, "attacks": text, "certifiers": text, "flags": text}
     verdict = SimpleNamespace(status=Status.UNDECIDED, trail=(step,), attack=text)
     evaluation = SimpleNamespace(
-        summary=summary, verdicts=[verdict], not_applicable={text: text}, costs=()
+        summary=summary,
+        verdicts=[verdict],
+        attempts=[
+            Attempt(certifier=text, eps=0.5, not_applicable=text),
+            Attempt(certifier=text, eps=0.5, tried=1, unproved={text: 1}),
+        ],
     )
     terminal.bracket_table([evaluation])
 
@@ -95,11 +102,8 @@ def claims(text):
 
 
 def table(text):
-    consoles.plain_table((text, "b"), [(text, text)])
-
-
-def page(text):
-    consoles.page(f"# {text}\n")
+    consoles.table((text, consoles.Column(text, wraps=True)), [(text, text)], title=text)
+    consoles.note(text)
 
 
 def error(text):
@@ -112,7 +116,7 @@ def result(text):
 
 DISPLAYS = [
     run_progress, sweep_progress, sweep_at_work, sweep_rows, bracket, costs, contract, claims,
-    table, page, error, result,
+    table, error, result,
 ]  # fmt: off
 
 

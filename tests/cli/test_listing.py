@@ -16,19 +16,19 @@ def command(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("what", "row"),
     [
-        ("models", r"│ euler_resnet .* fashion_mnist"),
-        ("models", r"moons/pgd"),
-        ("models", r"│ the folder "),
-        ("datasets", r"│ moons .* 2x1x1 .* train: 1000 generated.* built-in"),
-        ("attacks", r"│ fab-t .* robustbench-dyn .* L1, L2, Linf .* built-in"),
-        ("attacks", r"│ standard .* suite .* built-in"),
-        ("certifiers", r"│ complete .* Linf .* built-in"),
-        ("certifiers", r"│ smoothing .* L2 .* dynbench smooth .* built-in"),
-        ("operations", r"│ tanh .* built-in"),
+        ("models", r"euler_resnet .* fashion_mnist, moons"),
+        ("models", r"euler_resnet/pgd .* moons"),
+        ("models", r"  the folder "),
+        ("datasets", r"moons .* 2x1x1 .* train: 1000 generated.* built-in"),
+        ("attacks", r"fab-t .* robustbench-dyn .* L1, L2, Linf .* built-in"),
+        ("attacks", r"standard .* suite .* built-in"),
+        ("certifiers", r"complete .* Linf .* built-in"),
+        ("certifiers", r"smoothing .* L2 .* dynbench smooth .* built-in"),
+        ("operations", r"tanh .* built-in"),
     ],
 )
 def test_lists_show_built_in_names(command, what, row):
-    assert re.search(row, command("list", what).stdout)
+    assert re.search(f"^{row}" if row[0] != " " else row, command("list", what).stdout, re.M)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,5 @@ def test_a_broken_plugin_is_listed_with_its_reason(command, tmp_path, what, kind
     with (folder / "card.yaml").open("a") as card:
         card.write("requires: [no-such-package]\n")
     lines = command("list", what, "--plugins", "mine").stdout
-    text = " ".join(lines.split())
-    assert re.search(r"│ mine │.*it needs no-such-package, which is", text)
+    assert re.search(r"^mine .*broken: it needs no-such-package, which is", lines, re.MULTILINE)
     assert len(lines.splitlines()) >= len(before.splitlines()) + 1

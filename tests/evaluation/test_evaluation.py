@@ -661,8 +661,10 @@ def test_what_auto_cannot_use_is_kept_and_shown_with_the_reason(capsys):
     assert "certifier_failed:interval" not in found.summary["flags"]
     bracket_table([found])
     printed = capsys.readouterr().out
-    assert "not applicable: lipschitz: ValueError: no such norm" in printed
+    assert "lipschitz: not applicable: ValueError: no such norm" in printed
     assert "interval, linear_relaxation" in printed
+    reasons = {attempt.certifier: attempt.not_applicable for attempt in found.attempts}
+    assert reasons == found.not_applicable
     with pytest.raises(CertificateError, match="'lipschitz' cannot be prepared"):
         evaluate(Faulty(), sample(Network()), L2, certifiers="lipschitz")
 

@@ -62,6 +62,7 @@ FLAGS = {
     "as_json",
     "strict_rounding",
     "profile",
+    "quiet",
     "version",
     "add",
     "replace",

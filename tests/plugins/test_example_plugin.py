@@ -130,7 +130,7 @@ def test_the_operation_is_refused_without_the_plugin():
     ],
 )
 def test_lists_show_its_names_with_their_origin(command, what, name, facts):
-    row = rf"│ {name} .*{facts}.* the folder {re.escape(str(EXAMPLE))}"
+    row = rf"(^|\n){name} .*{facts}.* the folder {re.escape(str(EXAMPLE))}"
     assert not re.search(row, command("list", what).stdout)
     assert re.search(row, command("list", what, "--plugins", EXAMPLE).stdout)
 

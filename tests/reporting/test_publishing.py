@@ -504,7 +504,7 @@ def test_stores_are_merged_and_the_outcome_is_printed(command, tmp_path):
         0,
         [
             "added m on 6 examples of digits, L2 0.5: certified 33.3 %, empirical 50.0 %",
-            "added 1 rows",
+            "added 1 row",
             "t/digits-L2-0.5.csv",
             "t/digits-L2-0.5.parquet",
             "t/README.md",

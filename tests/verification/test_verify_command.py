@@ -29,7 +29,7 @@ def test_honest_rows_hold_with_exit_0(run, table):
     result = run("verify", table)
     assert result.returncode == 0, result.stdout
     assert "holds  lipflow on 30 examples of moons, L2 0.3" in result.stdout
-    assert "1 rows verified by recount: all hold" in result.stdout
+    assert "1 row verified by recount: it holds" in result.stdout
 
 
 def test_a_folder_is_verified_as_a_whole(run, table):
@@ -61,12 +61,16 @@ def test_a_replay_states_its_seed_and_repeats_by_it(run, table):
     assert run("verify", table, "--replay", "--sample", "6", "--seed", "5").stdout == first.stdout
 
 
-def test_lines_fit_80_columns(run, table):
+def test_lines_fit_a_terminal_and_are_whole_in_a_pipe(run, table, monkeypatch):
     change_cells(table.parent, cell("flags", lambda _: "not_audited"), "lipflow", 0.3)
-    printed = run("verify", table.name, "--replay", "--sample", "4").stdout
-    printed = printed or run("verify", table.parent.name, "--replay", "--sample", "4").stdout
-    assert printed
-    assert max(map(len, printed.splitlines())) <= 80
+    options = ("verify", table.parent.name, "--replay", "--sample", "4", "--seed", "0")
+    whole = run(*options).stdout
+    assert max(map(len, whole.splitlines())) > 80
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    fitting = run(*options).stdout
+    assert max(map(len, fitting.splitlines())) <= 60
+    assert "".join(fitting.split()) == "".join(whole.split())
 
 
 def test_json_has_all_findings(run, table):
@@ -98,7 +102,7 @@ def test_an_image_is_written_only_where_that_is_asked_for(run, table, tmp_path):
     )
     before = table.read_bytes()
     told = run("verify", table, "--evidence", tmp_path / "s.npz")
-    assert told.returncode == 0 and "with --correct: 1 rows corrected" in told.stdout
+    assert told.returncode == 0 and "with --correct: 1 row corrected" in told.stdout
     assert table.read_bytes() == before
     run("verify", table, "--evidence", tmp_path / "s.npz", "--correct", "--source", "Ada, a letter")
     (after,) = read_table(table)

@@ -23,6 +23,7 @@ from robustbench_dyn.certification.branch_and_bound.search import BranchAndBound
 from robustbench_dyn.certification.network.graph import Pointwise
 from robustbench_dyn.certification.objectives import (
     examples_with,
+    least_per_example,
     proved_radii,
 )
 from robustbench_dyn.certification.proofs.linear_relaxation import relaxed_margins
@@ -107,7 +108,12 @@ def prove(
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
     unproved = allowance.isinf() & (lower_bound <= 0)
     within_rounding = examples_with(unproved, objectives, len(x))
-    return Proof(radii, candidates, within_rounding=within_rounding)
+    return Proof(
+        radii,
+        candidates,
+        within_rounding=within_rounding,
+        margins=least_per_example(lower_bound, objectives, len(x)),
+    )
 
 
 def _search(

@@ -11,6 +11,7 @@ from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import RelaxationState, interval_bounds
 from robustbench_dyn.certification.objectives import (
     examples_with,
+    least_per_example,
     proved_radii,
 )
 from robustbench_dyn.certification.proofs.relaxed_objectives import relaxed_objectives
@@ -39,4 +40,8 @@ def prove(
     )
     allowance = objectives.allowance(found.rounding)
     radii = proved_radii(objectives.at(found.value > allowance), logits, y, threat_model.eps)
-    return Proof(radii, within_rounding=examples_with(allowance.isinf(), objectives, len(x)))
+    return Proof(
+        radii,
+        within_rounding=examples_with(allowance.isinf(), objectives, len(x)),
+        margins=least_per_example(found.value - allowance, objectives, len(x)),
+    )

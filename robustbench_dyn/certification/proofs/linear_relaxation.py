@@ -18,6 +18,7 @@ from robustbench_dyn.certification.bounds.intermediate import (
 from robustbench_dyn.certification.objectives import (
     Objectives,
     examples_with,
+    least_per_example,
     proved_radii,
 )
 from robustbench_dyn.certification.proofs.relaxed_objectives import relaxed_objectives
@@ -61,7 +62,7 @@ def prove(
     lower_bound = _as_computed(by_intervals, state, objectives)
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)[objectives.example]
     smallest = (by_intervals.value / scale).minimum(lower_bound)
-    smallest = _min_per_example(smallest, objectives, len(x))
+    smallest = least_per_example(smallest, objectives, len(x))
     left = (smallest <= 0) & (smallest.isinf() | (smallest > -_HOPELESS))
     left = left[objectives.example]
     relaxed = relaxed_margins(
@@ -75,7 +76,8 @@ def prove(
     lower_bound[left] = relaxed.maximum(lower_bound[left])
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
     within_rounding = examples_with(lower_bound.isneginf(), objectives, len(x))
-    return Proof(radii, within_rounding=within_rounding)
+    margins = least_per_example(lower_bound, objectives, len(x))
+    return Proof(radii, within_rounding=within_rounding, margins=margins)
 
 
 def _as_computed(found: LowerBounds, state: RelaxationState, objectives: Objectives) -> Tensor:
@@ -163,11 +165,5 @@ def _relax(
 
 def _open(lower_bound: Tensor, objectives: Objectives, reach: Tensor, n: int) -> Tensor:
     """Say which objectives are unproved, of examples whose objectives lack at most reach, (n,)."""
-    smallest = _min_per_example(lower_bound + reach, objectives, n)
+    smallest = least_per_example(lower_bound + reach, objectives, n)
     return (lower_bound <= 0) & (smallest[objectives.example] > 0)
-
-
-def _min_per_example(values: Tensor, objectives: Objectives, n: int) -> Tensor:
-    """Return the smallest value of each example's objectives, (n,); inf where it has none."""
-    smallest = values.new_full((n,), torch.inf)
-    return smallest.scatter_reduce(0, objectives.example, values, "amin")

@@ -35,7 +35,7 @@ def prove(
     at_middle = call_without_graph(state.rounding.model, middle)
     needed = state.bounds.expand(n_classes, n_classes)[labels] * reach[:, None] * (1.0 + 1e-12)
     margins = margins_of(at_middle, labels)
-    excluded = margins > needed
+    excluded, above = margins > needed, margins - needed
     others = torch.ones_like(excluded).scatter(1, labels[:, None], False)
     rows = (excluded & others).any(dim=1).nonzero().flatten()
     within_rounding = torch.zeros(len(x), dtype=torch.bool)
@@ -46,6 +46,12 @@ def prove(
         )
         within_rounding[rows] = (allowance.isinf() & excluded[rows]).any(dim=1)
         excluded[rows] = margins[rows] - allowance > needed[rows]
+        above[rows] -= allowance
     radii = excluded.double() * threat_model.eps
     radii = radii.scatter(1, labels[:, None], math.inf)
-    return Proof(radii, forward_passes=len(x), within_rounding=within_rounding)
+    return Proof(
+        radii,
+        forward_passes=len(x),
+        within_rounding=within_rounding,
+        margins=above.scatter(1, labels[:, None], math.inf).amin(dim=1),
+    )

@@ -10,7 +10,7 @@ from robustbench_dyn.plugins import Entry, Registry
 from robustbench_dyn.sweeps.shards import Shard
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation.progress import Progress
+    from robustbench_dyn.progress.report import Progress
 
 __all__ = ["ENGINES", "Engine", "Event"]
 

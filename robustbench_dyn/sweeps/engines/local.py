@@ -18,7 +18,7 @@ from robustbench_dyn.sweeps.engines import Event
 from robustbench_dyn.sweeps.shards import Shard, try_shard
 
 if TYPE_CHECKING:
-    from robustbench_dyn.evaluation.progress import Progress
+    from robustbench_dyn.progress.report import Progress
 
 # A shard fails after this many worker deaths in a row without one new verdict.
 _PATIENCE = 10
