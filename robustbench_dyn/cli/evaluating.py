@@ -216,9 +216,9 @@ def _of_each(
     describe: Callable[[Sequence[Evaluation]], list[dict[str, Any]]],
     by_model: dict[str, list[Evaluation]],
 ) -> list[dict[str, Any]]:
-    """Return descriptions of the evaluations, each with its model where there are several."""
+    """Return descriptions of the evaluations, each with its model."""
     return [
-        {"model": name, **document} if len(by_model) > 1 else document
+        {"model": name, **document}
         for name, evaluations in by_model.items()
         for document in describe(evaluations)
     ]

@@ -8,6 +8,7 @@ EXAMPLES = {
         "dynbench run --model lipflow --eps 0.25 0.5 1.0 --export verdicts.csv",
         "dynbench run --model sll --model aol --norm Linf --eps 8/255 --json",
         "dynbench run --model hamiltonian --dataset moons --attacks apgd-ce,square",
+        "dynbench run --model torchvision:resnet18 --dataset folder:photos,Res256Crop224",
     ),
     "smooth": (
         "dynbench smooth --model euler_resnet --sigma 0.25",
@@ -17,11 +18,18 @@ EXAMPLES = {
         "dynbench curve --model lipflow --export curve.csv",
         "dynbench curve --model lipflow --eps 0.1 0.2 0.5",
     ),
-    "list": ("dynbench list models", "dynbench list datasets"),
+    "list": ("dynbench list models", "dynbench list datasets --json"),
     "show": ("dynbench show lipflow", "dynbench show feedforward"),
     "check": ("dynbench check lipflow", "dynbench check square"),
-    "new": ("dynbench new mine", "dynbench new mine --kind attack"),
-    "train": ("dynbench train --model lipflow --dataset moons",),
+    "new": (
+        "dynbench new mine",
+        "dynbench new mine --kind attack",
+        "dynbench new mine --package",
+    ),
+    "train": (
+        "dynbench train --model lipflow --dataset moons",
+        "dynbench train --model mine --plugins mine --install --plot loss.png",
+    ),
     "sweep": ("dynbench sweep sweep.yaml --workers 4",),
     "leaderboard": (
         "dynbench leaderboard --to leaderboards --add",
@@ -42,4 +50,10 @@ EXAMPLES = {
     "store merge": ("dynbench store merge a.sqlite b.sqlite --to all.sqlite",),
     "plot flow": ("dynbench plot flow --model lipflow --to flow.png",),
     "plot curves": ("dynbench plot curves --model lipflow --model sll --to curves.png",),
+    "plot radii": ("dynbench plot radii --model lipflow --to radii.png",),
+    "plot examples": (
+        "dynbench plot examples --model lipflow --to broken.png",
+        "dynbench plot examples --model lipflow --status certified --to certified.pdf",
+    ),
+    "plot leaderboard": ("dynbench plot leaderboard --norm L2 --eps 0.5 --to table.png",),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_dyn.cli.options import AsJson
-from robustbench_dyn.cli.output import print_json, print_result
+from robustbench_dyn.cli.output import print_json
 from robustbench_dyn.settings import (
     DATA_VARIABLE,
     DEFAULT,
@@ -35,14 +35,15 @@ def settings(as_json: AsJson = False) -> None:
         }
         print_json({"settings": told, "file": None if path is None else str(path)})
         return
-    from robustbench_dyn.cli.consoles import table
+    from robustbench_dyn.cli.consoles import Column, note, table
 
     rows = [
         (setting.name, _line(found[setting.name]), found[setting.name].origin, setting.variable)
         for setting in SETTINGS
     ]
-    table(("setting", "value", "from", "variable"), rows)
-    print_result(f"file: {path or f'none; it would be {usual_file()}'}")
+    columns = ("setting", Column("value", wraps=True), "from", Column("variable", importance=1))
+    table(columns, rows, instead="--json")
+    note(f"file: {path or f'none; it would be {usual_file()}'}")
 
 
 def _plain(value: Any) -> Any:

@@ -281,11 +281,11 @@ def _curve(
     if plot is None:
         yield None
         return
+    from robustbench_dyn.drawing.figures import check_plot_path, save
     from robustbench_dyn.drawing.training import plot_training
-    from robustbench_dyn.reporting import plots
-    from robustbench_dyn.reporting.cells import to_plot_text
+    from robustbench_dyn.results.cells import to_plot_text
 
-    plots.check_plot_path(plot)
+    check_plot_path(plot)
     epochs, losses, accuracies = list[int](), list[float](), list[float]()
 
     def keep(epoch: Epoch) -> None:
@@ -299,7 +299,7 @@ def _curve(
         # Also of a training that diverged: it shows where.
         if epochs:
             of = f"{title} on {held_out.data.name}"
-            plots.save(plot_training(epochs, losses, accuracies, title=to_plot_text(of)), plot)
+            save(plot_training(epochs, losses, accuracies, title=to_plot_text(of)), plot)
 
 
 def _inside(path: Path, folder: Path) -> str:

@@ -167,7 +167,7 @@ def test_help_and_version_go_to_stdout_with_exit_0(arguments, capsys):
     assert err == ""
 
 
-SLEEPY = "import time\nprint('here', flush=True)\ntime.sleep(60)\n"
+SLEEPY = "import time\nprint('here', flush=True)\ntime.sleep(60)\nDATASETS = ()\n"
 PRINTING = HONEST + "print('at import')\n"
 LEAVING = HONEST.replace("return", "raise SystemExit(0); return")
 

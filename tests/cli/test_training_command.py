@@ -159,7 +159,7 @@ BAD = {
     "a path as data": ([*RECIPE, "--dataset", "../x"], "no data set is called '../x'"),
     "too few examples": (["--n-examples", "3"], "3 examples are fewer than one batch of 50"),
     "no examples": (["--n-examples", "0"], "n_examples=0 is out of range"),
-    "no device": (["--device", "abacus"], "device='abacus' cannot be used"),
+    "no device": (["--device", "abacus"], "device='abacus' is no device"),
     "another suffix": (["--out", "w.pt"], "w.pt must end in .safetensors"),
 }
 
