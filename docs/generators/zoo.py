@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +78,15 @@ def claims(name: str, card: Card) -> Iterator[str]:
     if len(found):
         yield MEASURED
         groups = found.groupby(["model", "claim", "part"], sort=False)
-        shown = (finding(*map(str, place), rows.to_dict("list")) for place, rows in groups)
+        shown = (finding(place, rows.to_dict("list")) for place, rows in groups)
         yield table(
             ("model", "claim", "largest at", "tested on", "defect", "tolerance", "holds"), shown
         )
 
 
-def finding(model: str, claim: str, part: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+def finding(place: Iterable[object], found: Mapping[Hashable, Any]) -> tuple[str, ...]:
     """Return a row of the table of claims: the largest defect over all points of the test."""
+    model, claim, part = map(str, place)
     return (
         literal(model),
         escaped(claim),
@@ -136,7 +137,7 @@ def base(model: str) -> str:
     return split_name(model)[0].partition("~")[0]
 
 
-def row(of_table: Mapping[str, Any]) -> tuple[str, ...]:
+def row(of_table: Mapping[Hashable, Any]) -> tuple[str, ...]:
     """Return a row of a table as cells."""
     accuracies = [of_table[f"{kind}_accuracy"] for kind in ("certified", "empirical", "clean")]
     return (
