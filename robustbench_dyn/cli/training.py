@@ -85,7 +85,9 @@ def train(
     if not is_trusted(plugin):
         run_supervised(plugin.origin, limits_in_use())
     from robustbench_dyn.progress.display import training_display
+    from robustbench_dyn.reporting.plots import check_plot_path
     from robustbench_dyn.training import loop, recipes
+    from robustbench_dyn.training.state import check_place
 
     architecture = discover().get(name)
     path = recipe or recipes.find_recipe(architecture, dataset, variant)
@@ -96,6 +98,10 @@ def train(
     target = out or Path("trained") / file_name(
         *model.split("/"), config.dataset, suffix=".safetensors"
     )
+    # All places first: to read the data may take long.
+    check_place(target)
+    if plot is not None:
+        check_plot_path(plot)
     held_out = _HeldOut(config, data_dir, radius)
     display = nullcontext() if quiet else training_display()
     with display as progress, _curve(plot, model, held_out) as at_epoch:
@@ -238,7 +244,6 @@ def _curve(
     from robustbench_dyn.reporting import plots
     from robustbench_dyn.reporting.cells import to_plot_text
 
-    plots.check_plot_path(plot)
     epochs, losses, accuracies = list[int](), list[float](), list[float]()
 
     def keep(epoch: Epoch) -> None:
