@@ -132,7 +132,9 @@ def train(
         run_supervised(plugin.origin, limits_in_use())
     say("loading torch")
     from robustbench_dyn.progress.display import training_display
+    from robustbench_dyn.reporting.plots import check_plot_path
     from robustbench_dyn.training import loop, recipes
+    from robustbench_dyn.training.state import check_place
 
     architecture = discover().get(name)
     path = recipe or recipes.find_recipe(architecture, dataset, variant)
@@ -143,6 +145,10 @@ def train(
     target = out or Path("trained") / file_name(
         *model.split("/"), config.dataset, suffix=".safetensors"
     )
+    # All places first: to read the data may take long.
+    check_place(target)
+    if plot is not None:
+        check_plot_path(plot)
     held_out = _HeldOut(config, data_dir, radius)
     display = nullcontext() if quiet else training_display()
     with display as progress, _curve(plot, model, held_out) as at_epoch:
@@ -281,11 +287,10 @@ def _curve(
     if plot is None:
         yield None
         return
-    from robustbench_dyn.drawing.figures import check_plot_path, save
+    from robustbench_dyn.drawing.figures import save
     from robustbench_dyn.drawing.training import plot_training
     from robustbench_dyn.results.cells import to_plot_text
 
-    check_plot_path(plot)
     epochs, losses, accuracies = list[int](), list[float](), list[float]()
 
     def keep(epoch: Epoch) -> None:
