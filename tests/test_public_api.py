@@ -46,6 +46,16 @@ def test_listing_the_names_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+@pytest.mark.parametrize(("statement", "imported"), [("", 0), ("; import scipy.stats", 1)])
+def test_evaluating_and_verifying_import_no_scipy_stats(statement, imported):
+    script = (
+        "import sys, robustbench_dyn.evaluation.api, robustbench_dyn.smoothing"
+        f", robustbench_dyn.verification.smoothed{statement}\n"
+        "sys.exit('scipy.stats' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == imported
+
+
 @pytest.mark.parametrize(
     "function", [evaluate, evaluate_grid, evaluate_distances, evaluate_smoothed]
 )

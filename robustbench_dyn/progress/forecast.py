@@ -258,8 +258,11 @@ class Forecast:
             for one in self._stages
             if one.makes_passes and one.name != outlook.name and one.name in self._measured
         ]
-        passes = sum(one.passes for one in attacks)
-        before = sum(one.seconds for one in attacks) / passes if passes else self._speed()
+        passes, seconds = sum(one.passes for one in attacks), sum(one.seconds for one in attacks)
+        if self._told is not None and self._at is not None and self._at.name != outlook.name:
+            passes += self._count() - self._batch_passes
+            seconds += self._clock() - self._batch_started
+        before = seconds / passes if passes else self._speed()
         if not outlook.makes_passes:
             return before
         weight = _BEFORE * max(1, self._in_batch)

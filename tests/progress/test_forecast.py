@@ -104,6 +104,19 @@ def test_an_attack_that_gives_up_early_is_believed():
     assert planned - run.forecast.work().seconds_left == pytest.approx(185 * N * SECONDS, rel=0.05)
 
 
+def test_the_speed_of_the_attack_at_work_counts_for_later_ones():
+    run = Run()
+    run.stage("certify", 0, seconds=N * SECONDS)
+    run.forecast.enter("apgd", N, Tally(waiting=N))
+    run.forecast.tell(200 * N)
+    # Ten times slower than the clean pass.
+    run.spend(2000 * N * SECONDS, 200 * N)
+    run.forecast.tell(0)
+    # 50 as long as passes, and 700 passes.
+    left = run.forecast.work().seconds_left
+    assert left == pytest.approx(7500 * N * SECONDS, rel=0.1)
+
+
 def test_decided_examples_are_expected_in_no_later_stage():
     run = Run()
     run.stage("certify", 0, seconds=N * SECONDS)
