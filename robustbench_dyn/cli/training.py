@@ -131,8 +131,8 @@ def train(
     if not is_trusted(plugin):
         run_supervised(plugin.origin, limits_in_use())
     say("loading torch")
+    from robustbench_dyn.drawing.figures import check_plot_path
     from robustbench_dyn.progress.display import training_display
-    from robustbench_dyn.reporting.plots import check_plot_path
     from robustbench_dyn.training import loop, recipes
     from robustbench_dyn.training.state import check_place
 
