@@ -58,9 +58,7 @@ def list_(
     rows = [[_cell(listing, record, column) for column in listing.columns] for record in listing[1]]
     table(list(listing.columns.values()), rows, instead="--json")
     if what == "models":
-        from robustbench_dyn.models.sources import SOURCES
-
-        announce(f"and models of {', '.join(SOURCES)}, by SOURCE:NAME: dynbench list sources")
+        announce("models of other libraries and of your own files: dynbench list sources")
 
 
 def _cell(listing: Listing, record: Record, column: str) -> str:
