@@ -49,6 +49,7 @@ def plot_flow_(
         str, typer.Option(help="Data set in the plane: moons or spirals.")
     ] = "moons",
     n_examples: Annotated[int, typer.Option(help="Number of points.")] = 60,
+    certifiers: Certifiers = "auto",
     plugins: Plugins = None,
     trust: Trust = False,
 ) -> None:
@@ -61,7 +62,9 @@ def plot_flow_(
         data = _data(dataset, n_examples)
         (network,) = _networks([model], data, "L2", plugins)
         check_flow(network, data)
-        evaluation = evaluate_distances(network, data, "L2", n_radii=_FLOW_RADII)
+        evaluation = evaluate_distances(
+            network, data, "L2", n_radii=_FLOW_RADII, certifiers=certifiers
+        )
         figures.append(plot_flow(network, data, evaluation, title=model))
 
 
