@@ -78,6 +78,7 @@ def plot_flow_(
             rich_help_panel=MODEL,
         ),
     ] = 60,
+    certifiers: Certifiers = "auto",
     quiet: Quiet = False,
     plugins: Plugins = None,
     trust: Trust = False,
@@ -93,6 +94,7 @@ def plot_flow_(
         plugins=plugins or (),
         weights=weights,
     )
+    check_methods(None, certifiers, [target])
     with picture(to) as figures:
         say("loading torch")
         from robustbench_dyn.drawing.flow import check_flow, plot_flow
@@ -102,7 +104,12 @@ def plot_flow_(
         network = _network(target, plugins, weights)
         check_flow(network, data)
         evaluation = evaluate_distances(
-            network, data, "L2", n_radii=_FLOW_RADII, progress=False if quiet else None
+            network,
+            data,
+            "L2",
+            n_radii=_FLOW_RADII,
+            certifiers=certifiers,
+            progress=False if quiet else None,
         )
         figures.append(plot_flow(network, data, evaluation, title=model))
 
