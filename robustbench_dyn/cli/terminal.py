@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustbench_dyn.cli.certificates import told_attempts, told_radii
+from robustbench_dyn.results.telling_attempts import told_attempts, told_radii
 from robustbench_dyn.cli.consoles import (
     ESSENTIAL,
     Column,

@@ -57,7 +57,7 @@ def curve_html(evaluation: Evaluated, points: Sequence[CurvePoint]) -> str:
         f"{title_of(evaluation.summary)}, {evaluation.threat_model.norm}",
         _curve(points),
         _note("over eps, solid: certified accuracy; dashed: empirical accuracy"),
-        *map(_note, notes_of([evaluation], interval=False)),
+        *map(_note, notes_of([evaluation], curve=True)),
     )
 
 

@@ -144,7 +144,7 @@ class CurveEvaluation(Evaluation):
             for point in curve_points(self.verdicts, self.radii)
         ]
         headings = map(heading, ("eps", "certified_accuracy", "empirical_accuracy"))
-        return _markdown(self._title(), [*headings], rows, [*notes_of([self], interval=False)])
+        return _markdown(self._title(), [*headings], rows, [*notes_of([self], curve=True)])
 
     def __repr__(self) -> str:
         shown = {self.radii[0], self.radii[len(self.radii) // 2], self.radii[-1]}

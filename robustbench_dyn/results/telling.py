@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
+from robustbench_dyn.results.attempts import Attempt
 from robustbench_dyn.results.flags import FLAGS, name_of
 from robustbench_dyn.results.headings import (
     INTERVAL,
@@ -16,6 +17,7 @@ from robustbench_dyn.results.headings import (
     heading,
 )
 from robustbench_dyn.results.summary import count_statuses
+from robustbench_dyn.results.telling_attempts import told_attempts, told_radii
 from robustbench_dyn.results.verdicts import Status, Verdict
 from robustbench_dyn.threat_models import ThreatModel
 
@@ -33,7 +35,7 @@ class Told(Protocol):
     @property
     def summary(self) -> dict[str, Any]: ...  # noqa: D102
     @property
-    def not_applicable(self) -> dict[str, str]: ...  # noqa: D102
+    def attempts(self) -> Sequence[Attempt]: ...  # noqa: D102
 
 
 def title_of(summary: dict[str, Any]) -> str:
@@ -79,20 +81,20 @@ def table_of(evaluations: Sequence[Told]) -> tuple[list[str], list[list[str]]]:
     return [heading(column) for column in columns], rows
 
 
-def notes_of(evaluations: Sequence[Told], *, interval: bool = True) -> Iterator[str]:
-    """Yield what is said below a table: methods, certifiers that do not apply, flags.
+def notes_of(evaluations: Sequence[Told], *, curve: bool = False) -> Iterator[str]:
+    """Yield what is said below a table: methods, what each certifier came to, flags.
 
-    interval: whether the table has the 95 % interval.
+    curve: whether the table is one over eps, which has no interval.
     """
     row = evaluations[0].summary
     yield f"certified by {format_joined(row['certifiers'])}; attacked with {format_attacks(row)}"
-    if interval:
+    if not curve:
         yield (
             f"the interval ({INTERVAL}) contains the robust accuracy on the distribution of the "
             "examples with 95 % confidence"
         )
-    for name, reason in evaluations[0].not_applicable.items():
-        yield f"{name} is not applicable: {reason}"
+    attempts = [attempt for one in evaluations for attempt in one.attempts]
+    yield from (told_radii if curve else told_attempts)(attempts)
     flags = dict.fromkeys(flag for one in evaluations for flag in one.summary["flags"].split())
     for flag in flags:
         known = FLAGS.get(name_of(flag))

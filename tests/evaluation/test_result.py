@@ -18,6 +18,7 @@ from robustbench_dyn import (
     load_dataset,
     load_model,
 )
+from robustbench_dyn.results.attempts import Attempt, Spread
 from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS
 
 DISTANCES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.45)
@@ -113,12 +114,22 @@ def test_the_html_has_the_colours_of_its_page(evaluation, curve):
 def test_texts_from_outside_are_escaped(evaluation):
     evil = "<script>alert(1)</script>&\"'"
     summary = evaluation.summary | {"model": evil, "certifiers": evil, "flags": evil}
-    shown = dataclasses.replace(evaluation, summary=summary, not_applicable={evil: evil})
+    attempt = Attempt(certifier=evil, eps=0.1, not_applicable=evil)
+    shown = dataclasses.replace(evaluation, summary=summary, attempts=(attempt,))
     html = shown._repr_html_()
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 5
     assert any(evil in text for text in texts(html))
     assert "<script" not in shown.to_markdown()
+
+
+def test_what_certifiers_lacked_is_told(evaluation):
+    short = Attempt(certifier="lipschitz", eps=0.1, tried=9, radii=Spread(0.03, 0.01))
+    unfit = Attempt(certifier="interval", eps=0.1, not_applicable="it does not know 'gelu'")
+    shown = dataclasses.replace(evaluation, attempts=(short, unfit))
+    for text in (shown._repr_html_(), shown.to_markdown()):
+        assert "lipschitz: proved 0 of 9 examples; its radii reach 0.03 (median 0.01)" in text
+        assert "interval: not applicable: it does not know" in text
 
 
 def test_flags_are_explained(evaluation):
