@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustbench_dyn.results.telling_attempts import told_attempts, told_radii
 from robustbench_dyn.cli.consoles import (
     ESSENTIAL,
     Column,
@@ -26,6 +25,7 @@ from robustbench_dyn.results.headings import (
     heading,
 )
 from robustbench_dyn.results.summary import attacks_that_failed
+from robustbench_dyn.results.telling_attempts import told_attempts, told_radii
 from robustbench_dyn.results.verdicts import Status
 
 if TYPE_CHECKING:

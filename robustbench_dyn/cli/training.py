@@ -131,19 +131,23 @@ def train(
     if not is_trusted(plugin):
         run_supervised(plugin.origin, limits_in_use())
     say("loading torch")
+    from robustbench_dyn.datasets import dataset_name
+    from robustbench_dyn.datasets.forms import is_form
     from robustbench_dyn.drawing.figures import check_plot_path
     from robustbench_dyn.progress.display import training_display
     from robustbench_dyn.training import loop, recipes
     from robustbench_dyn.training.state import check_place
 
     architecture = discover().get(name)
-    path = recipe or recipes.find_recipe(architecture, dataset, variant)
+    # No recipe is called as files of the user's own.
+    of = None if dataset is not None and is_form(dataset) else dataset
+    path = recipe or recipes.find_recipe(architecture, of, variant)
     config = recipes.read_recipe(path)
     if dataset is not None:
         config = config.model_copy(update={"dataset": dataset})
-    place = Place(architecture, config, path) if install else None
+    place = Place(architecture, config, path, data_dir) if install else None
     target = out or Path("trained") / file_name(
-        *model.split("/"), config.dataset, suffix=".safetensors"
+        *model.split("/"), dataset_name(config.dataset, data_dir=data_dir), suffix=".safetensors"
     )
     # All places first: to read the data may take long.
     check_place(target)
@@ -182,20 +186,19 @@ def train(
 class Place:
     """Where --install puts weights and their entry; checked before the training begins.
 
-    Raises InputError for a data set that a card cannot name and for a recipe that would replace
-    another one, OutputError where a file cannot be written.
+    Raises InputError for an unknown data set and for a recipe that would replace another one,
+    OutputError where a file cannot be written.
     """
 
-    def __init__(self, architecture: Architecture, config: Recipe, recipe: Path) -> None:
-        from robustbench_dyn.datasets import DATASETS
+    def __init__(
+        self, architecture: Architecture, config: Recipe, recipe: Path, data_dir: Path | None
+    ) -> None:
+        from robustbench_dyn.datasets import dataset_info
         from robustbench_dyn.training.cards import place_of_weights
 
-        if config.dataset not in DATASETS:
-            raise InputError(
-                f"a card names data sets of plugins and built-in ones, and {config.dataset!r} is "
-                "none; leave --install out, or make a plugin of it: dynbench new NAME --kind "
-                "dataset"
-            )
+        # A card names files of the user's own by their content, as results do.
+        name = dataset_info(config.dataset, data_dir=data_dir).name
+        config = config.model_copy(update={"dataset": name})
         self.folder, self.config = architecture.folder, config
         self.card = self.folder / "card.yaml"
         self.file = place_of_weights(architecture.card, config)

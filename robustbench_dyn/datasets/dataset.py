@@ -25,6 +25,12 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Of files that nothing registered: their stem, and the first digits of their SHA-256.
 _NAME_OF_FILES = re.compile(rf"{_NAME.pattern}-[0-9a-f]{{8}}")
 
+
+def is_name_of_files(name: str) -> bool:
+    """Say whether a name is one of files or tensors of a user's own: STEM-1a2b3c4d, by content."""
+    return bool(_NAME_OF_FILES.fullmatch(name))
+
+
 Availability = Literal["shipped", "found or fetched", "generated"]
 
 
@@ -127,7 +133,7 @@ class DatasetInfo:
     @property
     def is_unregistered(self) -> bool:
         """Say whether the name is one of files, STEM-DIGITS, which no registry may hold."""
-        return bool(_NAME_OF_FILES.fullmatch(self.name))
+        return is_name_of_files(self.name)
 
 
 # Tensors have no single truth value for ==, so data sets compare by identity.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_dyn.datasets.dataset import is_name_of_files
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.plugins import Card, Weights
 from robustbench_dyn.threat_models import Norm
@@ -52,10 +53,12 @@ def weights_for(card: Card, dataset: str, norm: Norm | None = None, variant: str
             {f"{full_name(card.name, w.variant)} on {w.dataset}" for w in card.weights}
         )
         name = full_name(card.name, variant)
+        # The name of files of the user's own says what they hold, and not where they lie.
+        place = "FILES" if is_name_of_files(dataset) else dataset
         raise InputError(
             f"model {name!r} has no weights for dataset {dataset!r}; "
             f"there are weights for: {', '.join(existing) or 'none'}. "
-            f"Train some: dynbench train --model {name} --dataset {dataset}"
+            f"Train some: dynbench train --model {name} --dataset {place}"
         )
     return min(fitting, key=lambda weights: weights.norm != norm)
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from robustbench_dyn.datasets import DATASETS, load_dataset
+from robustbench_dyn.datasets.dataset import is_name_of_files
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model, load_weights
 from robustbench_dyn.models.precision import full_precision
@@ -45,7 +46,7 @@ def check_architecture(
 
 def dataset_of_test(architecture: Architecture) -> str:
     """Return the data set of the first weights, of a recipe, or one that ships."""
-    trained = [weights.dataset for weights in architecture.card.weights]
+    trained = [w.dataset for w in architecture.card.weights if not is_name_of_files(w.dataset)]
     planned = sorted(path.stem for path in (architecture.folder / "recipes").glob("*.yaml"))
     known = [name for name in planned if name in DATASETS]
     return next(iter([*trained, *known]), _WITHOUT_WEIGHTS)

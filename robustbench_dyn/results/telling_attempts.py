@@ -59,7 +59,8 @@ def _not_applicable(attempts: Iterable[Attempt], *, briefly: bool) -> Iterator[s
             names.setdefault(attempt.not_applicable, []).append(attempt.certifier)
     if briefly and names:
         all_names = ", ".join(name for group in names.values() for name in group)
-        yield f"not applicable to this model: {all_names} (`attempts`, in --json and Python, has the reasons)"
+        why = "`attempts`, in --json and Python, has the reasons"
+        yield f"not applicable to this model: {all_names} ({why})"
         return
     for reason, group in names.items():
         yield f"{', '.join(group)}: not applicable: {reason}"

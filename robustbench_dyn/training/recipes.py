@@ -95,8 +95,8 @@ class Recipe(StrictFile):
 def find_recipe(architecture: Architecture, dataset: str | None, variant: str = "") -> Path:
     """Return the path of a plugin's recipe: DATASET.yaml, or DATASET-VARIANT.yaml.
 
-    dataset: None for that of Fashion-MNIST, or else the only one. Raises InputError, naming the
-    existing recipes, if there is no such file.
+    dataset: None, as for files of the user's own, for that of Fashion-MNIST, or else the only one.
+    Raises InputError, naming the existing recipes, if there is no such file.
     """
     folder = architecture.folder / "recipes"
     existing = sorted(path.name for path in folder.glob("*.yaml"))

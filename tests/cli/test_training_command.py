@@ -3,10 +3,12 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import yaml
 from oracles.command import dynbench_here, refused
 
+from robustbench_dyn import load_dataset
 from robustbench_dyn.cli.scaffolding import write_plugin
 from robustbench_dyn.training import loop
 
@@ -105,6 +107,21 @@ def test_a_picture_changes_no_weight(command, mine, tmp_path):
     command(*TRAIN, "--out", "a.safetensors")
     command(*TRAIN, "--out", "b.safetensors", "--plot", "t.png")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_weights_for_files_are_installed_and_used(command, mine, tmp_path):
+    moons = {s: load_dataset("moons", split=s, n_examples=60) for s in ("train", "test")}
+    arrays = {f"{k}_{s}": getattr(d, k).numpy() for s, d in moons.items() for k in "xy"}
+    np.savez(tmp_path / "own.npz", **arrays)
+    on_files = ("--plugins", "mine", "--dataset", "npz:own.npz")
+    trained = command("train", "--model", "mine", *on_files, "--install")
+    assert "on the first 60 test examples of own-" in trained.stdout, trained.stderr
+    run = command("run", "--model", "mine", *on_files, "--attacks", "none", "--eps", "0.01")
+    assert "mine on 60 examples of own-" in run.stdout, run.stderr
+    other = tmp_path / "other.npz"
+    np.savez(other, x=arrays["x_test"][:9], y=arrays["y_test"][:9])
+    elsewhere = command("run", "--model", "mine", *on_files[:3], "npz:other.npz")
+    refused(elsewhere, "has no weights for dataset 'other-", "--dataset FILES")
 
 
 def test_a_training_that_diverges_installs_nothing(command, mine, monkeypatch):

@@ -9,6 +9,7 @@ from contextlib import suppress
 import torch
 
 from robustbench_dyn.datasets import DATASETS
+from robustbench_dyn.datasets.dataset import is_name_of_files
 from robustbench_dyn.errors import CertificateError, SoundnessError
 from robustbench_dyn.evaluation.api import evaluate_grid
 from robustbench_dyn.evaluation.cheap import cheap_certifiers
@@ -36,7 +37,7 @@ def _card(subject: Subject) -> Outcome:
     if folder.name not in (card.name, _PREFIX + card.name):
         wrong.append(f"its name is {card.name!r}, and its folder's {folder.name!r}")
     for weights in card.weights:
-        if weights.dataset not in DATASETS:
+        if weights.dataset not in DATASETS and not is_name_of_files(weights.dataset):
             wrong.append(f"{weights.file} is for the data set {weights.dataset!r}, unknown here")
         if not (folder / weights.file).is_file():
             wrong.append(f"{weights.file} is missing")
