@@ -118,6 +118,8 @@ def test_weights_for_files_are_installed_and_used(command, mine, tmp_path):
     assert "on the first 60 test examples of own-" in trained.stdout, trained.stderr
     run = command("run", "--model", "mine", *on_files, "--attacks", "none", "--eps", "0.01")
     assert "mine on 60 examples of own-" in run.stdout, run.stderr
+    checked = command("check", "mine")
+    assert checked.stdout.startswith("model mine as it is built from seed 0"), checked.stderr
     other = tmp_path / "other.npz"
     np.savez(other, x=arrays["x_test"][:9], y=arrays["y_test"][:9])
     elsewhere = command("run", "--model", "mine", *on_files[:3], "npz:other.npz")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from robustbench_dyn.datasets import load_dataset
+from robustbench_dyn.datasets.dataset import is_name_of_files
 from robustbench_dyn.errors import InputError, IntegrityError, one_line
 from robustbench_dyn.evaluation.contract import behaviour, outputs
 from robustbench_dyn.evaluation.contract.claims import CARD, CERTIFICATES, COST, properties
@@ -31,19 +32,20 @@ def subject_of(
 ) -> Subject | ModelFinding:
     """Return the network to test, or the finding that its weights are not those of its card.
 
-    dataset and variant: at which weights; by default the first data set of the card, and without
-    weights that of a recipe. Raises InputError where there are no such weights, RegistryError where
-    the network cannot be built.
+    dataset and variant: at which weights; by default the first data set of the card that is not of
+    files, which lie somewhere, and without such weights that of a recipe. Raises InputError where
+    there are no such weights, RegistryError where the network cannot be built.
     """
     name = dataset or dataset_of_test(architecture)
     data = load_dataset(name, n_examples=n_examples)
-    if not architecture.card.weights:
+    trained = architecture.card.weights
+    if not trained or (dataset is None and all(is_name_of_files(w.dataset) for w in trained)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             shape = tuple(data.x.shape[1:])
             model = build_model(architecture, input_shape=shape, n_classes=data.n_classes)
         return Subject(architecture, None, data, model)
-    weights = architecture.weights_for(name, variant=variant)
+    weights = architecture.weights_for(data.name, variant=variant)
     try:
         model = load_weights(architecture, weights)
     except IntegrityError as error:
