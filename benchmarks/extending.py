@@ -16,7 +16,7 @@ from robustbench_dyn.datasets import contract as datasets
 from robustbench_dyn.evaluation.contract import RULES
 from robustbench_dyn.plugins.contract import Control, Rule
 
-# Those in the docs are the modules of tests/plugins/example_plugin.
+# Those in the docs are the modules of tests/plugins/example.
 NAMES: dict[NewKind, str] = {
     "architecture": "residual",
     "attack": "ascent",

@@ -80,7 +80,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("module", "manner"), [("typer", "pass"), ("torch", "pass"), ("torch", "hide")]
+    ("module", "manner"), [("typer", "pass"), ("torch._C", "pass"), ("torch._C", "hide")]
 )
 def test_ctrl_c_during_an_import_is_one_line(module, manner, tmp_path):
     process = subprocess.Popen(

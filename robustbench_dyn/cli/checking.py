@@ -171,7 +171,7 @@ def _plugin(name: str) -> Plugin | None:
     """Load and return the plugin in a folder; None where name is no folder."""
     from robustbench_dyn.plugins import load_plugins, plugin_folders, read_plugin
 
-    if not Path(name).is_dir():
+    if not name or not Path(name).is_dir():
         return None
     folders = plugin_folders(Path(name).resolve())
     if not folders:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from robustbench_dyn.cli.options import AsJson, Plugins, Trust
-from robustbench_dyn.cli.output import announce, print_json
+from robustbench_dyn.cli.output import announce, print_json, results
 
 if TYPE_CHECKING:
     from robustbench_dyn.cli.consoles import Column
@@ -57,7 +57,7 @@ def list_(
         return
     rows = [[_cell(listing, record, column) for column in listing.columns] for record in listing[1]]
     table(list(listing.columns.values()), rows, instead="--json")
-    if what == "models":
+    if what == "models" and results().isatty():
         announce("models of other libraries and of your own files: dynbench list sources")
 
 

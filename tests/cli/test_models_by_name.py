@@ -94,7 +94,6 @@ def test_sources_are_listed(here):
     shown = here("list", "sources").stdout
     for form in ("robustbench:NAME", "timm:NAME", "hf:", "torchvision:NAME", "module:", "onnx:"):
         assert form in shown
-    assert "dynbench list sources" in here("list", "models").stderr
 
 
 def test_compare_takes_the_name_of_the_command_line(here):

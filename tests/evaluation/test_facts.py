@@ -20,7 +20,7 @@ from robustbench_dyn.smoothing import Smoothing, evaluate_smoothed
 
 L2 = ThreatModel("L2", 0.05)
 MOONS = Path(__file__).parents[2] / "plugins" / "sll" / "recipes" / "moons.yaml"
-EXAMPLE = Path(__file__).parents[1] / "plugins" / "example_plugin"
+EXAMPLE = Path(__file__).parents[1] / "plugins" / "example"
 
 
 def record_of(model, data, **options):

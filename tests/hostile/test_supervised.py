@@ -40,7 +40,9 @@ def test_a_check_stays_within_its_memory(tmp_path):
 def test_an_honest_plugin_is_checked_as_inside(tmp_path):
     plugin = write_plugin(tmp_path)
     outside, inside = check(plugin, tmp_path), check(plugin, tmp_path, "--trust")
-    assert (outside.returncode, outside.stdout) == (inside.returncode, inside.stdout)
+    # The last rule is the cost, which differs.
+    assert outside.returncode == inside.returncode
+    assert outside.stdout.splitlines()[:-1] == inside.stdout.splitlines()[:-1]
     assert "lipschitz" in outside.stdout or "deterministic" in outside.stdout
 
 

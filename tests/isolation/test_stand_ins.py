@@ -17,7 +17,7 @@ from robustbench_dyn.evaluation.plan import stage_spec
 from robustbench_dyn.models.isolated import IsolatedModel
 from robustbench_dyn.plugins import StandIn, discovery, foreign, hash_code, trust_plugins
 
-EXAMPLE = Path(__file__).parents[1] / "plugins" / "example_plugin"
+EXAMPLE = Path(__file__).parents[1] / "plugins" / "example"
 OPTIONS = {"attacks": "ascent:n_steps=5", "certifiers": "bound,interval"}
 
 

@@ -17,8 +17,9 @@ from robustbench_dyn.cli.scaffolding import render
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.plugins import Card, discovery
 from robustbench_dyn.sweeps.sweep import Sweep, sweep
+from robustbench_dyn.training.recipes import Recipe
 
-EXAMPLE = Path(__file__).parent / "example_plugin"
+EXAMPLE = Path(__file__).parent / "example"
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 KINDS = ("attack", "certifier", "dataset", "operation")
 
@@ -52,8 +53,10 @@ def test_the_python_example_of_the_docs_runs(monkeypatch):
 
 
 def test_the_files_in_the_docs_are_valid():
-    (card,) = blocks("yaml")
-    assert Card.model_validate(yaml.safe_load(card)).provides == ("attacks", "certifiers")
+    card, architecture, recipe = map(yaml.safe_load, blocks("yaml"))
+    assert Card.model_validate(card).provides == ("attacks", "certifiers")
+    assert Card.model_validate(architecture).provides == ("architecture",)
+    assert Recipe.model_validate(recipe).dataset == "moons"
     (project,) = blocks("toml")
     groups = tomllib.loads(project)["project"]["entry-points"]
     assert set(groups) <= set(discovery.ENTRY_POINT_GROUPS)
