@@ -16,6 +16,7 @@ from robustbench_dyn.cli import (
     checking,
     comparing,
     completion,
+    curves,
     evaluating,
     failures,
     listing,
@@ -25,6 +26,7 @@ from robustbench_dyn.cli import (
     publishing,
     scaffolding,
     settings,
+    smoothing,
     storing,
     tables,
     training,
@@ -143,8 +145,8 @@ def _add(path: str, command: Callable[..., None], panel: str | None = None) -> N
 
 
 _add("run", evaluating.run, _EVALUATE)
-_add("smooth", evaluating.smooth, _EVALUATE)
-_add("curve", evaluating.curve, _EVALUATE)
+_add("smooth", smoothing.smooth, _EVALUATE)
+_add("curve", curves.curve, _EVALUATE)
 _add("sweep", tables.sweep_, _EVALUATE)
 _add("leaderboard", publishing.leaderboard, _PUBLISH)
 _add("verify", verifying.verify, _PUBLISH)

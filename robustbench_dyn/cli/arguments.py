@@ -10,6 +10,13 @@ from robustbench_dyn.cli.options import resolve_defaults
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
+# The default run ends in about a minute on two cores.
+DEFAULT_N_EXAMPLES = 500
+# A minimum-norm attack searches from every example, also from those that a certificate settles.
+DEFAULT_N_OF_CURVES = 200
+# Each example takes n0 + n passes, and more under attack.
+DEFAULT_N_SMOOTHED = 100
+
 
 class Target(NamedTuple):
     """What one model is evaluated on; n_examples: from the first one wanted on."""
@@ -39,6 +46,8 @@ def targets_of(
     Raises InputError or RegistryError for a name, norm, eps or range of examples that cannot be,
     and for a model without weights for the data set.
     """
+    if weights is not None:
+        check_one_model(models, why="--weights fills one of them")
     return [
         _target(
             model,

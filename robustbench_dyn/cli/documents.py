@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -45,3 +45,20 @@ def as_document(attempt: Attempt) -> dict[str, Any]:
     return asdict(attempt) | {
         name: None if spread is None else spread._asdict() for name, spread in spreads.items()
     }
+
+
+def rows_of(by_model: dict[str, list[Evaluation]]) -> list[dict[str, Any]]:
+    """Return the rows of the leaderboard, of one model after the other."""
+    return [evaluation.summary for evaluations in by_model.values() for evaluation in evaluations]
+
+
+def of_each(
+    describe: Callable[[Sequence[Evaluation]], list[dict[str, Any]]],
+    by_model: dict[str, list[Evaluation]],
+) -> list[dict[str, Any]]:
+    """Return descriptions of the evaluations, each with its model."""
+    return [
+        {"model": name, **document}
+        for name, evaluations in by_model.items()
+        for document in describe(evaluations)
+    ]

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustbench_dyn.cli.arguments import Target, check_methods, check_store, targets_of
-from robustbench_dyn.cli.evaluating import (
+from robustbench_dyn.cli.arguments import (
     DEFAULT_N_EXAMPLES,
     DEFAULT_N_OF_CURVES,
+    Target,
+    check_methods,
+    check_store,
+    targets_of,
 )
 from robustbench_dyn.cli.options import (
     MODEL,

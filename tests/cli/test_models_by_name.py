@@ -181,3 +181,8 @@ def test_code_of_a_row_does_not_run_when_it_is_verified(here, tmp_path):
     answer = here("verify", "tables", "--replay", "--sample", "2")
     assert "the row cannot be replayed here" in answer.stdout.replace("\n        ", " ")
     assert not (tmp_path / "it ran").exists()
+
+
+def test_weights_for_several_models_are_refused(here):
+    shown = here("run", "--model", "lipflow", "--model", "sll", "--weights", "w.safetensors")
+    refused(shown, "--model is given 2 times", "--weights fills one of them")
