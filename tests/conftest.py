@@ -1,9 +1,13 @@
 """Settings of every test: one thread a process, a process a core."""
 
 import os
+import signal
 
 # Before torch is imported: processes that share the cores are slowed down by each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ctrl-C is ignored where a shell runs the tests in the background, and by what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import HealthCheck, settings

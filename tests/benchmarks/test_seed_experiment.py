@@ -131,7 +131,7 @@ def test_a_published_recipe_trains_at_its_full_size(few_images, tmp_path):
 
 @pytest.mark.slow
 def test_the_cifar10_recipes_run_and_train_once(few_images, tmp_path):
-    data = load_dataset("cifar10", n_examples=3)
+    data = load_dataset("cifar10", n_examples=2)
     rows = []
     for steps in run.STEPS:
         published = run.recipe_for("cifar10", steps)

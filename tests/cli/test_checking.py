@@ -27,11 +27,11 @@ def command(tmp_path, monkeypatch, capsys):
         ("interval", "certifier interval"),
         ("moons", "data set moons"),
         ("tanh", "operation tanh"),
-        ("lipflow/eps-0.5", "variant eps-0.5"),
+        ("euler_resnet/pgd --dataset moons", "variant pgd"),
     ],
 )
 def test_built_in_things_are_checked_by_name(command, name, title):
-    result = command("check", name)
+    result = command("check", *name.split())
     assert result.returncode == 0, result.stdout + result.stderr
     assert title in result.stdout
     assert "BROKEN" not in result.stdout

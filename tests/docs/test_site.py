@@ -4,9 +4,13 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+# The packages of the site are apart, for they want newer ones than torchattacks.
+pytest.importorskip("docutils", reason="pip install -r docs/requirements.txt")
+
 import build_site
 import check_links
-import pytest
 import typer
 from generators import api, benchmarks, commands, links, maths, notebooks, notes, zoo
 from generators.markdown import block, escaped, inline, literal
