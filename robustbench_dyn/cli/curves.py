@@ -13,6 +13,7 @@ from robustbench_dyn.cli.arguments import (
     check_store,
     targets_of,
 )
+from robustbench_dyn.cli.loading import load_network, read_data
 from robustbench_dyn.cli.options import (
     OUTPUT,
     THREAT,
@@ -102,9 +103,7 @@ def curve(
     say("loading torch")
     from robustbench_dyn.cli.documents import curve_document
     from robustbench_dyn.cli.terminal import curve_table
-    from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.distances import evaluate_distances
-    from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.curves import curve as curve_of
     from robustbench_dyn.reporting.export import write_tables
@@ -113,16 +112,8 @@ def curve(
     tables: dict[str, pd.DataFrame] = {}
     documents = list[dict[str, Any]]()
     for target in targets:
-        say(f"reading {target.dataset}")
-        data = load_dataset(target.dataset, n_examples=target.n_examples, data_dir=data_dir)
-        say(f"loading {target.model}")
-        network = load_model(
-            target.model,
-            dataset=target.dataset,
-            norm=target.norm,
-            plugins=tuple(plugins or ()),
-            weights=weights,
-        )
+        data = read_data(target, data_dir=data_dir)
+        network = load_network(target, plugins, weights)
         with progress_display(enabled=not (as_json or quiet)) as progress:
             evaluation = evaluate_distances(
                 network,

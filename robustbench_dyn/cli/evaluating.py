@@ -16,6 +16,7 @@ from robustbench_dyn.cli.arguments import (
     check_store,
     targets_of,
 )
+from robustbench_dyn.cli.loading import load_network, read_data
 from robustbench_dyn.cli.options import (
     OUTPUT,
     AsJson,
@@ -113,9 +114,7 @@ def run(
     say("loading torch")
     from robustbench_dyn.cli.documents import attempts_of, counts_of, of_each, rows_of
     from robustbench_dyn.cli.terminal import bracket_table, cost_table
-    from robustbench_dyn.datasets import load_dataset
     from robustbench_dyn.evaluation.api import evaluate_grid
-    from robustbench_dyn.models.loading import load_model
     from robustbench_dyn.models.precision import PRECISION
     from robustbench_dyn.progress.display import progress_display
     from robustbench_dyn.reporting.export import write_tables
@@ -124,18 +123,8 @@ def run(
     where = check_device(device)
     by_model: dict[str, list[Evaluation]] = {}
     for target in targets:
-        say(f"reading {target.dataset}")
-        data = load_dataset(
-            target.dataset, first=first, n_examples=target.n_examples, data_dir=data_dir
-        )
-        say(f"loading {target.model}")
-        network = load_model(
-            target.model,
-            dataset=target.dataset,
-            norm=target.norm,
-            plugins=tuple(plugins or ()),
-            weights=weights,
-        )
+        data = read_data(target, first=first, data_dir=data_dir)
+        network = load_network(target, plugins, weights)
         with progress_display(enabled=not (as_json or quiet)) as progress:
             evaluations = evaluate_grid(
                 network,

@@ -17,6 +17,7 @@ from robustbench_dyn.cli.arguments import (
     check_store,
     targets_of,
 )
+from robustbench_dyn.cli.loading import load_network, read_data
 from robustbench_dyn.cli.options import (
     MODEL,
     OUTPUT,
@@ -103,8 +104,8 @@ def plot_flow_(
         from robustbench_dyn.drawing.flow import check_flow, plot_flow
         from robustbench_dyn.evaluation.distances import evaluate_distances
 
-        data = _data(target)
-        network = _network(target, plugins, weights)
+        data = read_data(target)
+        network = load_network(target, plugins, weights)
         check_flow(network, data)
         evaluation = evaluate_distances(
             network,
@@ -160,11 +161,11 @@ def plot_curves_(
         from robustbench_dyn.drawing.curves import plot_curves
 
         # All of them first: a broken one must not end the command after the work on the others.
-        networks = [_network(target, plugins) for target in targets]
+        networks = [load_network(target, plugins) for target in targets]
         evaluations = {
             target.model: _distances(
                 network,
-                _data(target, data_dir=data_dir),
+                read_data(target, data_dir=data_dir),
                 target,
                 certifiers=certifiers,
                 seed=seed,
@@ -210,8 +211,8 @@ def plot_radii_(
         from robustbench_dyn.drawing.radii import plot_radii
 
         evaluation = _distances(
-            _network(target, plugins, weights),
-            _data(target, data_dir=data_dir),
+            load_network(target, plugins, weights),
+            read_data(target, data_dir=data_dir),
             target,
             certifiers=certifiers,
             seed=seed,
@@ -286,9 +287,9 @@ def plot_examples_(
         from robustbench_dyn.evaluation.api import evaluate
         from robustbench_dyn.progress.display import progress_display
 
-        data = _data(target, first=first, data_dir=data_dir)
+        data = read_data(target, first=first, data_dir=data_dir)
         check_images(data)
-        network = _network(target, plugins, weights)
+        network = load_network(target, plugins, weights)
         with progress_display(enabled=not quiet) as progress:
             evaluation = evaluate(
                 network,
@@ -302,28 +303,6 @@ def plot_examples_(
             )
         statuses = list(dict.fromkeys(status or [Status.BROKEN]))
         figures.append(plot_examples(evaluation, statuses=statuses, count=count))
-
-
-def _data(target: Target, *, first: int = 0, data_dir: Path | None = None) -> Dataset:
-    from robustbench_dyn.datasets import load_dataset
-
-    say(f"reading {target.dataset}")
-    return load_dataset(
-        target.dataset, first=first, n_examples=target.n_examples, data_dir=data_dir
-    )
-
-
-def _network(target: Target, plugins: list[Path] | None, weights: Path | None = None) -> nn.Module:
-    from robustbench_dyn.models.loading import load_model
-
-    say(f"loading {target.model}")
-    return load_model(
-        target.model,
-        dataset=target.dataset,
-        norm=target.norm,
-        plugins=tuple(plugins or ()),
-        weights=weights,
-    )
 
 
 def _distances(
