@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from robustbench_dyn.cli.options import resolve_defaults
+from robustbench_dyn.cli.options import DEFAULT_DATASET, DEFAULT_NORM
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.threat_models import Norm, ThreatModel
+from robustbench_dyn.threat_models import Norm, ThreatModel, parse_eps, parse_norm
 
 # The default run ends in about a minute on two cores.
 DEFAULT_N_EXAMPLES = 500
@@ -16,6 +16,40 @@ DEFAULT_N_EXAMPLES = 500
 DEFAULT_N_OF_CURVES = 200
 # Each example takes n0 + n passes, and more under attack.
 DEFAULT_N_SMOOTHED = 100
+
+
+class Defaults(NamedTuple):
+    """What a model is evaluated on: a data set by name, a norm, and radii in raw input units."""
+
+    dataset: str
+    norm: Norm
+    eps: list[float]
+
+
+def resolve_defaults(
+    model: str,
+    dataset: str | None,
+    norm: str | None,
+    eps: Sequence[str],
+    *,
+    data_dir: Path | None = None,
+) -> Defaults:
+    """Return what is given, and the defaults in place of what is not.
+
+    Raises InputError for a norm or an eps that is none, and for an unknown data set.
+    """
+    from robustbench_dyn.datasets import dataset_info
+    from robustbench_dyn.models.sources import defaults_of
+
+    radii = [*dict.fromkeys(parse_eps(text) for text in eps)]
+    wanted = None if norm is None else parse_norm(norm)
+    own = defaults_of(model, dataset=dataset, norm=wanted)
+    info = dataset_info(dataset or own.dataset or DEFAULT_DATASET, data_dir=data_dir)
+    chosen = wanted or own.norm or parse_norm(DEFAULT_NORM)
+    if not radii:
+        is_its_own = own.eps is not None and (info.name, chosen) == (own.dataset, own.norm)
+        radii = [own.eps if is_its_own and own.eps is not None else info.eps_for(chosen)]
+    return Defaults(dataset or info.name, chosen, radii)
 
 
 class Target(NamedTuple):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,10 +22,7 @@ from robustbench_dyn.cli.output import be_quiet
 from robustbench_dyn.errors import InputError, one_line, shown
 from robustbench_dyn.threat_models import (
     DEFAULT_EPS,
-    Norm,
     format_eps,
-    parse_eps,
-    parse_norm,
 )
 
 # The panels of --help.
@@ -250,40 +247,6 @@ def seed_option(of: str, *, default: str = "") -> Any:
         show_default=default or True,
         rich_help_panel=MACHINE,
     )
-
-
-class Defaults(NamedTuple):
-    """What a model is evaluated on: a data set by name, a norm, and radii in raw input units."""
-
-    dataset: str
-    norm: Norm
-    eps: list[float]
-
-
-def resolve_defaults(
-    model: str,
-    dataset: str | None,
-    norm: str | None,
-    eps: Sequence[str],
-    *,
-    data_dir: Path | None = None,
-) -> Defaults:
-    """Return what is given, and the defaults in place of what is not.
-
-    Raises InputError for a norm or an eps that is none, and for an unknown data set.
-    """
-    from robustbench_dyn.datasets import dataset_info
-    from robustbench_dyn.models.sources import defaults_of
-
-    radii = [*dict.fromkeys(parse_eps(text) for text in eps)]
-    wanted = None if norm is None else parse_norm(norm)
-    own = defaults_of(model, dataset=dataset, norm=wanted)
-    info = dataset_info(dataset or own.dataset or DEFAULT_DATASET, data_dir=data_dir)
-    chosen = wanted or own.norm or parse_norm(DEFAULT_NORM)
-    if not radii:
-        is_its_own = own.eps is not None and (info.name, chosen) == (own.dataset, own.norm)
-        radii = [own.eps if is_its_own and own.eps is not None else info.eps_for(chosen)]
-    return Defaults(dataset or info.name, chosen, radii)
 
 
 def parse_batch_size(text: str) -> int | Literal["auto"]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from robustbench_dyn.cli.options import resolve_defaults
+from robustbench_dyn.cli.arguments import resolve_defaults
 from robustbench_dyn.datasets import DATASETS
 from robustbench_dyn.datasets.toys import MOONS
 from robustbench_dyn.errors import InputError
