@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 # Without a budget, `auto` gives up on networks that are too large for it: after so many seconds,
 # and as many more for each example. No model in the tables comes near it.
-SECONDS_OF_AUTO, SECONDS_OF_AUTO_PER_EXAMPLE = 120.0, 10.0
+SECONDS_OF_AUTO, SECONDS_OF_AUTO_PER_EXAMPLE = 60.0, 10.0
 
 
 class OutOfTime(BaseException):

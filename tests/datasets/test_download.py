@@ -1,5 +1,6 @@
 """Downloads: https alone, bounded, checked before they are stored; a failed one leaves nothing."""
 
+import hashlib
 import os
 import shutil
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -16,6 +18,7 @@ from oracles.published_sets import NAMES, shrink, use_mirrors
 from robustbench_dyn.datasets import download as downloads
 from robustbench_dyn.datasets import fashion_mnist, load_dataset, published
 from robustbench_dyn.datasets.download import download
+from robustbench_dyn.datasets.verified_files import read_verified
 from robustbench_dyn.errors import DataUnavailableError, IntegrityError, OutputError
 
 CONTENT = bytes(range(256)) * 40
@@ -358,3 +361,20 @@ def test_every_published_file_has_its_own_sha256():
     digests = {file.sha256 for file in (*files, published.CIFAR10_ARCHIVE)}
     assert len(digests) == len(files) + 1 == 15
     assert all(len(bytes.fromhex(digest)) == 32 for digest in digests)
+
+
+def test_a_file_of_unknown_length_is_known_by_its_checksum(tmp_path):
+    path = tmp_path / "test"
+    path.write_bytes(CONTENT)
+    at_most = published.PublishedFile(
+        "test", 2 * len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), is_exact=False
+    )
+    assert read_verified(path, at_most) == CONTENT
+    with pytest.raises(IntegrityError, match="bytes, expected"):
+        read_verified(path, replace(at_most, is_exact=True))
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        read_verified(path, at_most)
+    path.write_bytes(3 * CONTENT)
+    with pytest.raises(IntegrityError, match=r"test"):
+        read_verified(path, at_most)
