@@ -10,8 +10,6 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from robustbench_dyn.results.summary import GAVE_UP
-
 log = logging.getLogger(__name__)
 
 # Without a budget, `auto` gives up on networks that are too large for it: after so many seconds,
@@ -48,7 +46,7 @@ class Patience:
     @property
     def said(self) -> str:
         """What is said of an example or a certifier once the time is over."""
-        return f"{GAVE_UP} {self.seconds:g} s"
+        return f"gave up after {self.seconds:g} s"
 
     def renew(self) -> None:
         """Begin with the whole time again, as for another eps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +28,14 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import check_writable, write_bytes, write_text
 from robustbench_dyn.names import file_name
 from robustbench_dyn.progress.loading import say
-from robustbench_dyn.threat_models import Norm, ThreatModel, format_eps, parse_eps, widest_eps
+from robustbench_dyn.threat_models import (
+    DEFAULT_EPS,
+    Norm,
+    ThreatModel,
+    format_eps,
+    parse_eps,
+    widest_eps,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,8 +161,10 @@ def train(
     if plot is not None:
         check_plot_path(plot)
     held_out = _HeldOut(config, data_dir, radius)
-    display = nullcontext() if quiet else training_display()
-    with display as progress, _curve(plot, model, held_out) as at_epoch:
+    with (
+        training_display(enabled=not quiet) as progress,
+        _curve(plot, model, held_out) as at_epoch,
+    ):
         trained = loop.train(
             config,
             architecture,
@@ -274,9 +283,8 @@ def _ball(config: Recipe, input_shape: tuple[int, ...], eps: float | None) -> Th
     """Return the ball of the recipe, or a narrow one in the norm of its weights."""
     ball = config.certified_training or config.adversary
     norm: Norm = ball.norm if ball is not None else config.norm or "L2"
-    usual = {"L2": 0.5, "Linf": 8 / 255, "L1": 2.0}[norm]
     narrow = float(f"{_SHARE_OF_WIDEST * widest_eps(norm, input_shape):.1g}")
-    default = ball.eps if ball is not None else min(usual, narrow)
+    default = ball.eps if ball is not None else min(DEFAULT_EPS[norm], narrow)
     threat_model = ThreatModel(norm, default if eps is None else eps)
     threat_model.check_input_shape(input_shape)
     return threat_model

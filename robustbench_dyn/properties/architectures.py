@@ -37,7 +37,7 @@ def check_architecture(
     if architecture.card.weights:
         model = load_weights(architecture, architecture.weights_for(name, variant=variant))
     else:
-        model = _fresh(architecture, tuple(data.x.shape[1:]), data.n_classes)
+        model = fresh_model(architecture, tuple(data.x.shape[1:]), data.n_classes)
     claims = list(architecture.claims(model))
     yield compare_names(architecture, {claim.name for claim in claims})
     with full_precision():
@@ -52,7 +52,10 @@ def dataset_of_test(architecture: Architecture) -> str:
     return next(iter([*trained, *known]), _WITHOUT_WEIGHTS)
 
 
-def _fresh(architecture: Architecture, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+def fresh_model(
+    architecture: Architecture, input_shape: tuple[int, ...], n_classes: int
+) -> nn.Module:
+    """Return the network as it is built from seed 0, without a change of the caller's generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_model(architecture, input_shape=input_shape, n_classes=n_classes)

@@ -13,9 +13,6 @@ from robustbench_dyn.results.flags import NOT_AUDITED, REFUTED_BOUND
 from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Verdict
 
-# How the message of a certifier begins that ran out of time.
-GAVE_UP = "gave up after"
-
 SUMMARY_COLUMNS: tuple[str, ...] = (
     "model",
     "family",

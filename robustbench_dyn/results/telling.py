@@ -9,6 +9,7 @@ from robustbench_dyn.results.attempts import Attempt
 from robustbench_dyn.results.flags import FLAGS, name_of
 from robustbench_dyn.results.headings import (
     INTERVAL,
+    counted,
     format_attacks,
     format_eps,
     format_interval,
@@ -40,8 +41,8 @@ class Told(Protocol):
 
 def title_of(summary: dict[str, Any]) -> str:
     """Name the model and the examples of a row, as in "lipflow on 100 examples of moons"."""
-    n = summary["n_examples"]
-    return f"{summary['model']} on {n} example{'s' * (n != 1)} of {summary['dataset']}"
+    examples = counted(summary["n_examples"], "example")
+    return f"{summary['model']} on {examples} of {summary['dataset']}"
 
 
 def threat_model_of(evaluation: Told) -> str:

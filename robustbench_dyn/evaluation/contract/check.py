@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.datasets.dataset import is_name_of_files
 from robustbench_dyn.errors import InputError, IntegrityError, one_line
@@ -13,9 +11,9 @@ from robustbench_dyn.evaluation.contract import behaviour, outputs
 from robustbench_dyn.evaluation.contract.claims import CARD, CERTIFICATES, COST, properties
 from robustbench_dyn.evaluation.contract.rules import ModelFinding, Subject
 from robustbench_dyn.models.architectures import Architecture
-from robustbench_dyn.models.loading import build_model, load_weights
+from robustbench_dyn.models.loading import load_weights
 from robustbench_dyn.models.machine_errors import is_machine_error
-from robustbench_dyn.properties.architectures import dataset_of_test
+from robustbench_dyn.properties.architectures import dataset_of_test, fresh_model
 
 BEFORE_CLAIMS = (CARD, *outputs.RULES, *behaviour.RULES)
 AFTER_CLAIMS = (CERTIFICATES, COST)
@@ -40,10 +38,7 @@ def subject_of(
     data = load_dataset(name, n_examples=n_examples)
     trained = architecture.card.weights
     if not trained or (dataset is None and all(is_name_of_files(w.dataset) for w in trained)):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            shape = tuple(data.x.shape[1:])
-            model = build_model(architecture, input_shape=shape, n_classes=data.n_classes)
+        model = fresh_model(architecture, tuple(data.x.shape[1:]), data.n_classes)
         return Subject(architecture, None, data, model)
     weights = architecture.weights_for(data.name, variant=variant)
     try:
