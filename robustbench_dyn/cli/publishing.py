@@ -182,6 +182,7 @@ def _withdraw(to: Path, model: str, why: str) -> Published:
 
 def _check(to: Path, before: Published | None) -> Published:
     """Measure the claims of the models whose weights were not measured yet."""
+    from robustbench_dyn.datasets.dataset import is_name_of_files
     from robustbench_dyn.models.loading import import_architecture
     from robustbench_dyn.plugins import find_plugins, is_trusted
     from robustbench_dyn.reporting.properties import measure, read_findings
@@ -197,7 +198,12 @@ def _check(to: Path, before: Published | None) -> Published:
             announce(f"{plugin.name} is not measured, since its code would run in here: --trust")
         elif weights_of:
             architecture = import_architecture(plugin)
-            pairs += [(architecture, weights) for weights in weights_of]
+            for weights in weights_of:
+                if is_name_of_files(weights.dataset):
+                    why = f"{weights.dataset} lies in files that no name leads to"
+                    announce(f"{plugin.name} is not measured, since its data set {why}")
+                else:
+                    pairs.append((architecture, weights))
     after = add_findings(to, measure(pairs))
     return Published(after.paths, before.changes if before else after.changes)
 

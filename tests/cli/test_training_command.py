@@ -118,6 +118,10 @@ def test_weights_for_files_are_installed_and_used(command, mine, tmp_path):
     assert "on the first 60 test examples of own-" in trained.stdout, trained.stderr
     run = command("run", "--model", "mine", *on_files, "--attacks", "none", "--eps", "0.01")
     assert "mine on 60 examples of own-" in run.stdout, run.stderr
+    publish = ("leaderboard", "--store", "dynbench.sqlite", "--to", "tables", "--check")
+    published = command(*publish, "--plugins", "mine", "--trust")
+    assert published.returncode == 0, published.stderr
+    assert "mine is not measured, since its data set own-" in published.stderr
     checked = command("check", "mine")
     assert checked.stdout.startswith("model mine as it is built from seed 0"), checked.stderr
     other = tmp_path / "other.npz"
