@@ -39,7 +39,7 @@ def problem(seed, gain=1.0, slope=0.0):
 
 
 def search_on(model, x, threat_model):
-    state = Complete().prepare(model, SHAPE)
+    state = Complete(split="neurons").prepare(model, SHAPE)
     ball = Ball(x, threat_model)
     bounds, _ = intermediate_bounds(state.relaxation, ball)
     return BranchAndBound(state.relaxation.exact, state.composition, bounds, ball)
@@ -53,7 +53,7 @@ def test_the_distance_in_l2_is_known_from_both_sides(seed, gain):
     exact = min(least_distance(model, x.flatten(), int(y), j) for j in {0, 1, 2} - {int(y)})
     assume(1e-3 < exact < 1)
     with frozen_eval(model):
-        (prepared,) = resolve_certifiers("complete", model, SHAPE, "L2")
+        (prepared,) = resolve_certifiers("complete:split=neurons", model, SHAPE, "L2")
         inside, outside = ThreatModel("L2", 0.99 * exact), ThreatModel("L2", 1.01 * exact)
         assert float(radii(prepared.prove(x, model(x), y, inside))[0]) >= inside.eps
         found = prepared.prove(x, model(x), y, outside)
@@ -219,7 +219,7 @@ def test_a_point_that_a_mixed_integer_solver_cuts_off_is_found():
     x = torch.tensor([0.605438232421875, 0.61572265625]).view(1, 2, 1, 1)
     y, threat_model = torch.tensor([0]), ThreatModel("Linf", 0.11166799182492239)
     with frozen_eval(model), torch.no_grad():
-        (prepared,) = resolve_certifiers("complete", model, (2, 1, 1), "Linf")
+        (prepared,) = resolve_certifiers("complete:split=neurons", model, (2, 1, 1), "Linf")
         proof = prepared.prove(x, model(x), y, threat_model)
         assert not bool(radii(proof)[0] >= threat_model.eps)
         assert bool(check_candidates(model, proof.candidates, x, y, threat_model).fooled[0])
@@ -233,7 +233,7 @@ def test_a_network_without_neurons_is_decided_too(norm):
     x, y = torch.full((1, *SHAPE), 0.5).double(), torch.tensor([0])
     for eps, holds in ((0.19, True), (0.21, False)):
         threat_model = ThreatModel(norm, eps)
-        (prepared,) = resolve_certifiers("complete", model, SHAPE, norm)
+        (prepared,) = resolve_certifiers("complete:split=neurons", model, SHAPE, norm)
         proof = prepared.prove(x, model(x), y, threat_model)
         assert (float(radii(proof)[0]) >= eps) == holds
         assert bool(check_candidates(model, proof.candidates, x, y, threat_model).fooled) != holds

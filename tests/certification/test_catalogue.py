@@ -117,7 +117,11 @@ def test_names_objects_and_settings_may_be_mixed():
 
 def test_settings_are_recorded_and_shown_where_they_were_changed():
     certifier = Complete(seconds_per_example=5)
-    assert certifier.settings() == {"seconds_per_example": 5, "max_neurons": 600}
+    assert certifier.settings() == {
+        "seconds_per_example": 5,
+        "max_neurons": 600,
+        "split": "auto",
+    }
     assert certifier.label("L2") == "complete(seconds_per_example=5)"
     assert Complete().label("L2") == "complete"
     assert Interval().settings() == {}

@@ -160,14 +160,16 @@ def test_a_candidate_that_is_not_adversarial_decides_nothing(digits, monkeypatch
 
 
 def test_networks_that_cannot_be_searched_are_refused():
-    dense = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
     with pytest.raises(CertificateError, match="not Tanh; choose linear_relaxation"):
-        resolve_certifiers("complete", dense, (1, 2, 2), "Linf")
-    large = nn.Sequential(nn.Flatten(), nn.Linear(4, 700), nn.ReLU(), nn.Linear(700, 2))
+        resolve_certifiers("complete", dense, (1, 2, 3), "Linf")
+    with pytest.raises(CertificateError, match=r"at most 4 inputs.*has 6"):
+        resolve_certifiers("complete:split=inputs", dense, (1, 2, 3), "Linf")
+    large = nn.Sequential(nn.Flatten(), nn.Linear(6, 700), nn.ReLU(), nn.Linear(700, 2))
     with pytest.raises(CertificateError, match=r"700 neurons.*at most 600"):
-        resolve_certifiers("complete", large, (1, 2, 2), "Linf")
+        resolve_certifiers("complete", large, (1, 2, 3), "Linf")
     large[1].weight.data *= 100
-    chosen = resolve_certifiers("auto", large, (1, 2, 2), "Linf")
+    chosen = resolve_certifiers("auto", large, (1, 2, 3), "Linf")
     assert [prepared.certifier.name for prepared in chosen] == [
         "lipschitz",
         "interval",

@@ -100,3 +100,16 @@ class Ball:
             if not more.any():
                 return t.clamp(1e-150, 1e150)
             capped |= more
+
+
+class Box(Ball):
+    """Boxes, each given by its ends, in place of balls of one size.
+
+    lower, upper: (batch, inputs), float64; shape: of one input.
+    """
+
+    def __init__(self, lower: Tensor, upper: Tensor, shape: torch.Size) -> None:
+        self.shape, self.norm = shape, "Linf"
+        self.lower, self.upper = lower, upper
+        self.centre = (lower + upper) / 2
+        self.eps = float((upper - lower).max()) / 2

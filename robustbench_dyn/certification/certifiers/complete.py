@@ -1,4 +1,4 @@
-"""Complete verification of small ReLU networks by branch and bound (beta-CROWN)."""
+"""Complete verification by branch and bound, over neurons (beta-CROWN) or over few inputs."""
 
 from __future__ import annotations
 
@@ -6,52 +6,79 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from robustbench_dyn.certification.base import Certifier, Phase, Proof, require
+from robustbench_dyn.errors import CertificateError, InputError, shown
 from robustbench_dyn.threat_models import ThreatModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from robustbench_dyn.certification.bounds.intermediate import RelaxationState
     from robustbench_dyn.certification.proofs.complete import BranchAndBoundState
+
+_SPLITS = ("auto", "neurons", "inputs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Complete(Certifier["BranchAndBoundState"]):
-    """Split the ball by the signs of neurons until each class is excluded or an input is found.
+class Complete(Certifier["BranchAndBoundState | RelaxationState"]):
+    """Split the ball until each class is excluded, or an input is found.
 
+    split: by the signs of "neurons", which are ReLU or leaky ReLU; or by "inputs", at most four,
+    for any activation that can be relaxed. "auto" splits inputs where there are one or two, or
+    where neurons cannot be split.
     seconds_per_example: after that long, an example stays undecided. max_neurons: of the largest
-    network that is searched.
+    network whose neurons are split.
     """
 
     name: ClassVar = "complete"
-    description: ClassVar = "branch and bound: exact for small networks of ReLU"
+    description: ClassVar = "branch and bound: exact for small networks of ReLU, or of few inputs"
     phase: ClassVar = Phase.LAST
 
     seconds_per_example: float = 60.0
     max_neurons: int = 600
+    split: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.split not in _SPLITS:
+            raise InputError(
+                f"split={shown(self.split)} is not one of {', '.join(_SPLITS)}; choose one of them"
+            )
         require(self, seconds_per_example=self.seconds_per_example)
         require(self, at_least=1, max_neurons=self.max_neurons)
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-    ) -> BranchAndBoundState:
-        """Raise CertificateError where a network has too many neurons, or others than ReLU."""
-        from robustbench_dyn.certification.proofs import complete
+    ) -> BranchAndBoundState | RelaxationState:
+        """Raise CertificateError where neither neurons nor inputs of model can be split."""
+        from robustbench_dyn.certification.proofs import complete, input_splitting
 
-        return complete.prepare(model, input_shape, max_neurons=self.max_neurons)
+        if self.split == "inputs":
+            return input_splitting.prepare(model, input_shape)
+        few = self.split == "auto" and input_splitting.supports(input_shape)
+        if few and input_splitting.prefers(input_shape):
+            return input_splitting.prepare(model, input_shape)
+        try:
+            return complete.prepare(model, input_shape, max_neurons=self.max_neurons)
+        except CertificateError:
+            if not few:
+                raise
+            return input_splitting.prepare(model, input_shape)
 
     def prove(
         self,
-        state: BranchAndBoundState,
+        state: BranchAndBoundState | RelaxationState,
         x: Tensor,
         logits: Tensor,
         y: Tensor,
         threat_model: ThreatModel,
     ) -> Proof:
         """Exclude classes from one ball, or return adversarial examples as candidates."""
-        from robustbench_dyn.certification.proofs import complete
+        from robustbench_dyn.certification.bounds.intermediate import RelaxationState
+        from robustbench_dyn.certification.proofs import complete, input_splitting
 
+        if isinstance(state, RelaxationState):
+            return input_splitting.prove(
+                state, x, logits, y, threat_model, seconds_per_example=self.seconds_per_example
+            )
         return complete.prove(
             state, x, logits, y, threat_model, seconds_per_example=self.seconds_per_example
         )

@@ -1,0 +1,83 @@
+"""The proof by branch and bound over the input, or a counterexample."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_dyn.certification.base import Proof
+from robustbench_dyn.certification.bounds.ball import Ball
+from robustbench_dyn.certification.bounds.intermediate import (
+    RelaxationState,
+    interval_bounds,
+    relaxation_state,
+)
+from robustbench_dyn.certification.branch_and_bound.input_splitting import search_inputs
+from robustbench_dyn.certification.objectives import examples_with, proved_radii
+from robustbench_dyn.certification.proofs.relaxed_objectives import relaxed_objectives
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.threat_models import ThreatModel
+
+# The number of parts grows with every input, as that of a grid's points near a boundary does: up to
+# the second number, no other search is as fast.
+MOST_INPUTS, FEW_INPUTS = 4, 2
+
+
+def supports(input_shape: tuple[int, ...]) -> bool:
+    """Say whether inputs are few enough to be split."""
+    return math.prod(input_shape) <= MOST_INPUTS
+
+
+def prefers(input_shape: tuple[int, ...]) -> bool:
+    """Say whether inputs are so few that no other search is as fast."""
+    return math.prod(input_shape) <= FEW_INPUTS
+
+
+def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> RelaxationState:
+    """Raise CertificateError for too many inputs, and for an operation that has no handler."""
+    if not supports(input_shape):
+        raise CertificateError(
+            f"complete splits at most {MOST_INPUTS} inputs, and the network has "
+            f"{math.prod(input_shape)}; choose split=neurons"
+        )
+    return relaxation_state(model, input_shape)
+
+
+@torch.no_grad()
+def prove(
+    state: RelaxationState,
+    x: Tensor,
+    logits: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    *,
+    seconds_per_example: float,
+) -> Proof:
+    """Search the ball of each example for all classes together.
+
+    An example with an input that refutes a margin has it as a candidate; one that takes more than
+    seconds_per_example stays open.
+    """
+    bounds = interval_bounds(state, Ball(x, threat_model))
+    objectives = relaxed_objectives(state, bounds, x, logits, y, threat_model)
+    proved = torch.zeros_like(objectives.example, dtype=torch.bool)
+    candidates, unexplained = x.clone(), objectives.observed.isinf()
+    for example in torch.unique(objectives.example).tolist():
+        rows = (objectives.example == example).nonzero().flatten()
+        found = search_inputs(
+            state,
+            x[example : example + 1],
+            objectives.at(rows),
+            threat_model,
+            seconds=seconds_per_example,
+        )
+        proved[rows] = found.proved
+        if found.x is not None:
+            candidates[example] = found.x[0]
+    return Proof(
+        proved_radii(objectives.at(proved), logits, y, threat_model.eps),
+        candidates,
+        within_rounding=examples_with(unexplained & ~proved, objectives, len(x)),
+    )
