@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustbench_dyn.certification import isolated
@@ -144,12 +144,12 @@ def select_certifiers(
 ) -> Selection:
     """Return the certifiers that spec gives, ready for model, and why others of `auto` are not.
 
-    spec: as in named_certifiers. "auto" chooses among the built-in certifiers by architecture: a
-    model whose Lipschitz bound is not vacuous (no logit difference has more than
-    LARGEST_NONVACUOUS_BOUND) gets the certificates of that bound alone, which cost a pass, while
-    relaxing such deep networks proves little for much. Any other model gets each other certifier
-    that supports its operations, and semidefinite bounds and `complete` only where it is small
-    enough for them; what a certifier raises is the reason why it is not applicable. Certifiers
+    spec: as in named_certifiers. "auto" chooses among the built-in certifiers by what they can
+    prove and what they cost: each that supports the model's operations, and semidefinite bounds and
+    `complete` only where it is small enough for them. A model whose Lipschitz bound is not vacuous
+    (no logit difference has more than LARGEST_NONVACUOUS_BOUND) gets the certificates of that
+    bound, which cost a pass, and the others only where relaxing it is cheap (effort.CHEAP); what a
+    certifier raises is the reason why it is not applicable. Certifiers
     that are given beside "auto" are run as well, and in place of its own of the same name; those
     of plugins are run only so. patience: the time that preparations are at the expense of; by
     default it is not limited, and never in the process of a plugin.
@@ -290,7 +290,39 @@ def _choose(
             if norm in in_box.norms:
                 # The bounds may take seconds: both certificates share them.
                 chosen[in_box.name] = PreparedCertifier(in_box, chosen[name].state)
-            break
+            reason = _why_alone(model, input_shape, norm)
+            if reason:
+                not_applicable |= dict.fromkeys(_others(norm, {*chosen, *given}), reason)
+                break
     ready = {p.certifier.name: p for p in (*chosen.values(), *given.values())}
     order = _in_order(prepared.certifier for prepared in ready.values())
     return Selection([ready[c.name] for c in order], not_applicable, crashed)
+
+
+def _others(norm: Norm, chosen: Collection[str]) -> list[str]:
+    """Return the names of the built-in certifiers of a norm that are not among those chosen."""
+    return [name for name in _BUILT_IN if name not in chosen and norm in CERTIFIERS.get(name).norms]
+
+
+def _why_alone(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> str:
+    """Return why `auto` leaves a model to its useful Lipschitz bound; empty if it does not."""
+    from robustbench_dyn.certification.effort import CHEAP, effort_of  # noqa: PLC0415
+
+    try:
+        effort = effort_of(model, input_shape)
+    except CertificateError as error:
+        return str(error)
+    # A network that cannot be traced has a reason for each certifier.
+    except Exception as error:
+        if is_machine_error(error):
+            raise
+        return f"{type(error).__name__}: {error}"
+    if effort.affine and norm == "L2":
+        return "the network is affine, so that its Lipschitz bound is exact"
+    if effort.multiplications <= CHEAP:
+        return ""
+    return (
+        f"auto relaxes no network of a useful Lipschitz bound where one example may take "
+        f"{effort.multiplications:.0e} multiplications, more than {CHEAP:.0e}; name the certifier "
+        "to run it"
+    )

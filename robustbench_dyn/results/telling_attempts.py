@@ -60,10 +60,10 @@ def _not_applicable(attempts: Iterable[Attempt], *, briefly: bool) -> Iterator[s
     if briefly and names:
         all_names = ", ".join(name for group in names.values() for name in group)
         why = "`attempts`, in --json and Python, has the reasons"
-        yield f"not applicable to this model: {all_names} ({why})"
+        yield f"not run on this model: {all_names} ({why})"
         return
     for reason, group in names.items():
-        yield f"{', '.join(group)}: not applicable: {reason}"
+        yield f"{', '.join(group)}: not run: {reason}"
 
 
 def _of_one(attempt: Attempt) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from robustbench_dyn import ThreatModel, evaluate
-from robustbench_dyn.certification import catalogue
+from robustbench_dyn.certification import catalogue, effort
 from robustbench_dyn.certification.base import Certifier, Phase, Proof
 from robustbench_dyn.certification.catalogue import (
     CERTIFIERS,
@@ -266,6 +266,56 @@ def test_an_error_in_a_models_own_bound_is_a_crash():
     assert "no Lipschitz bound is known" in selection.not_applicable["lipschitz"]
     with pytest.raises(CertificateError, match=r"'lipschitz' cannot be prepared.*ZeroDivision"):
         resolve("lipschitz", Faulty())
+
+
+def useful():
+    """A small network of ReLU whose Lipschitz bound proves something, but not all."""
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU())
+    return Classifier(features, nn.Linear(8, 3)).requires_grad_(False)
+
+
+def test_auto_relaxes_small_networks_of_a_useful_bound_too():
+    chosen = names("auto", useful())
+    assert chosen[0] == "lipschitz"
+    assert {"interval", "linear_relaxation", "complete"} <= set(chosen)
+    torch.manual_seed(1)
+    x = torch.rand(30, *SHAPE)
+    y = useful()(x).argmax(dim=1)
+    threat_model = ThreatModel("Linf", 0.1)
+    alone, auto = (
+        evaluate(useful(), (x, y), threat_model, attacks="pgd", certifiers=certifiers).summary
+        for certifiers in ("lipschitz", "auto")
+    )
+    assert alone["certified_accuracy"] < auto["certified_accuracy"]
+    assert auto["gap"] == 0
+
+
+def test_auto_leaves_large_networks_to_a_useful_bound(monkeypatch):
+    monkeypatch.setattr(effort, "CHEAP", 1.0)
+    selection = select_certifiers("auto", useful(), SHAPE, "Linf")
+    ready = [prepared.certifier.name for prepared in selection.ready]
+    assert ready == ["lipschitz", "lipschitz_in_box"]
+    reason = "multiplications, more than 1e+00; name the certifier"
+    assert all(reason in why for why in selection.not_applicable.values())
+    assert {"interval", "linear_relaxation", "complete"} <= set(selection.not_applicable)
+    # What is named is run all the same.
+    selection = select_certifiers("auto,interval", useful(), SHAPE, "Linf")
+    assert "interval" in {prepared.certifier.name for prepared in selection.ready}
+    assert "interval" not in selection.not_applicable
+
+
+def test_auto_relaxes_affine_networks_where_their_bound_is_not_exact():
+    assert names("auto", linear()) == ["lipschitz"]
+    in_linf = [prepared.certifier.name for prepared in resolve("auto", linear(), "Linf")]
+    assert "interval" in in_linf
+
+
+def test_effort_counts_each_neuron_times_what_comes_before_it():
+    counted = effort.effort_of(useful(), SHAPE)
+    # 8 neurons behind 12 moves and 8 * 13 products; 3 logits behind 8 activations and 3 * 9 more.
+    before = 12 + 8 * 13
+    assert counted == (False, 2 * 8 * before + 2 * 3 * (before + 8 + 3 * 9))
 
 
 def test_preparing_leaves_the_model_as_it_is():

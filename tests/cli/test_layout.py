@@ -92,7 +92,7 @@ def test_a_pipe_has_one_line_a_row_and_all_cells(seed):
 
 @pytest.mark.parametrize("width", [5, 20, 40, 80])
 def test_sentences_wrap_between_words(width):
-    text = "interval: not applicable: the operation 'max_pool2d_with_indices' is not supported"
+    text = "interval: not run: the operation 'max_pool2d_with_indices' is not supported"
     lines = wrapped(text, width, indent="  ")
     assert all(len(line) <= width for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())

@@ -129,7 +129,7 @@ def test_what_certifiers_lacked_is_told(evaluation):
     shown = dataclasses.replace(evaluation, attempts=(short, unfit))
     for text in (shown._repr_html_(), shown.to_markdown()):
         assert "lipschitz: proved 0 of 9 examples; its radii reach 0.03 (median 0.01)" in text
-        assert "interval: not applicable: it does not know" in text
+        assert "interval: not run: it does not know" in text
 
 
 def test_flags_are_explained(evaluation):
