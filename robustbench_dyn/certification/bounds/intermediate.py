@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.certification.activations import LinearBounds
+from robustbench_dyn.certification.activations import Activation, LinearBounds
+from robustbench_dyn.certification.bounds.allotment import Allotment, relaxation_gap
 from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
 from robustbench_dyn.certification.bounds.back_substitution import (
     back_substitute,
@@ -28,7 +29,7 @@ from robustbench_dyn.certification.network.lowering import Handlers
 # Affine prefixes are composed where the matrix holds at most this many numbers.
 MAX_PREFIX_ENTRIES = 8_000_000
 # As many times the budget may be spent on better slopes.
-_FOR_SLOPES = 10
+_FOR_SLOPES = 2
 # A step of ascent passes back and forth.
 _PASSES_A_STEP = 3
 
@@ -144,18 +145,20 @@ def intermediate_bounds(
 ) -> tuple[Bounds, dict[int, LinearBounds]]:
     """Return bounds tightened by back-substitution where neurons are unstable, and linear bounds.
 
-    budget: multiplications an example, shared equally between the pre-activations; where it does
-    not pay for all neurons, those with the largest relaxation gap come first. n_iterations: steps
-    of ascent on the slopes behind each of these bounds, which cost several times as much. The
-    linear bounds, by the output of an activation, are those of its initial slopes.
+    budget: multiplications an example, of which each pre-activation may take an equal share of what
+    those before it left; where it does not pay for all neurons, those with the largest relaxation
+    gap come first. n_iterations: steps of ascent on the slopes behind each of these bounds, which
+    cost several times as much. The linear bounds, by the output of an activation, are those of its
+    initial slopes.
     """
     network = state.exact
     linear_bounds: dict[int, LinearBounds] = {}
-    consumers: dict[int, list[Pointwise]] = {}
-    for node in network.nodes:
-        if isinstance(node, Pointwise):
-            consumers.setdefault(node.inputs[0], []).append(node)
-    deep = consumers.keys() - state.affine_prefixes.keys()
+    consumers = network.consumers
+    deep = [k for k in consumers if k not in state.affine_prefixes]
+    passes = Allotment(network, deep, budget, len(ball.centre))
+    steps = Allotment(
+        network, deep, _FOR_SLOPES * budget // (_PASSES_A_STEP * max(1, n_iterations)), passes.n
+    )
 
     def refine(k: int, bounds: Bounds) -> None:
         if k in state.affine_prefixes:
@@ -163,11 +166,10 @@ def intermediate_bounds(
                 k, *_prefix_bounds(state.affine_prefixes[k], ball, bounds.lower[k].shape)
             )
         elif k in consumers:
-            n_rows = int(budget / len(deep) / (2 * network.n_multiplications(k)))
-            _tighten(state, ball, bounds, k, consumers[k], linear_bounds, n_rows)
+            activations = [node.activation for _, node in consumers[k]]
+            _tighten(state, ball, bounds, k, activations, linear_bounds, passes)
             if n_iterations and linear_bounds:
-                n_rows = int(n_rows * _FOR_SLOPES / (_PASSES_A_STEP * n_iterations))
-                _tighten(state, ball, bounds, k, consumers[k], linear_bounds, n_rows, n_iterations)
+                _tighten(state, ball, bounds, k, activations, linear_bounds, steps, n_iterations)
         node = network.nodes[k - 1]
         if isinstance(node, Pointwise):
             (i,) = node.inputs
@@ -198,21 +200,16 @@ def _tighten(
     ball: Ball,
     bounds: Bounds,
     k: int,
-    consumers: list[Pointwise],
+    activations: list[Activation],
     linear_bounds: Mapping[int, LinearBounds],
-    n_rows: int,
+    allotment: Allotment,
     n_iterations: int = 0,
 ) -> None:
-    """Bound unstable entries of output k by back-substitution, at most n_rows an example."""
+    """Bound unstable entries of output k by back-substitution, as many as the allotment pays."""
     low, high = bounds.lower[k].flatten(1).clone(), bounds.upper[k].flatten(1).clone()
-    gaps = [node.activation.relaxation_gap(low, high) for node in consumers]
-    gap = torch.stack(gaps).amax(dim=0)
-    n_rows = min(n_rows, gap.shape[1])
-    if not n_rows:
-        return
-    widest, entries = gap.topk(n_rows, dim=1)
-    owners, columns = (widest > 0).nonzero(as_tuple=True)
-    entries = entries[owners, columns]
+    owners, entries = allotment.widest(k, relaxation_gap(activations, low, high)).nonzero(
+        as_tuple=True
+    )
     network = state.fast
     for chunk in chunks(network, 2 * len(owners), up_to=k):
         pairs = torch.arange(2 * len(owners), device=owners.device)[chunk]

@@ -28,6 +28,10 @@ class Bounds(NamedTuple):
     magnitudes: list[Tensor]
     errors: list[Tensor]
 
+    def at(self, examples: Tensor) -> Bounds:
+        """Return the bounds of some examples, by a mask or by indices."""
+        return Bounds(*([values[examples] for values in part] for part in self))
+
     def tighten(self, k: int, lower: Tensor, upper: Tensor) -> None:
         """Intersect the bounds of output k with these."""
         self.lower[k] = self.lower[k].maximum(lower)
