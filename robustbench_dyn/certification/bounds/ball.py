@@ -25,9 +25,16 @@ class Ball:
         self.lower = (self.centre - self.eps).clamp_min(0.0)
         self.upper = (self.centre + self.eps).clamp_max(1.0)
 
-    def box(self) -> tuple[Tensor, Tensor]:
-        """Return the smallest box around each ball, (batch, *input_shape) twice."""
-        return self.lower.view(-1, *self.shape), self.upper.view(-1, *self.shape)
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """Return the smallest box around each ball, (batch, *input_shape) twice.
+
+        dtype: of the ends; a narrower one than float64 rounds them outwards.
+        """
+        lower, upper = self.lower.to(dtype), self.upper.to(dtype)
+        inside = torch.full((), torch.inf, dtype=dtype, device=lower.device)
+        lower = torch.where(lower > self.lower, torch.nextafter(lower, -inside), lower)
+        upper = torch.where(upper < self.upper, torch.nextafter(upper, inside), upper)
+        return lower.view(-1, *self.shape), upper.view(-1, *self.shape)
 
     def minimum(self, rows: Tensor, owners: Tensor) -> Tensor:
         """Return min <rows[k], x'> over the ball of example owners[k], rounded down.

@@ -14,7 +14,6 @@ from robustbench_dyn.certification.bounds.first_pass import estimated_bounds
 from robustbench_dyn.certification.bounds.intermediate import (
     RelaxationState,
     intermediate_bounds,
-    interval_bounds,
 )
 from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.objectives import (
@@ -23,7 +22,8 @@ from robustbench_dyn.certification.objectives import (
     least_per_example,
     proved_radii,
 )
-from robustbench_dyn.certification.proofs.relaxed_objectives import relaxed_objectives
+from robustbench_dyn.certification.proofs.interval import interval_margins
+from robustbench_dyn.certification.proofs.relaxed_objectives import measured
 from robustbench_dyn.threat_models import ThreatModel
 
 # Slopes are optimised where the bound is below 0 by at most this many times the margin; those
@@ -50,22 +50,16 @@ def prove(
     intermediate bounds that are tightened the same way; slopes optimised for each objective; slopes
     optimised for the intermediate bounds, too.
     """
-    ball = Ball(x, threat_model)
-    bounds = interval_bounds(state, ball)
-    objectives = relaxed_objectives(state, bounds, x, logits, y, threat_model)
-    by_intervals = objective_bounds(
-        state.exact,
-        bounds,
-        ball,
-        objectives.coefficients,
-        objectives.example,
-        linear_bounds={},
+    by_intervals = interval_margins(
+        state, x, logits, y, threat_model, fast=True, strict=state.strict
     )
-    lower_bound = _as_computed(by_intervals, state, objectives)
-    unproved = least_per_example(lower_bound, objectives, len(x)) <= 0
+    objectives, lower_bound, near, bounds = by_intervals
+    unproved = ~(least_per_example(lower_bound, objectives, len(x)) > 0)
     pursued = torch.zeros_like(unproved)
     pursued[unproved] = _within_reach(state, x, bounds, objectives, threat_model, unproved, budget)
     left = pursued[objectives.example]
+    missing = left & ~near[objectives.example]
+    objectives = measured(objectives, missing, state, bounds, x, logits, y, threat_model)
     relaxed = relaxed_margins(
         state,
         x,
@@ -74,10 +68,10 @@ def prove(
         n_iterations=n_iterations,
         budget=budget,
     )
-    lower_bound[left] = relaxed.maximum(lower_bound[left])
+    lower_bound[left] = relaxed.fmax(lower_bound[left])
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
     # Where bounds are out of reach of a proof, it is not rounding that prevents one.
-    rounded = lower_bound.isneginf() & (left | objectives.observed.isinf())
+    rounded = lower_bound.isneginf() & (near | pursued)[objectives.example]
     within_rounding = examples_with(rounded, objectives, len(x))
     margins = least_per_example(lower_bound, objectives, len(x))
     return Proof(radii, within_rounding=within_rounding, margins=margins)
