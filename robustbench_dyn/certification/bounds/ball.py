@@ -8,6 +8,8 @@ from torch import Tensor
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 _UNIT = 2.0**-53
+# The search for the dual variable of L2 takes a few steps; after these, what it has found is used.
+_MOST_STEPS = 50
 
 
 class Ball:
@@ -71,6 +73,8 @@ class Ball:
             steps = max_step
         elif self.norm == "L2":
             steps = torch.minimum(max_step, self._step_scale(size, max_step) * size)
+            # As far as rounding took them out of the ball.
+            steps = steps * (self.eps / steps.norm(dim=1, keepdim=True).clamp_min(self.eps))
         else:
             order = size.argsort(dim=1, descending=True)
             spent = max_step.gather(1, order).cumsum(dim=1)
@@ -80,8 +84,10 @@ class Ball:
 
     def _max_step(self, rows: Tensor, owners: Tensor) -> Tensor:
         """Return how far each coordinate can move against the sign of its coefficient."""
-        down, up = self.centre - self.lower, self.upper - self.centre
-        return torch.where(rows > 0, down[owners], up[owners])
+        # Half of the box, and by how much the centre is off its middle: torch.where would take as
+        # long as all else.
+        radius, off = (self.upper - self.lower) / 2, self.centre - (self.lower + self.upper) / 2
+        return torch.addcmul(radius[owners], rows.detach().sign(), off[owners])
 
     def _dual_variable(self, size: Tensor, max_step: Tensor) -> Tensor:
         """Return the dual variable of an L1 budget: the coefficient that exhausts it."""
@@ -93,17 +99,26 @@ class Ball:
         return dual.where(last < size.shape[1], 0.0)
 
     def _step_scale(self, size: Tensor, max_step: Tensor) -> Tensor:
-        """Return t with |min(max_step, t size)|_2 = eps."""
-        squares, max_squares = size.square(), max_step.square()
-        capped = torch.zeros_like(size, dtype=torch.bool)
-        t = torch.zeros_like(size[:, :1])
+        """Return t with |min(max_step, t size)|_2 = eps, up to the rounding of float32.
+
+        The dual's value depends on t to second order: what this changes is lost in float64.
+        """
+        # In units of the largest coefficient and of eps, so that no square overflows.
+        largest = size.amax(dim=1, keepdim=True).clamp_min(1e-150)
+        size, max_step = (size / largest).float(), (max_step / self.eps).float()
+        squares = size.square()
+        t = squares.sum(dim=1, keepdim=True).clamp_min(1e-30).rsqrt()
         # Coordinates that are capped at a smaller t stay capped at the solution: t only increases.
-        while True:
-            spent = max_squares.where(capped, 0.0).sum(dim=1, keepdim=True)
-            rest = squares.where(~capped, 0.0).sum(dim=1, keepdim=True)
-            left = (self.eps**2 - spent).clamp_min(0)
-            t = t.maximum((left / rest.clamp_min(1e-300)).sqrt())
-            more = (t * size >= max_step) & ~capped
-            if not more.any():
-                return t.clamp(1e-150, 1e150)
-            capped |= more
+        for _ in range(_MOST_STEPS):
+            steps = t * size
+            free = (steps < max_step).to(size)
+            rest = (squares * free).sum(dim=1, keepdim=True)
+            spent = torch.minimum(steps, max_step).square().sum(dim=1, keepdim=True)
+            left = 1 - (spent - t.square() * rest)
+            # Where the budget is not used up, t has no limit.
+            new = (left.clamp_min(0) / rest.clamp_min(1e-30)).sqrt().maximum(t).clamp_max(1e15)
+            settled = bool((new <= t * (1 + 1e-6)).all())
+            t = new
+            if settled:
+                break
+        return t.double() * (self.eps / largest)
