@@ -66,8 +66,8 @@ def test_a_rounded_dual_variable_loses_nothing_in_float64(scale):
 
     # The negative control: a dual variable that is off by a percent is sound, and not as tight.
     class Coarse(Ball):
-        def _step_scale(self, size, max_step):
-            return 1.01 * super()._step_scale(size, max_step)
+        def _step_scale(self, *given):
+            return 1.01 * super()._step_scale(*given)
 
     coarse = Coarse(x, ThreatModel("L2", 0.3)).minimum(rows, owners)
     exact = Ball(x, ThreatModel("L2", 0.3)).minimum(rows, owners)

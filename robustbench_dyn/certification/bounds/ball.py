@@ -56,7 +56,7 @@ class Ball:
             dual = self._dual_variable(size.detach(), max_step)
             drop = ((size - dual).clamp_min(0) * max_step).sum(dim=1) + dual[:, 0] * self.eps
         else:
-            scale = self._step_scale(size.detach(), max_step)
+            scale = self._step_scale(size.detach(), max_step, torch.float32)
             steps = torch.minimum(max_step, scale * size.detach())
             # max of |a| m - m^2 / (2 scale) + eps^2 / (2 scale), at the steps that attain it.
             half = 0.5 / scale[:, 0]
@@ -72,7 +72,8 @@ class Ball:
         if self.norm == "Linf":
             steps = max_step
         elif self.norm == "L2":
-            steps = torch.minimum(max_step, self._step_scale(size, max_step) * size)
+            scale = self._step_scale(size, max_step, torch.float64)
+            steps = torch.minimum(max_step, scale * size)
             # As far as rounding took them out of the ball.
             steps = steps * (self.eps / steps.norm(dim=1, keepdim=True).clamp_min(self.eps))
         else:
@@ -98,14 +99,15 @@ class Ball:
         # A budget that is not used up costs nothing.
         return dual.where(last < size.shape[1], 0.0)
 
-    def _step_scale(self, size: Tensor, max_step: Tensor) -> Tensor:
-        """Return t with |min(max_step, t size)|_2 = eps, up to the rounding of float32.
+    def _step_scale(self, size: Tensor, max_step: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return t with |min(max_step, t size)|_2 = eps, up to the rounding of dtype.
 
-        The dual's value depends on t to second order: what this changes is lost in float64.
+        The minimum depends on t to second order, so that float32 is fine enough for it.
         """
         # In units of the largest coefficient and of eps, so that no square overflows.
         largest = size.amax(dim=1, keepdim=True).clamp_min(1e-150)
-        size, max_step = (size / largest).float(), (max_step / self.eps).float()
+        size, max_step = (size / largest).to(dtype), (max_step / self.eps).to(dtype)
+        tolerance = 8 * torch.finfo(dtype).eps
         squares = size.square()
         t = squares.sum(dim=1, keepdim=True).clamp_min(1e-30).rsqrt()
         # Coordinates that are capped at a smaller t stay capped at the solution: t only increases.
@@ -117,7 +119,7 @@ class Ball:
             left = 1 - (spent - t.square() * rest)
             # Where the budget is not used up, t has no limit.
             new = (left.clamp_min(0) / rest.clamp_min(1e-30)).sqrt().maximum(t).clamp_max(1e15)
-            settled = bool((new <= t * (1 + 1e-6)).all())
+            settled = bool((new <= t * (1 + tolerance)).all())
             t = new
             if settled:
                 break
