@@ -16,8 +16,8 @@ _ROUNDING = 1.0 + 1e-10
 # Points of a grid of frequencies for each degree of the symbol, an axis. It misses 1 / cos(pi / 32)
 # - 1, half a percent an axis, with 16; 2 % with 8, 8 % with 4.
 _POINTS_A_DEGREE = (16, 8, 4)
-# Products of a Gram iteration over all frequencies: some seconds. A coarser grid than the first, which
-# tells less, may take half as many.
+# Products of a Gram iteration over all frequencies: some seconds. Coarser grids, which tell less,
+# may take half as many.
 _MAX_PRODUCTS = 2**30
 # Entries of the symbols that are bounded at a time: 64 MiB.
 _MAX_CHUNK = 2**22
