@@ -8,6 +8,8 @@ from torch import Tensor
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 _UNIT = 2.0**-53
+# How many coefficients are treated at a time: their temporaries stay in the processor's caches.
+_BLOCK = 2**17
 # The search for the dual variable of L2 takes a few steps; after these, what it has found is used.
 _MOST_STEPS = 50
 
@@ -41,12 +43,18 @@ class Ball:
     def minimum(self, rows: Tensor, owners: Tensor) -> Tensor:
         """Return min <rows[k], x'> over the ball of example owners[k], rounded down.
 
-        rows: (n, *input_shape), float64; owners: (n,). Returns (n,), differentiable in rows.
+        rows: (n, *input_shape); owners: (n,). Returns (n,), float64, differentiable in rows.
         Exact up to rounding: coordinate i moves by 0 <= m_i <= max_step_i against the sign of its
         coefficient. For L2 and L1 the value is that of the Lagrangian dual at its best dual
         variable; any dual variable gives a lower bound, so rounding it costs no soundness.
         """
         rows = rows.flatten(1)
+        n_rows = max(1, _BLOCK // rows.shape[1])
+        blocks = zip(rows.split(n_rows), owners.split(n_rows), strict=True)
+        return torch.cat([self._minimum(block.double(), some) for block, some in blocks])
+
+    def _minimum(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return the minima of one block of rows, (n, inputs), float64."""
         size = rows.abs()
         max_step = self._max_step(rows, owners)
         at_centre = (rows * self.centre[owners]).sum(dim=1)
