@@ -50,7 +50,7 @@ class Ball:
         """
         rows = rows.flatten(1)
         n_rows = max(1, _BLOCK // rows.shape[1])
-        blocks = zip(rows.split(n_rows), owners.split(n_rows), strict=True)
+        blocks = zip(torch.split(rows, n_rows), torch.split(owners, n_rows), strict=True)
         return torch.cat([self._minimum(block.double(), some) for block, some in blocks])
 
     def _minimum(self, rows: Tensor, owners: Tensor) -> Tensor:
