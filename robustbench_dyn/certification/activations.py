@@ -197,30 +197,32 @@ class _SShaped(Activation):
         return min_slope.clamp_min(0.0), max_slope.clamp_max(self.max_slope)
 
     def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return secants where they bound f, else tangents from the other end or at the middle.
+        """Return the slopes of the lines that leave the least area.
 
-        The lines of the tanh of arXiv 1811.00866, Section 3.
+        Of all lines below f on [l, u], the one that is highest at the middle m leaves the least: it
+        supports the convex envelope of f there. The envelope follows f up to the point d < 0 whose
+        tangent meets f at u, and this tangent from there on: so the slope is f' at the smaller of d
+        and m, and that of the secant where f' at l is no smaller already. Above, likewise, with the
+        ends exchanged. (The tangents at d: arXiv 1811.00866, Section 3.)
         """
-        secant, middle = self.secant_slope(lower, upper), self.derivative((lower + upper) / 2)
-        below = self._tangent_slope(lower, upper)
-        above = self._tangent_slope(upper, lower)
-        below = torch.where(upper <= 0, middle, torch.where(lower >= 0, secant, below))
-        above = torch.where(lower >= 0, middle, torch.where(upper <= 0, secant, above))
+        secant, middle = self.secant_slope(lower, upper), (lower + upper) / 2
+        below = middle.minimum(self._tangency(lower, upper)).maximum(lower)
+        above = middle.maximum(self._tangency(upper, lower)).minimum(upper)
         return (
-            torch.where(self.derivative(lower) >= secant, secant, below),
-            torch.where(self.derivative(upper) >= secant, secant, above),
+            secant.where(self.derivative(lower) >= secant, self.derivative(below)),
+            secant.where(self.derivative(upper) >= secant, self.derivative(above)),
         )
 
-    def _tangent_slope(self, far: Tensor, end: Tensor) -> Tensor:
-        """Return f'(d) for d between far and 0 whose tangent meets f at `end`, by bisection."""
-        at_end, inner = self(end), torch.zeros_like(far)
+    def _tangency(self, far: Tensor, end: Tensor) -> Tensor:
+        """Return d between far and 0 whose tangent meets f at `end`, by bisection; 0 beyond it."""
+        at_end, inner, side = self(end), torch.zeros_like(far), torch.sign(end - far)
         for _ in range(_BISECTIONS):
             middle = (far + inner) / 2
             reached = self(middle) + self.derivative(middle) * (end - middle)
             # The tangent overshoots: the point of tangency lies further out.
-            over = (reached - at_end) * torch.sign(end) > 0
+            over = (reached - at_end) * side > 0
             inner, far = torch.where(over, middle, inner), torch.where(over, far, middle)
-        return self.derivative(far)
+        return far
 
 
 class Tanh(_SShaped):

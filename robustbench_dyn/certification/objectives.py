@@ -37,9 +37,16 @@ class Objectives(NamedTuple):
     worst_case: Tensor
     usual: Tensor
 
-    def at(self, rows: Tensor) -> Objectives:
+    def at(self, rows: Tensor | slice) -> Objectives:
         """Return some of the objectives, by a mask or by indices."""
         return Objectives(*(part[rows] for part in self))
+
+    def replaced(self, rows: Tensor | slice, objectives: Objectives) -> Objectives:
+        """Return the objectives with others in place of some, by a mask or by indices."""
+        parts = [part.clone() for part in self]
+        for part, new in zip(parts, objectives, strict=True):
+            part[rows] = new
+        return Objectives(*parts)
 
     def allowance(self, worst_case: Tensor, *, strict: bool = True) -> Tensor:
         """Return what a lower bound must exceed, (n,); worst_case: (n,), of its rounding."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.bounds.intermediate import MAX_PREFIX_ENTRIES
+from robustbench_dyn.certification.bounds.affine_prefixes import MAX_ENTRIES
 from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
@@ -125,7 +125,7 @@ def _affine_prefixes(network: Network, x: Tensor, up_to: int) -> dict[int, tuple
     for k, node in enumerate(network.nodes[:up_to], start=1):
         if not isinstance(node, Affine) or not all(i in found for i in node.inputs):
             continue
-        if math.prod(node.shape) * len(units) > MAX_PREFIX_ENTRIES:
+        if math.prod(node.shape) * len(units) > MAX_ENTRIES:
             continue
         at_x = node.linear(*(found[i][0] for i in node.inputs))
         at_x = at_x if node.bias is None else at_x + node.bias

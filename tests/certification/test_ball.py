@@ -48,3 +48,28 @@ def test_a_ball_that_forgets_the_box_is_caught():
         unboxed = Ball(x, ThreatModel(norm, 0.5))
         unboxed.lower, unboxed.upper = ball.centre - 0.5, ball.centre + 0.5
         assert float(unboxed.minimum(rows, torch.tensor([0]))) <= -0.5
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+def test_a_rounded_dual_variable_loses_nothing_in_float64(scale):
+    # Coefficients of all sizes, many coordinates that cannot move, and a budget that caps some.
+    x = uniform(300, 50, seed=3).round(decimals=1).clamp(0, 1)
+    rows = scale * normal(300, 50, seed=4) * 10 ** (-6 * uniform(300, 50, seed=5))
+    owners = torch.arange(300)
+    for eps in (1e-4, 0.3, 1.0, 9.0):
+        ball = Ball(x, ThreatModel("L2", eps))
+        found = ball.minimum(rows, owners)
+        reached = (ball.minimiser(rows, owners) * rows).sum(dim=1)
+        gap = (reached - found) / rows.abs().sum(dim=1)
+        assert gap.min() >= 0
+        assert gap.max() <= 1e-10
+
+    # The negative control: a dual variable that is off by a percent is sound, and not as tight.
+    class Coarse(Ball):
+        def _step_scale(self, *given):
+            return 1.01 * super()._step_scale(*given)
+
+    coarse = Coarse(x, ThreatModel("L2", 0.3)).minimum(rows, owners)
+    exact = Ball(x, ThreatModel("L2", 0.3)).minimum(rows, owners)
+    assert (coarse <= exact + 1e-15 * rows.abs().sum(dim=1)).all()
+    assert ((exact - coarse) / rows.abs().sum(dim=1)).max() > 1e-8

@@ -322,7 +322,7 @@ def orthogonal_kernel(channels, residual=0.0):
     return kernel + residual * normal(*kernel.shape)
 
 
-@pytest.mark.parametrize("channels", [4, 24, 140])
+@pytest.mark.parametrize("channels", [4, 24, 48])
 def test_orthogonal_convolutions_have_a_bound_near_one(channels):
     assert conv_norm(orthogonal_kernel(channels)) == pytest.approx(1.0, abs=1e-9)
     residual = orthogonal_kernel(channels, residual=1e-3)
@@ -336,11 +336,52 @@ def test_a_residual_that_a_library_overlooks_is_in_the_bound():
     assert exact * (1 - SVD_ROUNDING) <= conv_norm(kernel) <= 1.02 * exact
 
 
-def test_kernels_too_large_for_the_grid_keep_the_other_bounds():
-    kernel = torch.zeros(140, 140, 3, 3)
-    kernel[:, :, 1, 1] = normal(140, 140).float()
+def iterated_norm(kernel, pixels=16, steps=60):
+    """Return a lower bound of a convolution's norm, on images of some pixels."""
+    kernel, x = kernel.float(), normal(1, kernel.shape[1], pixels, pixels).float()
+    for _ in range(steps):
+        y = nn.functional.conv2d(x / x.norm(), kernel, padding=kernel.shape[2] // 2)
+        x = nn.functional.conv_transpose2d(y, kernel, padding=kernel.shape[2] // 2)
+    return float(y.norm())
+
+
+@pytest.mark.parametrize("points", [16, 8, 4])
+@pytest.mark.parametrize("size", [(3, 3), (2, 4), (5, 5)])
+def test_coarser_grids_bound_what_lies_between_their_points(points, size, monkeypatch):
+    monkeypatch.setattr(norms, "_POINTS_A_DEGREE", (points,))
+    missed = 0
+    for seed in range(6):
+        kernel = normal(3, 2, *size, seed=seed)
+        # On a circle, the norm is that of the symbols at its frequencies: of circulant operators.
+        fine = largest_on_grid(kernel, 120)
+        correction = norms._between(list(size), points)
+        assert fine * (1 - SVD_ROUNDING) <= symbol_norm(kernel)
+        assert symbol_norm(kernel) <= fine * correction * 2 ** (1 / 2**9) * 1.0001
+        # The negative control: the grid's own largest norm misses it.
+        missed += symbol_norm(kernel) / correction < fine * (1 - SVD_ROUNDING)
+    assert points == 16 or missed > 0
+
+
+def test_the_grid_is_as_fine_as_seconds_allow(monkeypatch):
+    kernel = normal(8, 8, 3, 3)
+    by_products = []
+    for products in (8**3 * 32**2 // 2, 8**3 * 16**2, 8**3 * 8**2):
+        monkeypatch.setattr(norms, "_MAX_PRODUCTS", products)
+        by_products.append(symbol_norm(kernel))
+        assert by_products[-1] >= iterated_norm(kernel)
+    assert by_products == sorted(by_products)
+    monkeypatch.setattr(norms, "_MAX_PRODUCTS", 8**3 * 8**2 - 1)
     assert symbol_norm(kernel) == math.inf
-    assert conv_norm(kernel) <= 3 * 1.01 * spectral_norm(kernel[:, :, 1, 1].double())
+    assert conv_norm(kernel) <= 3 * 1.01 * spectral_norm(kernel.flatten(1))
+
+
+@pytest.mark.slow
+def test_a_wide_convolution_gets_a_bound_near_its_norm():
+    # Gram iteration on the reshaped kernel alone gives four times as much.
+    kernel = normal(64, 64, 7, 7).float() / 56
+    assert iterated_norm(kernel, pixels=24) <= conv_norm(kernel) <= 2.2
+    reshaped = 7 * spectral_norm(kernel.double().flatten(1))
+    assert reshaped > 3 * conv_norm(kernel)
 
 
 def test_the_symbols_bound_does_not_depend_on_the_chunks(monkeypatch):

@@ -17,7 +17,7 @@ from robustbench_dyn.certification.network.graph import Network, Pointwise
 _UNIT = 2.0**-53
 # How many numbers the coefficients of one chunk of rows may hold, all outputs together: much larger
 # ones leave the processor's caches.
-_CHUNK = 4_000_000
+_CHUNK = 2_000_000
 
 
 class SubstitutedBound(NamedTuple):
@@ -121,10 +121,10 @@ def concretise(bound: SubstitutedBound, ball: Ball, bounds: Bounds, owners: Tens
     """Return the minimum of a bound, (rows,): exactly over the ball, over intervals elsewhere."""
     minimum = bound.offset
     for source, coefficients in bound.coefficients.items():
-        exact = coefficients.double()
         if source == 0:
-            minimum = minimum + ball.minimum(exact, owners)
+            minimum = minimum + ball.minimum(coefficients, owners)
             continue
+        exact = coefficients.double()
         low, high = bounds.lower[source][owners], bounds.upper[source][owners]
         products = exact.clamp_min(0) * low + exact.clamp_max(0) * high
         rounding = (products[0].numel() + 8) * _UNIT * products.abs().flatten(1).sum(dim=1)

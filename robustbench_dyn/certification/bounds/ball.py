@@ -8,6 +8,10 @@ from torch import Tensor
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 _UNIT = 2.0**-53
+# How many coefficients are treated at a time: their temporaries stay in the processor's caches.
+_BLOCK = 2**17
+# The search for the dual variable of L2 takes a few steps; after these, what it has found is used.
+_MOST_STEPS = 50
 
 
 class Ball:
@@ -25,19 +29,32 @@ class Ball:
         self.lower = (self.centre - self.eps).clamp_min(0.0)
         self.upper = (self.centre + self.eps).clamp_max(1.0)
 
-    def box(self) -> tuple[Tensor, Tensor]:
-        """Return the smallest box around each ball, (batch, *input_shape) twice."""
-        return self.lower.view(-1, *self.shape), self.upper.view(-1, *self.shape)
+    def box(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """Return the smallest box around each ball, (batch, *input_shape) twice.
+
+        dtype: of the ends; a narrower one than float64 rounds them outwards.
+        """
+        lower, upper = self.lower.to(dtype), self.upper.to(dtype)
+        inside = torch.full((), torch.inf, dtype=dtype, device=lower.device)
+        lower = torch.where(lower > self.lower, torch.nextafter(lower, -inside), lower)
+        upper = torch.where(upper < self.upper, torch.nextafter(upper, inside), upper)
+        return lower.view(-1, *self.shape), upper.view(-1, *self.shape)
 
     def minimum(self, rows: Tensor, owners: Tensor) -> Tensor:
         """Return min <rows[k], x'> over the ball of example owners[k], rounded down.
 
-        rows: (n, *input_shape), float64; owners: (n,). Returns (n,), differentiable in rows.
+        rows: (n, *input_shape); owners: (n,). Returns (n,), float64, differentiable in rows.
         Exact up to rounding: coordinate i moves by 0 <= m_i <= max_step_i against the sign of its
         coefficient. For L2 and L1 the value is that of the Lagrangian dual at its best dual
         variable; any dual variable gives a lower bound, so rounding it costs no soundness.
         """
         rows = rows.flatten(1)
+        n_rows = max(1, _BLOCK // rows.shape[1])
+        blocks = zip(torch.split(rows, n_rows), torch.split(owners, n_rows), strict=True)
+        return torch.cat([self._minimum(block.double(), some) for block, some in blocks])
+
+    def _minimum(self, rows: Tensor, owners: Tensor) -> Tensor:
+        """Return the minima of one block of rows, (n, inputs), float64."""
         size = rows.abs()
         max_step = self._max_step(rows, owners)
         at_centre = (rows * self.centre[owners]).sum(dim=1)
@@ -47,7 +64,7 @@ class Ball:
             dual = self._dual_variable(size.detach(), max_step)
             drop = ((size - dual).clamp_min(0) * max_step).sum(dim=1) + dual[:, 0] * self.eps
         else:
-            scale = self._step_scale(size.detach(), max_step)
+            scale = self._step_scale(size.detach(), max_step, torch.float32)
             steps = torch.minimum(max_step, scale * size.detach())
             # max of |a| m - m^2 / (2 scale) + eps^2 / (2 scale), at the steps that attain it.
             half = 0.5 / scale[:, 0]
@@ -63,7 +80,10 @@ class Ball:
         if self.norm == "Linf":
             steps = max_step
         elif self.norm == "L2":
-            steps = torch.minimum(max_step, self._step_scale(size, max_step) * size)
+            scale = self._step_scale(size, max_step, torch.float64)
+            steps = torch.minimum(max_step, scale * size)
+            # As far as rounding took them out of the ball.
+            steps = steps * (self.eps / steps.norm(dim=1, keepdim=True).clamp_min(self.eps))
         else:
             order = size.argsort(dim=1, descending=True)
             spent = max_step.gather(1, order).cumsum(dim=1)
@@ -73,8 +93,10 @@ class Ball:
 
     def _max_step(self, rows: Tensor, owners: Tensor) -> Tensor:
         """Return how far each coordinate can move against the sign of its coefficient."""
-        down, up = self.centre - self.lower, self.upper - self.centre
-        return torch.where(rows > 0, down[owners], up[owners])
+        # Half of the box, and by how much the centre is off its middle: torch.where would take as
+        # long as all else.
+        radius, off = (self.upper - self.lower) / 2, self.centre - (self.lower + self.upper) / 2
+        return torch.addcmul(radius[owners], rows.detach().sign(), off[owners])
 
     def _dual_variable(self, size: Tensor, max_step: Tensor) -> Tensor:
         """Return the dual variable of an L1 budget: the coefficient that exhausts it."""
@@ -85,21 +107,31 @@ class Ball:
         # A budget that is not used up costs nothing.
         return dual.where(last < size.shape[1], 0.0)
 
-    def _step_scale(self, size: Tensor, max_step: Tensor) -> Tensor:
-        """Return t with |min(max_step, t size)|_2 = eps."""
-        squares, max_squares = size.square(), max_step.square()
-        capped = torch.zeros_like(size, dtype=torch.bool)
-        t = torch.zeros_like(size[:, :1])
+    def _step_scale(self, size: Tensor, max_step: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return t with |min(max_step, t size)|_2 = eps, up to the rounding of dtype.
+
+        The minimum depends on t to second order, so that float32 is fine enough for it.
+        """
+        # In units of the largest coefficient and of eps, so that no square overflows.
+        largest = size.amax(dim=1, keepdim=True).clamp_min(1e-150)
+        size, max_step = (size / largest).to(dtype), (max_step / self.eps).to(dtype)
+        tolerance = 8 * torch.finfo(dtype).eps
+        squares = size.square()
+        t = squares.sum(dim=1, keepdim=True).clamp_min(1e-30).rsqrt()
         # Coordinates that are capped at a smaller t stay capped at the solution: t only increases.
-        while True:
-            spent = max_squares.where(capped, 0.0).sum(dim=1, keepdim=True)
-            rest = squares.where(~capped, 0.0).sum(dim=1, keepdim=True)
-            left = (self.eps**2 - spent).clamp_min(0)
-            t = t.maximum((left / rest.clamp_min(1e-300)).sqrt())
-            more = (t * size >= max_step) & ~capped
-            if not more.any():
-                return t.clamp(1e-150, 1e150)
-            capped |= more
+        for _ in range(_MOST_STEPS):
+            steps = t * size
+            free = (steps < max_step).to(size)
+            rest = (squares * free).sum(dim=1, keepdim=True)
+            spent = torch.minimum(steps, max_step).square().sum(dim=1, keepdim=True)
+            left = 1 - (spent - t.square() * rest)
+            # Where the budget is not used up, t has no limit.
+            new = (left.clamp_min(0) / rest.clamp_min(1e-30)).sqrt().maximum(t).clamp_max(1e15)
+            settled = bool((new <= t * (1 + tolerance)).all())
+            t = new
+            if settled:
+                break
+        return t.double() * (self.eps / largest)
 
 
 class Box(Ball):

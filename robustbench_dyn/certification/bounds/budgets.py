@@ -3,4 +3,4 @@
 # Steps of gradient ascent on the slopes of an example's objectives.
 N_ITERATIONS = 20
 # Multiplications that bounding one example's intermediate values may take.
-BUDGET = 500_000_000
+BUDGET = 5_000_000_000

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from robustbench_dyn.certification.activations import LinearBounds
+from robustbench_dyn.certification.activations import Activation, LinearBounds
+from robustbench_dyn.certification.bounds.affine_prefixes import AffineMap, affine_prefixes
+from robustbench_dyn.certification.bounds.allotment import Allotment, relaxation_gap
 from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
 from robustbench_dyn.certification.bounds.back_substitution import (
     back_substitute,
@@ -22,42 +23,29 @@ from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.budgets import BUDGET
 from robustbench_dyn.certification.bounds.intervals import Bounds, propagate
 from robustbench_dyn.certification.bounds.traced_network import traced_network
-from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
+from robustbench_dyn.certification.network.graph import Network, Pointwise
 from robustbench_dyn.certification.network.lowering import Handlers
 
-# Affine prefixes are composed where the matrix holds at most this many numbers.
-MAX_PREFIX_ENTRIES = 8_000_000
 # As many times the budget may be spent on better slopes.
-_FOR_SLOPES = 10
+_FOR_SLOPES = 2
 # A step of ascent passes back and forth.
 _PASSES_A_STEP = 3
-
-
-class AffineMap(NamedTuple):
-    """An output rows x + bias, with |computed - exact| <= error for x in [0, 1]; all float64.
-
-    rows: (n, inputs); bias, error: (n,), of the flattened output. rounding: (n,), how much the
-    model's own output may differ from it.
-    """
-
-    rows: Tensor
-    bias: Tensor
-    error: Tensor
-    rounding: Tensor
 
 
 class RelaxationState(NamedTuple):
     """A network ready to be relaxed.
 
     model: the module that was traced. exact, fast: see TracedNetwork. affine_prefixes: the map of
-    each pre-activation that is affine in the input. strict: whether a relaxation subtracts the
-    worst case of rounding, or what was measured of it; see rounding.allowance.
+    each pre-activation that is affine in the input. fast_prefixes: the same in the fast dtype.
+    strict: whether a relaxation subtracts the worst case of rounding, or what was measured of it;
+    see rounding.allowance.
     """
 
     model: nn.Module
     exact: Network
     fast: Network
     affine_prefixes: dict[int, AffineMap]
+    fast_prefixes: dict[int, AffineMap]
     strict: bool = True
 
 
@@ -95,48 +83,25 @@ def _relaxation_state(
     model: nn.Module, input_shape: tuple[int, ...], handlers: Handlers | None
 ) -> RelaxationState:
     exact, fast = traced_network(model, input_shape, handlers)
-    d = math.prod(input_shape)
-    affine = [k for k in exact.preactivations if exact.is_affine(k)]
-    small = [k for k in affine if math.prod(exact.shape(k)) * d <= MAX_PREFIX_ENTRIES]
-    return RelaxationState(model, exact, fast, {k: affine_map(exact, k) for k in small})
+    prefixes = affine_prefixes(exact)
+    in_fast_dtype = {k: prefix.to(fast.dtype) for k, prefix in prefixes.items()}
+    return RelaxationState(model, exact, fast, prefixes, in_fast_dtype)
 
 
-def affine_map(network: Network, k: int) -> AffineMap:
-    """Return the map of an output k that is affine in the input; network: of float64."""
-    device = _device(network)
-    zero = torch.zeros(1, *network.input_shape, dtype=network.dtype, device=device)
-    magnitudes, n_summands, rounding = {0: torch.ones_like(zero)}, 4 * zero.numel() + 16, 0
-    units = torch.eye(zero.numel(), dtype=network.dtype, device=device)
-    # An affine map is cheaper to apply to each input unit than to carry back from each output.
-    columns = {0: units.view(-1, *network.input_shape)}
-    for i, node in enumerate(network.nodes[:k], start=1):
-        if not isinstance(node, Affine) or not all(j in columns for j in node.inputs):
-            continue
-        columns[i] = node.linear(*(columns[j] for j in node.inputs))
-        magnitudes[i] = node.magnitude(*(magnitudes[j] for j in node.inputs))
-        n_summands += node.n_summands + 2
-        if node.n_summands:
-            dropped = network.flush_errors[i - 1] * (1 + magnitudes[i].max())
-            magnitudes[i] = magnitudes[i] + dropped
-            rounding += node.rounding_units
-    bias = network.outputs(zero)[k].flatten()
-    rows = columns[k].flatten(1).T.contiguous()
-    # (1 + u)^rounding - 1, of which rounding u is the first term.
-    own = math.expm1(rounding * network.unit)
-    magnitude = magnitudes[k].flatten()
-    return AffineMap(rows, bias, 2.0**-51 * n_summands * magnitude, own * magnitude)
+def interval_bounds(state: RelaxationState, ball: Ball, *, fast: bool = False) -> Bounds:
+    """Return interval bounds, with those of affine prefixes by the ball's own norm.
 
-
-def interval_bounds(state: RelaxationState, ball: Ball) -> Bounds:
-    """Return interval bounds, with those of affine prefixes by the ball's own norm."""
+    fast: in the fast dtype, whose rounding widens them.
+    """
+    network, prefixes = state.exact, state.affine_prefixes
+    if fast:
+        network, prefixes = state.fast, state.fast_prefixes
 
     def refine(k: int, bounds: Bounds) -> None:
-        if k in state.affine_prefixes:
-            bounds.tighten(
-                k, *_prefix_bounds(state.affine_prefixes[k], ball, bounds.lower[k].shape)
-            )
+        if k in prefixes:
+            bounds.tighten(k, *prefixes[k].bounds(ball, bounds.lower[k].shape))
 
-    return propagate(state.exact, ball, refine)
+    return propagate(network, ball, refine)
 
 
 def intermediate_bounds(
@@ -144,30 +109,29 @@ def intermediate_bounds(
 ) -> tuple[Bounds, dict[int, LinearBounds]]:
     """Return bounds tightened by back-substitution where neurons are unstable, and linear bounds.
 
-    budget: multiplications an example, shared equally between the pre-activations; where it does
-    not pay for all neurons, those with the largest relaxation gap come first. n_iterations: steps
-    of ascent on the slopes behind each of these bounds, which cost several times as much. The
-    linear bounds, by the output of an activation, are those of its initial slopes.
+    budget: multiplications an example, of which each pre-activation may take an equal share of what
+    those before it left; where it does not pay for all neurons, those with the largest relaxation
+    gap come first. n_iterations: steps of ascent on the slopes behind each of these bounds, which
+    cost several times as much. The linear bounds, by the output of an activation, are those of its
+    initial slopes.
     """
     network = state.exact
     linear_bounds: dict[int, LinearBounds] = {}
-    consumers: dict[int, list[Pointwise]] = {}
-    for node in network.nodes:
-        if isinstance(node, Pointwise):
-            consumers.setdefault(node.inputs[0], []).append(node)
-    deep = consumers.keys() - state.affine_prefixes.keys()
+    consumers = network.consumers
+    deep = [k for k in consumers if k not in state.affine_prefixes]
+    passes = Allotment(network, deep, budget, len(ball.centre))
+    steps = Allotment(
+        network, deep, _FOR_SLOPES * budget // (_PASSES_A_STEP * max(1, n_iterations)), passes.n
+    )
 
     def refine(k: int, bounds: Bounds) -> None:
         if k in state.affine_prefixes:
-            bounds.tighten(
-                k, *_prefix_bounds(state.affine_prefixes[k], ball, bounds.lower[k].shape)
-            )
+            bounds.tighten(k, *state.affine_prefixes[k].bounds(ball, bounds.lower[k].shape))
         elif k in consumers:
-            n_rows = int(budget / len(deep) / (2 * network.n_multiplications(k)))
-            _tighten(state, ball, bounds, k, consumers[k], linear_bounds, n_rows)
+            activations = [node.activation for _, node in consumers[k]]
+            _tighten(state, ball, bounds, k, activations, linear_bounds, passes)
             if n_iterations and linear_bounds:
-                n_rows = int(n_rows * _FOR_SLOPES / (_PASSES_A_STEP * n_iterations))
-                _tighten(state, ball, bounds, k, consumers[k], linear_bounds, n_rows, n_iterations)
+                _tighten(state, ball, bounds, k, activations, linear_bounds, steps, n_iterations)
         node = network.nodes[k - 1]
         if isinstance(node, Pointwise):
             (i,) = node.inputs
@@ -176,43 +140,21 @@ def intermediate_bounds(
     return propagate(network, ball, refine), linear_bounds
 
 
-def _prefix_bounds(prefix: AffineMap, ball: Ball, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Bound an output affine in the input: by the box, and by the norm dual to the ball's."""
-    rows, bias, error, rounding = prefix
-    # The sums below err by at most a few times the magnitude that the error is made of.
-    slack = 4 * error + rounding
-    low, high = ball.lower, ball.upper
-    middle = (low + high) / 2 @ rows.T + bias
-    radius = (high - low) / 2 @ rows.abs().T
-    lower, upper = middle - radius, middle + radius
-    if ball.norm != "Linf":
-        dual = rows.norm(dim=1) if ball.norm == "L2" else rows.abs().amax(dim=1)
-        at_centre = ball.centre @ rows.T + bias
-        lower = lower.maximum(at_centre - ball.eps * dual)
-        upper = upper.minimum(at_centre + ball.eps * dual)
-    return (lower - slack).view(shape), (upper + slack).view(shape)
-
-
 def _tighten(
     state: RelaxationState,
     ball: Ball,
     bounds: Bounds,
     k: int,
-    consumers: list[Pointwise],
+    activations: list[Activation],
     linear_bounds: Mapping[int, LinearBounds],
-    n_rows: int,
+    allotment: Allotment,
     n_iterations: int = 0,
 ) -> None:
-    """Bound unstable entries of output k by back-substitution, at most n_rows an example."""
+    """Bound unstable entries of output k by back-substitution, as many as the allotment pays."""
     low, high = bounds.lower[k].flatten(1).clone(), bounds.upper[k].flatten(1).clone()
-    gaps = [node.activation.relaxation_gap(low, high) for node in consumers]
-    gap = torch.stack(gaps).amax(dim=0)
-    n_rows = min(n_rows, gap.shape[1])
-    if not n_rows:
-        return
-    widest, entries = gap.topk(n_rows, dim=1)
-    owners, columns = (widest > 0).nonzero(as_tuple=True)
-    entries = entries[owners, columns]
+    owners, entries = allotment.widest(k, relaxation_gap(activations, low, high)).nonzero(
+        as_tuple=True
+    )
     network = state.fast
     for chunk in chunks(network, 2 * len(owners), up_to=k):
         pairs = torch.arange(2 * len(owners), device=owners.device)[chunk]
@@ -248,11 +190,3 @@ def _tighten(
             high[row_owners[above], entry[above]], -lower_bound[above]
         )
     bounds.tighten(k, low.view_as(bounds.lower[k]), high.view_as(bounds.upper[k]))
-
-
-def _device(network: Network) -> torch.device:
-    for node in network.nodes:
-        bias = getattr(node, "bias", None)
-        if bias is not None:
-            return bias.device
-    return torch.device("cpu")

@@ -11,22 +11,24 @@ from torch import Tensor
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.network.graph import Network, Pointwise
 
-_UNIT = 2.0**-53
-
 
 class Bounds(NamedTuple):
     """Bounds of the outputs of a network as the model computes them, with its own rounding.
 
-    Lists by the index of the output, with entries (batch, *shape), float64. lower, upper: lower <=
-    output <= upper. magnitudes: at least the sum of the absolute values of all summands of an
-    affine output, and at least its absolute value: rounding is a multiple of it. errors: at least
-    the difference between the output as computed and as it is in exact arithmetic.
+    Lists by the index of the output, with entries (batch, *shape), of one dtype. lower, upper:
+    lower <= output <= upper. magnitudes: at least the sum of the absolute values of all summands of
+    an affine output, and at least its absolute value: rounding is a multiple of it. errors: at
+    least the difference between the output as computed and as it is in exact arithmetic.
     """
 
     lower: list[Tensor]
     upper: list[Tensor]
     magnitudes: list[Tensor]
     errors: list[Tensor]
+
+    def at(self, examples: Tensor) -> Bounds:
+        """Return the bounds of some examples, by a mask or by indices."""
+        return Bounds(*([values[examples] for values in part] for part in self))
 
     def tighten(self, k: int, lower: Tensor, upper: Tensor) -> None:
         """Intersect the bounds of output k with these."""
@@ -39,14 +41,16 @@ def propagate(
 ) -> Bounds:
     """Return bounds of every output over the ball: centres by weights, radii by absolute weights.
 
-    network: of float64. refine(k, bounds) may tighten output k, the last one bounded so far, before
-    later outputs are bounded by it. (Interval bound propagation, arXiv 1810.12715, Section 3.)
+    network: its dtype is that of the bounds, which are widened by the rounding there. refine(k,
+    bounds) may tighten output k, the last one bounded so far, before later outputs are bounded by
+    it. (Interval bound propagation, arXiv 1810.12715, Section 3.)
     The model's rounding, in any order of summation, errs by at most its unit roundoff times the
     number of summands times the sum of their absolute values (Jeannerod & Rump, SIAM J. Matrix
     Anal. Appl. 34, 2013); a value that may overflow has no bounds.
     """
     unit, largest = network.unit, torch.finfo(network.model_dtype).max
-    lower, upper = ball.box()
+    own = torch.finfo(network.dtype).eps / 2
+    lower, upper = ball.box(network.dtype)
     bounds = Bounds([lower], [upper], [upper.abs()], [torch.zeros_like(upper)])
     for k, node in enumerate(network.nodes, start=1):
         lows = [bounds.lower[i] for i in node.inputs]
@@ -55,9 +59,10 @@ def propagate(
             low, high = node.activation(lows[0]), node.activation(highs[0])
             magnitude = torch.maximum(low.abs(), high.abs()) + network.flush_errors[k - 1]
             rounding = node.activation.rounding_units * unit * magnitude
-            slack = 16 * _UNIT * magnitude + rounding + node.activation.deviation
+            slack = 16 * own * magnitude + rounding + node.activation.deviation
             (error,) = (bounds.errors[i] for i in node.inputs)
             error = error * node.activation.max_slope + rounding + node.activation.deviation
+            error = error * (1 + 8 * own)
         else:
             centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
             radii = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
@@ -73,9 +78,9 @@ def propagate(
                 magnitude = magnitude + dropped.view(-1, *[1] * (magnitude.dim() - 1))
             rounding = node.rounding_units * unit * magnitude
             rounding = rounding.where(magnitude < largest, torch.inf)
-            slack = 2 * (node.n_summands + 6) * _UNIT * magnitude + rounding
+            slack = 2 * (node.n_summands + 6) * own * magnitude + rounding
             error = node.abs_linear(*(bounds.errors[i] for i in node.inputs))
-            error = error * (1 + 2 * (node.n_summands + 6) * _UNIT) + rounding
+            error = (error + rounding) * (1 + 2 * (node.n_summands + 6) * own)
         bounds.lower.append(low - slack)
         bounds.upper.append(high + slack)
         bounds.magnitudes.append(magnitude)

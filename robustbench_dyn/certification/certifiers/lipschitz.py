@@ -20,7 +20,7 @@ class Lipschitz(Certifier["LipschitzState"]):
 
     name: ClassVar = "lipschitz"
     # 2: the rounding of networks with layers of uneven scales is bounded more sharply.
-    version: ClassVar = 2
+    version: ClassVar = 3
     description: ClassVar = "global L2 Lipschitz bound of each logit difference"
     phase: ClassVar = Phase.CLEAN
     radii_from_l2: ClassVar = True

@@ -20,7 +20,7 @@ class LipschitzInBox(Certifier["LipschitzState"]):
 
     name: ClassVar = "lipschitz_in_box"
     # 2: the rounding of networks with layers of uneven scales is bounded more sharply.
-    version: ClassVar = 2
+    version: ClassVar = 3
     description: ClassVar = (
         "global L2 Lipschitz bound from the middle of the Linf ball within [0, 1]"
     )

@@ -24,7 +24,7 @@ class LipSDP(Certifier["LipschitzState"]):
 
     name: ClassVar = "lipsdp"
     # 2: the rounding of networks with layers of uneven scales is bounded more sharply.
-    version: ClassVar = 2
+    version: ClassVar = 3
     description: ClassVar = (
         "semidefinite L2 Lipschitz bound of each logit difference (LipSDP), small networks"
     )

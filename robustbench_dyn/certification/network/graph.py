@@ -110,6 +110,18 @@ class Network:
         """The indices of the outputs that activations are applied to, each once, in order."""
         return sorted({node.inputs[0] for node in self.nodes if isinstance(node, Pointwise)})
 
+    @property
+    def consumers(self) -> dict[int, list[tuple[int, Pointwise]]]:
+        """The activations of each pre-activation, with their outputs, by its index, in order."""
+        return {
+            k: [
+                (i, node)
+                for i, node in enumerate(self.nodes, start=1)
+                if isinstance(node, Pointwise) and node.inputs[0] == k
+            ]
+            for k in self.preactivations
+        }
+
     def shape(self, k: int) -> tuple[int, ...]:
         """Return the shape of one example's output k."""
         return self.nodes[k - 1].shape if k else self.input_shape

@@ -10,25 +10,25 @@ from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
 from robustbench_dyn.certification.bounds.back_substitution import LowerBounds, objective_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.budgets import BUDGET, N_ITERATIONS
+from robustbench_dyn.certification.bounds.first_pass import estimated_bounds
 from robustbench_dyn.certification.bounds.intermediate import (
     RelaxationState,
     intermediate_bounds,
-    interval_bounds,
 )
+from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.objectives import (
     Objectives,
     examples_with,
     least_per_example,
     proved_radii,
 )
-from robustbench_dyn.certification.proofs.relaxed_objectives import relaxed_objectives
+from robustbench_dyn.certification.proofs.interval import interval_margins
+from robustbench_dyn.certification.proofs.relaxed_objectives import measured
 from robustbench_dyn.threat_models import ThreatModel
 
-# Where intervals are wider than this many times the logits, a relaxation is not tried.
-_HOPELESS = 1e4
 # Slopes are optimised where the bound is below 0 by at most this many times the margin; those
 # behind intermediate bounds, which cost more and gain less, where it is by the second number.
-_WITHIN_REACH, _CLOSE = 1.0, 0.21
+_WITHIN_REACH, _CLOSE = 1.0, 0.3
 
 
 @torch.no_grad()
@@ -44,27 +44,22 @@ def prove(
 ) -> Proof:
     """Exclude each class whose margin stays above 0 by a linear relaxation.
 
-    Each step is more expensive, and is applied to what the ones before left open: intervals;
-    back-substitution with the initial slopes, over intermediate bounds that are tightened the same
-    way; slopes optimised for each objective; slopes optimised for the intermediate bounds, too.
+    Each step is more expensive, and is applied to what the ones before left open: intervals; a
+    first pass over a sample of the neurons, for the competing class of the least margin, which
+    leaves the examples within reach of a proof; back-substitution with the initial slopes, over
+    intermediate bounds that are tightened the same way; slopes optimised for each objective; slopes
+    optimised for the intermediate bounds, too.
     """
-    ball = Ball(x, threat_model)
-    bounds = interval_bounds(state, ball)
-    objectives = relaxed_objectives(state, bounds, x, logits, y, threat_model)
-    by_intervals = objective_bounds(
-        state.exact,
-        bounds,
-        ball,
-        objectives.coefficients,
-        objectives.example,
-        linear_bounds={},
+    by_intervals = interval_margins(
+        state, x, logits, y, threat_model, fast=True, strict=state.strict
     )
-    lower_bound = _as_computed(by_intervals, state, objectives)
-    scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)[objectives.example]
-    smallest = (by_intervals.value / scale).minimum(lower_bound)
-    smallest = least_per_example(smallest, objectives, len(x))
-    left = (smallest <= 0) & (smallest.isinf() | (smallest > -_HOPELESS))
-    left = left[objectives.example]
+    objectives, lower_bound, near, bounds = by_intervals
+    unproved = ~(least_per_example(lower_bound, objectives, len(x)) > 0)
+    pursued = torch.zeros_like(unproved)
+    pursued[unproved] = _within_reach(state, x, bounds, objectives, threat_model, unproved, budget)
+    left = pursued[objectives.example]
+    missing = left & ~near[objectives.example]
+    objectives = measured(objectives, missing, state, bounds, x, logits, y, threat_model)
     relaxed = relaxed_margins(
         state,
         x,
@@ -73,11 +68,38 @@ def prove(
         n_iterations=n_iterations,
         budget=budget,
     )
-    lower_bound[left] = relaxed.maximum(lower_bound[left])
+    lower_bound[left] = relaxed.fmax(lower_bound[left])
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
-    within_rounding = examples_with(lower_bound.isneginf(), objectives, len(x))
+    # Where bounds are out of reach of a proof, it is not rounding that prevents one.
+    rounded = lower_bound.isneginf() & (near | pursued)[objectives.example]
+    within_rounding = examples_with(rounded, objectives, len(x))
     margins = least_per_example(lower_bound, objectives, len(x))
     return Proof(radii, within_rounding=within_rounding, margins=margins)
+
+
+def _within_reach(
+    state: RelaxationState,
+    x: Tensor,
+    bounds: Bounds,
+    objectives: Objectives,
+    threat_model: ThreatModel,
+    examples: Tensor,
+    budget: int,
+) -> Tensor:
+    """Say which of some examples, a mask, come near enough to a proof to be relaxed in full."""
+    least = least_per_example(objectives.margin, objectives, len(x))
+    (closest,) = (objectives.margin == least[objectives.example]).nonzero(as_tuple=True)
+    # One objective an example, of those that share the least margin.
+    one = closest.new_zeros(len(x)).index_put((objectives.example[closest],), closest)[examples]
+    estimate = estimated_bounds(
+        state,
+        Ball(x[examples], threat_model),
+        bounds.at(examples),
+        x[examples],
+        objectives.coefficients[one],
+        budget=budget,
+    )
+    return estimate > -_WITHIN_REACH * objectives.margin[one]
 
 
 def _as_computed(found: LowerBounds, state: RelaxationState, objectives: Objectives) -> Tensor:

@@ -19,13 +19,30 @@ def relaxed_objectives(
     threat_model: ThreatModel,
 ) -> Objectives:
     """Return the objectives of all examples that are classified as y; bounds: over their balls."""
-    return with_rounding(
-        margin_objectives(x, logits, y),
+    return measured(
+        margin_objectives(x, logits, y), slice(None), state, bounds, x, logits, y, threat_model
+    )
+
+
+def measured(
+    objectives: Objectives,
+    rows: Tensor | slice,
+    state: RelaxationState,
+    bounds: Bounds,
+    x: Tensor,
+    logits: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+) -> Objectives:
+    """Return objectives with the rounding of some of them, rows, which takes two passes each."""
+    found = with_rounding(
+        objectives.at(rows),
         state.model,
         state.exact,
-        bounds.errors[-1],
+        bounds.errors[-1].double(),
         x,
         logits,
         y,
         threat_model,
     )
+    return objectives.replaced(rows, found)
