@@ -34,16 +34,16 @@ class LinearBounds(NamedTuple):
 
 
 class Activation(ABC):
-    """An increasing function of one number, applied entry by entry.
+    """A function of one number, applied entry by entry.
 
     A subclass says how it is computed, its derivative, and where f(z) - slope z may have an
     extremum; all linear bounds follow from these, and are sound for any slopes.
 
     rounding_units: how many units roundoff of its value the model's function may err by.
     deviation: what the function as it is computed may differ by from the one that is meant, besides
-    rounding. min_slope, max_slope: bounds of the derivative, at least 0. secant_upper: the secant
-    is the best upper line (f is convex), so that only the lower one is optimised.
-    piecewise_linear: slopes are searched in larger steps.
+    rounding. min_slope, max_slope: bounds of the derivative; f increases where min_slope is at
+    least 0. secant_upper: the secant is the best upper line (f is convex), so that only the lower
+    one is optimised. piecewise_linear: slopes are searched in larger steps.
     """
 
     rounding_units = 16
@@ -64,6 +64,26 @@ class Activation(ABC):
     @abstractmethod
     def critical_points(self, slope: Tensor) -> list[Tensor]:
         """Return all z where f(z) - slope z may have a local extremum; more do no harm."""
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest value between the bounds of z, but for rounding.
+
+        They lie at the ends of an increasing function; else there or where the derivative is 0.
+        """
+        low, high = self(lower), self(upper)
+        if self.min_slope >= 0:
+            return low, high
+        points = [torch.clamp(z, lower, upper) for z in self.critical_points(lower.new_zeros(()))]
+        values = torch.stack([low, high, *map(self, points)])
+        return values.amin(dim=0), values.amax(dim=0)
+
+    def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor | float:
+        """Return at least the largest |f'| within `error` of the bounds of z; here, everywhere."""
+        return max(abs(self.min_slope), abs(self.max_slope))
+
+    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Return the least and the largest slope that lines are searched with."""
+        return min(0.0, self.min_slope), max(1.0, self.max_slope)
 
     def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return good slopes of a lower and an upper line between the bounds of z; f is convex."""

@@ -358,8 +358,8 @@ def affine(**parts):
         (F.hardtanh, lambda c: c.pointwise(ShiftedTanh()), "the node computes what the operation"),
         (F.hardtanh, lambda c: c.pointwise(LeakyReLU(0.0)), "the node computes what the operation"),
         (F.hardtanh, lambda c: c.pointwise(WithoutKinks()), "linear bounds contain samples"),
-        (F.hardtanh, lambda c: c.pointwise(TooFlat()), "an activation is increasing"),
-        (F.hardtanh, lambda c: c.pointwise(LikeSigmoid()), "an activation is increasing"),
+        (F.hardtanh, lambda c: c.pointwise(TooFlat()), "the slopes of an activation"),
+        (F.hardtanh, lambda c: c.pointwise(LikeSigmoid()), "the slopes of an activation"),
         (F.hardtanh, lambda c: 1 / 0, "a network that uses the operation can be traced"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.network.graph import Network, Pointwise
+from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
 
 _UNIT = 2.0**-53
 
@@ -52,12 +52,19 @@ def propagate(
         lows = [bounds.lower[i] for i in node.inputs]
         highs = [bounds.upper[i] for i in node.inputs]
         if isinstance(node, Pointwise):
-            low, high = node.activation(lows[0]), node.activation(highs[0])
-            magnitude = torch.maximum(low.abs(), high.abs()) + network.flush_errors[k - 1]
-            rounding = node.activation.rounding_units * unit * magnitude
-            slack = 16 * _UNIT * magnitude + rounding + node.activation.deviation
+            activation = node.activation
+            low, high = activation.interval(lows[0], highs[0])
             (error,) = (bounds.errors[i] for i in node.inputs)
-            error = error * node.activation.max_slope + rounding + node.activation.deviation
+            slope = activation.slope_bound(lows[0], highs[0], error)
+            steepness = slope.clamp_min(1.0) if isinstance(slope, Tensor) else max(1.0, slope)
+            magnitude = torch.maximum(low.abs(), high.abs())
+            magnitude = magnitude + network.flush_errors[k - 1] * steepness
+            rounding = activation.rounding_units * unit * magnitude
+            # Others are no larger than their arguments, or not computed by the model.
+            if activation.max_slope > 1 and activation.rounding_units:
+                rounding = rounding.where(magnitude < largest, torch.inf)
+            slack = 16 * _UNIT * magnitude + rounding + activation.deviation
+            error = error * slope + rounding + activation.deviation
         else:
             centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
             radii = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
@@ -72,14 +79,58 @@ def propagate(
                 dropped = network.flush_errors[k - 1] * (1 + most)
                 magnitude = magnitude + dropped.view(-1, *[1] * (magnitude.dim() - 1))
             rounding = node.rounding_units * unit * magnitude
-            rounding = rounding.where(magnitude < largest, torch.inf)
+            if node.own_units != 0:
+                rounding = rounding.where(magnitude < largest, torch.inf)
             slack = 2 * (node.n_summands + 6) * _UNIT * magnitude + rounding
             error = node.abs_linear(*(bounds.errors[i] for i in node.inputs))
             error = error * (1 + 2 * (node.n_summands + 6) * _UNIT) + rounding
-        bounds.lower.append(low - slack)
-        bounds.upper.append(high + slack)
+        low, high = low - slack, high + slack
+        if isinstance(node, Affine) and node.direct is not None:
+            low, high, magnitude, error = _tightened(
+                node, network, bounds, (low, high, magnitude, error), network.flush_errors[k - 1]
+            )
+        bounds.lower.append(low)
+        bounds.upper.append(high)
         bounds.magnitudes.append(magnitude)
         bounds.errors.append(error)
         if refine is not None:
             refine(k, bounds)
     return bounds
+
+
+def _tightened(
+    node: Affine,
+    network: Network,
+    bounds: Bounds,
+    found: tuple[Tensor, Tensor, Tensor, Tensor],
+    flush_error: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return lower, upper, magnitude and error of an output, by its direct bounds, too.
+
+    found: the same by the node's own inputs; NaN, where these have no bounds, gives way.
+    """
+    direct, (low, high, magnitude, error) = node.direct, found
+    assert direct is not None
+    lows = [bounds.lower[i] for i in direct.inputs]
+    highs = [bounds.upper[i] for i in direct.inputs]
+    errors = [bounds.errors[i] for i in direct.inputs]
+    direct_low, direct_high = direct.interval(lows, highs)
+    size = torch.maximum(direct_low.abs(), direct_high.abs()) + flush_error
+    own = magnitude
+    if direct.magnitude is not None:
+        own = size = size + direct.magnitude(lows, highs)
+    rounding = node.rounding_units * network.unit * own
+    rounding = rounding.where(own < torch.finfo(network.model_dtype).max, torch.inf)
+    slack = 64 * _UNIT * size + rounding
+    # Exact values lie within the errors of computed ones.
+    wider = [
+        [low - error for low, error in zip(lows, errors, strict=True)],
+        [high + error for high, error in zip(highs, errors, strict=True)],
+    ]
+    direct_error = direct.error(errors, *wider) * (1 + 64 * _UNIT) + rounding
+    return (
+        torch.fmax(low, direct_low - slack),
+        torch.fmin(high, direct_high + slack),
+        torch.maximum(magnitude, size),
+        torch.fmin(error, direct_error),
+    )

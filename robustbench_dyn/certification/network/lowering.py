@@ -36,16 +36,15 @@ def to_network(trace: Trace, dtype: torch.dtype, handlers: Handlers | None = Non
     new_indices = {0: 0}
     for k in _needed(trace):
         operation = _renumbered(trace.operations[k - 1], new_indices)
-        context = OperationContext(operation, shapes, dtype, trace.device)
+        context = OperationContext(operation, shapes, nodes, dtype, trace.device)
         handler = handlers[operation.name]
         if handler is None:
             raise context.refuse()
         if not operation.batched:
             raise context.refuse(" over the batch")
-        node = handler(context)
-        nodes.append(node)
-        shapes.append(node.shape)
-        new_indices[k] = len(nodes)
+        lowered = handler(context)
+        reference = lowered if isinstance(lowered, NodeRef) else context.add(lowered)
+        new_indices[k] = reference.index
     return Network(trace.input_shape, tuple(nodes), dtype, trace.dtype)
 
 
