@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from copy import copy
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -64,6 +65,12 @@ class Activation(ABC):
     @abstractmethod
     def critical_points(self, slope: Tensor) -> list[Tensor]:
         """Return all z where f(z) - slope z may have a local extremum; more do no harm."""
+
+    def unrounded(self) -> Self:
+        """Return the same function, as a step that the model itself does not compute."""
+        exact = copy(self)
+        exact.rounding_units = 0
+        return exact
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least and the largest value between the bounds of z, but for rounding.

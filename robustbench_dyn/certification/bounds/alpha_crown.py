@@ -48,6 +48,8 @@ def optimised_bounds(
     """
     nothing = ball.centre.new_zeros(0)
     values, roundings = [nothing], [nothing]
+    before = network.ancestors(k)
+    initial = {i: lines for i, lines in initial.items() if i in before}
     for chunk in chunks(network, len(rows), factor=8, up_to=k):
         chunk_owners, objectives = owners[chunk], rows[chunk].to(network.dtype)
         lines = _Lines.of(network, bounds, initial, chunk_owners)
@@ -81,7 +83,7 @@ def optimised_bounds(
             for key, slope in slopes.items():
                 mask = better.view(-1, *[1] * (slope.dim() - 1))
                 best[key] = torch.where(mask, slope.detach(), best[key])
-            if step + 1 < n_iterations:
+            if slopes and step + 1 < n_iterations:
                 gradients = torch.autograd.grad(total, list(slopes.values()))
                 for key, gradient in zip(slopes, gradients, strict=True):
                     ascent[key].step(gradient)

@@ -146,19 +146,19 @@ class Network:
             for node in self.nodes[:k]
         )
 
-    def is_affine(self, k: int) -> bool:
-        """Say whether output k is an affine function of the input."""
-        reached, affine = {0}, True
-        waiting = [k]
+    def ancestors(self, k: int) -> set[int]:
+        """Return the indices of the outputs that output k is computed from, with its own."""
+        found, waiting = set[int](), [k]
         while waiting:
             i = waiting.pop()
-            if i in reached:
-                continue
-            reached.add(i)
-            node = self.nodes[i - 1]
-            affine = affine and isinstance(node, Affine)
-            waiting += node.inputs
-        return affine
+            if i not in found:
+                found.add(i)
+                waiting += self.nodes[i - 1].inputs if i else ()
+        return found
+
+    def is_affine(self, k: int) -> bool:
+        """Say whether output k is an affine function of the input."""
+        return all(isinstance(self.nodes[i - 1], Affine) for i in self.ancestors(k) - {0})
 
     def outputs(self, x: Tensor) -> list[Tensor]:
         """Return every output at x, (batch, *input_shape), of the network's dtype."""

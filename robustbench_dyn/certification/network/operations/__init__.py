@@ -25,6 +25,8 @@ from robustbench_dyn.certification.network.operations import (
     arithmetic,
     linear,
     movement,
+    piecewise,
+    pooling,
 )
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
 from robustbench_dyn.errors import InputError
@@ -42,7 +44,7 @@ OPERATIONS: Registry[Handler] = Registry(
     "operation",
     [
         Entry(name, handler)
-        for module in (activations, linear, arithmetic, movement)
+        for module in (activations, piecewise, pooling, linear, arithmetic, movement)
         for name, handler in module.OPERATIONS.items()
     ],
     from_plugins=from_plugins("operations", _check_type),
