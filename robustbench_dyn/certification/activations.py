@@ -43,14 +43,16 @@ class Activation(ABC):
     rounding_units: how many units roundoff of its value the model's function may err by.
     deviation: what the function as it is computed may differ by from the one that is meant, besides
     rounding. min_slope, max_slope: bounds of the derivative; f increases where min_slope is at
-    least 0. secant_upper: the secant is the best upper line (f is convex), so that only the lower
-    one is optimised. piecewise_linear: slopes are searched in larger steps.
+    least 0. stationary_points: where any other f has a derivative of 0. secant_upper: the secant is
+    the best upper line (f is convex), so that only the lower one is optimised. piecewise_linear:
+    slopes are searched in larger steps.
     """
 
     rounding_units = 16
     deviation = 0.0
     min_slope = 0.0
     max_slope = 1.0
+    stationary_points: tuple[float, ...] = ()
     secant_upper = True
     piecewise_linear = False
 
@@ -75,14 +77,21 @@ class Activation(ABC):
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least and the largest value between the bounds of z, but for rounding.
 
-        They lie at the ends of an increasing function; else there or where the derivative is 0.
+        They lie at the ends of a monotone function; else there or where the derivative is 0.
         """
         low, high = self(lower), self(upper)
         if self.min_slope >= 0:
             return low, high
-        points = [torch.clamp(z, lower, upper) for z in self.critical_points(lower.new_zeros(()))]
+        points = [lower.new_tensor(z).clamp(lower, upper) for z in self.stationary_points]
         values = torch.stack([low, high, *map(self, points)])
         return values.amin(dim=0), values.amax(dim=0)
+
+    def summands(self, z: Tensor) -> Tensor | float:
+        """Return the size of numbers that cancel in f(z), whose rounding it has beside its own.
+
+        It does not decrease with |z|.
+        """
+        return 0.0
 
     def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor | float:
         """Return at least the largest |f'| within `error` of the bounds of z; here, everywhere."""
@@ -130,7 +139,8 @@ class Activation(ABC):
         for z in points:
             value = self(z)
             candidate = value - slope * z
-            slack = _ULPS * (value.abs() + (slope * z).abs()).detach() + self.deviation + _TINY
+            size = value.abs() + (slope * z).abs() + self.summands(z)
+            slack = _ULPS * size.detach() + self.deviation + _TINY
             candidate = candidate + sign * slack
             if offset is None:
                 offset = candidate

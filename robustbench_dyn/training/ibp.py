@@ -108,9 +108,7 @@ def interval_values(
             ends = [intervals[i] for i in node.direct.inputs]
             lows, highs = [c - r for c, r in ends], [c + r for c, r in ends]
             low, high = node.direct.interval(lows, highs)
-            intervals.append(
-                _between(low.maximum(centre - radius), high.minimum(centre + radius))
-            )
+            intervals.append(_between(low.maximum(centre - radius), high.minimum(centre + radius)))
         else:
             intervals.append(Interval(centre, radius))
     return intervals

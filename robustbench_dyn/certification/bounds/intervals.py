@@ -58,6 +58,8 @@ def propagate(
             slope = activation.slope_bound(lows[0], highs[0], error)
             steepness = slope.clamp_min(1.0) if isinstance(slope, Tensor) else max(1.0, slope)
             magnitude = torch.maximum(low.abs(), high.abs())
+            farthest = torch.maximum(lows[0].abs(), highs[0].abs())
+            magnitude = magnitude + activation.summands(farthest)
             magnitude = magnitude + network.flush_errors[k - 1] * steepness
             rounding = activation.rounding_units * unit * magnitude
             # Others are no larger than their arguments, or not computed by the model.

@@ -1,6 +1,6 @@
 """Handlers of operations: how each one becomes an affine map or an activation.
 
-A module of a plugin adds its own with `OPERATIONS = {"hardtanh": handler, ...}`. A name is that of
+A module of a plugin adds its own with `OPERATIONS = {"atan": handler, ...}`. A name is that of
 torch's operation without its namespace, overload and the underscore of an operation in place, or
 "library::name" for another library's; the error about an operation that has no handler says it.
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.activations import LeakyReLU
-from robustbench_dyn.certification.network.graph import Affine, Direct, Pointwise
+from robustbench_dyn.certification.network.graph import Direct
 from robustbench_dyn.certification.network.operations.base import OperationContext
+from robustbench_dyn.certification.network.operations.steps import combined, relu
 from robustbench_dyn.certification.network.trace import NodeRef
 
 
@@ -33,47 +33,6 @@ class Ordered(NamedTuple):
 
     larger: NodeRef
     smaller: NodeRef
-
-
-def combined(
-    context: OperationContext,
-    values: Sequence[NodeRef],
-    factors: Sequence[Tensor],
-    *,
-    bias: Tensor | None = None,
-    own_units: int | None = 0,
-    direct: Direct | None = None,
-) -> NodeRef:
-    """Add the node sum of factors[i] values[i], plus bias; all values of one shape.
-
-    own_units: 0 for a step that the model does not compute, as in Affine.
-    """
-    shape = context.shapes[values[0].index]
-
-    def total(zs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-        result = zs[0] * weights[0]
-        for z, weight in zip(zs[1:], weights[1:], strict=True):
-            result = result + z * weight
-        return result
-
-    sizes = [factor.abs() for factor in factors]
-    node = Affine(
-        inputs=tuple(value.index for value in values),
-        shape=shape,
-        linear=lambda *zs: total(zs, factors),
-        abs_linear=lambda *zs: total(zs, sizes),
-        adjoint=lambda a: tuple(a * factor for factor in factors),
-        bias=bias,
-        n_summands=len(values) + 1,
-        own_units=own_units,
-        direct=direct,
-    )
-    return context.add(node)
-
-
-def relu(context: OperationContext, z: NodeRef) -> NodeRef:
-    """Add the positive part of a value, as a step that the model does not compute."""
-    return context.add(Pointwise((z.index,), context.shapes[z.index], LeakyReLU(0.0).unrounded()))
 
 
 def piecewise_linear(

@@ -1,4 +1,4 @@
-"""Handlers of functions that are linear between kinks, and of the larger or smaller of two values."""
+"""Handlers of functions that are linear between kinks, and of the larger of two values."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from robustbench_dyn.certification.network.operations.choices import (
     minimum,
     piecewise_linear,
 )
+from robustbench_dyn.certification.network.operations.steps import expanded
 from robustbench_dyn.certification.network.trace import NodeRef
 
 
@@ -100,8 +101,7 @@ def _clamped(context: OperationContext, x: Any, least: Any, most: Any) -> NodeRe
     one, zero = context.constant(1.0), context.constant(0.0)
     low = None if least is None else context.constant_per_example(least)
     high = None if most is None else context.constant_per_example(most)
-    if context.shapes[x.index] != context.operation.shape:
-        raise context.refuse(" that repeats values")
+    x = expanded(context, x, context.operation.shape)
     if low is not None and high is not None and bool((low > high).any()):
         raise context.refuse(" with ends in the wrong order")
     if low is None:
@@ -160,8 +160,7 @@ def _chosen(context: OperationContext, *, larger: bool) -> NodeRef:
     if not isinstance(b, NodeRef):
         ends = (b, None) if larger else (None, b)
         return _clamped(context, a, *ends)
-    if context.shapes[a.index] != context.shapes[b.index]:
-        raise context.refuse(" that repeats values")
+    a, b = (expanded(context, value, context.operation.shape) for value in (a, b))
     return (maximum if larger else minimum)(context, a, b)
 
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from robustbench_dyn.certification.network.graph import Affine
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
 from robustbench_dyn.certification.network.operations.choices import maximum, minimum, ordered
+from robustbench_dyn.certification.network.operations.steps import joined, picked, reshaped
 from robustbench_dyn.certification.network.trace import NodeRef
 
 # Groups of more values are not sorted.
@@ -29,43 +28,6 @@ class _Window(NamedTuple):
     stride: int
     padding: int
     dilation: int
-
-
-def picked(context: OperationContext, x: NodeRef, dim: int, places: Tensor) -> NodeRef:
-    """Add the values of x at some places along a dimension, which counts that of the batch as 0."""
-    shape = list(context.shapes[x.index])
-    size, shape[dim - 1] = shape[dim - 1], len(places)
-    places = places.to(context.device)
-    repeats = int(torch.bincount(places, minlength=1).max())
-    step = int(places[1] - places[0]) if len(places) > 1 else 1
-    start = int(places[0])
-    regular = step > 0 and bool((places.diff() == step).all())
-
-    index = (slice(None),) * dim + (slice(start, start + step * len(places), step),)
-
-    def pick(z: Tensor) -> Tensor:
-        return z[index] if regular else z.index_select(dim, places)
-
-    def spread(a: Tensor) -> Tensor:
-        found = a.new_zeros(*a.shape[:dim], size, *a.shape[dim + 1 :])
-        if not regular:
-            return found.index_add(dim, places, a)
-        # Autograd follows the assignment.
-        found[index] = a
-        return found
-
-    node = Affine(
-        inputs=(x.index,),
-        shape=tuple(shape),
-        linear=pick,
-        abs_linear=pick,
-        adjoint=lambda a: (spread(a),),
-        bias=None,
-        # Coefficients of a value that is read several times are added.
-        n_summands=repeats if repeats > 1 else 0,
-        own_units=0,
-    )
-    return context.add(node)
 
 
 def largest(context: OperationContext, values: Sequence[NodeRef]) -> NodeRef:
@@ -214,41 +176,6 @@ def comparators(n: int) -> Iterator[tuple[int, int]]:
                         yield i + j, i + j + k
             k //= 2
         p *= 2
-
-
-def joined(context: OperationContext, values: Sequence[NodeRef], dim: int) -> NodeRef:
-    """Add several values behind one another along a dimension."""
-    shapes = [context.shapes[value.index] for value in values]
-    sizes = [shape[dim - 1] for shape in shapes]
-    shape = list(shapes[0])
-    shape[dim - 1] = sum(sizes)
-    node = Affine(
-        inputs=tuple(value.index for value in values),
-        shape=tuple(shape),
-        linear=lambda *zs: torch.cat(zs, dim=dim),
-        abs_linear=lambda *zs: torch.cat(zs, dim=dim),
-        adjoint=lambda a: torch.split(a, sizes, dim=dim),
-        bias=None,
-        n_summands=0,
-    )
-    return context.add(node)
-
-
-def reshaped(context: OperationContext, x: NodeRef, shape: tuple[int, ...]) -> NodeRef:
-    """Add the same numbers in another shape."""
-    before = context.shapes[x.index]
-    if before == shape:
-        return x
-    node = Affine(
-        inputs=(x.index,),
-        shape=shape,
-        linear=lambda z: z.reshape(len(z), *shape),
-        abs_linear=lambda z: z.reshape(len(z), *shape),
-        adjoint=lambda a: (a.reshape(len(a), *before),),
-        bias=None,
-        n_summands=0,
-    )
-    return context.add(node)
 
 
 OPERATIONS: dict[str, Handler] = {

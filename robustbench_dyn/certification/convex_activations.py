@@ -1,0 +1,159 @@
+"""Powers and the exponential function: activations of unbounded slope, some with a limited domain.
+
+Where the bounds of the argument leave the domain, nothing is known of the value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.certification.activations import Activation, Line
+
+
+class Exp(Activation):
+    """exp(z)."""
+
+    max_slope = float("inf")
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        return torch.exp(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        return torch.exp(z)
+
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return where exp(z) = slope."""
+        return [torch.log(slope.clamp_min(1e-300))]
+
+    def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """Return the slope at the upper end."""
+        return torch.exp(upper + error) * (1 + 2.0**-40)
+
+    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slopes at the ends."""
+        return torch.exp(lower), torch.exp(upper)
+
+
+class Square(Activation):
+    """z^2."""
+
+    rounding_units = 4
+    min_slope, max_slope = -float("inf"), float("inf")
+    stationary_points = (0.0,)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        return z.square()
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        return 2 * z
+
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return where 2 z = slope."""
+        return [slope / 2]
+
+    def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """Return twice the largest |z|."""
+        return 2 * (torch.maximum(lower.abs(), upper.abs()) + error) * (1 + 2.0**-40)
+
+    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slopes at the ends."""
+        return 2 * lower, 2 * upper
+
+
+class _Limited(Activation):
+    """A function with a pole at 0, on each side of which it is monotone, and convex or concave."""
+
+    rounding_units = 4
+    min_slope = -float("inf")
+    max_slope = 0.0
+
+    def _defined(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Say where the function is defined between the bounds."""
+        return (lower > 0) | (upper < 0)
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values at the ends, and all numbers where it is not defined."""
+        defined = self._defined(lower, upper)
+        at_lower, at_upper = self(lower), self(upper)
+        low, high = at_lower.minimum(at_upper), at_lower.maximum(at_upper)
+        return low.where(defined, -torch.inf), high.where(defined, torch.inf)
+
+    def line(self, slope: Tensor, lower: Tensor, upper: Tensor, *, above: bool) -> Line:
+        """Return the line of this slope; without a finite offset where f is not defined."""
+        defined = self._defined(lower, upper)
+        one = torch.ones_like(lower)
+        line = super().line(
+            slope, lower.where(defined, one), upper.where(defined, one), above=above
+        )
+        return Line(slope, line.offset.where(defined, torch.inf if above else -torch.inf))
+
+    def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slope at the middle and the secant's, on the convex side; 0 if undefined."""
+        defined = self._defined(lower, upper)
+        one = torch.ones_like(lower)
+        lower, upper = lower.where(defined, one), upper.where(defined, one)
+        middle, secant = self.derivative((lower + upper) / 2), self.secant_slope(lower, upper)
+        convex = lower > 0
+        below, above = middle.where(convex, secant), secant.where(convex, middle)
+        return below.where(defined, 0.0), above.where(defined, 0.0)
+
+    def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """Return the slope at the end that is nearer to 0."""
+        least = torch.maximum(lower, -upper) - error
+        steepest = self.derivative(least.clamp_min(0)).abs() * (1 + 2.0**-40)
+        return steepest.where(least > 0, torch.inf)
+
+    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slopes at the ends; 0 where f is not defined."""
+        defined = self._defined(lower, upper)
+        ends = torch.stack([self.derivative(lower), self.derivative(upper)])
+        return ends.amin(dim=0).where(defined, 0.0), ends.amax(dim=0).where(defined, 0.0)
+
+
+class Reciprocal(_Limited):
+    """1 / z on either side of 0."""
+
+    secant_upper = False
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        return torch.reciprocal(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        return -torch.reciprocal(z.square())
+
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return where -1 / z^2 = slope."""
+        z = torch.rsqrt((-slope).clamp_min(1e-300))
+        return [z, -z]
+
+
+class Rsqrt(_Limited):
+    """1 / sqrt(z) for z above 0."""
+
+    def _defined(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return lower > 0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        return torch.rsqrt(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        return -0.5 * torch.rsqrt(z) / z
+
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return where -z^(-3/2) / 2 = slope."""
+        return [(-2 * slope).clamp_min(1e-200).pow(-2 / 3)]
+
+    def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """Return the slope at the lower end."""
+        least = lower - error
+        steepest = self.derivative(least.clamp_min(0)).abs() * (1 + 2.0**-40)
+        return steepest.where(least > 0, torch.inf)
