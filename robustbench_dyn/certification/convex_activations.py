@@ -66,59 +66,70 @@ class Square(Activation):
 
 
 class _Limited(Activation):
-    """A function with a pole at 0, on each side of which it is monotone, and convex or concave."""
+    """A function with a pole at 0, on each side of which it is monotone, and convex or concave.
 
-    rounding_units = 4
+    least: what the argument is known to be at least, if that is above 0.
+    """
+
+    rounding_units = 8
     min_slope = -float("inf")
     max_slope = 0.0
 
-    def _defined(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Say where the function is defined between the bounds."""
-        return (lower > 0) | (upper < 0)
+    def __init__(self, least: float = 0.0) -> None:
+        self.least = least
+
+    def _defined(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Say where f is defined between the bounds, and return them; there is 1 elsewhere."""
+        if self.least > 0:
+            lower, upper = lower.clamp_min(self.least), upper.clamp_min(self.least)
+        defined = (lower > 0) | self._below_0(upper)
+        one = torch.ones_like(lower)
+        return defined, lower.where(defined, one), upper.where(defined, one)
+
+    def _below_0(self, upper: Tensor) -> Tensor:
+        """Say where f is defined below 0."""
+        return torch.zeros_like(upper, dtype=torch.bool)
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values at the ends, and all numbers where it is not defined."""
-        defined = self._defined(lower, upper)
+        """Return the values at the ends, and all numbers where f is not defined."""
+        defined, lower, upper = self._defined(lower, upper)
         at_lower, at_upper = self(lower), self(upper)
         low, high = at_lower.minimum(at_upper), at_lower.maximum(at_upper)
         return low.where(defined, -torch.inf), high.where(defined, torch.inf)
 
     def line(self, slope: Tensor, lower: Tensor, upper: Tensor, *, above: bool) -> Line:
         """Return the line of this slope; without a finite offset where f is not defined."""
-        defined = self._defined(lower, upper)
-        one = torch.ones_like(lower)
-        line = super().line(
-            slope, lower.where(defined, one), upper.where(defined, one), above=above
-        )
+        defined, lower, upper = self._defined(lower, upper)
+        line = super().line(slope, lower, upper, above=above)
         return Line(slope, line.offset.where(defined, torch.inf if above else -torch.inf))
 
     def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slope at the middle and the secant's, on the convex side; 0 if undefined."""
-        defined = self._defined(lower, upper)
-        one = torch.ones_like(lower)
-        lower, upper = lower.where(defined, one), upper.where(defined, one)
+        """Return the slope at the middle, on the convex side, and the secant's."""
+        _, lower, upper = self._defined(lower, upper)
         middle, secant = self.derivative((lower + upper) / 2), self.secant_slope(lower, upper)
         convex = lower > 0
-        below, above = middle.where(convex, secant), secant.where(convex, middle)
-        return below.where(defined, 0.0), above.where(defined, 0.0)
+        return middle.where(convex, secant), secant.where(convex, middle)
 
     def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
         """Return the slope at the end that is nearer to 0."""
-        least = torch.maximum(lower, -upper) - error
-        steepest = self.derivative(least.clamp_min(0)).abs() * (1 + 2.0**-40)
-        return steepest.where(least > 0, torch.inf)
+        nearest = (torch.maximum(lower, -upper) - error).clamp_min(self.least)
+        steepest = self.derivative(nearest).abs() * (1 + 2.0**-40)
+        return steepest.where(nearest > 0, torch.inf)
 
     def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slopes at the ends; 0 where f is not defined."""
-        defined = self._defined(lower, upper)
+        """Return the slopes at the ends."""
+        _, lower, upper = self._defined(lower, upper)
         ends = torch.stack([self.derivative(lower), self.derivative(upper)])
-        return ends.amin(dim=0).where(defined, 0.0), ends.amax(dim=0).where(defined, 0.0)
+        return ends.amin(dim=0), ends.amax(dim=0)
 
 
 class Reciprocal(_Limited):
     """1 / z on either side of 0."""
 
     secant_upper = False
+
+    def _below_0(self, upper: Tensor) -> Tensor:
+        return upper < 0
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
@@ -137,9 +148,6 @@ class Reciprocal(_Limited):
 class Rsqrt(_Limited):
     """1 / sqrt(z) for z above 0."""
 
-    def _defined(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return lower > 0
-
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
         return torch.rsqrt(z)
@@ -154,6 +162,4 @@ class Rsqrt(_Limited):
 
     def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
         """Return the slope at the lower end."""
-        least = lower - error
-        steepest = self.derivative(least.clamp_min(0)).abs() * (1 + 2.0**-40)
-        return steepest.where(least > 0, torch.inf)
+        return super().slope_bound(lower, torch.full_like(lower, torch.inf), error)

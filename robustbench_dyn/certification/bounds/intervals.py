@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
+from robustbench_dyn.certification.network.graph import Direct, Network, Pointwise
 
 _UNIT = 2.0**-53
 
@@ -51,22 +51,10 @@ def propagate(
     for k, node in enumerate(network.nodes, start=1):
         lows = [bounds.lower[i] for i in node.inputs]
         highs = [bounds.upper[i] for i in node.inputs]
+        direct: _DirectBounds | None = None
         if isinstance(node, Pointwise):
-            activation = node.activation
-            low, high = activation.interval(lows[0], highs[0])
-            (error,) = (bounds.errors[i] for i in node.inputs)
-            slope = activation.slope_bound(lows[0], highs[0], error)
-            steepness = slope.clamp_min(1.0) if isinstance(slope, Tensor) else max(1.0, slope)
-            magnitude = torch.maximum(low.abs(), high.abs())
-            farthest = torch.maximum(lows[0].abs(), highs[0].abs())
-            magnitude = magnitude + activation.summands(farthest)
-            magnitude = magnitude + network.flush_errors[k - 1] * steepness
-            rounding = activation.rounding_units * unit * magnitude
-            # Others are no larger than their arguments, or not computed by the model.
-            if activation.max_slope > 1 and activation.rounding_units:
-                rounding = rounding.where(magnitude < largest, torch.inf)
-            slack = 16 * _UNIT * magnitude + rounding + activation.deviation
-            error = error * slope + rounding + activation.deviation
+            low, high, magnitude, rounding, error = _activated(node, network, bounds, k)
+            slack = 16 * _UNIT * magnitude + rounding + node.activation.deviation
         else:
             centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
             radii = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
@@ -80,17 +68,23 @@ def propagate(
                 most = torch.stack([size.flatten(1).amax(dim=1) for size in sizes]).amax(dim=0)
                 dropped = network.flush_errors[k - 1] * (1 + most)
                 magnitude = magnitude + dropped.view(-1, *[1] * (magnitude.dim() - 1))
-            rounding = node.rounding_units * unit * magnitude
-            if node.own_units != 0:
-                rounding = rounding.where(magnitude < largest, torch.inf)
+            if node.direct is not None:
+                direct = _direct_bounds(node.direct, bounds, magnitude, network.flush_errors[k - 1])
+            own = magnitude if direct is None else direct.magnitude
+            rounding = torch.zeros_like(own)
+            if node.rounding_units:
+                rounding = (node.rounding_units * unit * own).where(own < largest, torch.inf)
             slack = 2 * (node.n_summands + 6) * _UNIT * magnitude + rounding
             error = node.abs_linear(*(bounds.errors[i] for i in node.inputs))
             error = error * (1 + 2 * (node.n_summands + 6) * _UNIT) + rounding
         low, high = low - slack, high + slack
-        if isinstance(node, Affine) and node.direct is not None:
-            low, high, magnitude, error = _tightened(
-                node, network, bounds, (low, high, magnitude, error), network.flush_errors[k - 1]
-            )
+        if direct is not None:
+            # Where a node's inputs have no bounds, its own are NaN, and give way.
+            slack = 64 * _UNIT * direct.size + rounding
+            low = torch.fmax(low, direct.lower - slack)
+            high = torch.fmin(high, direct.upper + slack)
+            magnitude = torch.maximum(magnitude, direct.magnitude)
+            error = torch.fmin(error, direct.error * (1 + 64 * _UNIT) + rounding)
         bounds.lower.append(low)
         bounds.upper.append(high)
         bounds.magnitudes.append(magnitude)
@@ -100,39 +94,60 @@ def propagate(
     return bounds
 
 
-def _tightened(
-    node: Affine,
-    network: Network,
-    bounds: Bounds,
-    found: tuple[Tensor, Tensor, Tensor, Tensor],
-    flush_error: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return lower, upper, magnitude and error of an output, by its direct bounds, too.
+def _activated(
+    node: Pointwise, network: Network, bounds: Bounds, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return lower, upper, magnitude, rounding and error of an activation's output."""
+    activation, (i,) = node.activation, node.inputs
+    lower, upper, error = bounds.lower[i], bounds.upper[i], bounds.errors[i]
+    low, high = activation.interval(lower, upper)
+    slope = activation.slope_bound(lower, upper, error)
+    magnitude = torch.maximum(low.abs(), high.abs())
+    magnitude = magnitude + activation.summands(torch.maximum(lower.abs(), upper.abs()))
+    units, flush_error = activation.rounding_units, network.flush_errors[k - 1]
+    if not units:
+        # The model does not compute it.
+        rounding = torch.zeros_like(magnitude)
+        magnitude = magnitude + flush_error
+    else:
+        steepness = slope.clamp_min(1.0) if isinstance(slope, Tensor) else max(1.0, slope)
+        magnitude = magnitude + flush_error * steepness
+        rounding = units * network.unit * magnitude
+        # Other activations are no larger than their arguments.
+        if max(-activation.min_slope, activation.max_slope) > 1:
+            largest = torch.finfo(network.model_dtype).max
+            rounding = rounding.where(magnitude < largest, torch.inf)
+    return low, high, magnitude, rounding, error * slope + rounding + activation.deviation
 
-    found: the same by the node's own inputs; NaN, where these have no bounds, gives way.
+
+class _DirectBounds(NamedTuple):
+    """What node.direct says: bounds in exact arithmetic, the error handed on, and magnitudes.
+
+    size: at least the absolute value. magnitude: what the model's rounding is a multiple of.
     """
-    direct, (low, high, magnitude, error) = node.direct, found
-    assert direct is not None
+
+    lower: Tensor
+    upper: Tensor
+    error: Tensor
+    size: Tensor
+    magnitude: Tensor
+
+
+def _direct_bounds(
+    direct: Direct, bounds: Bounds, magnitude: Tensor, flush_error: float
+) -> _DirectBounds:
+    """Return an output's direct bounds; magnitude: that of the node itself."""
     lows = [bounds.lower[i] for i in direct.inputs]
     highs = [bounds.upper[i] for i in direct.inputs]
     errors = [bounds.errors[i] for i in direct.inputs]
-    direct_low, direct_high = direct.interval(lows, highs)
-    size = torch.maximum(direct_low.abs(), direct_high.abs()) + flush_error
-    own = magnitude
-    if direct.magnitude is not None:
-        own = size = size + direct.magnitude(lows, highs)
-    rounding = node.rounding_units * network.unit * own
-    rounding = rounding.where(own < torch.finfo(network.model_dtype).max, torch.inf)
-    slack = 64 * _UNIT * size + rounding
+    lower, upper = direct.interval(lows, highs)
     # Exact values lie within the errors of computed ones.
-    wider = [
+    error = direct.error(
+        errors,
         [low - error for low, error in zip(lows, errors, strict=True)],
         [high + error for high, error in zip(highs, errors, strict=True)],
-    ]
-    direct_error = direct.error(errors, *wider) * (1 + 64 * _UNIT) + rounding
-    return (
-        torch.fmax(low, direct_low - slack),
-        torch.fmin(high, direct_high + slack),
-        torch.maximum(magnitude, size),
-        torch.fmin(error, direct_error),
     )
+    size = torch.maximum(lower.abs(), upper.abs()) + flush_error
+    if direct.magnitude is not None:
+        magnitude = size + direct.magnitude(lows, highs)
+    return _DirectBounds(lower, upper, error, size, magnitude)

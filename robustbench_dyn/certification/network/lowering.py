@@ -36,7 +36,7 @@ def to_network(trace: Trace, dtype: torch.dtype, handlers: Handlers | None = Non
     new_indices = {0: 0}
     for k in _needed(trace):
         operation = _renumbered(trace.operations[k - 1], new_indices)
-        context = OperationContext(operation, shapes, nodes, dtype, trace.device)
+        context = OperationContext(operation, shapes, nodes, dtype, trace.device, trace.dtype)
         handler = handlers[operation.name]
         if handler is None:
             raise context.refuse()

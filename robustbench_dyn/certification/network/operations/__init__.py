@@ -23,8 +23,10 @@ from __future__ import annotations
 from robustbench_dyn.certification.network.operations import (
     activations,
     arithmetic,
+    attention,
     linear,
     movement,
+    normalisation,
     piecewise,
     pooling,
 )
@@ -40,12 +42,19 @@ def _check_type(_name: str, handler: object) -> None:
         raise InputError(f"it is a {type(handler).__name__}, and must be a function")
 
 
+_BUILT_IN = (
+    activations,
+    piecewise,
+    pooling,
+    linear,
+    arithmetic,
+    normalisation,
+    attention,
+    movement,
+)
+
 OPERATIONS: Registry[Handler] = Registry(
     "operation",
-    [
-        Entry(name, handler)
-        for module in (activations, piecewise, pooling, linear, arithmetic, movement)
-        for name, handler in module.OPERATIONS.items()
-    ],
+    [Entry(name, handler) for module in _BUILT_IN for name, handler in module.OPERATIONS.items()],
     from_plugins=from_plugins("operations", _check_type),
 )

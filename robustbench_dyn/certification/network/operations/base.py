@@ -26,7 +26,7 @@ class OperationContext:
     operation: its name and arguments, in which a NodeRef stands for the output of a node, and
     anything else is a constant. shapes: of one example's output, by the index of a NodeRef. nodes:
     those of the network so far; `add` puts another one behind them. dtype and device: what the
-    nodes have to compute in.
+    nodes have to compute in. model_dtype: what the model itself computes in.
     """
 
     operation: Operation
@@ -34,6 +34,7 @@ class OperationContext:
     nodes: list[Node]
     dtype: torch.dtype
     device: torch.device
+    model_dtype: torch.dtype
 
     @property
     def args(self) -> Any:

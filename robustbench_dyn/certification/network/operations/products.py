@@ -8,6 +8,7 @@ back-substitution. Interval bounds are those of the product itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +26,9 @@ from robustbench_dyn.certification.network.operations.steps import (
     transposed,
 )
 from robustbench_dyn.certification.network.trace import NodeRef
+
+# Matrix products of more are not bounded: each is a value of its own, in several steps.
+_MOST_PRODUCTS = 10_000_000
 
 
 def product(context: OperationContext, a: NodeRef, b: NodeRef, *, own_units: int = 2) -> NodeRef:
@@ -57,6 +61,8 @@ def matrix_product(context: OperationContext, a: NodeRef, b: NodeRef) -> NodeRef
     *outer, n, k = context.shapes[a.index]
     m = context.shapes[b.index][-1]
     full = (*outer, n, m, k)
+    if math.prod(full) > _MOST_PRODUCTS:
+        raise context.refuse(f" of {math.prod(full)} products, more than {_MOST_PRODUCTS}")
     first = expanded(context, reshaped(context, a, (*outer, n, 1, k)), full)
     second = reshaped(context, transposed(context, b, -1, -2), (*outer, 1, m, k))
     products = product(context, first, expanded(context, second, full))
