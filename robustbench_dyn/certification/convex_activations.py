@@ -10,6 +10,9 @@ from torch import Tensor
 
 from robustbench_dyn.certification.activations import Activation, Line
 
+# More than the rounding of a slope, in float32, too.
+_STEEPER = 1 + 2.0**-10
+
 
 class Exp(Activation):
     """exp(z)."""
@@ -30,7 +33,7 @@ class Exp(Activation):
 
     def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
         """Return the slope at the upper end."""
-        return torch.exp(upper + error) * (1 + 2.0**-40)
+        return torch.exp(upper + error) * _STEEPER
 
     def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slopes at the ends."""
@@ -58,7 +61,7 @@ class Square(Activation):
 
     def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
         """Return twice the largest |z|."""
-        return 2 * (torch.maximum(lower.abs(), upper.abs()) + error) * (1 + 2.0**-40)
+        return 2 * (torch.maximum(lower.abs(), upper.abs()) + error) * _STEEPER
 
     def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slopes at the ends."""
@@ -112,8 +115,9 @@ class _Limited(Activation):
 
     def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
         """Return the slope at the end that is nearer to 0."""
-        nearest = (torch.maximum(lower, -upper) - error).clamp_min(self.least)
-        steepest = self.derivative(nearest).abs() * (1 + 2.0**-40)
+        nearest = torch.maximum(lower, -upper)
+        nearest = (nearest * (2 - _STEEPER) - error * _STEEPER).clamp_min(self.least)
+        steepest = self.derivative(nearest).abs() * _STEEPER
         return steepest.where(nearest > 0, torch.inf)
 
     def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,9 @@ from torch import Tensor
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.network.graph import Direct, Network, Pointwise
 
-_UNIT = 2.0**-53
+
+# More than the rounding of a difference of bounds, relatively, in float32.
+_WIDER = 2.0**-20
 
 
 class Bounds(NamedTuple):
@@ -46,6 +48,7 @@ def propagate(
     Anal. Appl. 34, 2013); a value that may overflow has no bounds.
     """
     unit, largest = network.unit, torch.finfo(network.model_dtype).max
+    own = torch.finfo(network.dtype).eps / 2
     lower, upper = ball.box()
     bounds = Bounds([lower], [upper], [upper.abs()], [torch.zeros_like(upper)])
     for k, node in enumerate(network.nodes, start=1):
@@ -54,7 +57,7 @@ def propagate(
         direct: _DirectBounds | None = None
         if isinstance(node, Pointwise):
             low, high, magnitude, rounding, error = _activated(node, network, bounds, k)
-            slack = 16 * _UNIT * magnitude + rounding + node.activation.deviation
+            slack = 16 * own * magnitude + rounding + node.activation.deviation
         else:
             centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
             radii = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
@@ -70,21 +73,22 @@ def propagate(
                 magnitude = magnitude + dropped.view(-1, *[1] * (magnitude.dim() - 1))
             if node.direct is not None:
                 direct = _direct_bounds(node.direct, bounds, magnitude, network.flush_errors[k - 1])
-            own = magnitude if direct is None else direct.magnitude
-            rounding = torch.zeros_like(own)
+            rounded = magnitude if direct is None else direct.magnitude
+            rounding = torch.zeros_like(rounded)
             if node.rounding_units:
-                rounding = (node.rounding_units * unit * own).where(own < largest, torch.inf)
-            slack = 2 * (node.n_summands + 6) * _UNIT * magnitude + rounding
+                rounding = node.rounding_units * unit * rounded
+                rounding = rounding.where(rounded < largest, torch.inf)
+            slack = 2 * (node.n_summands + 6) * own * magnitude + rounding
             error = node.abs_linear(*(bounds.errors[i] for i in node.inputs))
-            error = error * (1 + 2 * (node.n_summands + 6) * _UNIT) + rounding
+            error = error * (1 + 2 * (node.n_summands + 6) * own) + rounding
         low, high = low - slack, high + slack
         if direct is not None:
             # Where a node's inputs have no bounds, its own are NaN, and give way.
-            slack = 64 * _UNIT * direct.size + rounding
+            slack = 64 * own * direct.size + rounding
             low = torch.fmax(low, direct.lower - slack)
             high = torch.fmin(high, direct.upper + slack)
             magnitude = torch.maximum(magnitude, direct.magnitude)
-            error = torch.fmin(error, direct.error * (1 + 64 * _UNIT) + rounding)
+            error = torch.fmin(error, direct.error * (1 + 64 * own) + rounding)
         bounds.lower.append(low)
         bounds.upper.append(high)
         bounds.magnitudes.append(magnitude)
@@ -117,7 +121,9 @@ def _activated(
         if max(-activation.min_slope, activation.max_slope) > 1:
             largest = torch.finfo(network.model_dtype).max
             rounding = rounding.where(magnitude < largest, torch.inf)
-    return low, high, magnitude, rounding, error * slope + rounding + activation.deviation
+    own = torch.finfo(network.dtype).eps / 2
+    error = (error * slope + rounding + activation.deviation) * (1 + 16 * own)
+    return low, high, magnitude, rounding, error
 
 
 class _DirectBounds(NamedTuple):
@@ -144,8 +150,8 @@ def _direct_bounds(
     # Exact values lie within the errors of computed ones.
     error = direct.error(
         errors,
-        [low - error for low, error in zip(lows, errors, strict=True)],
-        [high + error for high, error in zip(highs, errors, strict=True)],
+        [low - error - _WIDER * low.abs() for low, error in zip(lows, errors, strict=True)],
+        [high + error + _WIDER * high.abs() for high, error in zip(highs, errors, strict=True)],
     )
     size = torch.maximum(lower.abs(), upper.abs()) + flush_error
     if direct.magnitude is not None:

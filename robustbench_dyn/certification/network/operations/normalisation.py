@@ -37,7 +37,7 @@ def _normalised(context: OperationContext, x: NodeRef, eps: float) -> NodeRef:
     deviation, variance = _moments(context, x)
 
     def inverse_scale(lower: Tensor) -> Tensor:
-        return torch.rsqrt(lower.clamp_min(eps)) * (1 + 2.0**-40)
+        return torch.rsqrt(lower.clamp_min(eps)) * (1 + 2.0**-10)
 
     def interval(lower: Sequence[Tensor], upper: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         most = torch.full_like(lower[0], math.sqrt(n - 1))
