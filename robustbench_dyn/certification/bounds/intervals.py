@@ -11,7 +11,6 @@ from torch import Tensor
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.network.graph import Direct, Network, Pointwise
 
-
 # More than the rounding of a difference of bounds, relatively, in float32.
 _WIDER = 2.0**-20
 
