@@ -1,0 +1,265 @@
+"""Handlers of operations: each keeps the contract on samples, and a broken one is caught."""
+
+import pytest
+import torch
+from oracles.samples import uniform
+from torch.nn import functional as F
+
+from robustbench_dyn.certification.contract.operations import (
+    INTERVALS,
+    LINES,
+    ROUNDING,
+    SLOPES,
+    VALUES,
+    check_operation,
+)
+from robustbench_dyn.certification.convex_activations import Exp, Rsqrt, Square
+from robustbench_dyn.certification.curved_activations import GELU, Hardswish, SiLU
+from robustbench_dyn.certification.network.operations import choices, pooling, products
+
+WEIGHTS = uniform(6, 4, seed=3) - 0.5
+
+
+def constant(z, *shape):
+    """Return weights of this shape, of z's dtype."""
+    n = torch.Size(shape).numel()
+    return WEIGHTS.flatten().repeat(n // WEIGHTS.numel() + 1)[:n].view(shape).to(z)
+
+
+def broken(findings):
+    return [finding for finding in findings if not finding.holds]
+
+
+PIECEWISE_LINEAR = [
+    ("hardtanh", None, (5,)),
+    ("hardtanh", F.relu6, (5,)),
+    ("hardtanh", lambda z: F.hardtanh(z, -2, 0.5), (5,)),
+    ("clamp", lambda z: z.clamp(0, 1), (5,)),
+    ("clamp", lambda z: z.clamp(max=1), (5,)),
+    ("clamp", lambda z: z.clamp(min=constant(z, 5)), (5,)),
+    ("clamp_min", lambda z: z.clamp_min(0.5), (5,)),
+    ("clamp_max", lambda z: z.clamp_max(0.5), (5,)),
+    ("threshold", lambda z: F.threshold(z, 0.5, 0.5), (5,)),
+    ("_prelu_kernel", lambda z: F.prelu(z, 4 * constant(z, 3)), (3, 2)),
+    ("leaky_relu", lambda z: F.leaky_relu(z, 2.0), (5,)),
+    ("leaky_relu", lambda z: F.leaky_relu(z, -0.5), (5,)),
+    ("abs", None, (5,)),
+    ("hardsigmoid", None, (5,)),
+    ("softshrink", None, (5,)),
+    ("maximum", lambda z: torch.maximum(z, z.flip(1)), (4,)),
+    ("maximum", lambda z: torch.maximum(z, z[:, :, :1]), (2, 3)),
+    ("maximum", lambda z: torch.maximum(torch.ones_like(z), z), (5,)),
+    ("minimum", lambda z: torch.minimum(z, z.flip(1)), (4,)),
+]
+POOLS = [
+    ("max_pool2d_with_indices", lambda z: F.max_pool2d(z, 2), (1, 4, 4)),
+    ("max_pool2d_with_indices", lambda z: F.max_pool2d(z, 3, 2, 1), (1, 5, 4)),
+    ("max_pool2d_with_indices", lambda z: F.max_pool2d(z, 3, 1, 1, 2, ceil_mode=True), (1, 4, 4)),
+    ("max_pool2d_with_indices", lambda z: F.max_pool1d(z, 2), (2, 5)),
+    ("max_pool3d_with_indices", lambda z: F.max_pool3d(z, 2), (1, 2, 4, 2)),
+    ("adaptive_max_pool2d", lambda z: F.adaptive_max_pool2d(z, (2, 3)), (1, 5, 4)),
+    ("max", lambda z: z.max(1)[0], (5, 2)),
+    ("min", lambda z: z.min(2, keepdim=True).values, (2, 3)),
+    ("amax", lambda z: z.amax((2, 3)), (2, 2, 3)),
+    ("amin", lambda z: z.amin(1, keepdim=True), (6,)),
+    ("sort", lambda z: z.view(-1, 3, 2).sort(-1, descending=True)[0], (6,)),
+    ("sort", lambda z: z.sort(1)[0], (4,)),
+    ("topk", lambda z: z.topk(2, 1)[0], (3, 2)),
+    ("topk", lambda z: z.topk(2, 1, largest=False)[0], (3, 2)),
+]
+SMOOTH = [
+    ("gelu", None, (5,)),
+    ("gelu", lambda z: F.gelu(z, approximate="tanh"), (5,)),
+    ("silu", None, (5,)),
+    ("hardswish", None, (5,)),
+    ("elu", None, (5,)),
+    ("elu", F.selu, (5,)),
+    ("celu", lambda z: F.celu(z, 2.0), (5,)),
+    ("log_sigmoid_forward", F.logsigmoid, (5,)),
+    ("exp", None, (5,)),
+    ("pow", lambda z: z**2, (5,)),
+    ("reciprocal", lambda z: (z + 11).reciprocal(), (5,)),
+    ("reciprocal", lambda z: (z - 11).reciprocal(), (5,)),
+    ("rsqrt", lambda z: (z + 11).rsqrt(), (5,)),
+]
+PRODUCTS = [
+    ("mul", lambda z: z * z.flip(1), (4,)),
+    ("mul", lambda z: z * z, (4,)),
+    ("mul", lambda z: z * z.mean(1, keepdim=True), (4,)),
+    ("mul", lambda z: F.rms_norm(z, (3,), eps=1e-3), (1, 3)),
+    ("div", lambda z: z / (z.flip(1) + 11), (4,)),
+    ("div", lambda z: torch.div(constant(z, 4), z + 11), (4,)),
+    ("bmm", lambda z: z @ z.transpose(1, 2), (2, 2)),
+    ("_softmax", lambda z: z.softmax(1), (4,)),
+    ("_softmax", lambda z: z.softmax(1), (3, 2)),
+    ("native_layer_norm", lambda z: F.layer_norm(z, (5,)), (5,)),
+    (
+        "native_layer_norm",
+        lambda z: F.layer_norm(z, (3, 2), constant(z, 3, 2), constant(z, 3, 2)),
+        (1, 3, 2),
+    ),
+    ("native_group_norm", lambda z: F.group_norm(z, 2), (4, 2)),
+    (
+        "native_group_norm",
+        lambda z: F.group_norm(z, 1, constant(z, 2), constant(z, 2)),
+        (2, 2),
+    ),
+    (
+        "_scaled_dot_product_flash_attention_for_cpu",
+        lambda z: F.scaled_dot_product_attention(z, z.flip(1), z),
+        (1, 2, 2),
+    ),
+]
+AFFINE = [
+    ("sub", lambda z: z - z.mean((1, 2), keepdim=True), (2, 3)),
+    ("mul", lambda z: z[:, :, :1] * constant(z, 4), (2, 3)),
+    ("add", lambda z: z[:, :, :1] + constant(z, 4), (2, 3)),
+    ("stack", lambda z: torch.stack([z, 2 * z], 1), (4,)),
+    ("repeat", lambda z: z.repeat(1, 2), (4,)),
+    ("index", lambda z: z[:, [0, 0, 1]], (4,)),
+    ("index_select", lambda z: z.index_select(1, torch.tensor([0, 0, 3])), (4,)),
+    ("reflection_pad1d", lambda z: F.pad(z, (1, 1), mode="reflect"), (1, 3)),
+    ("reflection_pad2d", lambda z: F.pad(z, (1, 1, 1, 0), mode="reflect"), (1, 3, 3)),
+    ("replication_pad2d", lambda z: F.pad(z, (1, 1, 1, 0), mode="replicate"), (1, 3, 3)),
+    ("upsample_nearest2d", lambda z: F.interpolate(z, scale_factor=2), (1, 3, 2)),
+    (
+        "upsample_bilinear2d",
+        lambda z: F.interpolate(z, size=5, mode="bilinear", align_corners=True),
+        (1, 3, 2),
+    ),
+    ("im2col", lambda z: F.unfold(z, 2, padding=1), (1, 3, 2)),
+    ("unfold", lambda z: z.unfold(2, 2, 1), (1, 3, 2)),
+    ("rot90", lambda z: z.rot90(1, (2, 3)), (1, 3, 2)),
+    ("channel_shuffle", lambda z: F.channel_shuffle(z, 2), (4, 2, 1)),
+    (
+        "addmm",
+        lambda z: torch.addmm(constant(z, 3), z, constant(z, 4, 3), alpha=2, beta=0.5),
+        (4,),
+    ),
+    ("bmm", lambda z: z @ constant(z, 1, 4, 3).expand(len(z), 4, 3), (2, 4)),
+    ("convolution", lambda z: F.conv2d(z, constant(z, 2, 2, 3, 3), padding="same"), (2, 3, 3)),
+    ("convolution", lambda z: F.conv2d(z, constant(z, 2, 2, 2, 2), padding="valid"), (2, 3, 3)),
+    (
+        "convolution",
+        lambda z: F.conv2d(z, constant(z, 4, 1, 2, 2), padding=2, groups=2, dilation=2, stride=2),
+        (2, 4, 5),
+    ),
+    (
+        "convolution",
+        lambda z: F.conv1d(z, constant(z, 4, 1, 2), padding=2, groups=2, dilation=2, stride=2),
+        (2, 4),
+    ),
+    (
+        "convolution",
+        lambda z: F.conv_transpose2d(
+            z, constant(z, 2, 1, 3, 2), padding=1, groups=2, stride=2, output_padding=1
+        ),
+        (2, 4, 3),
+    ),
+    ("convolution", lambda z: F.conv3d(z, constant(z, 1, 1, 2, 2, 2)), (1, 2, 3, 2)),
+]
+
+
+# Each of these takes some seconds.
+LONG = {
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "adaptive_max_pool2d",
+    "bmm",
+    "max",
+    "max_pool3d_with_indices",
+    "min",
+    "native_group_norm",
+    "topk",
+}
+
+
+def cases():
+    """Return each use of an operation; all but the first of each are slow, and some of these."""
+    found, seen = [], set()
+    for name, function, input_shape in [*PIECEWISE_LINEAR, *POOLS, *SMOOTH, *PRODUCTS, *AFFINE]:
+        marks = [pytest.mark.slow] if name in seen | LONG else []
+        seen.add(name)
+        found.append(pytest.param(name, function, input_shape, marks=marks, id=name.strip("_")))
+    return found
+
+
+@pytest.mark.parametrize(("name", "function", "input_shape"), cases())
+def test_a_handler_keeps_the_contract(name, function, input_shape):
+    assert broken(check_operation(name, function, input_shape=input_shape)) == []
+
+
+def one_end(lower, upper):
+    """Return bounds of a maximum that leave out where it is the other value."""
+    return torch.maximum(*lower), torch.minimum(*upper)
+
+
+def two_corners(lower, upper):
+    """Return bounds of a product that hold for positive factors alone."""
+    return lower[0] * lower[1], upper[0] * upper[1]
+
+
+def no_error(errors, lower, upper):
+    return torch.zeros_like(errors[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "owner", "attribute", "wrong", "rule"),
+    [
+        (
+            "maximum",
+            lambda z: torch.maximum(z, z.flip(1)),
+            choices,
+            "_larger_ends",
+            one_end,
+            INTERVALS,
+        ),
+        (
+            "maximum",
+            lambda z: torch.maximum(0.3 * z, 0.7 * z.flip(1)),
+            choices,
+            "_larger_error",
+            no_error,
+            ROUNDING,
+        ),
+        ("mul", lambda z: z * z.flip(1), products, "_product_ends", two_corners, INTERVALS),
+        (
+            "mul",
+            lambda z: (0.3 * z) * (0.7 * z.flip(1)),
+            products,
+            "_product_error",
+            no_error,
+            ROUNDING,
+        ),
+        ("sort", lambda z: z.sort(1)[0], pooling, "comparators", lambda n: [(0, 1)], VALUES),
+        ("gelu", None, GELU, "inflections", (), LINES),
+        ("gelu", None, GELU, "stationary_points", (), INTERVALS),
+        ("gelu", None, GELU, "max_slope", 1.0, SLOPES),
+        ("silu", None, SiLU, "derivative", lambda self, z: torch.sigmoid(z), LINES),
+        ("pow", lambda z: z**2, Square, "stationary_points", (), INTERVALS),
+        (
+            "rsqrt",
+            lambda z: (z + 11).rsqrt(),
+            Rsqrt,
+            "slope_bound",
+            lambda self, lower, upper, error: 0.0 * lower,
+            SLOPES,
+        ),
+        (
+            "exp",
+            None,
+            Exp,
+            "critical_points",
+            lambda self, slope: [],
+            LINES,
+        ),
+        ("hardswish", None, Hardswish, "summands", lambda self, z: -z.abs(), ROUNDING),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_a_broken_part_of_a_handler_is_caught(
+    name, function, owner, attribute, wrong, rule, monkeypatch
+):
+    monkeypatch.setattr(owner, attribute, wrong)
+    assert rule in [
+        found.rule for found in broken(check_operation(name, function, input_shape=(4,)))
+    ]
