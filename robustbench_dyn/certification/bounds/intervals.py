@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.network.graph import Direct, Network, Pointwise
+from robustbench_dyn.certification.network.graph import Direct, Network, Node, Pointwise
 
 # More than the rounding of a difference of bounds, relatively, in float32.
 _WIDER = 2.0**-20
@@ -88,6 +89,9 @@ def propagate(
             high = torch.fmin(high, direct.upper + slack)
             magnitude = torch.maximum(magnitude, direct.magnitude)
             error = torch.fmin(error, direct.error * (1 + 64 * own) + rounding)
+        if direct is not None or _is_steep(node):
+            # The bounds contain the exact value, too.
+            error = torch.fmin(error, (high - low) * (1 + 16 * own))
         bounds.lower.append(low)
         bounds.upper.append(high)
         bounds.magnitudes.append(magnitude)
@@ -95,6 +99,13 @@ def propagate(
         if refine is not None:
             refine(k, bounds)
     return bounds
+
+
+def _is_steep(node: Node) -> bool:
+    """Say whether a node is an activation of unbounded slope, which multiplies errors."""
+    if not isinstance(node, Pointwise):
+        return False
+    return max(-node.activation.min_slope, node.activation.max_slope) == math.inf
 
 
 def _activated(

@@ -31,7 +31,8 @@ def _normalised(context: OperationContext, x: NodeRef, eps: float) -> NodeRef:
     """Add (x - mean) / sqrt(variance + eps), with means over the last dimension."""
     shape = context.shapes[x.index]
     n, one = shape[-1], context.constant(1.0)
-    unit, units = torch.finfo(context.model_dtype).eps / 2, 4 * (n + 12)
+    limit = math.sqrt(n - 1)
+    unit, units = torch.finfo(context.model_dtype).eps / 2, 2 * (n + 9)
     if not eps > 0:
         raise context.refuse(f" with eps {eps:g}")
     deviation, variance = _moments(context, x)
@@ -40,40 +41,44 @@ def _normalised(context: OperationContext, x: NodeRef, eps: float) -> NodeRef:
         return torch.rsqrt(lower.clamp_min(eps)) * (1 + 2.0**-10)
 
     def interval(lower: Sequence[Tensor], upper: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        most = torch.full_like(lower[0], math.sqrt(n - 1))
+        most = torch.full_like(lower[0], limit)
         most = most.where(lower[0].isfinite() & upper[0].isfinite(), torch.inf)
         return -most, most
 
-    def error(
-        errors: Sequence[Tensor], lower: Sequence[Tensor], _upper: Sequence[Tensor]
-    ) -> Tensor:
+    def error(errors: Sequence[Tensor], lower: Sequence[Tensor], upper: Sequence[Tensor]) -> Tensor:
         """d / s - d' / s' = (d - d') / s + (d' / s') (s' - s) / s, for deviations d and scales s.
 
-        Where no x moves by more than e, no deviation moves by more than 2 e, and s by no more than
-        e, as the L2 norm of the deviations (and of eps) over sqrt(n).
+        Where x moves by e, entry by entry, d moves by no more than e plus its mean, and s, which
+        is a norm over sqrt(n), by no more than the root of the mean of e^2. |d' / s'| is bounded.
         """
-        moved = errors[0].amax(dim=-1, keepdim=True)
-        spread = moved * inverse_scale(lower[1]) * (2 + math.sqrt(n - 1))
-        return spread.expand_as(errors[0])
+        moved = errors[0]
+        most = torch.maximum(lower[2].abs(), upper[2].abs()).fmin(lower[2].new_tensor(limit))
+        deviation = moved + moved.mean(dim=-1, keepdim=True)
+        scale = moved.square().mean(dim=-1, keepdim=True).sqrt()
+        return (deviation + most * scale) * inverse_scale(lower[1])
 
     def magnitude(lower: Sequence[Tensor], upper: Sequence[Tensor]) -> Tensor:
-        """What the model's rounding is a multiple of; t is the largest |x| over the scale.
+        """What the model's rounding is a multiple of; t is the root of the mean of x^2 over s.
 
-        A variance computed in any way, E x^2 - mean^2 too, errs by at most 4 (n + 8) units of the
-        largest x^2, the scale's inverse by as many units of t^2 relatively, where these are less
-        than 1/2; the mean errs by n + 4 units of the largest |x|.
+        However the moments are summed: the mean errs by at most n + 1 units of t s; the variance,
+        as E x^2 - mean^2 too, by 3 n + 6 units of t^2 s^2, and the inverse of the scale by a little
+        more than half as many relatively, where that is small. Entries x / s and mean / s round by
+        themselves. What the model computes is at most 3 |x| / sqrt(eps), however it rounds.
         """
-        largest = torch.maximum(lower[0].abs(), upper[0].abs()).amax(dim=-1, keepdim=True)
-        t = largest * inverse_scale(lower[1])
-        size = t + math.sqrt(n) * t.square()
-        known = 4 * (n + 8) * unit * t.square() <= 0.5
-        most = (math.sqrt(n) + 3 * largest / math.sqrt(eps)) / (units * unit)
-        return size.where(known, most).expand_as(lower[0])
+        sizes = torch.maximum(lower[0].abs(), upper[0].abs())
+        inverse = inverse_scale(lower[1]) * (1 + 2.0**-10)
+        t = sizes.square().mean(dim=-1, keepdim=True).sqrt() * inverse
+        most = torch.maximum(lower[2].abs(), upper[2].abs()).fmin(lower[2].new_tensor(limit))
+        size = t + sizes * inverse + most * t.square()
+        known = (3 * n + 6) * unit * t.square() <= 0.1
+        largest = sizes.amax(dim=-1, keepdim=True)
+        cap = (limit + 3 * largest / math.sqrt(eps)) / (units * unit)
+        return size.where(known, cap)
 
     shifted = combined(context, [variance], [one], bias=context.constant(eps))
     inverse = applied(context, Rsqrt(eps).unrounded(), shifted)
     found = product(context, deviation, expanded(context, inverse, shape), own_units=0)
-    direct = Direct((x.index, shifted.index), interval, error, magnitude)
+    direct = Direct((x.index, shifted.index, found.index), interval, error, magnitude)
     return combined(context, [found], [one], own_units=units, direct=direct)
 
 
