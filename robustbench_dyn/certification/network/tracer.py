@@ -15,6 +15,7 @@ from robustbench_dyn.certification.escapes import (
     operation_name,
     refuse_data_dependence,
 )
+from robustbench_dyn.certification.network.circular_padding import CircularPadding
 from robustbench_dyn.certification.network.trace import (
     N_EXAMPLES,
     DerivedRef,
@@ -79,7 +80,7 @@ def _trace(
     with torch.inference_mode(False), torch.no_grad():
         tracer = _Tracer(x, parameters)
         try:
-            with RefuseEscapes(tracer.depends), tracer:
+            with RefuseEscapes(tracer.depends), CircularPadding(), tracer:
                 logits = model(x)
         except CertificateError:
             raise
@@ -185,8 +186,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if hidden or id(leaf) in self.overwritten:
                 raise CertificateError(
                     "the network writes into a part of a tensor that it reads as a whole, or "
-                    "through another view of it (padding that is not with zeros does so); bounds "
-                    "cannot follow that"
+                    "through another view of it; bounds cannot follow that"
                 )
 
     def _note_memory(self, value: Tensor, name: str) -> None:
