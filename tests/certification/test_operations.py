@@ -10,11 +10,14 @@ from robustbench_dyn.certification.contract.operations import (
     LINES,
     ROUNDING,
     SLOPES,
+    TRACED,
     VALUES,
     check_operation,
 )
 from robustbench_dyn.certification.convex_activations import Exp, Rsqrt, Square
 from robustbench_dyn.certification.curved_activations import GELU, Hardswish, SiLU
+from robustbench_dyn.certification.network import batch_layout
+from robustbench_dyn.certification.network.batch_layout import STANDARD, Layout
 from robustbench_dyn.certification.network.operations import choices, pooling, products
 
 WEIGHTS = uniform(6, 4, seed=3) - 0.5
@@ -159,6 +162,44 @@ AFFINE = [
     ("convolution", lambda z: F.conv3d(z, constant(z, 1, 1, 2, 2, 2)), (1, 2, 3, 2)),
 ]
 
+LINEAR, ATTENTION = torch.nn.Linear(4, 3), torch.nn.MultiheadAttention(4, 2, batch_first=True)
+CIRCULAR = torch.nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")
+
+
+def in_dtype(module, z, *args, **options):
+    """Apply a module in the dtype of z."""
+    return module.to(z.dtype)(z, *args, **options)
+
+
+def heads(z):
+    """Attention as in timm, with the three projections in a first dimension."""
+    n, tokens, width = z.shape
+    projected = z @ constant(z, width, 3 * width)
+    q, k, v = projected.reshape(n, tokens, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind(0)
+    mixed = (0.5 * q @ k.transpose(-2, -1)).softmax(-1) @ v
+    return mixed.transpose(1, 2).reshape(n, tokens, width)
+
+
+BATCHES = [
+    ("addmm", lambda z: in_dtype(LINEAR, z), (2, 3, 4)),
+    ("mm", lambda z: F.linear(z, constant(z, 3, 6)), (2, 6)),
+    ("bmm", lambda z: torch.einsum("nchw,cd->ndhw", z, constant(z, 6, 3)), (6, 2, 1)),
+    (
+        "mm",
+        lambda z: (
+            (z.transpose(0, 1).reshape(-1, 6) @ constant(z, 6, 3) + constant(z, 3))
+            .relu()
+            .view(2, -1, 3)
+            .transpose(0, 1)
+        ),
+        (2, 6),
+    ),
+    ("bmm", heads, (2, 4)),
+    ("addmm", lambda z: in_dtype(ATTENTION, z, z, z, need_weights=False)[0], (2, 4)),
+    ("addmm", lambda z: in_dtype(ATTENTION, z, z, z)[0], (2, 4)),
+    ("index_select", lambda z: F.pad(z, (1, 2, 0, 1), mode="circular"), (1, 3, 3)),
+    ("convolution", lambda z: in_dtype(CIRCULAR, z), (2, 3, 4)),
+]
 
 # Each of these takes some seconds.
 LONG = {
@@ -176,7 +217,14 @@ LONG = {
 def cases():
     """Return each use of an operation; all but the first of each are slow, and some of these."""
     found, seen = [], set()
-    for name, function, input_shape in [*PIECEWISE_LINEAR, *POOLS, *SMOOTH, *PRODUCTS, *AFFINE]:
+    for name, function, input_shape in [
+        *PIECEWISE_LINEAR,
+        *POOLS,
+        *SMOOTH,
+        *PRODUCTS,
+        *AFFINE,
+        *BATCHES,
+    ]:
         marks = [pytest.mark.slow] if name in seen | LONG else []
         seen.add(name)
         found.append(pytest.param(name, function, input_shape, marks=marks, id=name.strip("_")))
@@ -263,3 +311,47 @@ def test_a_broken_part_of_a_handler_is_caught(
     assert rule in [
         found.rule for found in broken(check_operation(name, function, input_shape=(4,)))
     ]
+
+
+def mixing(z):
+    """Add to each example the one before it, through a view with the batch inside."""
+    n = len(z)
+    folded = z.reshape(n * 2, 2)
+    return z + folded.roll(2, dims=0).reshape(n, 4)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        mixing,
+        lambda z: z.transpose(0, 1).softmax(-1).transpose(0, 1),
+        lambda z: torch.stack([z, z]).permute(2, 1, 0).softmax(1)[..., 0].T,
+        lambda z: z.reshape(-1, len(z)).reshape(len(z), -1) @ z.new_ones(4, 4) + z.T.reshape(-1, 4),
+        lambda z: (z.unsqueeze(0) @ z.unsqueeze(0).mT)[0].mean(1, keepdim=True) + z,
+    ],
+)
+def test_operations_over_the_batch_are_refused(function):
+    (finding,) = [
+        finding
+        for finding in check_operation("add", lambda z: function(z) + z, input_shape=(4,))
+        if not finding.holds
+    ]
+    assert finding.rule in (TRACED, VALUES)
+    assert "over the batch" in finding.detail or "does not compute" in finding.detail
+
+
+@pytest.mark.parametrize("wrong", [Layout(0, 3, 2), Layout(0, 1, 6), Layout(1, 1, 3)])
+def test_a_wrong_place_of_the_batch_is_caught(wrong, monkeypatch):
+    place = batch_layout._view
+
+    def misplaced(operation, inputs, batch):
+        found = place(operation, inputs, batch)
+        return found if found.layout == STANDARD else found._replace(layout=wrong)
+
+    def function(z):
+        return (z.transpose(0, 1).reshape(-1, 6) @ constant(z, 6, 4)).view(2, -1, 4).transpose(0, 1)
+
+    assert broken(check_operation("mm", function, input_shape=(2, 6))) == []
+    monkeypatch.setitem(batch_layout._REWRITES, "view", misplaced)
+    monkeypatch.setitem(batch_layout._REWRITES, "_unsafe_view", misplaced)
+    assert broken(check_operation("mm", function, input_shape=(2, 6)))
