@@ -5,6 +5,7 @@ import torch
 from oracles.samples import uniform
 from torch.nn import functional as F
 
+from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.contract.operations import (
     INTERVALS,
     LINES,
@@ -19,6 +20,7 @@ from robustbench_dyn.certification.curved_activations import GELU, Hardswish, Si
 from robustbench_dyn.certification.network import batch_layout
 from robustbench_dyn.certification.network.batch_layout import STANDARD, Layout
 from robustbench_dyn.certification.network.operations import choices, pooling, products
+from robustbench_dyn.threat_models import ThreatModel
 
 WEIGHTS = uniform(6, 4, seed=3) - 0.5
 
@@ -355,3 +357,63 @@ def test_a_wrong_place_of_the_batch_is_caught(wrong, monkeypatch):
     monkeypatch.setitem(batch_layout._REWRITES, "view", misplaced)
     monkeypatch.setitem(batch_layout._REWRITES, "_unsafe_view", misplaced)
     assert broken(check_operation("mm", function, input_shape=(2, 6)))
+
+
+PIECES = {
+    "max pool": (lambda z: F.max_pool1d(z[:, None], 2)[:, 0], 3),
+    "absolute value": (torch.abs, 6),
+    "hardtanh": (lambda z: F.hardtanh(z, -0.3, 0.4), 6),
+    "PReLU": (lambda z: F.prelu(z, constant(z, 6) * 4), 6),
+    "MaxMin": (lambda z: torch.cat([z[:, :3].maximum(z[:, 3:]), z[:, :3].minimum(z[:, 3:])], 1), 6),
+    "GroupSort": (lambda z: z.view(-1, 2, 3).sort(dim=-1)[0].flatten(1), 6),
+    "clamp": (lambda z: z.clamp(min=-0.2, max=0.3), 6),
+    "hardsigmoid": (lambda z: F.hardsigmoid(9 * z), 6),
+}
+
+
+class Small(torch.nn.Module):
+    """Two inputs, six hidden values, a function of them, three classes."""
+
+    def __init__(self, piece, seed):
+        super().__init__()
+        self.piece, width = PIECES[piece]
+        generator = torch.Generator().manual_seed(seed)
+        weights = [(6, 2), (6,), (3, width), (3,)]
+        self.weights = torch.nn.ParameterList(
+            torch.randn(shape, generator=generator, dtype=torch.float64) for shape in weights
+        )
+
+    def forward(self, x):
+        weight, bias, head, offset = self.weights
+        return self.piece((x.flatten(1) - 0.5) @ weight.T + 0.3 * bias) @ head.T + 0.2 * offset
+
+
+QUICK = ("absolute value", "hardtanh", "PReLU")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [pytest.param(p, marks=[] if p in QUICK else [pytest.mark.slow]) for p in PIECES],
+)
+def test_complete_decides_networks_with_kinks(piece):
+    grid = torch.cartesian_prod(*[torch.linspace(0, 1, 201).double()] * 2)
+    counts = torch.zeros(2, dtype=torch.long)
+    for seed in range(4):
+        model = Small(piece, seed).requires_grad_(False)
+        x = uniform(6, 1, 1, 2, seed=seed)
+        logits, eps = model(x), 0.15
+        y = logits.argmax(dim=1)
+        wrong = model(grid[:, None, None]).argmax(dim=1)[:, None] != y
+        near = (grid[:, None] - x.flatten(1)).abs().amax(dim=2) <= eps
+        broken_there = (wrong & near).any(dim=0)
+        prepared = Complete(seconds_per_example=20).prepared(model, (1, 1, 2))
+        proof = prepared.prove(x, logits, y, ThreatModel("Linf", eps))
+        certified = proof.class_radii.amin(dim=1) >= eps
+        assert not (certified & broken_there).any()
+        # Between the points of the grid a margin of this slope changes by little.
+        nearly = (wrong & ((grid[:, None] - x.flatten(1)).abs().amax(dim=2) <= eps + 0.02)).any(
+            dim=0
+        )
+        assert (certified | nearly).all()
+        counts += torch.tensor([certified.sum(), broken_there.sum()])
+    assert counts.min() > 2
