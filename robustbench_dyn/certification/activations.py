@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from copy import copy
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -34,22 +35,24 @@ class LinearBounds(NamedTuple):
 
 
 class Activation(ABC):
-    """An increasing function of one number, applied entry by entry.
+    """A function of one number, applied entry by entry.
 
     A subclass says how it is computed, its derivative, and where f(z) - slope z may have an
     extremum; all linear bounds follow from these, and are sound for any slopes.
 
     rounding_units: how many units roundoff of its value the model's function may err by.
     deviation: what the function as it is computed may differ by from the one that is meant, besides
-    rounding. min_slope, max_slope: bounds of the derivative, at least 0. secant_upper: the secant
-    is the best upper line (f is convex), so that only the lower one is optimised.
-    piecewise_linear: slopes are searched in larger steps.
+    rounding. min_slope, max_slope: bounds of the derivative; f increases where min_slope is at
+    least 0. stationary_points: where any other f has a derivative of 0. secant_upper: the secant is
+    the best upper line (f is convex), so that only the lower one is optimised. piecewise_linear:
+    slopes are searched in larger steps.
     """
 
     rounding_units = 16
     deviation = 0.0
     min_slope = 0.0
     max_slope = 1.0
+    stationary_points: tuple[float, ...] = ()
     secant_upper = True
     piecewise_linear = False
 
@@ -64,6 +67,39 @@ class Activation(ABC):
     @abstractmethod
     def critical_points(self, slope: Tensor) -> list[Tensor]:
         """Return all z where f(z) - slope z may have a local extremum; more do no harm."""
+
+    def unrounded(self) -> Self:
+        """Return the same function, as a step that the model itself does not compute."""
+        exact = copy(self)
+        exact.rounding_units = 0
+        return exact
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest value between the bounds of z, but for rounding.
+
+        They lie at the ends of a monotone function; else there or where the derivative is 0.
+        """
+        low, high = self(lower), self(upper)
+        if self.min_slope >= 0:
+            return low, high
+        points = [lower.new_tensor(z).clamp(lower, upper) for z in self.stationary_points]
+        values = torch.stack([low, high, *map(self, points)])
+        return values.amin(dim=0), values.amax(dim=0)
+
+    def summands(self, z: Tensor) -> Tensor | float:
+        """Return the size of numbers that cancel in f(z), whose rounding it has beside its own.
+
+        It does not decrease with |z|.
+        """
+        return 0.0
+
+    def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor | float:
+        """Return at least the largest |f'| within `error` of the bounds of z; here, everywhere."""
+        return max(abs(self.min_slope), abs(self.max_slope))
+
+    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Return the least and the largest slope that lines are searched with."""
+        return min(0.0, self.min_slope), max(1.0, self.max_slope)
 
     def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return good slopes of a lower and an upper line between the bounds of z; f is convex."""
@@ -103,7 +139,8 @@ class Activation(ABC):
         for z in points:
             value = self(z)
             candidate = value - slope * z
-            slack = _ULPS * (value.abs() + (slope * z).abs()).detach() + self.deviation + _TINY
+            size = value.abs() + (slope * z).abs() + self.summands(z)
+            slack = _ULPS * size.detach() + self.deviation + _TINY
             candidate = candidate + sign * slack
             if offset is None:
                 offset = candidate

@@ -109,7 +109,9 @@ def _isometry(module: nn.Module) -> float:
     return 1.0
 
 
+@_layer_bound.register(nn.Hardtanh)
 @_layer_bound.register(nn.ReLU)
+@_layer_bound.register(nn.ReLU6)
 @_layer_bound.register(nn.Tanh)
 def _slopes_up_to_one(module: nn.Module) -> float:
     return 1.0
@@ -118,6 +120,11 @@ def _slopes_up_to_one(module: nn.Module) -> float:
 @_layer_bound.register
 def _(module: nn.LeakyReLU) -> float:
     return max(1.0, abs(module.negative_slope))
+
+
+@_layer_bound.register
+def _(module: nn.PReLU) -> float:
+    return max(1.0, float(module.weight.detach().abs().max()))
 
 
 @_layer_bound.register
@@ -134,21 +141,22 @@ def _(module: nn.AvgPool2d) -> float:
 
 @_layer_bound.register
 def _(module: nn.MaxPool2d) -> float:
-    """Return 1 for windows that do not overlap.
+    """Return the root of how many windows an entry may lie in; 1 where they do not overlap.
 
     The maximum over one window W is 1-Lipschitz in the largest difference there: |max a - max b|
-    <= max |a - b| <= |a - b|_W, the L2 norm over W. Windows without common pixels: the squares of
-    the right-hand sides add up to at most |a - b|^2. An entry in k windows could move k outputs.
+    <= max |a - b| <= |a - b|_W, the L2 norm over W. The squares of the right-hand sides add up to
+    at most |a - b|^2 times the number of windows. Along an axis an entry t lies in the windows i
+    with t = i s + j d: every s / gcd(s, d) th place j of a window fits.
     """
     kernel, stride, dilation = (
         _pair(n) for n in (module.kernel_size, module.stride, module.dilation)
     )
-    if any(s < k for k, s in zip(kernel, stride, strict=True)) or dilation != (1, 1):
-        raise CertificateError(
-            "MaxPool2d has a known bound only where windows do not overlap: stride at least "
-            "kernel_size, and no dilation"
-        )
-    return 1.0
+    overlaps = (
+        math.ceil(k * math.gcd(s, d) / s) for k, s, d in zip(kernel, stride, dilation, strict=True)
+    )
+    n = math.prod(overlaps)
+    root = math.isqrt(n)
+    return float(root) if root**2 == n else math.nextafter(math.sqrt(n), math.inf)
 
 
 def _pair(n: int | tuple[int, ...]) -> tuple[int, ...]:

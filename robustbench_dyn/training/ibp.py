@@ -93,9 +93,7 @@ def interval_values(
         inputs = [intervals[i] for i in node.inputs]
         if isinstance(node, Pointwise):
             ((centre, radius),) = inputs
-            intervals.append(
-                _between(node.activation(centre - radius), node.activation(centre + radius))
-            )
+            intervals.append(_between(*node.activation.interval(centre - radius, centre + radius)))
             continue
         centre = node.linear(*(centre for centre, _ in inputs))
         centre = centre if node.bias is None else centre + node.bias
@@ -106,6 +104,11 @@ def interval_values(
             low = (centre - radius).maximum(at_x - reach)
             high = (centre + radius).minimum(at_x + reach)
             intervals.append(_between(low, high))
+        elif node.direct is not None:
+            ends = [intervals[i] for i in node.direct.inputs]
+            lows, highs = [c - r for c, r in ends], [c + r for c, r in ends]
+            low, high = node.direct.interval(lows, highs)
+            intervals.append(_between(low.maximum(centre - radius), high.minimum(centre + radius)))
         else:
             intervals.append(Interval(centre, radius))
     return intervals

@@ -32,7 +32,7 @@ SHAPE = (3, 4)
 
 class Opaque(nn.Module):
     def forward(self, x):
-        return x.flatten(1).exp()
+        return x.flatten(1).atan()
 
 
 def linear():

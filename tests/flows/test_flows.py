@@ -1,6 +1,7 @@
 """Flows against exact Jacobians and singular values, in float64; caching and freezing."""
 
 import copy
+import itertools
 import math
 from contextlib import contextmanager
 from itertools import pairwise
@@ -1034,20 +1035,35 @@ def test_the_bound_of_maximum_pooling_without_overlap_is_exact(kernel):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"stride": 1}, {"stride": (3, 2)}, {"dilation": 2}],
+    ("options", "overlap"),
+    [
+        ({"stride": 1}, 9),
+        ({"stride": (3, 2)}, 2),
+        ({"stride": 2, "padding": 1}, 4),
+        ({"dilation": 2}, 1),
+        ({"stride": 2, "dilation": 2}, 9),
+    ],
 )
-def test_maximum_pooling_with_overlap_is_refused(options):
+def test_the_bound_of_maximum_pooling_counts_windows_of_an_entry(options, overlap):
     pool = nn.MaxPool2d(3, **options)
-    with pytest.raises(CertificateError, match="do not overlap"):
-        lipschitz_bound(pool)
+    assert lipschitz_bound(pool) == pytest.approx(math.sqrt(overlap), rel=1e-15)
+    # Of an entry that is the largest in all of its windows, as many outputs move.
+    moved = []
+    for i, j in itertools.product(range(13), repeat=2):
+        x = torch.zeros(1, 1, 13, 13).double()
+        x[0, 0, i, j] = 1.0
+        moved.append(float((pool(2 * x) - pool(x)).square().sum()))
+    assert max(moved) == overlap
 
 
-def test_an_entry_in_many_windows_moves_many_outputs():
-    x = torch.zeros(1, 1, 7, 7).double()
-    lit = x.clone()
-    lit[0, 0, 3, 3] = 1.0
-    assert float((nn.MaxPool2d(3, stride=1)(lit) - nn.MaxPool2d(3, stride=1)(x)).norm()) == 3.0
+@pytest.mark.parametrize(
+    ("layer", "bound"), [(nn.ReLU6(), 1.0), (nn.Hardtanh(), 1.0), (nn.PReLU(init=-2.0), 2.0)]
+)
+def test_bounds_of_activations_with_kinks_are_their_slopes(layer, bound):
+    assert lipschitz_bound(layer) == bound
+    x, y = normal(1, 1, 20, 20), normal(1, 1, 20, 20, seed=1)
+    layer = layer.double().requires_grad_(False)
+    assert float(((layer(x) - layer(y)) / (x - y)).abs().max()) == pytest.approx(bound, abs=1e-9)
 
 
 # Periodic convolutions

@@ -118,7 +118,7 @@ def test_the_operation_is_refused_without_the_plugin():
     model = load_model("example", dataset="diagonal")
     assert len(select_certifiers("interval", model, (2, 1, 1), "L2").ready) == 1
     discovery._registered.clear()
-    with pytest.raises(CertificateError, match="do not support the operation 'hardtanh'"):
+    with pytest.raises(CertificateError, match="do not support the operation 'atan'"):
         select_certifiers("interval", model, (2, 1, 1), "L2")
 
 
@@ -129,7 +129,7 @@ def test_the_operation_is_refused_without_the_plugin():
         ("attacks", "ascent", "normalised gradient steps"),
         ("certifiers", "bound", "global L2 Lipschitz bound of each"),
         ("datasets", "diagonal", "train: 400 generated, test: 100"),
-        ("operations", "hardtanh", ""),
+        ("operations", "atan", ""),
     ],
 )
 def test_lists_show_its_names_with_their_origin(command, what, name, facts):
@@ -146,7 +146,7 @@ def test_the_plugin_keeps_every_contract(command):
         "attack ascent",
         "certifier bound",
         "data set diagonal",
-        "operation hardtanh",
+        "operation atan",
         "claim",
     )
     for title in titles:

@@ -48,6 +48,8 @@ def optimised_bounds(
     """
     nothing = ball.centre.new_zeros(0)
     values, roundings = [nothing], [nothing]
+    before = network.ancestors(k)
+    initial = {i: lines for i, lines in initial.items() if i in before}
     for chunk in chunks(network, len(rows), factor=8, up_to=k):
         chunk_owners, objectives = owners[chunk], rows[chunk].to(network.dtype)
         lines = _Lines.of(network, bounds, initial, chunk_owners)
@@ -55,7 +57,11 @@ def optimised_bounds(
         best = {key: slope.detach().clone() for key, slope in slopes.items()}
         reached = bounds.lower[k].new_full((len(chunk_owners),), -torch.inf)
         ascent = {
-            key: _Ascent(slope, _STEP if lines.is_piecewise_linear(key[0]) else _SMALL_STEP)
+            key: _Ascent(
+                slope,
+                _STEP if lines.is_piecewise_linear(key[0]) else _SMALL_STEP,
+                lines.slope_range(key[0]),
+            )
             for key, slope in slopes.items()
         }
         rough = lines.to(network.dtype)
@@ -77,7 +83,7 @@ def optimised_bounds(
             for key, slope in slopes.items():
                 mask = better.view(-1, *[1] * (slope.dim() - 1))
                 best[key] = torch.where(mask, slope.detach(), best[key])
-            if step + 1 < n_iterations:
+            if slopes and step + 1 < n_iterations:
                 gradients = torch.autograd.grad(total, list(slopes.values()))
                 for key, gradient in zip(slopes, gradients, strict=True):
                     ascent[key].step(gradient)
@@ -93,10 +99,17 @@ def optimised_bounds(
 
 
 class _Ascent:
-    """Adam for one tensor with entries in [0, 1], upwards; torch's own imports its compiler."""
+    """Adam for one tensor of entries within bounds, upwards; torch's own imports its compiler.
 
-    def __init__(self, parameter: Tensor, step_size: float) -> None:
+    The step size is a share of the distance between the bounds.
+    """
+
+    def __init__(
+        self, parameter: Tensor, step_size: float, within: tuple[Tensor | float, Tensor | float]
+    ) -> None:
         self.parameter, self.step_size, self.steps = parameter, step_size, 0
+        self.low, self.high = (torch.as_tensor(end).to(parameter) for end in within)
+        self.scale = self.high - self.low
         self.mean, self.square = torch.zeros_like(parameter), torch.zeros_like(parameter)
 
     @torch.no_grad()
@@ -106,7 +119,8 @@ class _Ascent:
         self.square.lerp_(gradient.square(), 0.1)
         mean = self.mean / (1 - 0.9**self.steps)
         square = self.square / (1 - 0.9**self.steps)
-        self.parameter.add_(self.step_size * mean / (square.sqrt() + 1e-8)).clamp_(0.0, 1.0)
+        self.parameter.add_(self.step_size * self.scale * mean / (square.sqrt() + 1e-8))
+        self.parameter.clamp_(self.low, self.high)
         self.step_size *= _DECAY
 
 
@@ -142,6 +156,10 @@ class _Lines:
     def is_piecewise_linear(self, k: int) -> bool:
         """Say whether an activation has kinks and no curvature."""
         return self.activations[k].piecewise_linear
+
+    def slope_range(self, k: int) -> tuple[Tensor | float, Tensor | float]:
+        """Return the least and the largest slopes of an activation that are worth trying."""
+        return self.activations[k].slope_range(self.lower[k], self.upper[k])
 
     def to(self, dtype: torch.dtype) -> _Lines:
         """Return the lines of the same rows in another dtype."""

@@ -129,7 +129,8 @@ def concretise(bound: SubstitutedBound, ball: Ball, bounds: Bounds, owners: Tens
         products = exact.clamp_min(0) * low + exact.clamp_max(0) * high
         rounding = (products[0].numel() + 8) * _UNIT * products.abs().flatten(1).sum(dim=1)
         minimum = minimum + products.flatten(1).sum(dim=1) - rounding
-    return minimum
+    # Where an activation is not defined everywhere, nothing is known.
+    return minimum.where(~minimum.isnan(), -torch.inf)
 
 
 def _through(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.network.graph import Network, Pointwise
+from robustbench_dyn.certification.network.graph import Direct, Network, Node, Pointwise
+
+# More than the rounding of a difference of bounds, relatively, in float32.
+_WIDER = 2.0**-20
 
 
 class Bounds(NamedTuple):
@@ -55,14 +59,10 @@ def propagate(
     for k, node in enumerate(network.nodes, start=1):
         lows = [bounds.lower[i] for i in node.inputs]
         highs = [bounds.upper[i] for i in node.inputs]
+        direct: _DirectBounds | None = None
         if isinstance(node, Pointwise):
-            low, high = node.activation(lows[0]), node.activation(highs[0])
-            magnitude = torch.maximum(low.abs(), high.abs()) + network.flush_errors[k - 1]
-            rounding = node.activation.rounding_units * unit * magnitude
+            low, high, magnitude, rounding, error = _activated(node, network, bounds, k)
             slack = 16 * own * magnitude + rounding + node.activation.deviation
-            (error,) = (bounds.errors[i] for i in node.inputs)
-            error = error * node.activation.max_slope + rounding + node.activation.deviation
-            error = error * (1 + 8 * own)
         else:
             centres = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
             radii = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
@@ -76,15 +76,99 @@ def propagate(
                 most = torch.stack([size.flatten(1).amax(dim=1) for size in sizes]).amax(dim=0)
                 dropped = network.flush_errors[k - 1] * (1 + most)
                 magnitude = magnitude + dropped.view(-1, *[1] * (magnitude.dim() - 1))
-            rounding = node.rounding_units * unit * magnitude
-            rounding = rounding.where(magnitude < largest, torch.inf)
+            if node.direct is not None:
+                direct = _direct_bounds(node.direct, bounds, magnitude, network.flush_errors[k - 1])
+            rounded = magnitude if direct is None else direct.magnitude
+            rounding = torch.zeros_like(rounded)
+            if node.rounding_units:
+                rounding = node.rounding_units * unit * rounded
+                rounding = rounding.where(rounded < largest, torch.inf)
             slack = 2 * (node.n_summands + 6) * own * magnitude + rounding
             error = node.abs_linear(*(bounds.errors[i] for i in node.inputs))
             error = (error + rounding) * (1 + 2 * (node.n_summands + 6) * own)
-        bounds.lower.append(low - slack)
-        bounds.upper.append(high + slack)
+        low, high = low - slack, high + slack
+        if direct is not None:
+            # Where a node's inputs have no bounds, its own are NaN, and give way.
+            slack = 64 * own * direct.size + rounding
+            low = torch.fmax(low, direct.lower - slack)
+            high = torch.fmin(high, direct.upper + slack)
+            magnitude = torch.maximum(magnitude, direct.magnitude)
+            error = torch.fmin(error, direct.error * (1 + 64 * own) + rounding)
+        if direct is not None or _is_steep(node):
+            # The bounds contain the exact value, too.
+            error = torch.fmin(error, (high - low) * (1 + 16 * own))
+        bounds.lower.append(low)
+        bounds.upper.append(high)
         bounds.magnitudes.append(magnitude)
         bounds.errors.append(error)
         if refine is not None:
             refine(k, bounds)
     return bounds
+
+
+def _is_steep(node: Node) -> bool:
+    """Say whether a node is an activation of unbounded slope, which multiplies errors."""
+    if not isinstance(node, Pointwise):
+        return False
+    return max(-node.activation.min_slope, node.activation.max_slope) == math.inf
+
+
+def _activated(
+    node: Pointwise, network: Network, bounds: Bounds, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return lower, upper, magnitude, rounding and error of an activation's output."""
+    activation, (i,) = node.activation, node.inputs
+    lower, upper, error = bounds.lower[i], bounds.upper[i], bounds.errors[i]
+    low, high = activation.interval(lower, upper)
+    slope = activation.slope_bound(lower, upper, error)
+    magnitude = torch.maximum(low.abs(), high.abs())
+    magnitude = magnitude + activation.summands(torch.maximum(lower.abs(), upper.abs()))
+    units, flush_error = activation.rounding_units, network.flush_errors[k - 1]
+    if not units:
+        # The model does not compute it.
+        rounding = torch.zeros_like(magnitude)
+        magnitude = magnitude + flush_error
+    else:
+        steepness = slope.clamp_min(1.0) if isinstance(slope, Tensor) else max(1.0, slope)
+        magnitude = magnitude + flush_error * steepness
+        rounding = units * network.unit * magnitude
+        # Other activations are no larger than their arguments.
+        if max(-activation.min_slope, activation.max_slope) > 1:
+            largest = torch.finfo(network.model_dtype).max
+            rounding = rounding.where(magnitude < largest, torch.inf)
+    own = torch.finfo(network.dtype).eps / 2
+    error = (error * slope + rounding + activation.deviation) * (1 + 16 * own)
+    return low, high, magnitude, rounding, error
+
+
+class _DirectBounds(NamedTuple):
+    """What node.direct says: bounds in exact arithmetic, the error handed on, and magnitudes.
+
+    size: at least the absolute value. magnitude: what the model's rounding is a multiple of.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    error: Tensor
+    size: Tensor
+    magnitude: Tensor
+
+
+def _direct_bounds(
+    direct: Direct, bounds: Bounds, magnitude: Tensor, flush_error: float
+) -> _DirectBounds:
+    """Return an output's direct bounds; magnitude: that of the node itself."""
+    lows = [bounds.lower[i] for i in direct.inputs]
+    highs = [bounds.upper[i] for i in direct.inputs]
+    errors = [bounds.errors[i] for i in direct.inputs]
+    lower, upper = direct.interval(lows, highs)
+    # Exact values lie within the errors of computed ones.
+    error = direct.error(
+        errors,
+        [low - error - _WIDER * low.abs() for low, error in zip(lows, errors, strict=True)],
+        [high + error + _WIDER * high.abs() for high, error in zip(highs, errors, strict=True)],
+    )
+    size = torch.maximum(lower.abs(), upper.abs()) + flush_error
+    if direct.magnitude is not None:
+        magnitude = size + direct.magnitude(lows, highs)
+    return _DirectBounds(lower, upper, error, size, magnitude)

@@ -40,5 +40,6 @@ class Interval(Certifier["RelaxationState"]):
     ) -> Proof:
         """Exclude classes from one ball."""
         from robustbench_dyn.certification.proofs import interval
+        from robustbench_dyn.certification.proofs.portions import in_portions
 
-        return interval.prove(state, x, logits, y, threat_model)
+        return in_portions(interval.prove, state, x, logits, y, threat_model)

@@ -52,8 +52,10 @@ class LinearRelaxation(Certifier["RelaxationState"]):
         threat_model: ThreatModel,
     ) -> Proof:
         """Exclude classes from one ball."""
-        from robustbench_dyn.certification.proofs import linear_relaxation
+        from functools import partial
 
-        return linear_relaxation.prove(
-            state, x, logits, y, threat_model, n_iterations=self.n_iterations, budget=self.budget
-        )
+        from robustbench_dyn.certification.proofs import linear_relaxation
+        from robustbench_dyn.certification.proofs.portions import in_portions
+
+        prove = partial(linear_relaxation.prove, n_iterations=self.n_iterations, budget=self.budget)
+        return in_portions(prove, state, x, logits, y, threat_model)

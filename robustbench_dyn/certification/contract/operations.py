@@ -36,7 +36,7 @@ TRACED = "a network that uses the operation can be traced"
 VALUES = "the node computes what the operation computes"
 ADJOINT = "adjoint is the transpose of linear"
 ABSOLUTE = "abs_linear bounds the absolute values of linear"
-SLOPES = "an activation is increasing, with slopes between min_slope and max_slope"
+SLOPES = "the slopes of an activation lie between min_slope and max_slope, and in its sectors"
 INTERVALS = "interval bounds contain samples"
 LINES = "linear bounds contain samples"
 RELAXED = "bounds by back-substitution lie below samples"
@@ -210,7 +210,11 @@ def _check_slopes(node: Pointwise, z: Tensor, w: Tensor, findings: Findings) -> 
         return
     low, high = float(secant.min()), float(secant.max())
     kept = low >= activation.min_slope - 1e-6 and high <= activation.max_slope + 1e-6
-    findings.expect(SLOPES, kept and low >= -1e-6, f"secants have slopes {low:.4g} to {high:.4g}")
+    findings.expect(SLOPES, kept, f"secants have slopes {low:.4g} to {high:.4g}")
+    nothing = torch.zeros_like(z)
+    steepest = activation.slope_bound(torch.minimum(z, w), torch.maximum(z, w), nothing)
+    steep = bool((secant.abs() <= torch.as_tensor(steepest).expand_as(z)[apart] + 1e-6).all())
+    findings.expect(SLOPES, steep, "a secant exceeds slope_bound")
     sector = activation.sector(z, z, torch.minimum(z, w), torch.maximum(z, w))
     inside = (secant >= sector[0][apart] - 1e-6) & (secant <= sector[1][apart] + 1e-6)
     findings.expect(SLOPES, bool(inside.all()), "a secant is outside of its sector")
@@ -224,15 +228,16 @@ def _check_lines(node: Pointwise, z: Tensor, w: Tensor, findings: Findings) -> N
     points = torch.stack([lower + share * (upper - lower) for share in shares])
     values = activation(points)
     for share in shares[::2]:
-        slope = activation.min_slope + share * (activation.max_slope - activation.min_slope)
+        least, most = activation.slope_range(lower, upper)
+        slope = torch.as_tensor(least + share * (most - least)).expand_as(lower)
         for above in (False, True):
-            line = activation.line(torch.full_like(lower, float(slope)), lower, upper, above=above)
+            line = activation.line(slope, lower, upper, above=above)
             gap = line.slope * points + line.offset - values
             excess = float(-gap.min() if above else gap.max())
             findings.expect(
                 LINES,
                 excess <= _TOLERANCE,
-                f"exceeded by {excess:.3g} for slope {float(slope):.3g}",
+                f"exceeded by {excess:.3g} for slopes up to {float(slope.max()):.3g}",
             )
 
 

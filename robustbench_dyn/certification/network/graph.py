@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,24 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.activations import Activation
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Bounds of an output straight from earlier ones, past the nodes that it was lowered to.
+
+    A maximum b + relu(a - b) lies between the maxima of the bounds of a and b, which no interval
+    arithmetic on its nodes finds. inputs: the indices of the outputs that the functions below are
+    given, as lists. interval(lower, upper): bounds of the output in exact arithmetic. error(errors,
+    lower, upper): at least what the output moves by where its inputs move by at most `errors`,
+    within those bounds. magnitude(lower, upper): what the model's own rounding of the output is
+    a multiple of, where it is not the magnitude of the node.
+    """
+
+    inputs: tuple[int, ...]
+    interval: Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Tensor]]
+    error: Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]
+    magnitude: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -22,6 +40,9 @@ class Affine:
     the transpose of linear, from coefficients on the output to those on each input. n_summands: how
     many numbers are added for one output; 0 where values are only moved. cancelled: what the model
     adds and subtracts again, as it computes, beside the bias that is left; it rounds all the same.
+    own_units: how many units roundoff of the output's magnitude the model may err by; None for
+    n_summands + 2, 0 for a step that the model does not compute, but that its operation is lowered
+    to. direct: tighter bounds, if there are any.
     """
 
     inputs: tuple[int, ...]
@@ -32,10 +53,14 @@ class Affine:
     bias: Tensor | None
     n_summands: int
     cancelled: Tensor | None = None
+    own_units: int | None = None
+    direct: Direct | None = None
 
     @property
     def rounding_units(self) -> int:
         """How many units roundoff of the output's magnitude the model may err by."""
+        if self.own_units is not None:
+            return self.own_units
         return self.n_summands + 2 if self.n_summands else 0
 
     def magnitude(self, *inputs: Tensor) -> Tensor:
@@ -133,19 +158,19 @@ class Network:
             for node in self.nodes[:k]
         )
 
-    def is_affine(self, k: int) -> bool:
-        """Say whether output k is an affine function of the input."""
-        reached, affine = {0}, True
-        waiting = [k]
+    def ancestors(self, k: int) -> set[int]:
+        """Return the indices of the outputs that output k is computed from, with its own."""
+        found, waiting = set[int](), [k]
         while waiting:
             i = waiting.pop()
-            if i in reached:
-                continue
-            reached.add(i)
-            node = self.nodes[i - 1]
-            affine = affine and isinstance(node, Affine)
-            waiting += node.inputs
-        return affine
+            if i not in found:
+                found.add(i)
+                waiting += self.nodes[i - 1].inputs if i else ()
+        return found
+
+    def is_affine(self, k: int) -> bool:
+        """Say whether output k is an affine function of the input."""
+        return all(isinstance(self.nodes[i - 1], Affine) for i in self.ancestors(k) - {0})
 
     def outputs(self, x: Tensor) -> list[Tensor]:
         """Return every output at x, (batch, *input_shape), of the network's dtype."""

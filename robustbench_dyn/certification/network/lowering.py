@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from robustbench_dyn.certification.network.batch_layout import STANDARD, Placed, rewritten
 from robustbench_dyn.certification.network.graph import Network, Node
 from robustbench_dyn.certification.network.operations import (
     OPERATIONS,
     Handler,
     OperationContext,
 )
-from robustbench_dyn.certification.network.trace import NodeRef, Operation, Trace
+from robustbench_dyn.certification.network.trace import N_EXAMPLES, NodeRef, Operation, Trace
+from robustbench_dyn.errors import CertificateError
 
 
 class Handlers(dict[str, Handler | None]):
@@ -34,18 +36,23 @@ def to_network(trace: Trace, dtype: torch.dtype, handlers: Handlers | None = Non
     handlers = Handlers() if handlers is None else handlers
     shapes, nodes = [trace.input_shape], list[Node]()
     new_indices = {0: 0}
+    placed = {0: Placed((N_EXAMPLES, *trace.input_shape), STANDARD)}
     for k in _needed(trace):
-        operation = _renumbered(trace.operations[k - 1], new_indices)
-        context = OperationContext(operation, shapes, dtype, trace.device)
+        traced = trace.operations[k - 1]
+        in_front = rewritten(traced, [placed[i] for i in traced.inputs], N_EXAMPLES)
+        operation = _renumbered(in_front.operation if in_front else traced, new_indices)
+        context = OperationContext(operation, shapes, nodes, dtype, trace.device, trace.dtype)
         handler = handlers[operation.name]
         if handler is None:
             raise context.refuse()
-        if not operation.batched:
+        if in_front is None:
             raise context.refuse(" over the batch")
-        node = handler(context)
-        nodes.append(node)
-        shapes.append(node.shape)
-        new_indices[k] = len(nodes)
+        placed[k] = Placed(traced.whole_shape, in_front.layout)
+        lowered = handler(context)
+        reference = lowered if isinstance(lowered, NodeRef) else context.add(lowered)
+        new_indices[k] = reference.index
+    if placed[len(trace.operations)].layout != STANDARD:
+        raise CertificateError("the network's logits are not one row for each example")
     return Network(trace.input_shape, tuple(nodes), dtype, trace.dtype)
 
 

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+# How many examples a network is traced with.
+N_EXAMPLES = 2
+
 
 @dataclass(frozen=True)
 class NodeRef:
@@ -33,7 +36,8 @@ class Operation(NamedTuple):
 
     name: of escapes.operation_name, without the underscore of an operation in place. result: which
     one of several results is meant; None where there is one. shape: that of one example's result,
-    where the first dimension counts the examples (batched).
+    where the first dimension counts the examples (batched). whole_shape: that of the result, for
+    the N_EXAMPLES that were traced.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Operation(NamedTuple):
     result: int | None
     shape: tuple[int, ...]
     batched: bool
+    whole_shape: tuple[int, ...]
 
     @property
     def inputs(self) -> tuple[int, ...]:

@@ -15,7 +15,9 @@ from robustbench_dyn.certification.escapes import (
     operation_name,
     refuse_data_dependence,
 )
+from robustbench_dyn.certification.network.circular_padding import CircularPadding
 from robustbench_dyn.certification.network.trace import (
+    N_EXAMPLES,
     DerivedRef,
     DifferentiableTrace,
     NodeRef,
@@ -40,7 +42,6 @@ _SHAPE_ONLY = frozenset(
         "zeros_like",
     }
 )
-_EXAMPLES = 2
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Trace:
@@ -75,11 +76,11 @@ def _trace(
 ) -> DifferentiableTrace:
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(_EXAMPLES, *input_shape, generator=generator, dtype=dtype).to(device)
+    x = torch.rand(N_EXAMPLES, *input_shape, generator=generator, dtype=dtype).to(device)
     with torch.inference_mode(False), torch.no_grad():
         tracer = _Tracer(x, parameters)
         try:
-            with RefuseEscapes(tracer.depends), tracer:
+            with RefuseEscapes(tracer.depends), CircularPadding(), tracer:
                 logits = model(x)
         except CertificateError:
             raise
@@ -92,7 +93,7 @@ def _trace(
             ) from error
     tracer.check_memory([logits])
     last = tracer.reference(logits)
-    if not isinstance(last, NodeRef) or logits.dim() != 2 or len(logits) != _EXAMPLES:
+    if not isinstance(last, NodeRef) or logits.dim() != 2 or len(logits) != N_EXAMPLES:
         raise CertificateError(
             "the network's logits (batch, classes) cannot be traced back to its input"
         )
@@ -162,7 +163,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 kwargs=referred_kwargs,
                 result=k if several else None,
                 shape=tuple(value.shape[1:]),
-                batched=value.dim() > 0 and len(value) == _EXAMPLES,
+                batched=value.dim() > 0 and len(value) == N_EXAMPLES,
+                whole_shape=tuple(value.shape),
             )
             self.values.append(value)
             if depends_on_input:
@@ -184,8 +186,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if hidden or id(leaf) in self.overwritten:
                 raise CertificateError(
                     "the network writes into a part of a tensor that it reads as a whole, or "
-                    "through another view of it (padding that is not with zeros does so); bounds "
-                    "cannot follow that"
+                    "through another view of it; bounds cannot follow that"
                 )
 
     def _note_memory(self, value: Tensor, name: str) -> None:

@@ -68,12 +68,19 @@ def small_network(
     the traced operations, before a large network's weights are converted.
     """
     operations = trace(model, input_shape, parameter_dtype(model)).operations
-    n_units = sum(math.prod(o.shape) for o in operations if o.name in _ACTIVATIONS)
     n_inputs = math.prod(input_shape)
-    if n_units > max_units or n_inputs > max_inputs or not n_units:
-        raise CertificateError(
-            f"semidefinite bounds are for networks of 1 to {max_units} activations and up to "
-            f"{max_inputs} inputs, and this one has {n_units} and {n_inputs}; choose another "
-            "certifier"
-        )
-    return traced_network(model, input_shape).exact
+
+    def check(n_units: int) -> None:
+        if n_units > max_units or n_inputs > max_inputs or not n_units:
+            raise CertificateError(
+                f"semidefinite bounds are for networks of 1 to {max_units} activations and up to "
+                f"{max_inputs} inputs, and this one has {n_units} and {n_inputs}; choose another "
+                "certifier"
+            )
+
+    check(max(1, sum(math.prod(o.shape) for o in operations if o.name in _ACTIVATIONS)))
+    network = traced_network(model, input_shape).exact
+    # Other operations are lowered to activations.
+    n_units = sum(math.prod(network.shape(k)) for k in network.activations)
+    check(n_units)
+    return network

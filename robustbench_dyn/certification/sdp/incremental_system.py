@@ -18,8 +18,10 @@ from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
 from robustbench_dyn.errors import CertificateError
 
-# More than the rounding of a slope in [0, 1].
+# More than the rounding of a slope in [-2, 2].
 _SLACK = 2.0**-48
+# The steepest activation that is treated.
+_MOST = 2.0
 
 
 class Sector(NamedTuple):
@@ -70,7 +72,7 @@ def local_sectors(
         low, high = activation.sector(*(end[example].flatten() for end in ends))
         unstable = high > low
         sectors[k] = Sector(
-            torch.where(unstable, (low - _SLACK).clamp_min(0.0), low),
+            torch.where(unstable, (low - _SLACK).clamp_min(activation.min_slope), low),
             torch.where(unstable, high + _SLACK, high),
         )
     return sectors
@@ -105,7 +107,7 @@ def incremental_system(network: Network, sectors: Mapping[int, Sector]) -> Incre
         rows.append(z[:, units_here] * width)
         row_magnitudes.append(magnitude[:, units_here] * width)
         changes.append((z * low + psi).view(-1, *node.shape))
-        magnitudes.append((magnitude * low + psi).view(-1, *node.shape))
+        magnitudes.append((magnitude * low.abs() + psi).view(-1, *node.shape))
         n_summands += 4
     return IncrementalSystem(
         rows=torch.cat(rows, dim=1).T.contiguous(),
@@ -124,6 +126,11 @@ def _activations(network: Network) -> dict[int, Activation]:
         if isinstance(node, Pointwise)
     }
     for activation in found.values():
+        if max(abs(activation.min_slope), activation.max_slope) > _MOST:
+            raise CertificateError(
+                f"{type(activation).__name__} has no bound of its slopes up to {_MOST:g}, which "
+                "semidefinite bounds need; choose another certifier"
+            )
         if activation.deviation:
             raise CertificateError(
                 f"{type(activation).__name__} as torch computes it has a jump, and no Lipschitz "

@@ -1,4 +1,4 @@
-"""Operation hardtanh: min(max(z, -1), 1), which interval bounds and relaxations then know."""
+"""Operation atan: the arctangent, which interval bounds and relaxations then know."""
 
 import torch
 from torch import Tensor
@@ -8,30 +8,28 @@ from robustbench_dyn.certification.network.graph import Node
 from robustbench_dyn.certification.network.operations import OperationContext
 
 
-class HardTanh(Activation):
+class Arctangent(Activation):
     """Increasing, convex below 0 and concave above it; linear bounds follow from what is here."""
 
     secant_upper = False
-    piecewise_linear = True
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
-        return z.clamp(-1, 1)
+        return torch.atan(z)
 
     def derivative(self, z: Tensor) -> Tensor:
         """Return f'(z)."""
-        return (z.abs() < 1).to(z)
+        return 1 / (1 + z.square())
 
     def critical_points(self, slope: Tensor) -> list[Tensor]:
-        """Return the kinks: f(z) - slope z has its extrema there or at the ends."""
-        return [torch.ones_like(slope), -torch.ones_like(slope)]
+        """Return +-z with f'(z) = slope: f(z) - slope z has its extrema there or at the ends."""
+        z = (1 / slope.clamp(1e-16, 1) - 1).sqrt()
+        return [z, -z]
 
 
-def hardtanh(context: OperationContext) -> Node:
-    """Return the node of a traced hardtanh; refuse other ends than -1 and 1."""
-    if tuple(context.args[1:]) not in ((), (-1, 1)):
-        raise context.refuse(f" with ends {context.args[1:]}")
-    return context.pointwise(HardTanh())
+def atan(context: OperationContext) -> Node:
+    """Return the node of a traced arctangent."""
+    return context.pointwise(Arctangent())
 
 
-OPERATIONS = {"hardtanh": hardtanh}
+OPERATIONS = {"atan": atan}

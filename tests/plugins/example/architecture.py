@@ -2,15 +2,14 @@
 
 import math
 
-from torch import Tensor, nn
-from torch.nn.functional import hardtanh
+from torch import Tensor, atan, nn
 
 
 class Squash(nn.Module):
-    """The hard hyperbolic tangent, with a Lipschitz bound of its own."""
+    """The arctangent, with a Lipschitz bound of its own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return hardtanh(x)
+        return atan(x)
 
     def lipschitz_bound(self) -> float:
         return 1.0

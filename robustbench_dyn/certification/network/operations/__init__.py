@@ -1,6 +1,6 @@
 """Handlers of operations: how each one becomes an affine map or an activation.
 
-A module of a plugin adds its own with `OPERATIONS = {"hardtanh": handler, ...}`. A name is that of
+A module of a plugin adds its own with `OPERATIONS = {"atan": handler, ...}`. A name is that of
 torch's operation without its namespace, overload and the underscore of an operation in place, or
 "library::name" for another library's; the error about an operation that has no handler says it.
 
@@ -23,8 +23,12 @@ from __future__ import annotations
 from robustbench_dyn.certification.network.operations import (
     activations,
     arithmetic,
+    attention,
     linear,
     movement,
+    normalisation,
+    piecewise,
+    pooling,
 )
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
 from robustbench_dyn.errors import InputError
@@ -38,12 +42,19 @@ def _check_type(_name: str, handler: object) -> None:
         raise InputError(f"it is a {type(handler).__name__}, and must be a function")
 
 
+_BUILT_IN = (
+    activations,
+    piecewise,
+    pooling,
+    linear,
+    arithmetic,
+    normalisation,
+    attention,
+    movement,
+)
+
 OPERATIONS: Registry[Handler] = Registry(
     "operation",
-    [
-        Entry(name, handler)
-        for module in (activations, linear, arithmetic, movement)
-        for name, handler in module.OPERATIONS.items()
-    ],
+    [Entry(name, handler) for module in _BUILT_IN for name, handler in module.OPERATIONS.items()],
     from_plugins=from_plugins("operations", _check_type),
 )

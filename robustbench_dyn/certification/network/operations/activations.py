@@ -1,21 +1,22 @@
-"""Handlers of activations, applied entry by entry."""
+"""Handlers of smooth activations, applied entry by entry."""
 
 from __future__ import annotations
 
-from robustbench_dyn.certification.activations import LeakyReLU, Sigmoid, Softplus, Tanh
+import math
+
+from robustbench_dyn.certification.activations import Activation, Sigmoid, Softplus, Tanh
+from robustbench_dyn.certification.convex_activations import Exp, Reciprocal, Rsqrt, Square
+from robustbench_dyn.certification.curved_activations import (
+    ELU,
+    GELU,
+    Hardswish,
+    SiLU,
+    TanhGELU,
+)
 from robustbench_dyn.certification.network.graph import Node
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
-
-
-def _relu(context: OperationContext) -> Node:
-    return context.pointwise(LeakyReLU(0.0))
-
-
-def _leaky_relu(context: OperationContext) -> Node:
-    slope = float(context.args[1]) if len(context.args) > 1 else 0.01
-    if not 0 <= slope <= 1:
-        raise context.refuse(f" with slope {slope:g}")
-    return context.pointwise(LeakyReLU(slope))
+from robustbench_dyn.certification.network.operations.steps import applied, combined
+from robustbench_dyn.certification.network.trace import NodeRef
 
 
 def _tanh(context: OperationContext) -> Node:
@@ -34,10 +35,76 @@ def _softplus(context: OperationContext) -> Node:
     return context.pointwise(Softplus(float(beta), float(threshold)))
 
 
+def _log_sigmoid(context: OperationContext) -> NodeRef:
+    """-softplus(-z)."""
+    (z,) = context.args
+    if context.operation.result != 0:
+        raise context.refuse(" where its buffer is read")
+    minus = context.constant(-1.0)
+    function = Softplus(1.0, math.inf)
+    # The model computes -max(-z, 0) - log1p(exp(-|z|)).
+    return combined(context, [applied(context, function, combined(context, [z], [minus]))], [minus])
+
+
+def _gelu(context: OperationContext) -> Node:
+    approximate = context.operation.kwargs.get("approximate", (*context.args[1:], "none")[0])
+    return context.pointwise(TanhGELU() if approximate == "tanh" else GELU())
+
+
+def _silu(context: OperationContext) -> Node:
+    return context.pointwise(SiLU())
+
+
+def _hardswish(context: OperationContext) -> Node:
+    return context.pointwise(Hardswish())
+
+
+def _elu(context: OperationContext) -> Node:
+    given = [float(argument) for argument in context.args[1:]]
+    if context.operation.name == "celu":
+        (alpha,) = given or [1.0]
+        given = [alpha, 1.0, 1 / alpha if alpha else 0.0]
+    alpha, scale, input_scale = given + [1.0] * (3 - len(given))
+    if min(alpha, scale, input_scale) <= 0:
+        raise context.refuse(f" with alpha {alpha:g} and scale {scale:g}")
+    return context.pointwise(ELU(alpha, scale, input_scale))
+
+
+def _exp(context: OperationContext) -> Node:
+    return context.pointwise(Exp())
+
+
+def _reciprocal(context: OperationContext) -> Node:
+    return context.pointwise(Reciprocal())
+
+
+def _rsqrt(context: OperationContext) -> Node:
+    return context.pointwise(Rsqrt())
+
+
+def _pow(context: OperationContext) -> Node | NodeRef:
+    z, power = context.args
+    powers: dict[float, type[Activation]] = {2: Square, -1: Reciprocal, -0.5: Rsqrt}
+    if isinstance(z, NodeRef) and isinstance(power, (int, float)):
+        if power == 1:
+            return z
+        if power in powers:
+            return context.pointwise(powers[power]())
+    raise context.refuse(f" to the power {power}")
+
+
 OPERATIONS: dict[str, Handler] = {
-    "leaky_relu": _leaky_relu,
-    "relu": _relu,
+    "celu": _elu,
+    "elu": _elu,
+    "exp": _exp,
+    "gelu": _gelu,
+    "hardswish": _hardswish,
+    "log_sigmoid_forward": _log_sigmoid,
+    "pow": _pow,
+    "reciprocal": _reciprocal,
+    "rsqrt": _rsqrt,
     "sigmoid": _sigmoid,
+    "silu": _silu,
     "softplus": _softplus,
     "tanh": _tanh,
 }

@@ -1,4 +1,4 @@
-"""Handlers of scales by constants, sums and means."""
+"""Handlers of sums, products, quotients and means."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ import math
 
 from torch import Tensor
 
+from robustbench_dyn.certification.convex_activations import Reciprocal
 from robustbench_dyn.certification.network.graph import Affine, Node
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
+from robustbench_dyn.certification.network.operations.products import product, quotient
+from robustbench_dyn.certification.network.operations.steps import applied, expanded
 from robustbench_dyn.certification.network.trace import NodeRef
 
 
-def _mul(context: OperationContext) -> Node:
-    factors = list(context.args)
-    if isinstance(factors[1], NodeRef):
-        factors.reverse()
-    x, factor = factors
+def _mul(context: OperationContext) -> Node | NodeRef:
+    x, factor = context.args
+    if not isinstance(x, NodeRef):
+        x, factor = factor, x
+    x = expanded(context, x, context.operation.shape)
     if isinstance(factor, NodeRef):
-        raise context.refuse(" of two values that both depend on the input")
+        return product(context, x, expanded(context, factor, context.operation.shape))
     return context.scaled(x, context.constant_per_example(factor))
 
 
-def _div(context: OperationContext) -> Node:
+def _div(context: OperationContext) -> Node | NodeRef:
     x, divisor = context.args
-    if isinstance(divisor, NodeRef) or context.operation.kwargs:
-        raise context.refuse(" by a value that depends on the input, or rounded")
-    inverse = context.constant_per_example(divisor).double().reciprocal()
-    return context.scaled(x, inverse.to(context.dtype))
+    if context.operation.kwargs.get("rounding_mode") is not None:
+        raise context.refuse(" rounded")
+    if isinstance(divisor, NodeRef):
+        divisor = expanded(context, divisor, context.operation.shape)
+        if isinstance(x, NodeRef):
+            return quotient(context, expanded(context, x, context.operation.shape), divisor)
+        inverse = applied(context, Reciprocal().unrounded(), divisor)
+        return context.scaled(inverse, context.constant_per_example(x))
+    factor = context.constant_per_example(divisor).double().reciprocal()
+    x = expanded(context, x, context.operation.shape)
+    return context.scaled(x, factor.to(context.dtype))
 
 
 def _neg(context: OperationContext) -> Node:
@@ -38,13 +48,15 @@ def _sum(context: OperationContext) -> Node:
     alpha = float(context.operation.kwargs.get("alpha", (*context.args[2:], 1)[0]))
     signs = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[name]
     operands = list(zip((first, second), signs, strict=True))
-    refs = [(operand, sign) for operand, sign in operands if isinstance(operand, NodeRef)]
+    refs = [
+        (expanded(context, operand, context.operation.shape), sign)
+        for operand, sign in operands
+        if isinstance(operand, NodeRef)
+    ]
     bias = None
     for operand, sign in operands:
         if not isinstance(operand, NodeRef):
             bias = sign * context.constant_per_example(operand)
-    if any(context.shapes[ref.index] != context.operation.shape for ref, _ in refs):
-        raise context.refuse(" that repeats values")
     weights = [sign for _, sign in refs]
 
     def total(values: tuple[Tensor, ...], weights: list[float]) -> Tensor:

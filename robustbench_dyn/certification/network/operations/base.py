@@ -24,19 +24,28 @@ class OperationContext:
     """A traced operation, for its handler.
 
     operation: its name and arguments, in which a NodeRef stands for the output of a node, and
-    anything else is a constant. shapes: of one example's output, by the index of a NodeRef. dtype
-    and device: what the node has to compute in.
+    anything else is a constant. shapes: of one example's output, by the index of a NodeRef. nodes:
+    those of the network so far; `add` puts another one behind them. dtype and device: what the
+    nodes have to compute in. model_dtype: what the model itself computes in.
     """
 
     operation: Operation
     shapes: list[tuple[int, ...]]
+    nodes: list[Node]
     dtype: torch.dtype
     device: torch.device
+    model_dtype: torch.dtype
 
     @property
     def args(self) -> Any:
         """The operation's positional arguments."""
         return self.operation.args
+
+    def add(self, node: Node) -> NodeRef:
+        """Put a node behind the others, and return what stands for its output in later ones."""
+        self.nodes.append(node)
+        self.shapes.append(node.shape)
+        return NodeRef(len(self.nodes))
 
     def refuse(self, why: str = "") -> CertificateError:
         """Return the error that says that these arguments cannot be bounded; to be raised.
@@ -150,4 +159,4 @@ class OperationContext:
         return result if operation.result is None else result[operation.result]
 
 
-Handler = Callable[[OperationContext], Node]
+Handler = Callable[[OperationContext], Node | NodeRef]

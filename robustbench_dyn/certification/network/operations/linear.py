@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustbench_dyn.certification.network.graph import Affine, Node
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
+from robustbench_dyn.certification.network.operations.products import matrix_product
 from robustbench_dyn.certification.network.trace import NodeRef
 
 
@@ -70,9 +71,10 @@ def _convolution(context: OperationContext) -> Node:
 
 def _addmm(context: OperationContext) -> Node:
     bias, x, matrix = context.args
-    if context.operation.kwargs:
-        raise context.refuse(" with beta or alpha")
-    return _matmul(context, x, matrix, bias)
+    alpha, beta = (float(context.operation.kwargs.get(name, 1)) for name in ("alpha", "beta"))
+    if isinstance(bias, NodeRef):
+        raise context.refuse(" with weights that depend on the input")
+    return _matmul(context, x, matrix, bias, alpha=alpha, beta=beta)
 
 
 def _mm(context: OperationContext) -> Node:
@@ -80,10 +82,18 @@ def _mm(context: OperationContext) -> Node:
     return _matmul(context, x, matrix, None)
 
 
-def _matmul(context: OperationContext, x: Any, matrix: Any, bias: Any) -> Node:
-    if not isinstance(x, NodeRef) or isinstance(matrix, NodeRef) or isinstance(bias, NodeRef):
+def _matmul(
+    context: OperationContext,
+    x: Any,
+    matrix: Any,
+    bias: Any,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+) -> Node:
+    if not isinstance(x, NodeRef) or isinstance(matrix, NodeRef):
         raise context.refuse(" with weights that depend on the input")
-    weight = context.constant(matrix).contiguous()
+    weight = alpha * context.constant(matrix).contiguous()
     magnitude = weight.abs()
     return Affine(
         inputs=(x.index,),
@@ -91,8 +101,35 @@ def _matmul(context: OperationContext, x: Any, matrix: Any, bias: Any) -> Node:
         linear=lambda z: z @ weight,
         abs_linear=lambda z: z @ magnitude,
         adjoint=lambda a: (a @ weight.T,),
-        bias=None if bias is None else context.constant(bias),
-        n_summands=len(weight) + 1,
+        bias=None if bias is None else beta * context.constant_per_example(bias),
+        # Scaling rounds, too.
+        n_summands=len(weight) + 1 + (alpha != 1 or beta != 1) * 2,
+    )
+
+
+def _bmm(context: OperationContext) -> Node | NodeRef:
+    a, b = context.args
+    if isinstance(a, NodeRef) and isinstance(b, NodeRef):
+        return matrix_product(context, a, b)
+    x, constant = (a, b) if isinstance(a, NodeRef) else (b, a)
+    weight = context.constant_per_example(constant)
+    size = weight.abs()
+
+    def multiply(z: Tensor, weight: Tensor) -> Tensor:
+        return z @ weight if x is a else weight @ z
+
+    def adjoint(rows: Tensor) -> tuple[Tensor, ...]:
+        transposed = weight.transpose(-1, -2)
+        return (rows @ transposed if x is a else transposed @ rows,)
+
+    return Affine(
+        inputs=(x.index,),
+        shape=context.operation.shape,
+        linear=lambda z: multiply(z, weight),
+        abs_linear=lambda z: multiply(z, size),
+        adjoint=adjoint,
+        bias=None,
+        n_summands=weight.shape[-2 if x is a else -1] + 1,
     )
 
 
@@ -117,6 +154,7 @@ def _batch_norm(context: OperationContext) -> Node:
 OPERATIONS: dict[str, Handler] = {
     "_native_batch_norm_legit_no_training": _batch_norm,
     "addmm": _addmm,
+    "bmm": _bmm,
     "convolution": _convolution,
     "mm": _mm,
     "native_batch_norm": _batch_norm,

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from robustbench_dyn.certification.network.graph import Affine, Node
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
 
+# Those that may read one number several times.
+_REPEATING = [
+    "expand",
+    "im2col",
+    "index",
+    "index_select",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "repeat",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+    "stack",
+    "unfold",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+]
+# Those that take means of some numbers, with weights that are at least 0.
+_INTERPOLATIONS = ["upsample_bilinear2d", "upsample_linear1d"]
 _MOVES = [
     "_reshape_alias",
     "_unsafe_view",
@@ -15,9 +40,10 @@ _MOVES = [
     "cat",
     "clone",
     "constant_pad_nd",
+    "channel_shuffle",
     "contiguous",
     "detach",
-    "expand",
+    "diagonal",
     "flatten",
     "flip",
     "narrow",
@@ -26,6 +52,7 @@ _MOVES = [
     "pixel_unshuffle",
     "reshape",
     "roll",
+    "rot90",
     "select",
     "slice",
     "split",
@@ -62,4 +89,26 @@ def _move(context: OperationContext) -> Node:
     return context.nonnegative_map(0)
 
 
-OPERATIONS: dict[str, Handler] = {"_to_copy": _cast, **dict.fromkeys(_MOVES, _move)}
+def _repeat(context: OperationContext) -> Node:
+    indexed = "index" in context.operation.name
+    if indexed and context.operation.inputs != (context.args[0].index,):
+        raise context.refuse(" at places that depend on the input")
+    node = context.nonnegative_map(0)
+    one = torch.ones(1, *context.operation.shape, dtype=context.dtype, device=context.device)
+    repeats = int(max(float(part.max()) for part in node.adjoint(one)))
+    # Coefficients of a number that is read several times are added.
+    return replace(node, n_summands=repeats if repeats > 1 else 0, own_units=0)
+
+
+def _interpolate(context: OperationContext) -> Node:
+    # Up to four products each, with weights that the model computes from the places in its grid.
+    largest = max(*context.operation.shape, *context.shapes[context.args[0].index])
+    return context.nonnegative_map(16 + 4 * largest)
+
+
+OPERATIONS: dict[str, Handler] = {
+    "_to_copy": _cast,
+    **dict.fromkeys(_MOVES, _move),
+    **dict.fromkeys(_REPEATING, _repeat),
+    **dict.fromkeys(_INTERPOLATIONS, _interpolate),
+}

@@ -1,0 +1,251 @@
+"""Where the examples of a batch are in a tensor, if not in its first dimension alone.
+
+Matrices are applied to (batch tokens, features), and heads of attention have (batch heads, ...) or
+(3, batch, heads, ...). In the order of memory, such a tensor is (before, batch, after) for each
+example's own numbers before and after, whatever its dimensions are. An operation on it is rewritten
+as one on tensors with the batch in a first dimension of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.certification.network.trace import NodeRef, Operation
+
+
+class Layout(NamedTuple):
+    """The batch is in dimension dim, of size before * batch * after.
+
+    Where before and after are 1 the dimension is the batch's own.
+    """
+
+    dim: int = 0
+    before: int = 1
+    after: int = 1
+
+    @property
+    def own(self) -> bool:
+        """Whether the dimension holds nothing else."""
+        return self.before == self.after == 1
+
+    def example_shape(self, shape: Sequence[int], batch: int) -> tuple[int, ...]:
+        """Return the shape of one example's numbers in a tensor of a shape."""
+        sizes = list(shape)
+        sizes[self.dim] //= batch
+        return tuple(sizes[: self.dim] + sizes[self.dim + self.own :])
+
+    def moved(self, dim: int) -> int | None:
+        """Return where a dimension is with the batch in front; None for that of the batch."""
+        if dim == self.dim:
+            return None
+        return dim + 1 if not self.own or dim < self.dim else dim
+
+
+STANDARD = Layout()
+
+
+class Placed(NamedTuple):
+    """A tensor that was traced: its shape, and where the batch is in it."""
+
+    shape: tuple[int, ...]
+    layout: Layout
+
+
+class Rewritten(NamedTuple):
+    """An operation with the batch in front, and where the batch is in what was traced of it."""
+
+    operation: Operation
+    layout: Layout
+
+
+def rewritten(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    """Return an operation with the batch in front; None where it cannot be rewritten.
+
+    inputs: the tensors that it reads, in order. batch: how many examples were traced.
+    """
+    standard = all(tensor.layout == STANDARD for tensor in inputs)
+    rewrite = _REWRITES.get(operation.name)
+    if standard and (operation.name not in _MOVING or rewrite is None):
+        return Rewritten(operation, STANDARD) if operation.batched else None
+    if rewrite is None or not inputs:
+        return None
+    layouts = {tensor.layout for tensor in inputs}
+    return rewrite(operation, inputs, batch) if len(layouts) == 1 else None
+
+
+def _with(
+    operation: Operation, layout: Layout, args: Sequence[Any], batch: int, name: str = ""
+) -> Rewritten:
+    """Return an operation with other arguments, whose result has a layout."""
+    same = len(args) == len(operation.args) and all(map(operator.is_, args, operation.args))
+    if operation.batched and layout == STANDARD and same:
+        return Rewritten(operation, layout)
+    shape = layout.example_shape(operation.whole_shape, batch)
+    changed = operation._replace(name=name or operation.name, args=args, shape=shape, batched=True)
+    return Rewritten(changed, layout)
+
+
+def _permute(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    x, dims = operation.args
+    layout = inputs[0].layout
+    rank = len(dims)
+    dims = [dim % rank for dim in dims]
+    new = layout._replace(dim=dims.index(layout.dim))
+    places = [place for dim in dims if (place := _kept(layout, dim)) is not None]
+    changed = operation._replace(function=torch.ops.aten.permute.default)
+    return _with(changed, new, [x, [0, *places]], batch, "permute")
+
+
+def _kept(layout: Layout, dim: int) -> int | None:
+    """Return where a dimension is with the batch in front, also what is left of the batch's."""
+    return dim + 1 if dim == layout.dim and not layout.own else layout.moved(dim)
+
+
+def _transpose(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    rank = len(operation.whole_shape)
+    first, second = (*operation.args[1:], 0, 1)[:2] if operation.name != "t" else (0, 1)
+    dims = list(range(rank))
+    dims[first], dims[second] = dims[second], dims[first]
+    return _permute(operation._replace(args=(operation.args[0], dims)), inputs, batch)
+
+
+def _view(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    """A view keeps the order in memory: what is before the batch stays there."""
+    layout = inputs[0].layout
+    before = math.prod(inputs[0].shape[: layout.dim]) * layout.before
+    done = 1
+    for dim, size in enumerate(operation.whole_shape):
+        if done * size >= batch * before:
+            ahead = before // done
+            if not ahead or before % done or size % (ahead * batch):
+                return None
+            new = Layout(dim, ahead, size // (ahead * batch))
+            return _with(operation, new, operation.args, batch)
+        done *= size
+    return None
+
+
+def _along(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    """Operations along one dimension, which is their second argument."""
+    x, dim, *rest = (*operation.args, 0)[: max(2, len(operation.args))]
+    if not isinstance(dim, int):
+        return None
+    layout = inputs[0].layout
+    rank = len(inputs[0].shape) + (operation.name in ("unsqueeze", "stack"))
+    dim %= rank
+    new = layout
+    if operation.name in ("unsqueeze", "stack"):
+        place = dim + 1 if not layout.own or dim <= layout.dim else dim
+        new = layout._replace(dim=layout.dim + (dim <= layout.dim))
+    else:
+        found = layout.moved(dim)
+        if found is None:
+            return None
+        place = found
+        if operation.name in ("select", "unbind", "squeeze") and dim < layout.dim:
+            new = layout._replace(dim=layout.dim - 1)
+    return _with(operation, new, [x, place, *rest], batch)
+
+
+def _split(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    x, sizes, *dims = operation.args
+    layout = inputs[0].layout
+    place = layout.moved((*dims, 0)[0] % len(inputs[0].shape))
+    return None if place is None else _with(operation, layout, [x, sizes, place], batch)
+
+
+def _entrywise(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    """Operations entry by entry, of values with one layout, and of constants that broadcast."""
+    layout = inputs[0].layout
+    args = list(operation.args)
+    for k, argument in enumerate(args):
+        if isinstance(argument, Tensor):
+            changed = _constant(argument, layout, len(operation.whole_shape), batch)
+            if changed is None:
+                return None
+            args[k] = changed
+    return _with(operation, layout, args, batch)
+
+
+def _constant(constant: Tensor, layout: Layout, rank: int, batch: int) -> Tensor | None:
+    """Return a constant that broadcasts against tensors with the batch in front."""
+    dim = layout.dim - (rank - constant.dim())
+    if dim < 0:
+        return constant
+    if constant.shape[dim] == 1:
+        return constant.squeeze(dim) if layout.own else constant
+    parts = constant.reshape(
+        *constant.shape[:dim], layout.before, batch, layout.after, *constant.shape[dim + 1 :]
+    )
+    first = parts.narrow(dim + 1, 0, 1)
+    if not bool((parts == first).all()):
+        return None
+    one = first.flatten(dim, dim + 2)
+    return one.squeeze(dim) if layout.own else one
+
+
+def _expand(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    layout = inputs[0].layout
+    source, target = inputs[0].shape, operation.whole_shape
+    if len(source) != len(target) or source[layout.dim] != target[layout.dim]:
+        return None
+    return _with(operation, layout, operation.args, batch)
+
+
+def _matrix(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    """mm and addmm of rows, some for each example."""
+    layout = inputs[0].layout
+    x = operation.args[-2]
+    if layout.dim != 0 or not isinstance(x, NodeRef):
+        return None
+    return _with(operation, layout, operation.args, batch)
+
+
+def _batched_matrices(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    layout = inputs[0].layout
+    args = list(operation.args)
+    for k, other in enumerate(args):
+        if isinstance(other, NodeRef):
+            # Rows of the first, or columns of the second, may be those of several examples.
+            if layout.dim != 0 and layout.dim != 1 + k:
+                return None
+        elif layout.dim == 0:
+            changed = _constant(other, layout, 3, batch)
+            if changed is None:
+                return None
+            args[k] = changed
+    if layout.dim != 0 and len(inputs) > 1:
+        return None
+    return _with(operation, layout, args, batch)
+
+
+# Also of tensors with the batch in front, these may put it elsewhere.
+_VIEWS = ("_reshape_alias", "_unsafe_view", "reshape", "view", "view_copy")
+_MOVING = frozenset({*_VIEWS, "permute", "stack", "t", "transpose", "unsqueeze"})
+_Rewrite = Callable[[Operation, list[Placed], int], Rewritten | None]
+_REWRITES: dict[str, _Rewrite] = {
+    "permute": _permute,
+    **dict.fromkeys(("transpose", "t"), _transpose),
+    **dict.fromkeys(_VIEWS, _view),
+    **dict.fromkeys(
+        ("_softmax", "cat", "select", "slice", "squeeze", "stack", "unbind", "unsqueeze"), _along
+    ),
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    **dict.fromkeys(
+        (
+            *("add", "alias", "clone", "contiguous", "detach", "div", "elu", "gelu", "hardswish"),
+            *("hardtanh", "leaky_relu", "mul", "neg", "relu", "rsub", "sigmoid", "silu"),
+            *("softplus", "sub", "tanh", "_to_copy"),
+        ),
+        _entrywise,
+    ),
+    "expand": _expand,
+    **dict.fromkeys(("mm", "addmm"), _matrix),
+    "bmm": _batched_matrices,
+}
