@@ -52,8 +52,8 @@ def test_candidates_do_not_depend_on_the_batch(name, norm):
 
 @pytest.mark.parametrize("name", ["apgd-t", "fab-min"])
 def test_giving_up_does_not_depend_on_the_batch(name):
-    model, settings = Rows(), {"n_iterations": 60, "gives_up": True}
-    x, y = examples(model)
+    model, settings = Rows(), {"n_iterations": 22, "gives_up": True}
+    x, y = examples(model, n=3)
     together = candidates(name, "L2", model, x, y, settings=settings, batch_size=2)
     alone = [
         candidates(name, "L2", model, x[k : k + 1], y[k : k + 1], settings=settings)
@@ -326,13 +326,13 @@ def test_apgd_t_that_gives_up_breaks_the_same_for_less(norm, scale, monkeypatch)
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_fab_min_that_gives_up_comes_as_near_for_less(norm, monkeypatch):
-    _, full, passes = broken_at("fab-min", norm, n_iterations=60, gives_up=False)
-    _, early, fewer = broken_at("fab-min", norm, n_iterations=60)
+    _, full, passes = broken_at("fab-min", norm, n_iterations=30, gives_up=False)
+    _, early, fewer = broken_at("fab-min", norm, n_iterations=30)
     assert torch.equal(full, early)
-    assert fewer < 0.65 * passes
+    assert fewer < 0.9 * passes
     # The control gives up on every target that is not nearest at once.
     monkeypatch.setattr(fab, "_HOPELESS", {1: 0.0})
-    _, rash, _ = broken_at("fab-min", norm, n_iterations=60)
+    _, rash, _ = broken_at("fab-min", norm, n_iterations=30)
     assert (rash > 1.1 * full).any()
 
 
