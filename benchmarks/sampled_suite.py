@@ -4,9 +4,9 @@
 
 `standard` runs Square and the transfer attack on samples and gives up hopeless searches of
 Auto-PGD; `standard-full` does neither. Of each case it tells which examples differ in their status,
-and how: EXAMPLE:STATUS (standard-full)>STATUS (standard). Global Lipschitz bounds certify where a
-network has one; the other networks are attacked alone, so that more examples reach the last attacks.
-Seconds are of the processor. Cases that are not run keep their rows.
+and how: EXAMPLE:STATUS>STATUS, of standard-full and of standard. Global Lipschitz bounds certify
+where a network has one; the others are attacked alone, so that more examples reach the last
+attacks. Seconds are of the processor. Cases that are not run keep their rows.
 Results: benchmarks/results/sampled_suite.csv. Ends with exit code 1 where a status differs.
 """
 
