@@ -38,7 +38,8 @@ class Attack(ABC):
     - batches_itself: perturb is given all examples at once, and keeps to batch_size itself.
     - version: raised when its candidates change, so that no old verdict is taken for a new one.
 
-    only_on_signs is no setting: a suite runs such an attack only on signs of masked gradients.
+    Two fields are no settings, for suites: an attack with only_on_signs is run only on signs of
+    masked gradients, one with sampled on a sample of the survivors (results.sampling).
     Raises InputError for a setting of another type than its default, a number that is not finite,
     and a count, n_..., below 1.
     """
@@ -55,6 +56,7 @@ class Attack(ABC):
     version: ClassVar[int] = 1
 
     only_on_signs: bool = field(default=False, metadata={"setting": False})
+    sampled: bool = field(default=False, metadata={"setting": False})
 
     def __post_init__(self) -> None:
         _check_class(type(self))

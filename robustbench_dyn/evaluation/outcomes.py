@@ -110,9 +110,10 @@ class Stage(Protocol):
     labels: the names in tables of what it may prove; empty for an attack. probabilistic: those of
     them that may be wrong; an adversarial example inside a radius of any other is an error.
     copies: how many inputs the model is given for one example. at_most: examples of a batch, or
-    None. only_on_signs: run where there are signs of masked gradients alone. passes: about how many
-    of the model one example takes that is not decided, or as long as how many its proof takes, for
-    progress displays. makes_passes: whether it makes them.
+    None. only_on_signs: run where there are signs of masked gradients alone. sampled: run on a
+    sample of the examples that it reaches. passes: about how many of the model one example takes
+    that is not decided, or as long as how many its proof takes, for progress displays.
+    makes_passes: whether it makes them.
     """
 
     @property
@@ -129,6 +130,8 @@ class Stage(Protocol):
     def at_most(self) -> int | None: ...  # noqa: D102
     @property
     def only_on_signs(self) -> bool: ...  # noqa: D102
+    @property
+    def sampled(self) -> bool: ...  # noqa: D102
     @property
     def passes(self) -> float: ...  # noqa: D102
     @property

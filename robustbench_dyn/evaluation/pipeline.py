@@ -36,6 +36,7 @@ from robustbench_dyn.evaluation.transitions import (
     infer_from_other_eps,
     initial_verdict,
     skip_to,
+    spared,
     unattacked_by,
     waiting_for,
     without_certificate,
@@ -44,6 +45,7 @@ from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.flags import CHANGED, NOT_A_FUNCTION, REFUTED_BOUND
+from robustbench_dyn.results.sampling import draw_sample, is_spared, spares_none
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Sign, Status, Verdict
 from robustbench_dyn.threat_models import ThreatModel, format_eps
@@ -88,6 +90,8 @@ class Pipeline(Generic[AnyPlan]):
         self._elsewhere: KnownElsewhere | None = None
         # The examples that the machine left behind at this eps, with the stage they wait for.
         self._left = dict[int, str]()
+        # Whether sampled attacks have to run on all examples for what others in the store showed.
+        self._suspect = False
         self.withdrew = False
         # Whether the model was compared with what earlier runs kept, and tested by passes.
         self._held = self._tested = False
@@ -107,6 +111,7 @@ class Pipeline(Generic[AnyPlan]):
         """
         self._wanted, self._left = self._index if only is None else only, {}
         self._load(threat_model)
+        self._call_back(threat_model)
         self.reports.begin(threat_model.eps, self.stages, self._verdicts.values(), self._total)
         self._check_recalled()
         if not self._tested and self._passes_to_make(threat_model):
@@ -114,7 +119,6 @@ class Pipeline(Generic[AnyPlan]):
             self._load(threat_model)
         self.store.add_evaluation(self.key, self.record)
         raise_counterexamples(self.store, self.key, self.spec.model)
-        self._signs[threat_model.eps] = self.store.signs(self.key, threat_model.eps)
         self._classify(threat_model)
         self._decide(threat_model)
         self._hold_claims(threat_model)
@@ -190,26 +194,86 @@ class Pipeline(Generic[AnyPlan]):
         self._keep(skip_to(verdict, self._later()) for verdict in gone)
         # What was proved since the last attack: the next attack audits a sample of it.
         labels = set(self.stages[0].labels)
-        for place, stage in enumerate(self.stages[1:], start=1):
+        place = 1
+        while place < len(self.stages):
+            stage = self.stages[place]
             # What is done of all examples together waits for those that the machine left behind.
             complete = not self._left
             if _is_attack(stage) and complete:
-                self._keep(self._audits(labels, self._later(place - 1)))
+                self._keep(self._audits(labels, self._later_to_audit(place - 1, threat_model)))
                 labels = set()
             else:
                 labels |= set(stage.labels)
-            turn = [i for i, v in sorted(self._verdicts.items()) if v.next_stage == stage.name]
-            if turn and stage.only_on_signs:
-                signs = self._signs_at(threat_model, turn) if complete else None
-                if signs is None:
-                    self._left |= dict.fromkeys(turn, stage.name)
-                    continue
-                if not signs:
-                    self._keep(skip_to(self._verdicts[i], self._later(place)) for i in turn)
-                    continue
-            if turn:
-                self._report(threat_model, stage.name)
-                self._run(stage, turn, threat_model)
+            self._run_due(stage, threat_model)
+            place += 1
+            if stage.sampled and self._call_back(threat_model):
+                place = min(k for k, one in enumerate(self.stages) if one.sampled)
+
+    def _run_due(self, stage: Stage, threat_model: ThreatModel) -> None:
+        """Run a stage on the examples that wait for it, and that are not spared it."""
+        turn = self._waiting(stage)
+        if turn and stage.sampled and not self._left and not self._spares_none(threat_model):
+            sample = draw_sample(self._verdicts.values(), stage.name, self.spec.seed)
+            self._start(stage, [i for i in turn if i in sample], threat_model)
+            turn = self._waiting(stage)
+        sparing = stage.sampled and not self._spares_none(threat_model)
+        if turn and (stage.only_on_signs or sparing):
+            signs = None if self._left else self._signs_at(threat_model, turn)
+            if signs is None:
+                self._left |= dict.fromkeys(turn, stage.name)
+                return
+            if not signs:
+                self._leave_out(stage, turn)
+                return
+        self._start(stage, turn, threat_model)
+
+    def _start(self, stage: Stage, ids: Sequence[int], threat_model: ThreatModel) -> None:
+        if ids:
+            self._report(threat_model, stage.name)
+            self._run(stage, ids, threat_model)
+
+    def _waiting(self, stage: Stage) -> list[int]:
+        return [i for i, v in sorted(self._verdicts.items()) if v.next_stage == stage.name]
+
+    def _leave_out(self, stage: Stage, turn: Sequence[int]) -> None:
+        later = self._later(self.stages.index(stage))
+        if stage.sampled:
+            self._keep(spared(self._verdicts[i], stage.name, later) for i in turn)
+        else:
+            self._keep(skip_to(self._verdicts[i], later) for i in turn)
+
+    # Samples
+
+    def _spares_none(self, threat_model: ThreatModel) -> bool:
+        """Say whether the attacks that run on samples have to run on all examples."""
+        return self._suspect or spares_none(
+            self._verdicts.values(),
+            self.spec.attacks_run(self.flags, on_signs=True),
+            signs=self._signs[threat_model.eps],
+            flags=self.flags,
+        )
+
+    def _call_back(self, threat_model: ThreatModel) -> bool:
+        """Let examples wait for attacks that they are spared no more; tell whether there are any.
+
+        Those of a sample that was drawn from other examples may be in that of these.
+        """
+        if self._left:
+            return False
+        verdicts, everyone = self._verdicts.values(), self._spares_none(threat_model)
+        called = dict[int, Verdict]()
+        # From the last to the first: the example waits for the first.
+        for name in reversed([stage.name for stage in self.stages if stage.sampled]):
+            sample = draw_sample(verdicts, name, self.spec.seed)
+            called |= {
+                v.example_id: waiting_for(v, name)
+                for v in verdicts
+                if is_spared(v, name) and (everyone or v.example_id in sample)
+            }
+        if any(not self._verdicts[i].next_stage for i in called):
+            self.store.remove_runs(self.key, threat_model.eps)
+        self._keep(called.values())
+        return bool(called)
 
     def _audits(self, labels: Collection[str], later: Sequence[Later]) -> list[Verdict]:
         """Return certified examples that are attacked all the same, waiting for their attack."""
@@ -307,6 +371,13 @@ class Pipeline(Generic[AnyPlan]):
         """Return the stages after the one at a place."""
         return [Later(stage.name, not _is_attack(stage)) for stage in self.stages[place + 1 :]]
 
+    def _later_to_audit(self, place: int, threat_model: ThreatModel) -> list[Later]:
+        """Return the stages after the one at a place, but none that signs are missing for."""
+        on_signs = {s.name for s in self.stages if s.only_on_signs}
+        if self._signs[threat_model.eps]:
+            on_signs = set()
+        return [later for later in self._later(place) if later.name not in on_signs]
+
     # Signs of masked gradients
 
     def _signs_at(self, threat_model: ThreatModel, waiting: Sequence[int]) -> list[Sign] | None:
@@ -315,9 +386,7 @@ class Pipeline(Generic[AnyPlan]):
         Those of the model are sought once. waiting: the examples that are charged with the passes.
         """
         eps = threat_model.eps
-        if self._signs[eps]:
-            return self._signs[eps]
-        if not self._masking.looked:
+        if not self._signs[eps] and not self._masking.looked:
             correct = sorted(i for i, v in self._verdicts.items() if v.prediction == v.label)
 
             def work(batches: Sequence[list[int]]) -> list[Sign]:
@@ -338,11 +407,13 @@ class Pipeline(Generic[AnyPlan]):
                 self._keep(charged, stage_cost("signs", eps, metered, examples=examples, decided=0))
             if not self._masking.looked:
                 return None
+        known = {sign.name: sign for sign in self._signs[eps]}
         attacks = self.spec.attacks_run(self.flags, on_signs=False)
-        self._signs[eps] = self._masking.signs(self._verdicts.values(), attacks)
-        self.store.add_signs(self.key, eps, self._signs[eps])
-        if self._signs[eps]:
-            log.warning("signs of masked gradients: %s", ", ".join(map(str, self._signs[eps])))
+        found = self._masking.signs(self._verdicts.values(), attacks)
+        self._signs[eps] = list((known | {sign.name: sign for sign in found}).values())
+        self.store.add_signs(self.key, eps, found)
+        if new := [str(sign) for sign in found if sign.name not in known]:
+            log.warning("signs of masked gradients: %s", ", ".join(new))
         return self._signs[eps]
 
     # Flags
@@ -414,8 +485,12 @@ class Pipeline(Generic[AnyPlan]):
 
     def _load(self, threat_model: ThreatModel) -> None:
         wanted = set(self._wanted)
-        kept = self.store.verdicts(self.key, threat_model.eps)
+        kept = list(self.store.verdicts(self.key, threat_model.eps))
         self._verdicts = {v.example_id: v for v in kept if v.example_id in wanted}
+        others = [v for v in kept if v.example_id not in wanted]
+        attacks = self.spec.attacks_run(self.flags, on_signs=True)
+        self._suspect = spares_none(others, attacks, signs=(), flags=())
+        self._signs[threat_model.eps] = self.store.signs(self.key, threat_model.eps)
 
     def _keep(self, verdicts: Iterable[Verdict], cost: StageCost | None = None) -> None:
         new = {verdict.example_id: verdict for verdict in verdicts}

@@ -298,6 +298,7 @@ def stage_spec(
         code_sha256=_code(stage),
         gradient_free=getattr(stage, "gradient_free", False),
         only_on_signs=getattr(stage, "only_on_signs", False),
+        sampled=getattr(stage, "sampled", False),
     )
 
 

@@ -97,6 +97,7 @@ def _outlook(stage: Stage) -> Outlook:
         makes_passes=stage.makes_passes,
         is_attack=stage.phase in (Phase.FIRST_ATTACK, Phase.ATTACKS),
         on_signs=stage.only_on_signs,
+        sampled=stage.sampled,
     )
 
 

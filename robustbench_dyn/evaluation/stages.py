@@ -93,7 +93,7 @@ class CleanStage:
 
     name = "certify"
     phase = Phase.CLEAN
-    copies, at_most, only_on_signs = 1, None, False
+    copies, at_most, only_on_signs, sampled = 1, None, False, False
     passes, makes_passes = 1.0, False
 
     def __init__(
@@ -148,7 +148,7 @@ class CleanStage:
 class CertifierStage:
     """A certifier that looks at one ball."""
 
-    copies, only_on_signs, makes_passes = 1, False, False
+    copies, only_on_signs, sampled, makes_passes = 1, False, False, False
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class AttackStage:
         self._model, self._attack, self._known = model, attack, known
         self.name = attack.name
         self.phase = Phase.FIRST_ATTACK if first else Phase.ATTACKS
-        self.only_on_signs = attack.only_on_signs
+        self.only_on_signs, self.sampled = attack.only_on_signs, attack.sampled
         self.passes = attack.expected_passes(model.n_classes or _MANY_CLASSES)
 
     def run(self, batch: Batch) -> Sequence[Result]:

@@ -90,9 +90,15 @@ def skip_to(verdict: Verdict, later: Iterable[Later], *steps: Step) -> Verdict:
     return waiting_for(verdict, _next_stage(verdict.status, trail, verdict.eps, later), trail)
 
 
+def spared(verdict: Verdict, attack: str, later: Sequence[Later]) -> Verdict:
+    """Send an example past an attack that is run on a sample without it."""
+    return skip_to(verdict, later, Step(attack, Outcome.SPARED, verdict.eps))
+
+
 def waiting_for(verdict: Verdict, stage: str, trail: tuple[Step, ...] | None = None) -> Verdict:
-    """Let an example wait for a stage; without one, its verdict is final."""
+    """Let an example wait for a stage, though it was spared it; without one, it is final."""
     trail = verdict.trail if trail is None else trail
+    trail = tuple(s for s in trail if (s.stage, s.outcome) != (stage, Outcome.SPARED))
     reason = explain(verdict.status, stage, trail, verdict.eps)
     return replace(verdict, next_stage=stage, trail=trail, reason=reason)
 
@@ -138,7 +144,8 @@ def without_certificate(verdict: Verdict, why: str, later: Iterable[Later]) -> V
 
 def unattacked_by(verdict: Verdict, later: Iterable[Later]) -> str:
     """Name the first attack that an audit still has to run on a certified example, or nothing."""
-    ran = {s.stage for s in verdict.trail if s.outcome in _ATTACKED and s.eps >= verdict.eps}
+    over = (*_ATTACKED, Outcome.SPARED)
+    ran = {s.stage for s in verdict.trail if s.outcome in over and s.eps >= verdict.eps}
     return next((stage.name for stage in later if not stage.proves and stage.name not in ran), "")
 
 
@@ -191,6 +198,8 @@ def explain(status: Status, next_stage: str, trail: Sequence[Step], eps: float) 
             attacked = True
         if step.outcome is Outcome.SURVIVED:
             survived.setdefault(step.eps, []).append(step.stage)
+        elif step.outcome is Outcome.SPARED:
+            parts.append(f"spared {step.stage}")
         elif step.message and step.outcome is Outcome.OPEN:
             parts.append(f"{step.stage} {step.message}")
         elif step.message:

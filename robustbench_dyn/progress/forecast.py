@@ -17,6 +17,8 @@ from robustbench_dyn.progress.report import Work
 
 # The fewest examples that an audit takes (evaluation.audit), whatever its share.
 _FEWEST_AUDITED = 6
+# The share, and the fewest examples, that a sampled attack takes (results.sampling).
+_SAMPLED, _FEWEST_SAMPLED = 0.1, 5
 # Of a batch that takes longer than planned, so much of what it took is expected to remain.
 _STILL = 0.05
 # Of a search that takes longer than promised, this share of the promise remains.
@@ -34,7 +36,7 @@ class Outlook:
     passes: forwards and backwards of one example that goes all the way. makes_passes: whether these
     are the model's own; a certifier's are those that take as long as its proof. kept: the share of
     examples that it leaves undecided. on_signs: whether it is run on signs of masked gradients
-    alone, which are not expected.
+    alone, which are not expected. sampled: whether it is run on a sample of the examples.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Outlook:
     makes_passes: bool = False
     is_attack: bool = False
     on_signs: bool = False
+    sampled: bool = False
 
 
 class Tally(NamedTuple):
@@ -174,6 +177,8 @@ class Forecast:
             if outlook.on_signs:
                 continue
             reaching = n * self._to_attack() + self._audited() if outlook.is_attack else n
+            if outlook.sampled:
+                reaching = min(reaching, max(_FEWEST_SAMPLED, _SAMPLED * reaching))
             each = self._passes_of(outlook)
             left += reaching * self._seconds_of(outlook)
             passes_left += reaching * each if outlook.makes_passes else 0

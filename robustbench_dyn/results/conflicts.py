@@ -11,7 +11,7 @@ from typing import Any
 
 from robustbench_dyn.results.flags import REFUTED_BOUND
 from robustbench_dyn.results.spec import EvaluationSpec
-from robustbench_dyn.results.verdicts import Status, Verdict
+from robustbench_dyn.results.verdicts import Outcome, Status, Verdict
 
 # How much a status says of an example: a counterexample is checked by one pass, a proof is not.
 _TELLING = {
@@ -57,7 +57,8 @@ def _rank(verdict: Verdict) -> tuple[Any, ...]:
         _TELLING[verdict.status],
         -verdict.adversarial_distance if broken else 0.0,
         proof,
-        len(verdict.trail),
+        # An attack that ran tells more than one that was spared.
+        sum(step.outcome is not Outcome.SPARED for step in verdict.trail),
         verdict.x_adv is not None,
         # Any order, so that the choice between equal verdicts does not depend on theirs.
         f"{alike!r}",

@@ -22,7 +22,8 @@ class StageSpec:
     library: the name and version of the library that it runs, if it is another's. code_sha256: of
     its code, if that comes from outside of this package, and of operations that plugins add.
     gradient_free: an attack that uses no gradient of the model. only_on_signs: an attack that is
-    run on signs of masked gradients alone.
+    run on signs of masked gradients alone. sampled: an attack that is run on a sample of the
+    examples that it reaches, see results.sampling.
     """
 
     name: str
@@ -33,6 +34,7 @@ class StageSpec:
     code_sha256: str = ""
     gradient_free: bool = False
     only_on_signs: bool = False
+    sampled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +86,12 @@ class EvaluationSpec:
     def key(self) -> str:
         """Return the SHA-256 over all fields: verdicts of equal keys are equal."""
         content = asdict(self)
-        # Keys of stores from before there was a budget stay.
+        # Keys of stores from before there was a budget, and samples, stay.
         if self.certify_seconds is None:
             del content["certify_seconds"]
+        for stage in (*content["attacks"], *content["attacks_if_random"], *content["certifiers"]):
+            if not stage["sampled"]:
+                del stage["sampled"]
         return _hash(content)
 
     def votes_key(self) -> str:

@@ -165,11 +165,12 @@ class Store(Database):
         """Return what runs have found out about the model of an evaluation, by name."""
         return [flag for _, flag in self.rows("flags", "WHERE key = ? ORDER BY flag", (key,))]
 
-    def remove_runs(self, key: str) -> None:
-        """Forget the rows of one evaluation, whose verdicts no longer hold."""
+    def remove_runs(self, key: str, eps: float | None = None) -> None:
+        """Forget the rows of one evaluation, at one eps or at all: their verdicts do not hold."""
+        where, values = ("AND eps = ?", (key, eps)) if eps is not None else ("", (key,))
         if self._has("runs", key):
             with self.transaction() as connection:
-                connection.execute("DELETE FROM runs WHERE key = ?", (key,))
+                connection.execute(f"DELETE FROM runs WHERE key = ? {where}", values)
 
     def add_run(self, run: Run) -> None:
         """Record that a run came to its end."""

@@ -10,6 +10,7 @@ from typing import Any
 from scipy.special import betaincinv
 
 from robustbench_dyn.results.flags import NOT_AUDITED, REFUTED_BOUND
+from robustbench_dyn.results.sampling import is_spared
 from robustbench_dyn.results.spec import EvaluationSpec, Record, StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Sign, Status, Verdict
 
@@ -65,7 +66,8 @@ def summary_row(
     gradients, on which further attacks were run; they are told among the flags. An example counts
     as clean by its prediction alone, and in empirical_accuracy where no attack broke it; attacks
     that failed, and examples on which none ran to its end, are told by flags, and an attack that
-    failed wherever it ran is named as failed among the attacks. ci_low and ci_high enclose the true
+    failed wherever it ran is named as failed among the attacks, and one that was run on a sample of
+    the examples, where it broke none, as NAME(sample). ci_low and ci_high enclose the true
     robust accuracy with 95 % confidence: the lower Clopper-Pearson limit of the certified accuracy
     and the upper one of the empirical accuracy (of the clean accuracy where no attack ran).
     empirical_accuracy and gap are None where no attack was run. added_attacks: those that ran
@@ -156,8 +158,15 @@ def gradient_free_gains(verdicts: Iterable[Verdict], attacks: Sequence[StageSpec
 
 
 def _attacks_as_they_went(verdicts: Sequence[Verdict], attacks: Sequence[StageSpec]) -> list[str]:
-    failed = attacks_that_failed(verdicts)
-    return [f"{a.label}(failed)" if a.name in failed else a.label for a in attacks]
+    """Return the labels of attacks; of one that spared examples which count as robust, that too."""
+    failed, went = attacks_that_failed(verdicts), list[str]()
+    standing = [verdict for verdict in verdicts if verdict.status is Status.UNDECIDED]
+    for attack in attacks:
+        how = "(failed)" if attack.name in failed else ""
+        if attack.sampled and any(is_spared(verdict, attack.name) for verdict in standing):
+            how += "(sample)"
+        went.append(f"{attack.label}{how}")
+    return went
 
 
 def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool) -> list[str]:

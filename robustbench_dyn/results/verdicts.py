@@ -26,14 +26,16 @@ class Status(StrEnum):
 class Outcome(StrEnum):
     """How a stage ended for one example.
 
-    Attacks: survived, broken, failed. Certifiers: certified, open (nothing was proved), within
-    rounding (nothing is to be proved, since the network's own rounding may exceed a margin), not
-    applicable (it raised), withdrawn (what it proved does not count).
+    Attacks: survived, broken, failed, spared (it ran on a sample without the example). Certifiers:
+    certified, open (nothing was proved), within rounding (nothing is to be proved, since the
+    network's own rounding may exceed a margin), not applicable (it raised), withdrawn (what it
+    proved does not count).
     """
 
     SURVIVED = "survived"
     BROKEN = "broken"
     FAILED = "failed"
+    SPARED = "spared"
     CERTIFIED = "certified"
     OPEN = "open"
     WITHIN_ROUNDING = "within rounding"

@@ -48,7 +48,7 @@ class VoteStage:
 
     name = "certify"
     phase = Phase.CLEAN
-    copies, at_most, only_on_signs, makes_passes = 1, 1, False, True
+    copies, at_most, only_on_signs, sampled, makes_passes = 1, 1, False, False, True
 
     def __init__(self, counter: VoteCounter, norm: Norm) -> None:
         self._counter, self._norm = counter, norm
@@ -101,7 +101,7 @@ class EotAttackStage:
     phase = Phase.FIRST_ATTACK
     labels: tuple[str, ...] = ()
     probabilistic: frozenset[str] = frozenset()
-    copies, at_most, only_on_signs = N_DRAWS, None, False
+    copies, at_most, only_on_signs, sampled = N_DRAWS, None, False, False
     passes, makes_passes = 2.0 * N_STEPS * N_DRAWS, True
 
     def __init__(self, counter: VoteCounter) -> None:

@@ -21,6 +21,7 @@ from robustbench_dyn.isolation.limits import Limits
 from robustbench_dyn.models.loading import check_model
 from robustbench_dyn.models.sources import absolute_name, is_from_source, source_of
 from robustbench_dyn.plugins import load_plugins, trust_plugins
+from robustbench_dyn.results.sampling import is_spared, spares_none
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.smoothing.statistics import Smoothing
 from robustbench_dyn.strict_yaml import Eps, StrictFile, read_yaml, refuse_truth
@@ -157,17 +158,26 @@ def sweep(
     # Create the store before the workers start, so that they do not race to create it.
     Store(store).close()
     outcome, keys = Outcome(), dict[Shard, str]()
-    for event in run(shards, store, workers):
+
+    def events() -> Iterator[Event]:
+        yield from run(shards, store, workers)
+        # An attack may find nothing on one shard's sample, and something on another's.
+        if owing := _sampled_too_little(store, keys):
+            yield from run(owing, store, workers)
+
+    for event in events():
+        told = event.state in ("started", "done") and event.shard in keys
         if event.state == "done":
             keys[event.shard] = event.message
         elif event.state == "failed":
             outcome.failed[event.shard] = event.message
         elif event.state == "unsound":
             outcome.unsound[event.shard] = event.message
-        if progress is not None:
+        if progress is not None and not told:
             progress(event, len(shards))
+    ended_badly = outcome.failed.keys() | outcome.unsound.keys()
     # In the order of the shards, and not in that of their ends.
-    done = {shard: keys[shard] for shard in shards if shard in keys}
+    done = {shard: keys[shard] for shard in shards if shard in keys and shard not in ended_badly}
     outcome.rows = _rows(config, store, done)
     return outcome
 
@@ -288,6 +298,28 @@ def _rows(config: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, A
             rows.append(finalise_run(store, key, eps, first))
     store.close()
     return rows
+
+
+def _sampled_too_little(path: Path, keys: dict[Shard, str]) -> list[Shard]:
+    """Return the shards that spared examples an attack which has to run on all, for others' sake.
+
+    keys: of the shards that are done.
+    """
+    store, owing = Store(path), list[Shard]()
+    for shard, key in keys.items():
+        flags = store.flags(key)
+        attacks = store.record(key).spec.attacks_run(flags, on_signs=True)
+        sampled = [attack.name for attack in attacks if attack.sampled]
+        for eps in shard.eps if sampled else ():
+            verdicts = list(store.verdicts(key, eps))
+            own = [v for v in verdicts if shard.start <= v.example_id < shard.stop]
+            if any(is_spared(v, name) for v in own for name in sampled) and spares_none(
+                verdicts, attacks, signs=store.signs(key, eps), flags=flags
+            ):
+                owing.append(shard)
+                break
+    store.close()
+    return owing
 
 
 def _cores() -> int:

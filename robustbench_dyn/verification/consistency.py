@@ -10,22 +10,27 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from robustbench_dyn.attacks.catalogue import SUITES
+from robustbench_dyn.attacks.catalogue import ATTACKS, SUITES
+from robustbench_dyn.plugins import BUILT_IN
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
+from robustbench_dyn.results.sampling import ran_and_spared, sample_size, spares_none
 from robustbench_dyn.results.spec import StageSpec
 from robustbench_dyn.results.verdicts import Outcome, Status, Verdict
 from robustbench_dyn.verification.findings import Finding, shown_ids
 
 # The attack of an adversarial example that was handed in after publication.
 SUBMITTED = "submitted"
-_ATTACKED = (Outcome.SURVIVED, Outcome.BROKEN, Outcome.FAILED)
+_ATTACKED = (Outcome.SURVIVED, Outcome.BROKEN, Outcome.FAILED, Outcome.SPARED)
+# What a suite was in earlier versions.
+_BEFORE = {"standard": "standard-full"}
 
 
 def contradictions_within(evidence: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with evidence by itself."""
     yield from _examples(evidence)
     yield from _suite(evidence)
+    yield from _samples(evidence)
     yield from _corrections(evidence)
     rules: tuple[tuple[str, Callable[[Evidence, Verdict], str]], ...] = (
         ("costs", _costs),
@@ -79,9 +84,10 @@ def _suite(evidence: Evidence) -> Iterator[Finding]:
     # How many classes there are, and whether there are surrogates, is not in the record.
     members = [
         [
-            (attack.name, attack.only_on_signs, attack.settings())
-            for attack in SUITES.get(suite).attacks(spec.norm, n_classes, surrogates)
+            (attack.name, attack.only_on_signs, attack.sampled, attack.settings())
+            for attack in SUITES.get(name).attacks(spec.norm, n_classes, surrogates)
         ]
+        for name in (suite, _BEFORE.get(suite, suite))
         for n_classes in (2, 3, 10)
         for surrogates in (False, True)
     ]
@@ -90,8 +96,29 @@ def _suite(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("suite", f"the suite {suite} has other attacks than {names} with settings")
 
 
-def _member(stage: StageSpec) -> tuple[str, bool, dict[str, object]]:
-    return stage.name, stage.only_on_signs, dict(stage.settings)
+def _member(stage: StageSpec) -> tuple[str, bool, bool, dict[str, object]]:
+    # A setting that came later has the default that was without it.
+    built_in = stage.name in ATTACKS and ATTACKS.entry(stage.name).origin == BUILT_IN
+    known = ATTACKS.get(stage.name)().settings() if built_in else {}
+    return stage.name, stage.only_on_signs, stage.sampled, {**known, **stage.settings}
+
+
+def _samples(evidence: Evidence) -> Iterator[Finding]:
+    """Hold the samples that attacks were run on to their sizes, and to what was found on them."""
+    verdicts, flags = evidence.verdicts, evidence.flags
+    attacks = evidence.record.spec.attacks_run(flags, on_signs=bool(evidence.signs))
+    if NOT_A_FUNCTION.intersection(flags):
+        return
+    no_sample = spares_none(verdicts, attacks, signs=evidence.signs, flags=flags)
+    for attack in attacks:
+        ran, spared = ran_and_spared(verdicts, attack.name)
+        wanted = sample_size(ran + spared) if attack.sampled and not no_sample else ran + spared
+        if ran < wanted:
+            yield Finding(
+                "attacks",
+                f"{attack.name} was run on {ran} of the {ran + spared} undecided examples that it "
+                f"reached, and has to be run on {wanted}; the same run over all of them goes on",
+            )
 
 
 def _corrections(evidence: Evidence) -> Iterator[Finding]:
@@ -159,7 +186,7 @@ def _missing_attack(evidence: Evidence, verdict: Verdict) -> str:
     ran = {
         step.stage
         for step in verdict.trail
-        if step.outcome is Outcome.FAILED
+        if (step.outcome in (Outcome.FAILED, Outcome.SPARED) and step.eps == evidence.eps)
         or (step.outcome is Outcome.SURVIVED and step.eps >= evidence.eps)
     }
     attacks = evidence.record.spec.attacks_run(evidence.flags, on_signs=False)

@@ -84,7 +84,7 @@ def test_the_same_attack_twice_is_run_once():
 
 
 def test_suites_have_their_members_in_order():
-    assert list(SUITES) == ["standard", "autoattack", "plus", "rand", "none"]
+    assert list(SUITES) == ["standard", "standard-full", "autoattack", "plus", "rand", "none"]
     assert names("standard") == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert names(["autoattack"]) == ["aa-apgd-ce", "aa-apgd-t", "aa-fab-t", "aa-square"]
     assert names("standard", norm="L1") == names("autoattack", norm="L1")

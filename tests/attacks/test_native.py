@@ -7,7 +7,7 @@ from torch import nn
 
 from robustbench_dyn import Status, ThreatModel, evaluate
 from robustbench_dyn.attacks import ATTACKS
-from robustbench_dyn.attacks.native import apgd, square
+from robustbench_dyn.attacks.native import apgd, fab, square
 from robustbench_dyn.attacks.native.directions import unit_l2
 from robustbench_dyn.evaluation.stages import ClassRadii
 from robustbench_dyn.lipschitz.bounds import Classifier
@@ -48,6 +48,18 @@ def test_candidates_do_not_depend_on_the_batch(name, norm):
     assert torch.equal(together[order], candidates(name, norm, model, x[order], y[order]))
     assert torch.equal(together, candidates(name, norm, model, x, y, batch_size=3))
     assert not torch.equal(together, x)
+
+
+@pytest.mark.parametrize("name", ["apgd-t", "fab-min"])
+def test_giving_up_does_not_depend_on_the_batch(name):
+    model, settings = Rows(), {"n_iterations": 22, "gives_up": True}
+    x, y = examples(model, n=3)
+    together = candidates(name, "L2", model, x, y, settings=settings, batch_size=2)
+    alone = [
+        candidates(name, "L2", model, x[k : k + 1], y[k : k + 1], settings=settings)
+        for k in range(len(x))
+    ]
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_pyautoattacks_square_depends_on_the_batch():
@@ -286,6 +298,42 @@ def test_square_long_gives_up_on_no_example():
         model.forward_passes = 0
         candidates(name, "L2", model, x, y, scale=0.01, settings={"n_queries": n_queries})
         assert (model.forward_passes >= n_queries * len(x)) == (name == "square-long")
+
+
+def broken_at(name, norm, *, scale=1.0, **settings):
+    """Return which of 24 examples an attack breaks, at what distances, and its forward passes."""
+    model = CountingModel(Rows())
+    x, y = examples(model, n=24)
+    model.forward_passes = 0
+    found = candidates(name, norm, model, x, y, scale=scale, settings=settings, batch_size=64)
+    passes = model.forward_passes
+    with torch.no_grad():
+        return model(found).argmax(dim=1) != y, distance(found, x, norm), passes
+
+
+@pytest.mark.parametrize(("norm", "scale"), [("L2", 0.8), ("Linf", 0.7)])
+def test_apgd_t_that_gives_up_breaks_the_same_for_less(norm, scale, monkeypatch):
+    options = {"scale": scale, "n_iterations": 20}
+    full, _, passes = broken_at("apgd-t", norm, **options)
+    early, _, fewer = broken_at("apgd-t", norm, gives_up=True, **options)
+    assert torch.equal(full, early)
+    assert fewer < 0.85 * passes
+    # The control gives up on every search.
+    monkeypatch.setattr(apgd, "_HOPELESS", -1e9)
+    rash, _, _ = broken_at("apgd-t", norm, gives_up=True, **options)
+    assert rash.sum() < full.sum()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_fab_min_that_gives_up_comes_as_near_for_less(norm, monkeypatch):
+    _, full, passes = broken_at("fab-min", norm, n_iterations=30, gives_up=False)
+    _, early, fewer = broken_at("fab-min", norm, n_iterations=30)
+    assert torch.equal(full, early)
+    assert fewer < 0.9 * passes
+    # The control gives up on every target that is not nearest at once.
+    monkeypatch.setattr(fab, "_HOPELESS", {1: 0.0})
+    _, rash, _ = broken_at("fab-min", norm, n_iterations=30)
+    assert (rash > 1.1 * full).any()
 
 
 def test_fab_min_leaves_out_classes_that_are_farther_away():

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from oracles.command import dynbench_here
 from oracles.digits_plugin import HONEST, UNSOUND, write_plugin
@@ -12,16 +13,20 @@ from oracles.sweeps import SMALL, SMOOTHED, content, dump, in_this_process
 from robustbench_dyn import (
     InputError,
     Smoothing,
+    Status,
     ThreatModel,
     evaluate,
     evaluate_smoothed,
     load_dataset,
     load_model,
 )
+from robustbench_dyn.attacks import APGD, APGDT, FABT, HopSkipJump, Square, SquareLong
+from robustbench_dyn.attacks.native.apgd import apgd
 from robustbench_dyn.errors import RegistryError
 from robustbench_dyn.plugins import Registry
 from robustbench_dyn.reporting.leaderboard import leaderboard
 from robustbench_dyn.results.store import Store
+from robustbench_dyn.results.verdicts import Outcome
 from robustbench_dyn.sweeps.engines import ENGINES
 from robustbench_dyn.sweeps.shards import Shard, run_shard
 from robustbench_dyn.sweeps.sweep import read_sweep, sweep
@@ -229,3 +234,41 @@ def test_the_command_ends_with_the_code_of_the_worst_shard(
     # The others are not harmed.
     assert "linear" in result.stdout
     assert leaderboard(Store(tmp_path / "dynbench.sqlite"))["model"].tolist() == ["linear"]
+
+
+@pytest.mark.slow
+def test_a_hit_in_one_shard_calls_back_the_spared_of_the_others(plugins, tmp_path, monkeypatch):
+    digits, weak = load_dataset("digits", n_examples=24).x, list[int]()
+
+    def blind(_attack, problem):
+        return problem.x
+
+    def sharp(_attack, problem):
+        """Break the weak examples alone."""
+        found = problem.x.clone()
+        for k, x in enumerate(problem.x):
+            if any(torch.equal(x, digits[i]) for i in weak):
+                found[k] = apgd(problem.rows(torch.tensor([k])), loss="ce", n_iterations=20)
+        return found
+
+    for attack in (APGD, APGDT, FABT, HopSkipJump, SquareLong):
+        monkeypatch.setattr(attack, "perturb", blind)
+    monkeypatch.setattr(Square, "perturb", sharp)
+    grid = [{"norm": "L2", "eps": [1.5]}]
+    config = content(attacks="standard", certifiers="none", threat_models=grid)
+
+    def rows_and_trails(store):
+        rows = sweep(config, store, plugins=(plugins,), trust=True).rows
+        verdicts = [v for key in Store(store).records() for v in Store(store).verdicts(key)]
+        return rows, verdicts
+
+    rows, verdicts = rows_and_trails(tmp_path / "a.sqlite")
+    assert rows[0]["attacks"].endswith("square(sample)")
+    ran = {v.example_id for v in verdicts if v.trail and v.trail[-1].outcome is Outcome.SURVIVED}
+    assert len(ran) == 10
+    # Of the second shard's sample: the first one is done when it is broken.
+    weak.append(max(ran))
+    rows, verdicts = rows_and_trails(tmp_path / "b.sqlite")
+    assert [v.example_id for v in verdicts if v.status is Status.BROKEN] == weak
+    assert "square+" in rows[0]["attacks"]
+    assert not any(step.outcome is Outcome.SPARED for v in verdicts for step in v.trail)

@@ -62,7 +62,10 @@ class APGDDLR(APGD):
 
 @dataclass(frozen=True, kw_only=True)
 class APGDT(NativeAttack):
-    """Auto-PGD on the targeted DLR, towards the likeliest n_targets classes."""
+    """Auto-PGD on the targeted DLR, towards the likeliest n_targets classes.
+
+    gives_up: on searches whose loss has risen far too little after a fifth of the iterations.
+    """
 
     name = "apgd-t"
     norms = _L2_LINF
@@ -73,11 +76,24 @@ class APGDT(NativeAttack):
 
     n_iterations: int = 100
     n_targets: int = 9
+    gives_up: bool = False
+
+    def expected_passes(self, n_classes: int) -> float:
+        """Return the passes of searches that may give up early."""
+        from robustbench_dyn.attacks.native.apgd import expected_iterations
+
+        iterations = expected_iterations(self.n_iterations, gives_up=self.gives_up)
+        return 2 * min(self.n_targets, n_classes - 1) * iterations
 
     def perturb(self, problem: AttackProblem) -> Tensor:
         from robustbench_dyn.attacks.native.apgd import apgd_targeted
 
-        return apgd_targeted(problem, n_targets=self.n_targets, n_iterations=self.n_iterations)
+        return apgd_targeted(
+            problem,
+            n_targets=self.n_targets,
+            n_iterations=self.n_iterations,
+            gives_up=self.gives_up,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,19 +121,33 @@ class FABT(NativeAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class FABMin(FABT):
-    """FAB-T to the nearest adversarial example at any distance, for upper bounds of the radius."""
+    """FAB-T to the nearest adversarial example at any distance, for upper bounds of the radius.
+
+    gives_up: on targets that are much farther than the likeliest class was found.
+    """
 
     name = "fab-min"
     description = "FAB-T to the nearest adversarial example there is"
+    version = 2
+
+    gives_up: bool = True
 
     def expected_passes(self, n_classes: int) -> float:
         """Return the passes of a search towards each target."""
-        return 2.0 * min(self.n_targets, n_classes - 1) * (self.n_iterations + 1)
+        from robustbench_dyn.attacks.native.fab import expected_of_minimum_norm
+
+        n_targets = min(self.n_targets, n_classes - 1)
+        return 2 * expected_of_minimum_norm(n_targets, self.n_iterations, gives_up=self.gives_up)
 
     def perturb(self, problem: AttackProblem) -> Tensor:
         from robustbench_dyn.attacks.native.fab import minimum_norm
 
-        return minimum_norm(problem, n_targets=self.n_targets, n_iterations=self.n_iterations)
+        return minimum_norm(
+            problem,
+            n_targets=self.n_targets,
+            n_iterations=self.n_iterations,
+            gives_up=self.gives_up,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,10 +57,8 @@ def fab_targeted(problem: AttackProblem, *, n_targets: int = 9, n_iterations: in
             keep(rows)
             here = len(rows.x) * expected_iterations(n_iterations, iteration)
             problem.tell(2 * (here + later))
-            too_far = rows.distance > _HOPELESS.get(iteration, torch.inf) * eps
-            rows.retain(
-                found.undecided(rows.example, rows.trial) & ~(too_far & rows.distance.isfinite())
-            )
+            near = rows.within(_HOPELESS.get(iteration, torch.inf) * eps)
+            rows.retain(found.undecided(rows.example, rows.trial) & near)
         keep(rows)
         # A point a little outside of the ball may fool the model from its surface, too.
         rows.retain((rows.distance > eps) & (rows.distance <= _NEARLY * eps))
@@ -71,10 +69,13 @@ def fab_targeted(problem: AttackProblem, *, n_targets: int = 9, n_iterations: in
     return found.x_adv
 
 
-def minimum_norm(problem: AttackProblem, *, n_targets: int = 9, n_iterations: int = 100) -> Tensor:
+def minimum_norm(
+    problem: AttackProblem, *, n_targets: int = 9, n_iterations: int = 100, gives_up: bool = True
+) -> Tensor:
     """Return the nearest adversarial examples found at any distance, (n, C, H, W), or x.
 
     The likeliest class comes first; the others follow where they may be nearer than it was found.
+    gives_up: on a search that stays as much farther as `fab_targeted` gives up on outside of eps.
     """
     targets, is_open = ranked_targets(problem, n_targets)
     x_adv = problem.x.clone()
@@ -83,6 +84,8 @@ def minimum_norm(problem: AttackProblem, *, n_targets: int = 9, n_iterations: in
     for columns in (first, ~first):
         nearer = problem.class_radii.gather(1, targets) < nearest[:, None]
         wanted = is_open & columns & nearer
+        # Not the nearest of the others, whose searches may run in another group.
+        reach = nearest.clone() if gives_up else torch.full_like(nearest, torch.inf)
         # Where another class may be nearer is known after the search of the first alone.
         after = int((is_open & ~first).sum()) if columns is first else 0
         for example, trial, to_come in grouped(problem, Found(problem), wanted):
@@ -90,12 +93,19 @@ def minimum_norm(problem: AttackProblem, *, n_targets: int = 9, n_iterations: in
             for iteration, _ in enumerate(rows.search(problem, n_iterations)):
                 left = len(rows.x) * (n_iterations - iteration) + (to_come + after) * n_iterations
                 problem.tell(2 * left)
+                rows.retain(rows.within(_HOPELESS.get(iteration, torch.inf) * reach[rows.example]))
             # Farthest first: the last write stands.
             for row in rows.distance.argsort(descending=True, stable=True).tolist():
                 k = rows.example[row]
                 if rows.distance[row] < nearest[k]:
                     nearest[k], x_adv[k] = rows.distance[row], rows.best[row]
     return x_adv
+
+
+def expected_of_minimum_norm(n_targets: int, n_iterations: int, *, gives_up: bool) -> float:
+    """Return about how many iterations `minimum_norm` takes on an example."""
+    others = expected_iterations(n_iterations) if gives_up else n_iterations + 1
+    return n_iterations + 1 + (n_targets - 1) * others
 
 
 def expected_iterations(n_iterations: int, done: int = 0) -> float:
@@ -144,6 +154,10 @@ class _Rows:
         self.retain(self.distance.isfinite())
         if len(self.x):
             self.approach(problem)
+
+    def within(self, reach: Tensor | float) -> Tensor:
+        """Return which pairs found nothing yet, or something no farther than reach, (rows,)."""
+        return (self.distance <= reach) | self.distance.isinf()
 
     def retain(self, kept: Tensor) -> None:
         """Keep some pairs only."""
