@@ -3,9 +3,9 @@
     python benchmarks/small_brackets.py [--n-examples 100] [--model hamiltonian]
 
 Each is evaluated with the default attacks and certifiers, at the default eps of its data set and at
-the eps of the docs' examples, in L2 and in Linf. Seconds are processor time of the whole evaluation, loading aside. A network that
-cannot be traced has no number of neurons, and is left in. Results:
-benchmarks/results/small_brackets.csv; `python benchmarks/tables.py` puts them in the docs.
+the eps of the docs' examples, in L2 and in Linf. Seconds are processor time of the whole
+evaluation, loading aside. A network that cannot be traced has no number of neurons, and is left in.
+Results: benchmarks/results/small_brackets.csv; `python benchmarks/tables.py` puts them in the docs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the examples of a batch are in a tensor, if not in its first dimension alone.
+"""Layouts of tensors that hold the batch in another dimension than the first, or within one.
 
 Matrices are applied to (batch tokens, features), and heads of attention have (batch heads, ...) or
 (3, batch, heads, ...). In the order of memory, such a tensor is (before, batch, after) for each
@@ -58,7 +58,7 @@ class Placed(NamedTuple):
 
 
 class Rewritten(NamedTuple):
-    """An operation with the batch in front, and where the batch is in what was traced of it."""
+    """An operation with the batch in front, and the layout of the tensor that was traced."""
 
     operation: Operation
     layout: Layout

@@ -9,13 +9,19 @@ A handler is a function from an OperationContext to a node:
 - an Affine, for an operation that is affine in the outputs it reads: linear, its transpose, and
   linear with the absolute values of its weights, for batches of any size; `n_summands` bounds the
   rounding of the model;
-- a Pointwise, for an increasing function of one number, with an Activation that gives linear
-  bounds: `context.pointwise(activation)`.
+- a Pointwise, for a function of one number, with an Activation that gives linear bounds:
+  `context.pointwise(activation)`.
 
-Either computes what the operation computes, in exact arithmetic, for each example by itself. A
-handler raises context.refuse(...) for arguments it does not treat, and never approximates: whatever
-it returns is part of a proof. certification.contract.check_operation compares bounds of a handler
-with samples.
+Other operations are lowered to several nodes: `context.add(node)` puts one behind the others and
+returns the NodeRef that later ones read; the handler returns the last node, or its NodeRef. The
+modules `steps`, `choices` and `products` add sums and moves, maxima, and products. A step that the
+model does not compute has `own_units=0`, or an activation that is `unrounded()`; where the nodes
+together have better interval bounds than one by one, the last one says so by `direct`.
+
+Together they compute what the operation computes, in exact arithmetic, for each example by itself.
+A handler raises context.refuse(...) for arguments it does not treat, and never approximates:
+whatever it returns is part of a proof. certification.contract.check_operation compares bounds of a
+handler with samples.
 """
 
 from __future__ import annotations
