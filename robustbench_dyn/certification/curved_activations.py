@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from robustbench_dyn.certification.activations import Activation, Line
 
 # Of the choice of slopes: steps of bisection, and points between the bounds.
-_BISECTIONS, _SAMPLES = 12, 17
+_BISECTIONS, _SAMPLES = 12, 33
 # Steps of the search for a point of tangency.
 _ROOT_STEPS = 10
 # More than the rounding of derivatives up to 2.
