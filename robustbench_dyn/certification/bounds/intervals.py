@@ -117,7 +117,11 @@ def _activated(
     low, high = activation.interval(lower, upper)
     slope = activation.slope_bound(lower, upper, error)
     magnitude = torch.maximum(low.abs(), high.abs())
-    magnitude = magnitude + activation.summands(torch.maximum(lower.abs(), upper.abs()))
+    for end in (lower, upper):
+        summands = activation.summands(end)
+        # One of the ends has the largest, so that their sum is enough; 0.0 costs nothing.
+        if isinstance(summands, Tensor) or summands:
+            magnitude = magnitude + summands
     units, flush_error = activation.rounding_units, network.flush_errors[k - 1]
     if not units:
         # The model does not compute it.
