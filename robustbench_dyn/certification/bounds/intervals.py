@@ -80,7 +80,7 @@ def propagate(
                 rounding = rounding.where(rounded < largest, torch.inf)
             slack = 2 * (node.n_summands + 6) * own * magnitude + rounding
             error = node.abs_linear(*(bounds.errors[i] for i in node.inputs))
-            error = error * (1 + 2 * (node.n_summands + 6) * own) + rounding
+            error = (error + rounding) * (1 + 2 * (node.n_summands + 6) * own)
         low, high = low - slack, high + slack
         if direct is not None:
             # Where a node's inputs have no bounds, its own are NaN, and give way.
@@ -88,7 +88,7 @@ def propagate(
             low = torch.fmax(low, direct.lower - slack)
             high = torch.fmin(high, direct.upper + slack)
             magnitude = torch.maximum(magnitude, direct.magnitude)
-            error = torch.fmin(error, direct.error * (1 + 64 * own) + rounding)
+            error = torch.fmin(error, (direct.error + rounding) * (1 + 64 * own))
         if direct is not None or _is_steep(node):
             # The bounds contain the exact value, too.
             error = torch.fmin(error, (high - low) * (1 + 16 * own))
