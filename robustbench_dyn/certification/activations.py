@@ -139,7 +139,9 @@ class Activation(ABC):
         for z in points:
             value = self(z)
             candidate = value - slope * z
-            size = value.abs() + (slope * z).abs() + self.summands(z)
+            size, summands = value.abs() + (slope * z).abs(), self.summands(z)
+            if isinstance(summands, Tensor) or summands:
+                size = size + summands
             slack = _ULPS * size.detach() + self.deviation + _TINY
             candidate = candidate + sign * slack
             if offset is None:

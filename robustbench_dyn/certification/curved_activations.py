@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from robustbench_dyn.certification.activations import Activation, Line
 
 # Of the choice of slopes: steps of bisection, and points between the bounds.
-_BISECTIONS, _SAMPLES = 12, 17
+_BISECTIONS, _SAMPLES = 12, 33
 # Steps of the search for a point of tangency.
 _ROOT_STEPS = 10
 # More than the rounding of derivatives up to 2.
@@ -78,13 +78,14 @@ class Curved(Activation):
         with torch.no_grad():
             p, q = self._branches(lower, upper)
             point, residual = self._root(slope, p, q)
-            beyond = (residual + _DERIVATIVE_ERROR) * (q - p)
+            beyond = residual * (q - p)
         sign = 1.0 if above else -1.0
         ends = torch.stack([lower, upper])
         z = torch.cat([ends, point])
         value = self(z)
         size = value.abs() + (slope * z).abs() + self.summands(z)
-        slack = _ULPS * size.detach() + _TINY
+        # The sign of f' - slope may be wrong where it is within the rounding of f'.
+        slack = _ULPS * size.detach() + _DERIVATIVE_ERROR * (upper - lower) + _TINY
         slack = slack + torch.cat([torch.zeros_like(ends), beyond])
         candidates = value - slope * z + sign * slack
         offset = candidates.amax(dim=0) if above else candidates.amin(dim=0)

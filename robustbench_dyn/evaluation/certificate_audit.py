@@ -40,7 +40,11 @@ from robustbench_dyn.threat_models import Norm, ThreatModel, widest_eps
 
 # The native Auto-PGD and Square do not support L1, where AutoAttack's own package costs many times
 # as much.
-DEFAULT_ATTACKS: Final[Mapping[Norm, str]] = {"L2": "standard", "Linf": "standard", "L1": "fab-t"}
+DEFAULT_ATTACKS: Final[Mapping[Norm, str]] = {
+    "L2": "standard-full",
+    "Linf": "standard-full",
+    "L1": "fab-t",
+}
 # Attacks search this share of a certified radius, so that rounding puts no candidate outside it.
 SHARE_OF_RADIUS: Final = 0.98
 # An attack takes one eps a call: radii that differ by less than this factor share the smallest.

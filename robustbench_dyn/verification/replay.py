@@ -292,7 +292,7 @@ class _Replay:
             seed=self.options.seed,
             batch_size=self._size(),
             # Where the row ran none, its certificates are audited all the same.
-            attacks=attacks or "standard",
+            attacks=attacks or "standard-full",
             certifiers="none",
             device=self.device,
             progress=False,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from robustbench_dyn.flows import Classifier, DenseGradientStep, EulerStep
@@ -867,6 +868,80 @@ def noisy_logits():
             return self.inner(x) + torch.from_numpy(noise).to(x)
 
     return Noisy()
+
+
+# Operations that are lowered to several nodes
+
+
+class Around(nn.Module):
+    """A function of the four pixels, (batch, 4), and a linear head."""
+
+    def __init__(self, function, weight=1.0):
+        super().__init__()
+        self.function, self.head = function, margin_head(weight)
+
+    def forward(self, x):
+        return self.head(self.function(x.flatten(1)))
+
+
+@adversary("lowered")
+def layer_norm_far_from_zero():
+    """LayerNorm of pixels with an offset of 2^16, where a variance rounds to any number."""
+    return Around(lambda z: F.layer_norm(z * z.new_tensor([1.0, 2, 3, 4]) + 2.0**16, (4,)) + 0.5)
+
+
+@adversary("lowered")
+def layer_norm_of_nearly_equal_pixels():
+    """LayerNorm with an eps of 1e-12, of pixels that hardly differ: tiny changes turn it round."""
+    return Around(lambda z: F.layer_norm(1e-5 * z, (4,), eps=1e-12) * z.new_tensor([2.0, 1, 1, 1]))
+
+
+@adversary("lowered")
+def maximum_of_swamped_pixels():
+    """Maxima of pixels that were rounded to eighths, which themselves do not round."""
+    return Around(lambda z: torch.maximum(z + 2.0**20, z.flip(1) + 2.0**20) - 2.0**20)
+
+
+@adversary("lowered")
+def exponential_that_overflows():
+    """Softmax by hand, of numbers whose exponentials are infinite in float32 at white pixels."""
+    return Around(lambda z: 4 * (200 * z).exp() / (200 * z).exp().sum(dim=1, keepdim=True) - 0.5)
+
+
+@adversary("lowered")
+def softmax_of_large_numbers():
+    """Softmax of pixels times a million: an argmax, but for rounding."""
+    return Around(lambda z: 4 * (1e6 * z).softmax(dim=1) * z.new_tensor([1.0, 1, 0, 0]) - 0.5)
+
+
+@adversary("lowered")
+def quotient_with_a_pole():
+    """1 / (s - 2.2) for the sum s of the pixels: another sign on the other side."""
+    return Around(lambda z: 0.3 / (z.sum(dim=1, keepdim=True) - 2.2).expand(len(z), 4) + 0.5)
+
+
+@adversary("lowered")
+def product_that_cancels():
+    """(z + 1000) (z - 1000) + 1000^2: the square of a pixel, after rounding."""
+    return Around(lambda z: (z + 1000) * (z - 1000) + 1000.0**2)
+
+
+@adversary("lowered")
+def square_below_zero():
+    """A square of pixels less 0.5, the larger the further they are from there, on either side."""
+    return Around(lambda z: 4 * (z - 0.5) ** 2)
+
+
+@adversary("lowered")
+def neighbours_through_heads():
+    """Examples that are mixed where the batch is folded into another dimension, by a roll there."""
+    return Around(lambda z: z + 0.5 * z.reshape(-1, 2).roll(2, dims=0).reshape(-1, 4))
+
+
+@adversary("lowered")
+def gelu_of_large_numbers():
+    """GELU, steep and with a valley: it falls from 0 to -0.17 before it rises."""
+    return Around(lambda z: 3 * F.gelu(4 * z - 3) + 0.5)
 
 
 # Honest networks: a certificate of them is no fault, and some certifier has to give one

@@ -1,6 +1,7 @@
 """Forecasts on a clock of their own: passes count, shares rise, and the time left is honest."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -92,6 +93,13 @@ def test_passes_are_counted_of_those_expected():
     assert halfway.expected_passes == pytest.approx(900 * N, rel=0.05)
     done = run.forecast.work()
     assert done.passes == done.expected_passes == 900 * N
+
+
+@pytest.mark.parametrize(("n", "drawn"), [(3, 3), (40, 5), (200, 20)])
+def test_a_sampled_attack_is_expected_on_its_sample(n, drawn):
+    run = Run([STAGES[0], replace(STAGES[3], sampled=True)], n=n)
+    run.stage("certify", 0, seconds=n * SECONDS, n=n, left=n)
+    assert run.forecast.work().seconds_left == pytest.approx(700 * drawn * SECONDS, rel=0.05)
 
 
 def test_an_attack_that_gives_up_early_is_believed():

@@ -93,7 +93,7 @@ def propagate(
             low = torch.fmax(low, direct.lower - slack)
             high = torch.fmin(high, direct.upper + slack)
             magnitude = torch.maximum(magnitude, direct.magnitude)
-            error = torch.fmin(error, direct.error * (1 + 64 * own) + rounding)
+            error = torch.fmin(error, (direct.error + rounding) * (1 + 64 * own))
         if direct is not None or _is_steep(node):
             # The bounds contain the exact value, too.
             error = torch.fmin(error, (high - low) * (1 + 16 * own))
@@ -122,7 +122,11 @@ def _activated(
     low, high = activation.interval(lower, upper)
     slope = activation.slope_bound(lower, upper, error)
     magnitude = torch.maximum(low.abs(), high.abs())
-    magnitude = magnitude + activation.summands(torch.maximum(lower.abs(), upper.abs()))
+    for end in (lower, upper):
+        summands = activation.summands(end)
+        # One of the ends has the largest, so that their sum is enough; 0.0 costs nothing.
+        if isinstance(summands, Tensor) or summands:
+            magnitude = magnitude + summands
     units, flush_error = activation.rounding_units, network.flush_errors[k - 1]
     if not units:
         # The model does not compute it.
