@@ -69,6 +69,56 @@ def test_linear_bounds_of_any_slope_hold(activation):
         assert violation(tighter, activation, lower, upper) > 1e-3
 
 
+class TangentsFromTheEnds(Tanh):
+    """Takes the point of tangency even where it lies beyond the middle."""
+
+    def initial_slopes(self, lower, upper):
+        secant = self.secant_slope(lower, upper)
+        below = self.derivative(self._tangency(lower, upper))
+        above = self.derivative(self._tangency(upper, lower))
+        return (
+            secant.where(self.derivative(lower) >= secant, below),
+            secant.where(self.derivative(upper) >= secant, above),
+        )
+
+
+def excess_area(activation, lower, upper):
+    """Return the area between the initial lines, less the least of any slopes, (n,)."""
+    middle = (lower + upper) / 2
+
+    def areas(slope, above):
+        line = activation.line(slope, lower, upper, above=above)
+        height = line.slope * middle + line.offset - activation(middle)
+        return (upper - lower) * (height if above else -height)
+
+    slopes = torch.linspace(0, activation.max_slope, 501, dtype=torch.float64)
+    excess = 0
+    for above, slope in enumerate(activation.initial_slopes(lower, upper)):
+        least = torch.stack([areas(s.expand_as(lower), bool(above)) for s in slopes]).amin(dim=0)
+        excess = excess + areas(slope, bool(above)) - least
+    return excess
+
+
+@pytest.mark.parametrize("activation", [Tanh(), Sigmoid()])
+def test_the_initial_lines_of_s_shaped_curves_leave_the_least_area(activation):
+    ends = 8 * uniform(300, 2, seed=3) - 4
+    ends[:20, 0] = 0.0
+    lower, upper = ends.amin(dim=1), ends.amax(dim=1)
+    lower[-5:] = upper[-5:] - 1e-6
+    # Bisection stops at a small part of the interval.
+    assert excess_area(activation, lower, upper).max() <= 1e-2
+    across = (lower < 0) & (upper > 0)
+    lines = activation.linear_bounds(lower, upper)
+    assert violation(lines, activation, lower, upper) <= 1e-9
+    assert across.sum() > 50
+
+
+def test_a_tangent_from_the_end_leaves_more_area():
+    lower, upper = torch.tensor([-3.0, -1.0]).double(), torch.tensor([0.3, 4.0]).double()
+    assert (excess_area(TangentsFromTheEnds(), lower, upper) > 0.1).all()
+    assert (excess_area(Tanh(), lower, upper) <= 1e-3).all()
+
+
 class Cancelling(Sigmoid):
     """Computes the point of tangency by a formula that cancels where the slope is small."""
 

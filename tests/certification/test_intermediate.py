@@ -5,6 +5,7 @@ import torch
 from oracles.samples import normal
 from torch import nn
 
+from robustbench_dyn.certification.bounds import affine_prefixes, intervals
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import (
     intermediate_bounds,
@@ -77,3 +78,54 @@ def test_rounding_is_subtracted_in_every_layer(method, layer):
             assert (bounds.lower[k][0] >= exact - 0.1).all()
     # The negative control: exact minima lie above what float32 computes.
     assert (exact > computed).sum() > 5
+
+
+class WithoutRounding:
+    """torch, to which every dtype is as fine as float64."""
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def finfo(self, dtype):
+        return torch.finfo(torch.float64)
+
+
+def escapes(state, ball):
+    """Count the ends and errors of float64 intervals that those of float32 do not cover."""
+    exact, fast = interval_bounds(state, ball), interval_bounds(state, ball, fast=True)
+    assert fast.lower[-1].dtype is torch.float32
+    found = 0
+    for k in range(1, len(exact.lower)):
+        found += int((fast.lower[k] > exact.lower[k]).sum())
+        found += int((fast.upper[k] < exact.upper[k]).sum())
+        found += int((fast.errors[k] < exact.errors[k] * (1 - 1e-9)).sum())
+    return found
+
+
+@pytest.mark.parametrize("prefixes", [True, False])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@torch.no_grad()
+def test_intervals_in_float32_contain_those_in_float64(norm, prefixes, monkeypatch):
+    state = relaxation_state(cancelling_network(), (INPUTS,))
+    if not prefixes:
+        state = state._replace(affine_prefixes={}, fast_prefixes={})
+    x = normal(40, INPUTS, seed=5).abs().clamp(0, 1)
+    ball = Ball(x, ThreatModel(norm, EPS))
+    assert escapes(state, ball) == 0
+    monkeypatch.setattr(intervals, "torch", WithoutRounding())
+    monkeypatch.setattr(affine_prefixes, "torch", WithoutRounding())
+    blind = relaxation_state(cancelling_network(), (INPUTS,))
+    if not prefixes:
+        blind = blind._replace(affine_prefixes={}, fast_prefixes={})
+    assert escapes(blind, ball) > 0
+
+
+def test_a_box_in_float32_contains_that_in_float64():
+    x = normal(40, INPUTS, seed=5).abs().clamp(0, 1)
+    ball = Ball(x, ThreatModel("Linf", 0.01))
+    (lower, upper), (low, high) = ball.box(), ball.box(torch.float32)
+    assert (low.double() <= lower).all()
+    assert (high.double() >= upper).all()
+    # The negative control: the nearest numbers of float32 lie on either side.
+    assert (lower.float().double() > lower).any()
+    assert (upper.float().double() < upper).any()

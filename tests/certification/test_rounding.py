@@ -95,11 +95,15 @@ def lower_bounds(model, x, norm):
     ball = Ball(x, ThreatModel(norm, EPS))
     rows, owner = torch.tensor([[1.0, -1.0]]).double(), torch.tensor([0])
     intervals = interval_bounds(relaxed, ball)
+    in_fast_dtype = interval_bounds(relaxed, ball, fast=True)
     tight, lines = intermediate_bounds(relaxed, ball)
     with torch.no_grad():
         yield objective_bounds(relaxed.exact, intervals, ball, rows, owner, linear_bounds={}).value
         yield objective_bounds(relaxed.exact, tight, ball, rows, owner, linear_bounds=lines).value
         yield objective_bounds(relaxed.fast, tight, ball, rows, owner, linear_bounds=lines).value
+        yield objective_bounds(
+            relaxed.fast, in_fast_dtype, ball, rows, owner, linear_bounds={}
+        ).value
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
