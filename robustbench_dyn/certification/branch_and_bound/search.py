@@ -11,191 +11,154 @@ for any dual variables.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.bounds.intervals import Bounds
-from robustbench_dyn.certification.branch_and_bound.affine import Composition
-from robustbench_dyn.certification.branch_and_bound.leaf_lp import solve
-from robustbench_dyn.certification.branch_and_bound.relaxation import (
-    Neurons,
-    Relaxation,
-    Subdomains,
-    neurons_of,
-    relax,
-)
-from robustbench_dyn.certification.network.graph import Network
+from robustbench_dyn.certification.branch_and_bound.ascent import Ascent, ascend
+from robustbench_dyn.certification.branch_and_bound.branching import choose
+from robustbench_dyn.certification.branch_and_bound.leaf_lp import solve_leaf
+from robustbench_dyn.certification.branch_and_bound.pool import Pool
+from robustbench_dyn.certification.branch_and_bound.problem import Problem
+from robustbench_dyn.certification.branch_and_bound.relaxation import Functions, Lines, relax
+from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
+from robustbench_dyn.certification.branch_and_bound.tightening import Tightening
 
-# Subdomains that are bounded at a time; steps of ascent for each, and for fully split ones.
-_BATCH, _STEPS, _LAST_STEPS = 64, 20, 400
-_RATE = 0.1
+# Rows, of a subdomain and a margin each, that are bounded at a time; steps of ascent for each, and
+# for the whole ball.
+_BATCH, _STEPS, _FIRST_STEPS = 256, 10, 40
 
 
 class SearchResult(NamedTuple):
-    """proved: whether the bound holds. Otherwise x, (inputs,), is a counterexample, or None.
+    """proved: (margins,) bool, which exceed their thresholds. x: a counterexample, or None.
 
-    x: None on timeout.
+    n_subdomains: how many were bounded.
     """
 
-    proved: bool
+    proved: Tensor
     x: Tensor | None
+    n_subdomains: int = 0
 
 
-class Ascent(NamedTuple):
-    """Subdomains after ascent on their slopes and dual variables.
-
-    lower_bound: (subdomains,), proven. losses: (subdomains, neurons), of the last relaxation. x:
-    (subdomains, inputs), its minimiser.
-    """
-
-    lower_bound: Tensor
-    subdomains: Subdomains
-    losses: Tensor
-    x: Tensor
-
-
-class BranchAndBound:
-    """The search on a network of ReLU and leaky ReLU over the ball of one example."""
+class Search:
+    """The search for several margins over the ball of one example."""
 
     def __init__(
-        self, network: Network, composition: Composition, bounds: Bounds, ball: Ball
+        self,
+        problem: Problem,
+        objectives: Tensor,
+        thresholds: Tensor,
+        values: Callable[[Tensor], Tensor],
     ) -> None:
-        self.network, self.ball = network, ball
-        self.neurons: Neurons = neurons_of(network, composition, bounds)
+        self._tightening = Tightening(problem)
+        self._objectives, self._thresholds, self._values = objectives, thresholds, values
+        self._aim = thresholds + 1e-6 * (1 + thresholds.abs())
+        self.log = False
 
-    def prove_above(self, objective: Tensor, threshold: float, *, seconds: float) -> SearchResult:
-        """Prove that <objective, logits> exceeds the threshold on the ball, or find an input.
-
-        objective: (classes,), float64. An input that is returned has a value of at most 0 and the
-        threshold, or is the minimiser of a fully split subproblem; None: the time ran out.
-        """
-        until = time.monotonic() + seconds
-        neurons = self.neurons
-        undecided = torch.zeros(1, len(neurons.unstable), dtype=torch.float64)
-        slopes = torch.where(neurons.upper > -neurons.lower, 1.0, neurons.min_slope)
-        stack = [Subdomains(undecided, slopes[None], undecided)]
-        while stack:
+    def run(self, until: float) -> SearchResult:
+        tightening = self._tightening
+        tightening.over_ball(n_steps=20)
+        self._problem = problem = tightening.problem
+        pool = Pool(Subdomains.whole(problem, len(self._objectives)))
+        n_steps, n_done = _FIRST_STEPS, 0
+        t0, last = time.process_time(), 0
+        while pool:
             if time.monotonic() > until:
-                return SearchResult(False, None)
-            subdomains = stack.pop()
-            if len(subdomains.decisions) > _BATCH:
-                stack.append(subdomains.at(slice(_BATCH, None)))
-                subdomains = subdomains.at(slice(_BATCH))
-            ascent = self._ascend(subdomains, objective, threshold, _STEPS)
-            values = self._values(ascent.x, objective)
-            if bool((values <= min(threshold, 0.0)).any()):
-                return SearchResult(False, ascent.x[values.argmin()])
+                return SearchResult(pool.unproved == 0, None, n_done)
+            domains = pool.pop(_BATCH)
+            n_done += len(domains)
+            owners, margins = domains.unproved.nonzero(as_tuple=True)
+            ascent = self._bound(domains, owners, margins, n_steps)
+            domains.slopes[owners, margins] = ascent.slopes
+            domains.dual_variables[owners, margins] = ascent.dual_variables
+            domains.value[owners, margins] = ascent.value
+            x = self._counterexample(ascent, margins)
+            if x is not None:
+                return SearchResult(~domains.unproved.any(dim=0) & (pool.unproved == 0), x, n_done)
+            closed = self._prove(domains, owners, margins, ascent)
+            domains.unproved[owners[closed], margins[closed]] = False
+            if self.log and (n_steps == _FIRST_STEPS or n_done - last > 1000):
+                last = n_done
+                print(
+                    n_done, len(pool), 'worst %.3f' % min(float(domains.least.min()),pool.least),
+                    'closed', int(closed.sum()), 'of', len(closed), '%.1fs' % (time.process_time() - t0), 'splits', int((domains.decisions!=0).sum(1).max()),
+                    'und', int(domains.undecided.sum(1).max()), flush=True)
+            n_steps = _STEPS
+            left = domains.unproved.any(dim=1)
+            leaves = left & ~domains.undecided.any(dim=1)
+            for k in leaves.nonzero().flatten().tolist():
+                x = self._solve(domains, k)
+                if domains.unproved[k].any():
+                    return SearchResult(~domains.unproved.any(dim=0) & (pool.unproved == 0), x, n_done)
+            rows = left & ~leaves
+            if rows.any():
+                pool.push(self._split(domains, rows, owners, margins, ascent))
+        return SearchResult(torch.ones(len(self._objectives), dtype=torch.bool), None, n_done)
+
+    def _lines(self, domains: Subdomains, owners: Tensor, dtype: torch.dtype) -> Lines:
+        lines = Lines.of(self._problem, domains.lower, domains.upper, domains.decisions, dtype)
+        return lines.at(owners)
+
+    def _bound(self, domains: Subdomains, owners: Tensor, margins: Tensor, n_steps: int) -> Ascent:
+        problem, dtype = self._problem, self._problem.fast.dtype
+        return ascend(
+            problem,
+            problem.fast,
+            Functions.of(problem.fast, self._objectives[margins]),
+            self._lines(domains, owners, dtype),
+            domains.slopes[owners, margins],
+            domains.dual_variables[owners, margins],
+            self._aim[margins].to(dtype),
+            n_steps=n_steps,
+        )
+
+    def _prove(
+        self, domains: Subdomains, owners: Tensor, margins: Tensor, ascent: Ascent
+    ) -> Tensor:
+        """Say which rows' bounds exceed their thresholds."""
+        problem = self._problem
+        proved = domains.empty[owners]
+        rows = (ascent.value > self._aim[margins]).nonzero().flatten()
+        if len(rows):
+            slopes = ascent.slopes[rows].double().maximum(problem.min_slope).clamp_max(1.0)
+            found = relax(
+                problem,
+                problem.exact,
+                Functions.of(problem.exact, self._objectives[margins[rows]]),
+                self._lines(domains, owners[rows], torch.float64),
+                slopes,
+                ascent.dual_variables[rows].double(),
+                proving=True,
+            )
             # Written so that NaN stays open.
-            left = ~(ascent.lower_bound > threshold)
-            fully_split = ((subdomains.decisions != 0) | ~neurons.unstable).all(dim=1)
-            for k in (left & fully_split).nonzero().flatten().tolist():
-                one = ascent.subdomains.at(slice(k, k + 1))
-                lower_bound, x = self._solve_fully_split(one, objective, threshold)
-                if not lower_bound > threshold:
-                    return SearchResult(False, x)
-            if (left & ~fully_split).any():
-                rows = left & ~fully_split
-                stack.append(self._split(ascent.subdomains.at(rows), ascent.losses[rows]))
-        return SearchResult(True, None)
+            proved[rows] |= found.value > self._thresholds[margins[rows]]
+        return proved
 
-    def relaxation(self, subdomains: Subdomains, objective: Tensor) -> Relaxation:
-        """Bound <objective, logits> from below over each subdomain; differentiable."""
-        return relax(self.neurons, self.ball, subdomains, objective)
+    def _counterexample(self, ascent: Ascent, margins: Tensor) -> Tensor | None:
+        ball = self._problem.ball
+        rows = ascent.coefficients.double().view(-1, *ball.shape)
+        x = ball.minimiser(rows, torch.zeros(len(rows), dtype=torch.long))
+        values = (self._values(x) * self._objectives[margins]).sum(dim=1)
+        at = int(values.argmin())
+        return x[at] if float(values[at]) <= 0 else None
 
-    def _values(self, x: Tensor, objective: Tensor) -> Tensor:
-        """Return <objective, logits> at x, (points, inputs)."""
-        logits = self.network.outputs(x.view(-1, *self.network.input_shape))[-1]
-        return logits.flatten(1) @ objective
+    def _split(
+        self,
+        domains: Subdomains,
+        rows: Tensor,
+        owners: Tensor,
+        margins: Tensor,
+        ascent: Ascent,
+    ) -> Subdomains:
+        neurons = choose(self._problem, domains, self._objectives, owners, margins, ascent)
+        split = domains.at(rows).split(neurons[rows])
+        first = neurons[rows].repeat(2)
+        # All that is behind the split neuron may be bounded anew.
+        if first.numel():
+            self._tightening.tighten(split.lower, split.upper, split.decisions, first)
+        return split.at(~split.empty)
 
-    def _solve_fully_split(
-        self, subdomain: Subdomains, objective: Tensor, threshold: float
-    ) -> tuple[float, Tensor]:
-        """Return the lower bound of one fully split subproblem, and its minimiser."""
-        solution = None
-        if self.ball.norm != "L2":
-            normals, offsets, slope = self._affine_pieces(subdomain.decisions[0], objective)
-            split = self.neurons.unstable.nonzero().flatten()
-            decisions = subdomain.decisions[0, split]
-            solution = solve(
-                slope, decisions[:, None] * normals[split], decisions * offsets[split], self.ball
-            )
-        if solution is None:
-            last = self._ascend(subdomain, objective, threshold, _LAST_STEPS)
-            return float(last.lower_bound), last.x[0]
-        dual_variables = torch.zeros_like(subdomain.dual_variables)
-        dual_variables[0, split] = solution.dual_variables
-        found = self.relaxation(subdomain._replace(dual_variables=dual_variables), objective)
-        return float(found.value - found.rounding), solution.x
-
-    def _affine_pieces(self, decisions: Tensor, objective: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pre-activations and <objective, logits> as functions of the input.
-
-        They are those wherever the decisions hold: rows (neurons, inputs) and offsets (neurons,) of
-        the pre-activations, and the slope (inputs,) of the objective.
-        """
-        d = self.ball.centre.shape[1]
-        outputs = {0: torch.eye(d, dtype=torch.float64)}
-        constants = {0: torch.zeros(d, dtype=torch.float64)}
-        rows, offsets = [decisions.new_zeros(0, d)], [decisions.new_zeros(0)]
-        for layer in self.neurons.layers:
-            row = decisions.new_zeros(len(layer.lower), d)
-            offset = layer.offset
-            for s, matrix in layer.maps.items():
-                row, offset = row + matrix @ outputs[s], offset + matrix @ constants[s]
-            slopes = layer.slopes(decisions)
-            outputs[layer.output], constants[layer.output] = slopes[:, None] * row, slopes * offset
-            rows.append(row)
-            offsets.append(offset)
-        slope = decisions.new_zeros(d)
-        for s, matrix in self.neurons.logits.items():
-            slope = slope + objective @ matrix @ outputs[s]
-        return torch.cat(rows), torch.cat(offsets), slope
-
-    def _split(self, subdomains: Subdomains, losses: Tensor) -> Subdomains:
-        """Split each subdomain in two, by the sign of the neuron whose relaxation loses most."""
-        n = len(subdomains.decisions)
-        candidates = self.neurons.unstable & (subdomains.decisions == 0)
-        neuron = losses.where(candidates, -torch.inf).argmax(dim=1)
-        twice = Subdomains(*(torch.cat([part, part]) for part in subdomains))
-        rows = torch.arange(n)
-        twice.decisions[rows, neuron], twice.decisions[n + rows, neuron] = 1.0, -1.0
-        return twice
-
-    @torch.enable_grad()
-    def _ascend(
-        self, subdomains: Subdomains, objective: Tensor, threshold: float, steps: int
-    ) -> Ascent:
-        slopes = subdomains.slopes.clone().requires_grad_()
-        dual_variables = subdomains.dual_variables.clone().requires_grad_()
-        current = Subdomains(subdomains.decisions, slopes, dual_variables)
-        found = self.relaxation(current, objective)
-        lower_bound = (found.value - found.rounding).detach()
-        # Dual variables have the scale of the coefficients that they balance.
-        rates = (_RATE, _RATE * max(1.0, float(found.coefficients.detach().abs().max())))
-        parameters = zip((slopes, dual_variables), rates, strict=True)
-        optimizer = torch.optim.Adam([{"params": [p], "lr": rate} for p, rate in parameters])
-        # So that the last step is a hundredth of the first.
-        decay = 0.01 ** (1 / steps)
-        for _ in range(steps):
-            # Without neurons there is nothing to optimise.
-            if bool((lower_bound > threshold).all()) or not found.value.requires_grad:
-                break
-            slopes.grad, dual_variables.grad = torch.autograd.grad(
-                -found.value.sum(), (slopes, dual_variables)
-            )
-            optimizer.step()
-            for group in optimizer.param_groups:
-                group["lr"] *= decay
-            with torch.no_grad():
-                slopes.copy_(slopes.maximum(self.neurons.min_slope).clamp_max(1.0))
-                dual_variables.clamp_min_(0)
-            found = self.relaxation(current, objective)
-            lower_bound = lower_bound.maximum((found.value - found.rounding).detach())
-        owners = torch.zeros(len(lower_bound), dtype=torch.long)
-        rows = found.coefficients.detach().view(-1, *self.network.input_shape)
-        x = self.ball.minimiser(rows, owners).flatten(1)
-        left = Subdomains(subdomains.decisions, slopes.detach(), dual_variables.detach())
-        return Ascent(lower_bound, left, found.losses.detach(), x)
+    def _solve(self, domains: Subdomains, k: int) -> Tensor:
+        raise NotImplementedError
