@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,28 +53,30 @@ def ascend(
     aim: (rows,). All of the network's dtype. Dual variables of a row change only where it has
     decisions.
     """
-    best: Ascent | None = None
     left = torch.arange(len(aim), device=aim.device)
-    split = bool((lines.decisions != 0).any())
-    moving = _Moving(problem, slopes.clone(), dual_variables.clone(), n_steps, split)
+    moving = _Moving(problem, slopes, dual_variables, lines, n_steps)
+    best: Ascent | None = None
     for step in range(n_steps + 1):
         last = step == n_steps
         with torch.enable_grad():
-            parameters = moving.leaves() if not last else moving.values()
-            found = relax(problem, network, functions, lines, *parameters)
+            slopes, *duals = moving.parameters(fixed=last)
+            found = relax(problem, network, functions, lines, slopes, duals[0] if duals else None)
             total = found.value.sum()
         best = _kept(best, left, found, moving)
+        # Without neurons there is nothing to optimise.
         if last or not total.requires_grad:
             break
         done = best.value[left] > aim
         if bool(done.all()):
             break
-        moving.step(torch.autograd.grad(total, parameters, allow_unused=True), found.coefficients)
+        gradients = torch.autograd.grad(total, [slopes, *duals], allow_unused=True)
+        moving.step(gradients, found.coefficients)
         if float(done.double().mean()) > _DONE:
             rest = (~done).nonzero().flatten()
             left, aim = left[rest], aim[rest]
             functions, lines = functions.at(rest), lines.at(rest)
-            moving = moving.at(rest)
+            moving.keep(rest)
+    assert best is not None
     return best
 
 
@@ -96,50 +99,55 @@ def _kept(best: Ascent | None, rows: Tensor, found: Relaxation, moving: _Moving)
 
 
 class _Moving:
-    """Slopes and dual variables under ascent by Adam."""
+    """Slopes, and dual variables where neurons are split, under ascent by Adam."""
 
     def __init__(
-        self, problem: Problem, slopes: Tensor, duals: Tensor, n_steps: int, split: bool
+        self,
+        problem: Problem,
+        slopes: Tensor,
+        dual_variables: Tensor,
+        lines: Lines,
+        n_steps: int,
     ) -> None:
-        self.slopes, self.dual_variables = slopes, duals
-        self._problem, self._split = problem, split
-        self._low = problem.min_slope.to(slopes)
+        self.slopes, self.dual_variables = slopes.clone(), dual_variables.clone()
+        self._split = bool((lines.decisions != 0).any())
+        self._low = problem.min_slope[: slopes.shape[1]].to(slopes)
         self._decay = (_LAST_STEP / _STEP) ** (1 / max(1, n_steps))
         self._rate, self._steps = 1.0, 0
-        self._moments = [torch.zeros_like(p) for p in (slopes, slopes, duals, duals)]
+        self._means = [torch.zeros_like(slopes), torch.zeros_like(dual_variables)]
+        self._squares = [torch.zeros_like(slopes), torch.zeros_like(dual_variables)]
         self._scale: Tensor | None = None
 
-    def values(self) -> tuple[Tensor, Tensor | None]:
-        return self.slopes, self.dual_variables if self._split else None
-
-    def leaves(self) -> tuple[Tensor, ...]:
-        both = (self.slopes, self.dual_variables) if self._split else (self.slopes,)
-        return tuple(part.detach().requires_grad_() for part in both)
+    def parameters(self, *, fixed: bool) -> list[Tensor]:
+        """Return what moves, as leaves of autograd unless it is fixed."""
+        both = [self.slopes, self.dual_variables] if self._split else [self.slopes]
+        return both if fixed else [part.detach().requires_grad_() for part in both]
 
     @torch.no_grad()
-    def step(self, gradients: tuple[Tensor | None, ...], coefficients: Tensor) -> None:
+    def step(self, gradients: Sequence[Tensor | None], coefficients: Tensor) -> None:
+        """Move upwards; coefficients: (rows, inputs), of the first step."""
         if self._scale is None:
             # Dual variables have the scale of the coefficients that they balance.
             largest = coefficients.detach().abs().amax(dim=1, keepdim=True)
             self._scale = _DUAL_STEP * largest.clamp_min(1.0)
         self._steps += 1
-        if gradients[0] is not None:
-            move = self._move(0, gradients[0])
-            self.slopes = (self.slopes + _STEP * move).maximum(self._low).clamp_max(1.0)
-        if self._split and gradients[1] is not None:
-            move = self._move(1, gradients[1])
-            self.dual_variables = (self.dual_variables + self._scale * move).clamp_min(0.0)
+        moves = [None if g is None else self._move(k, g) for k, g in enumerate(gradients)]
+        if moves[0] is not None:
+            slopes = self.slopes + _STEP * moves[0]
+            self.slopes = slopes.maximum(self._low).clamp_max(1.0)
+        if len(moves) > 1 and moves[1] is not None:
+            self.dual_variables = (self.dual_variables + self._scale * moves[1]).clamp_min(0.0)
         self._rate *= self._decay
 
     def _move(self, which: int, gradient: Tensor) -> Tensor:
-        mean, square = self._moments[2 * which : 2 * which + 2]
-        mean.lerp_(gradient, 0.1)
-        square.lerp_(gradient.square(), 0.1)
-        unbiased = (1 - 0.9**self._steps), (1 - 0.9**self._steps)
-        return self._rate * (mean / unbiased[0]) / ((square / unbiased[1]).sqrt() + 1e-12)
+        mean = self._means[which].lerp_(gradient, 0.1)
+        square = self._squares[which].lerp_(gradient.square(), 0.1)
+        unbiased = 1 - 0.9**self._steps
+        return self._rate * (mean / unbiased) / ((square / unbiased).sqrt() + 1e-12)
 
-    def at(self, rows: Tensor) -> _Moving:
+    def keep(self, rows: Tensor) -> None:
+        """Leave all other rows out."""
         self.slopes, self.dual_variables = self.slopes[rows], self.dual_variables[rows]
-        self._moments = [moment[rows] for moment in self._moments]
+        self._means = [moment[rows] for moment in self._means]
+        self._squares = [moment[rows] for moment in self._squares]
         self._scale = None if self._scale is None else self._scale[rows]
-        return self

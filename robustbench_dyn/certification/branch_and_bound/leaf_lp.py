@@ -63,5 +63,3 @@ def solve(slope: Tensor, normals: Tensor, offsets: Tensor, ball: Ball) -> LeafSo
     return LeafSolution(
         torch.from_numpy(dual_variables).clamp_min(0), torch.from_numpy(result.x[:d])
     )
-
-def solve_leaf():pass

@@ -3,56 +3,48 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+import itertools
 
 import torch
-from torch import Tensor
 
 from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
+
+# Beyond so many bytes, subdomains that are nearly proved come first, so that fewer are left.
+_MOST_BYTES = 1_500_000_000
 
 
 class Pool:
     """A queue of subdomains by the least bound that was reached of them or their parents."""
 
     def __init__(self, first: Subdomains) -> None:
-        self._parts = dict[int, Subdomains]()
-        self._left = dict[int, int]()
-        self._queue = list[tuple[float, int, int, int]]()
-        self._n_parts = 0
+        self._queue = list[tuple[float, int, Subdomains]]()
+        self._counter = itertools.count()
+        self._most = _MOST_BYTES // first.n_bytes
         self.unproved = torch.zeros_like(first.unproved[0], dtype=torch.long)
         self.push(first)
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    @property
-    def least(self) -> float:
-        """The least bound."""
-        return self._queue[0][0] if self._queue else torch.inf
-
     def push(self, domains: Subdomains) -> None:
         """Add subdomains."""
-        if not len(domains):
-            return
-        key, self._n_parts = self._n_parts, self._n_parts + 1
-        self._parts[key], self._left[key] = domains, len(domains)
         self.unproved += domains.unproved.sum(dim=0)
-        n_rows = domains.unproved.sum(dim=1).tolist()
-        for row, (least, n) in enumerate(zip(domains.least.tolist(), n_rows, strict=True)):
-            heapq.heappush(self._queue, (least, key, row, n))
+        for row, least in enumerate(domains.least.tolist()):
+            # A copy, since a view would keep all others.
+            one = Subdomains(*(part[row : row + 1].clone() for part in domains))
+            heapq.heappush(self._queue, (least, next(self._counter), one))
 
     def pop(self, n_rows: int) -> Subdomains:
         """Take subdomains with about so many unproved margins all together."""
-        taken, n = defaultdict[int, list[int]](list), 0
+        crowded = len(self._queue) > self._most
+        if crowded:
+            # A sorted list is a heap, and stays one without its last elements.
+            self._queue.sort()
+        taken, n = list[Subdomains](), 0
         while self._queue and (not taken or n < n_rows):
-            _, key, row, m = heapq.heappop(self._queue)
-            taken[key].append(row)
-            n += m
-        found = [self._parts[key].at(torch.tensor(rows)) for key, rows in taken.items()]
-        for key, rows in taken.items():
-            self._left[key] -= len(rows)
-            if not self._left[key]:
-                del self._parts[key], self._left[key]
-        domains = Subdomains.joined(found)
+            _, _, one = self._queue.pop() if crowded else heapq.heappop(self._queue)
+            taken.append(one)
+            n += int(one.unproved.sum())
+        domains = Subdomains.joined(taken)
         self.unproved -= domains.unproved.sum(dim=0)
         return domains

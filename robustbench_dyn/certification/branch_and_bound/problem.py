@@ -37,7 +37,8 @@ class Problem(NamedTuple):
     float64: what the output, as the model computes it, may differ by from what its inputs, as
     computed, give in exact arithmetic; and what a proof's arithmetic errs by in a step of
     back-substitution from it, for coefficients of 1. lower, upper: (neurons,), of the arguments of
-    activations, as the model computes them. min_slope: (neurons,).
+    activations, as the model computes them. min_slope: (neurons,). is_dense: its maps are matrices,
+    of which few rows are quickly bounded.
     """
 
     exact: Network
@@ -48,23 +49,30 @@ class Problem(NamedTuple):
     lower: Tensor
     upper: Tensor
     min_slope: Tensor
+    is_dense: bool
 
     @classmethod
     def of(
         cls,
+        *,
         exact: Network,
         fast: Network,
         ball: Ball,
         roundings: list[Tensor],
         lower: Tensor,
         upper: Tensor,
+        is_dense: bool,
     ) -> Problem:
         """Return the problem of two networks that are the same but for the dtype."""
         layers = layers_of(exact)
         slopes = torch.zeros_like(lower)
         for layer in layers:
             slopes[layer.columns] = layer.a
-        return cls(exact, fast, ball, layers, roundings, lower, upper, slopes)
+        return cls(exact, fast, ball, layers, roundings, lower, upper, slopes, is_dense)
+
+    def without_rounding(self) -> Problem:
+        """Return the problem of exact arithmetic, whose bounds prove nothing."""
+        return self._replace(roundings=[torch.zeros_like(r) for r in self.roundings])
 
     def with_bounds(self, lower: Tensor, upper: Tensor) -> Problem:
         """Return the problem with tighter bounds of the arguments of activations."""
@@ -103,7 +111,15 @@ def whole(exact: Network, fast: Network, bounds: Bounds, ball: Ball) -> Problem:
         torch.cat([none, *(side[layer.argument][0].flatten() for layer in layers)])
         for side in (bounds.lower, bounds.upper)
     ]
-    return Problem.of(exact, fast, ball, roundings, *sides)
+    return Problem.of(
+        exact=exact,
+        fast=fast,
+        ball=ball,
+        roundings=roundings,
+        lower=sides[0],
+        upper=sides[1],
+        is_dense=False,
+    )
 
 
 def step_units(nodes: Sequence[Node], n: int) -> int:

@@ -142,7 +142,10 @@ def _problem(
         sources = sorted(neurons.parts)
         maps = [neurons.parts[s][rows] for s in sources]
         inputs = [index[s] for s in sources]
-        shapes = [network.input_shape if s == 0 else (m.shape[1],) for s, m in zip(sources, maps)]
+        shapes = [
+            network.input_shape if s == 0 else (m.shape[1],)
+            for s, m in zip(sources, maps, strict=True)
+        ]
         exact.append(_dense(inputs, shapes, maps, neurons.offset[rows]))
         single = [m.float() for m in maps]
         fast.append(_dense(inputs, shapes, single, neurons.offset[rows].float()))
@@ -172,7 +175,13 @@ def _problem(
         for nodes, dtype in ((exact, torch.float64), (fast, torch.float32))
     ]
     return Problem.of(
-        *networks, ball, roundings, torch.cat(lower), torch.cat(upper)
+        exact=networks[0],
+        fast=networks[1],
+        ball=ball,
+        roundings=roundings,
+        lower=torch.cat(lower),
+        upper=torch.cat(upper),
+        is_dense=True,
     )
 
 

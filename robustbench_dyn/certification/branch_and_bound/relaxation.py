@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.branch_and_bound.problem import UNIT, Problem
+from robustbench_dyn.certification.branch_and_bound.problem import UNIT, Layer, Problem
 from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
 
 
@@ -52,6 +52,10 @@ class Lines(NamedTuple):
         """Return those of some rows."""
         return Lines(*(part[rows] for part in self))
 
+    def before(self, column: int) -> Lines:
+        """Return those of the first neurons."""
+        return Lines(*(part[:, :column] for part in self))
+
 
 class Functions(NamedTuple):
     """Linear functions of a network's outputs, which are to be bounded.
@@ -76,12 +80,13 @@ class Functions(NamedTuple):
 class Relaxation(NamedTuple):
     """Lower bounds by linear functions of the input.
 
-    value: (rows,), what rounding may change is subtracted, in a proof. coefficients: (rows,
-    inputs), of the function that is minimised. neurons: (rows, neurons), the coefficients of the
-    neurons' values.
+    value: (rows,), less what rounding may change. coefficients: (rows, inputs), constant: (rows,),
+    of the function that is minimised. neurons: (rows, neurons), the coefficients of the neurons'
+    values.
     """
 
     value: Tensor
+    constant: Tensor
     coefficients: Tensor
     neurons: Tensor
 
@@ -117,7 +122,7 @@ def relax(
         value = value - coefficients.abs() @ problem.roundings[i].to(coefficients)
         if isinstance(node, Pointwise):
             columns = layers[i].columns
-            neurons[columns.start] = coefficients
+            neurons[i] = coefficients
             passed, constant = _through(lines, slopes, dual_variables, columns, coefficients)
             value = value + constant
             parts = [(node.inputs[0], passed)]
@@ -132,13 +137,15 @@ def relax(
     last = waiting.pop(0, None)
     if last is None:
         last = value.new_zeros(n, problem.ball.centre.shape[1])
-    value = value + _minimum(problem.ball, last, proving)
-    none = value.new_zeros(n, 0)
-    found = [
-        neurons.get(layer.columns.start, none.new_zeros(n, layer.columns.stop - layer.columns.start))
-        for layer in problem.layers
-    ]
-    return Relaxation(value, last, torch.cat([none, *found], dim=1))
+    constant, value = value, value + _minimum(problem.ball, last, proving)
+    n_neurons = lines.relaxed.shape[1]
+    of_layers = [value.new_zeros(n, 0)]
+    for layer in problem.layers:
+        columns = layer.columns
+        if columns.stop <= n_neurons:
+            unused = value.new_zeros(n, columns.stop - columns.start)
+            of_layers.append(neurons.get(layer.output, unused))
+    return Relaxation(value, constant, last, torch.cat(of_layers, dim=1))
 
 
 def _through(
@@ -169,3 +176,36 @@ def _minimum(ball: Ball, rows: Tensor, proving: bool) -> Tensor:
         # The sums over the inputs, which are at most 1, and the box itself are rounded.
         radius = radius + 4 * (rows.shape[1] + 16) * UNIT
     return rows @ middle.to(rows) - rows.abs() @ radius.to(rows)
+
+
+def arguments(network: Network, layer: Layer) -> Functions:
+    """Return the arguments of a layer's neurons, and their negatives, by the outputs before."""
+    node = network.nodes[layer.argument - 1]
+    assert isinstance(node, Affine)
+    n = layer.columns.stop - layer.columns.start
+    bias = torch.zeros(n, dtype=network.dtype) if node.bias is None else node.bias.flatten()
+    units = torch.eye(n, dtype=network.dtype, device=bias.device)
+    parts = dict[int, Tensor]()
+    adjoint = node.adjoint(units.view(n, *node.shape))
+    for source, part in zip(node.inputs, (p.flatten(1) for p in adjoint), strict=True):
+        parts[source] = parts[source] + part if source in parts else part
+    # And their negatives, which are bounded from below for an upper bound.
+    both = {k: torch.cat([part, -part]) for k, part in parts.items()}
+    return Functions(both, torch.cat([bias, -bias]))
+
+
+def rounding_over_ball(problem: Problem, objectives: Tensor) -> Tensor:
+    """Return what rounding takes off bounds of <objectives[i], logits> over the ball, (n,).
+
+    The lines are those that a search begins with.
+    """
+    lower, upper = problem.lower[None], problem.upper[None]
+    rows = torch.zeros(len(objectives), dtype=torch.long)
+    lines = Lines.of(problem, lower, upper, torch.zeros_like(lower), torch.float64).at(rows)
+    slopes = torch.where(upper > -lower, 1.0, problem.min_slope).expand(len(objectives), -1)
+    functions = Functions.of(problem.exact, objectives)
+    values = [
+        relax(each, problem.exact, functions, lines, slopes, proving=True).value
+        for each in (problem.without_rounding(), problem)
+    ]
+    return values[0] - values[1]

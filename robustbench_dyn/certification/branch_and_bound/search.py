@@ -2,10 +2,11 @@
 
 A subdomain is the part of the ball where some split neurons are decided to be active or inactive.
 It is bounded by a relaxation with slopes of its own and a dual variable for each split decision
-(beta-CROWN, Wang et al., arXiv 2103.06624). In a fully split subproblem that is the Lagrangian dual
-of a convex program, whose maximum is its minimum: the search is complete. In L2 the maximum is
-reached by ascent, and in Linf and L1 by the dual variables of a linear program. Bounds are sound
-for any dual variables.
+(beta-CROWN, Wang et al., arXiv 2103.06624), behind bounds of the neurons that are tightened within
+the subdomain. In a fully split subproblem that is the Lagrangian dual of a convex program, whose
+maximum is its minimum: the search is complete. In L2 the maximum is reached by ascent, and in Linf
+and L1 by the dual variables of a linear program. Bounds are sound for any slopes and dual
+variables: these are sought in a quick dtype, and what they prove is computed in float64.
 """
 
 from __future__ import annotations
@@ -18,92 +19,126 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.branch_and_bound.ascent import Ascent, ascend
-from robustbench_dyn.certification.branch_and_bound.branching import choose
-from robustbench_dyn.certification.branch_and_bound.leaf_lp import solve_leaf
+from robustbench_dyn.certification.branch_and_bound.branching import neurons_to_split
+from robustbench_dyn.certification.branch_and_bound.descent import counterexample
+from robustbench_dyn.certification.branch_and_bound.leaf import minimum
 from robustbench_dyn.certification.branch_and_bound.pool import Pool
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
 from robustbench_dyn.certification.branch_and_bound.relaxation import Functions, Lines, relax
 from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
 from robustbench_dyn.certification.branch_and_bound.tightening import Tightening
 
-# Rows, of a subdomain and a margin each, that are bounded at a time; steps of ascent for each, and
-# for the whole ball.
-_BATCH, _STEPS, _FIRST_STEPS = 256, 10, 40
+# Rows, of a subdomain and a margin each, that are bounded at a time.
+_BATCH = 256
+# Steps of ascent for each row, for those of the whole ball, and for bounds of neurons.
+_STEPS, _FIRST_STEPS, _NEURON_STEPS = 10, 40, 20
+# Steps of descent from the minimisers of the whole ball, and from a few of each batch.
+_DESCENT, _LATER_DESCENT, _DESCENDED = 20, 3, 8
+# A search is given up where the ball's bound lacks so many times the margin, and there are so many
+# unstable neurons.
+_HOPELESS, _MANY_NEURONS = 20.0, 60
 
 
 class SearchResult(NamedTuple):
-    """proved: (margins,) bool, which exceed their thresholds. x: a counterexample, or None.
+    """What a search decided.
 
-    n_subdomains: how many were bounded.
+    proved: (margins,) bool, which exceed their thresholds on the whole ball. x: of the input's
+    shape, a counterexample, or the minimiser of a subproblem whose bound is exact and not enough;
+    None where there is neither. gave_up: it ended since no bound neared a proof. n_subdomains: how
+    many were bounded.
     """
 
     proved: Tensor
-    x: Tensor | None
+    x: Tensor | None = None
+    gave_up: bool = False
     n_subdomains: int = 0
 
 
+class Rows(NamedTuple):
+    """Unproved margins of subdomains, a row each, with the ascent on their bounds.
+
+    owners, margins: (rows,), the subdomain and the margin.
+    """
+
+    owners: Tensor
+    margins: Tensor
+    ascent: Ascent
+
+
 class Search:
-    """The search for several margins over the ball of one example."""
+    """The search for margins above thresholds over the ball of one example.
+
+    objectives: (margins, classes), float64; thresholds: (margins,), float64. logits: of points, (n,
+    *input_shape), float64; differentiable.
+    """
 
     def __init__(
         self,
         problem: Problem,
         objectives: Tensor,
         thresholds: Tensor,
-        values: Callable[[Tensor], Tensor],
+        logits: Callable[[Tensor], Tensor],
     ) -> None:
-        self._tightening = Tightening(problem)
-        self._objectives, self._thresholds, self._values = objectives, thresholds, values
+        self.problem = problem
+        self._objectives, self._thresholds, self._logits = objectives, thresholds, logits
+        # The search may stop where its own rounding cannot matter.
         self._aim = thresholds + 1e-6 * (1 + thresholds.abs())
-        self.log = False
+        self._tightening: Tightening | None = None
 
-    def run(self, until: float) -> SearchResult:
-        tightening = self._tightening
-        tightening.over_ball(n_steps=20)
-        self._problem = problem = tightening.problem
-        pool = Pool(Subdomains.whole(problem, len(self._objectives)))
-        n_steps, n_done = _FIRST_STEPS, 0
-        t0, last = time.process_time(), 0
-        while pool:
-            if time.monotonic() > until:
-                return SearchResult(pool.unproved == 0, None, n_done)
+    @torch.no_grad()
+    def run(self, until: float, *, most_subdomains: float = torch.inf) -> SearchResult:
+        """Search until all is decided, a moment of time.monotonic, or a number of subdomains."""
+        if time.monotonic() > until:
+            return SearchResult(torch.zeros(len(self._objectives), dtype=torch.bool))
+        if self.problem.is_dense:
+            self._tightening = Tightening(self.problem)
+            self._tightening.over_ball(n_steps=_NEURON_STEPS)
+            self.problem = self._tightening.problem
+        pool = Pool(Subdomains.whole(self.problem, len(self._objectives)))
+        n_done = 0
+        while len(pool):
+            open_margins = pool.unproved > 0
+            if time.monotonic() > until or n_done >= most_subdomains:
+                return SearchResult(~open_margins, None, n_done >= most_subdomains, n_done)
             domains = pool.pop(_BATCH)
-            n_done += len(domains)
-            owners, margins = domains.unproved.nonzero(as_tuple=True)
-            ascent = self._bound(domains, owners, margins, n_steps)
-            domains.slopes[owners, margins] = ascent.slopes
-            domains.dual_variables[owners, margins] = ascent.dual_variables
-            domains.value[owners, margins] = ascent.value
-            x = self._counterexample(ascent, margins)
-            if x is not None:
-                return SearchResult(~domains.unproved.any(dim=0) & (pool.unproved == 0), x, n_done)
-            closed = self._prove(domains, owners, margins, ascent)
-            domains.unproved[owners[closed], margins[closed]] = False
-            if self.log and (n_steps == _FIRST_STEPS or n_done - last > 1000):
-                last = n_done
-                print(
-                    n_done, len(pool), 'worst %.3f' % min(float(domains.least.min()),pool.least),
-                    'closed', int(closed.sum()), 'of', len(closed), '%.1fs' % (time.process_time() - t0), 'splits', int((domains.decisions!=0).sum(1).max()),
-                    'und', int(domains.undecided.sum(1).max()), flush=True)
-            n_steps = _STEPS
+            first, n_done = n_done == 0, n_done + len(domains)
+            rows = self._bound(domains, _FIRST_STEPS if first else _STEPS)
+            x = self._counterexample(rows, first)
+            self._prove(domains, rows)
             left = domains.unproved.any(dim=1)
-            leaves = left & ~domains.undecided.any(dim=1)
+            leaves = left & ~domains.undecided(self.problem).any(dim=1)
             for k in leaves.nonzero().flatten().tolist():
-                x = self._solve(domains, k)
-                if domains.unproved[k].any():
-                    return SearchResult(~domains.unproved.any(dim=0) & (pool.unproved == 0), x, n_done)
-            rows = left & ~leaves
-            if rows.any():
-                pool.push(self._split(domains, rows, owners, margins, ascent))
-        return SearchResult(torch.ones(len(self._objectives), dtype=torch.bool), None, n_done)
+                x = self._solve(domains, k) if x is None else x
+            if x is not None:
+                proved = ~domains.unproved.any(dim=0) & (pool.unproved == 0)
+                return SearchResult(proved, x, n_subdomains=n_done)
+            if first and self._hopeless(domains):
+                return SearchResult(~domains.unproved.any(dim=0), None, True, n_done)
+            if (left & ~leaves).any():
+                pool.push(self._split(domains, left & ~leaves, rows))
+        return SearchResult(
+            torch.ones_like(self._thresholds, dtype=torch.bool), n_subdomains=n_done
+        )
+
+    def _hopeless(self, domains: Subdomains) -> bool:
+        """Say whether the bounds of the ball are too far below the margins at its centre."""
+        ball = self.problem.ball
+        margins = self._logits(ball.centre.view(-1, *ball.shape))[0] @ self._objectives.T
+        lacking = (self._thresholds - domains.value[0])[domains.unproved[0]]
+        reach = _HOPELESS * margins.clamp_min(0)[domains.unproved[0]]
+        many = int(domains.undecided(self.problem).sum()) > _MANY_NEURONS
+        # Written so that NaN is hopeless.
+        return many and not bool((lacking <= reach).all())
 
     def _lines(self, domains: Subdomains, owners: Tensor, dtype: torch.dtype) -> Lines:
-        lines = Lines.of(self._problem, domains.lower, domains.upper, domains.decisions, dtype)
+        lines = Lines.of(self.problem, domains.lower, domains.upper, domains.decisions, dtype)
         return lines.at(owners)
 
-    def _bound(self, domains: Subdomains, owners: Tensor, margins: Tensor, n_steps: int) -> Ascent:
-        problem, dtype = self._problem, self._problem.fast.dtype
-        return ascend(
+    def _bound(self, domains: Subdomains, n_steps: int) -> Rows:
+        """Bound the unproved margins, and keep what the bounds are reached by."""
+        problem, dtype = self.problem, self.problem.fast.dtype
+        owners, margins = domains.unproved.nonzero(as_tuple=True)
+        ascent = ascend(
             problem,
             problem.fast,
             Functions.of(problem.fast, self._objectives[margins]),
@@ -113,52 +148,63 @@ class Search:
             self._aim[margins].to(dtype),
             n_steps=n_steps,
         )
+        domains.slopes[owners, margins] = ascent.slopes
+        domains.dual_variables[owners, margins] = ascent.dual_variables
+        domains.value[owners, margins] = ascent.value
+        return Rows(owners, margins, ascent)
 
-    def _prove(
-        self, domains: Subdomains, owners: Tensor, margins: Tensor, ascent: Ascent
-    ) -> Tensor:
-        """Say which rows' bounds exceed their thresholds."""
-        problem = self._problem
-        proved = domains.empty[owners]
-        rows = (ascent.value > self._aim[margins]).nonzero().flatten()
-        if len(rows):
-            slopes = ascent.slopes[rows].double().maximum(problem.min_slope).clamp_max(1.0)
-            found = relax(
-                problem,
-                problem.exact,
-                Functions.of(problem.exact, self._objectives[margins[rows]]),
-                self._lines(domains, owners[rows], torch.float64),
-                slopes,
-                ascent.dual_variables[rows].double(),
-                proving=True,
-            )
-            # Written so that NaN stays open.
-            proved[rows] |= found.value > self._thresholds[margins[rows]]
-        return proved
+    def _prove(self, domains: Subdomains, rows: Rows) -> None:
+        """Prove what seems to exceed its threshold; rows whose bound does are not unproved."""
+        problem, (owners, margins, ascent) = self.problem, rows
+        these = (ascent.value > self._aim[margins]).nonzero().flatten()
+        if not len(these):
+            return
+        owners, margins = owners[these], margins[these]
+        found = relax(
+            problem,
+            problem.exact,
+            Functions.of(problem.exact, self._objectives[margins]),
+            self._lines(domains, owners, torch.float64),
+            ascent.slopes[these].double().maximum(problem.min_slope).clamp_max(1.0),
+            ascent.dual_variables[these].double(),
+            proving=True,
+        )
+        # Written so that NaN stays open.
+        proved = found.value > self._thresholds[margins]
+        domains.unproved[owners[proved], margins[proved]] = False
 
-    def _counterexample(self, ascent: Ascent, margins: Tensor) -> Tensor | None:
-        ball = self._problem.ball
-        rows = ascent.coefficients.double().view(-1, *ball.shape)
-        x = ball.minimiser(rows, torch.zeros(len(rows), dtype=torch.long))
-        values = (self._values(x) * self._objectives[margins]).sum(dim=1)
-        at = int(values.argmin())
-        return x[at] if float(values[at]) <= 0 else None
+    def _counterexample(self, rows: Rows, first: bool) -> Tensor | None:
+        """Search from the minimisers of the relaxations."""
+        ball, (_, margins, ascent) = self.problem.ball, rows
+        owners = torch.zeros(len(margins), dtype=torch.long)
+        x = ball.minimiser(ascent.coefficients.double().view(-1, *ball.shape), owners)
+        objectives = self._objectives[margins]
+        if first:
+            return counterexample(self._logits, ball, objectives, x, n_steps=_DESCENT)
+        values = (self._logits(x) * objectives).sum(dim=1)
+        least = values.argsort()[:_DESCENDED]
+        return counterexample(
+            self._logits, ball, objectives[least], x[least], n_steps=_LATER_DESCENT
+        )
 
-    def _split(
-        self,
-        domains: Subdomains,
-        rows: Tensor,
-        owners: Tensor,
-        margins: Tensor,
-        ascent: Ascent,
-    ) -> Subdomains:
-        neurons = choose(self._problem, domains, self._objectives, owners, margins, ascent)
-        split = domains.at(rows).split(neurons[rows])
-        first = neurons[rows].repeat(2)
-        # All that is behind the split neuron may be bounded anew.
-        if first.numel():
-            self._tightening.tighten(split.lower, split.upper, split.decisions, first)
+    def _split(self, domains: Subdomains, left: Tensor, rows: Rows) -> Subdomains:
+        """Split subdomains in two each, and tighten the bounds behind the split neurons."""
+        neurons = neurons_to_split(self.problem, domains, *rows)[left]
+        split = domains.at(left).split(neurons)
+        if self._tightening is not None:
+            self._tightening.tighten(split.lower, split.upper, split.decisions, neurons.repeat(2))
         return split.at(~split.empty)
 
-    def _solve(self, domains: Subdomains, k: int) -> Tensor:
-        raise NotImplementedError
+    def _solve(self, domains: Subdomains, k: int) -> Tensor | None:
+        """Bound the margins of a fully split subproblem; return its minimiser where one fails."""
+        for margin in domains.unproved[k].nonzero().flatten().tolist():
+            leaf = minimum(
+                self.problem,
+                self._objectives[margin : margin + 1],
+                self._lines(domains, torch.tensor([k]), torch.float64),
+                domains.dual_variables[k, margin][None].double(),
+            )
+            if not leaf.lower_bound > self._thresholds[margin]:
+                return leaf.x
+            domains.unproved[k, margin] = False
+        return None

@@ -59,10 +59,14 @@ class Subdomains(NamedTuple):
         return len(self.decisions)
 
     @property
-    def undecided(self) -> Tensor:
-        """Whether a neuron can be split, (subdomains, neurons)."""
-        known = (self.lower >= 0) | (self.upper <= 0)
-        return ~known
+    def n_bytes(self) -> int:
+        """How many bytes one of them takes."""
+        return sum(part[0].numel() * part.element_size() for part in self)
+
+    def undecided(self, problem: Problem) -> Tensor:
+        """Return whether a neuron can be split, (subdomains, neurons)."""
+        # Written so that NaN is undecided.
+        return ~((self.lower >= 0) | (self.upper <= 0)) & (problem.min_slope < 1)
 
     @property
     def empty(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Complete verification of small ReLU networks by branch and bound (beta-CROWN)."""
+"""Complete verification of ReLU networks by branch and bound (beta-CROWN)."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 class Complete(Certifier["BranchAndBoundState"]):
     """Split the ball by the signs of neurons until each class is excluded or an input is found.
 
-    seconds_per_example: after that long, an example stays undecided. max_neurons: of the largest
-    network that is searched.
+    seconds_per_example: after that long, an example stays undecided. seconds: that the searches of
+    a run may take all together.
     """
 
     name: ClassVar = "complete"
-    description: ClassVar = "branch and bound: exact for small networks of ReLU"
+    description: ClassVar = "branch and bound on ReLU networks: exact, given the time"
     phase: ClassVar = Phase.LAST
+    version: ClassVar = 2
 
     seconds_per_example: float = 60.0
-    max_neurons: int = 600
+    seconds: float = 1800.0
 
     def __post_init__(self) -> None:
-        require(self, seconds_per_example=self.seconds_per_example)
-        require(self, at_least=1, max_neurons=self.max_neurons)
+        require(self, seconds_per_example=self.seconds_per_example, seconds=self.seconds)
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
     ) -> BranchAndBoundState:
-        """Raise CertificateError where a network has too many neurons, or others than ReLU."""
+        """Raise CertificateError where a network has other activations than ReLU."""
         from robustbench_dyn.certification.proofs import complete
 
-        return complete.prepare(model, input_shape, max_neurons=self.max_neurons)
+        return complete.prepare(model, input_shape)
 
     def prove(
         self,
@@ -53,5 +53,11 @@ class Complete(Certifier["BranchAndBoundState"]):
         from robustbench_dyn.certification.proofs import complete
 
         return complete.prove(
-            state, x, logits, y, threat_model, seconds_per_example=self.seconds_per_example
+            state,
+            x,
+            logits,
+            y,
+            threat_model,
+            seconds_per_example=self.seconds_per_example,
+            seconds=self.seconds,
         )
