@@ -15,21 +15,22 @@ def counterexample(
     logits: Callable[[Tensor], Tensor],
     ball: Ball,
     objectives: Tensor,
+    limits: Tensor,
     start: Tensor,
     *,
     n_steps: int,
 ) -> Tensor | None:
-    """Return a point of the ball where an objective is at most 0, or None.
+    """Return a point of the ball where an objective is at most its limit, or None.
 
-    logits: of points (n, *input_shape), float64, differentiable. objectives: (n, classes); start:
-    (n, *input_shape), a point of the ball for each. From there, steps of Frank and Wolfe: towards
+    logits: of points (n, *input_shape), float64, differentiable. objectives: (n, classes);
+    limits: (n,); start: (n, *input_shape), a point of the ball for each. From there, steps of Frank and Wolfe: towards
     the minimiser of the linearised objective, ever shorter ones.
     """
     x = start
     owners = torch.zeros(len(x), dtype=torch.long)
     for step in range(n_steps + 1):
         x = x.detach().requires_grad_(step < n_steps)
-        values = (logits(x) * objectives).sum(dim=1)
+        values = (logits(x) * objectives).sum(dim=1) - limits
         least, at = values.detach().min(dim=0)
         if float(least) <= 0:
             return x[int(at)].detach()

@@ -70,6 +70,10 @@ class Problem(NamedTuple):
             slopes[layer.columns] = layer.a
         return cls(exact, fast, ball, layers, roundings, lower, upper, slopes, is_dense)
 
+    def start(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return bounds over the whole ball and no decisions, (1, neurons) each."""
+        return self.lower[None], self.upper[None], torch.zeros_like(self.lower)[None]
+
     def without_rounding(self) -> Problem:
         """Return the problem of exact arithmetic, whose bounds prove nothing."""
         return self._replace(roundings=[torch.zeros_like(r) for r in self.roundings])

@@ -59,7 +59,7 @@ def reduced(network: Network, composition: Composition, bounds: Bounds, ball: Ba
         lower, upper = (side[layer.argument][0].flatten() for side in (bounds.lower, bounds.upper))
         # Written so that a neuron whose bounds are NaN is left.
         kept = ~((lower >= 0) | (upper <= 0)) & (layer.a < 1)
-        slope = torch.where(lower >= 0, 1.0, layer.a).where(~kept, 0.0)
+        slope = torch.full_like(lower, layer.a).where(lower < 0, 1.0).where(~kept, 0.0)
         # The activation rounds what it passes on, at most once.
         passed = network.unit * bounds.magnitudes[layer.argument][0].flatten()
         rounding = own[layer.argument] + (passed if layer.a else 0.0)

@@ -199,10 +199,10 @@ def rounding_over_ball(problem: Problem, objectives: Tensor) -> Tensor:
 
     The lines are those that a search begins with.
     """
-    lower, upper = problem.lower[None], problem.upper[None]
     rows = torch.zeros(len(objectives), dtype=torch.long)
-    lines = Lines.of(problem, lower, upper, torch.zeros_like(lower), torch.float64).at(rows)
-    slopes = torch.where(upper > -lower, 1.0, problem.min_slope).expand(len(objectives), -1)
+    lines = Lines.of(problem, *problem.start(), torch.float64).at(rows)
+    slopes = torch.where(problem.upper > -problem.lower, 1.0, problem.min_slope)
+    slopes = slopes.expand(len(objectives), -1)
     functions = Functions.of(problem.exact, objectives)
     values = [
         relax(each, problem.exact, functions, lines, slopes, proving=True).value

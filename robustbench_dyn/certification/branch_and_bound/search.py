@@ -178,13 +178,18 @@ class Search:
         ball, (_, margins, ascent) = self.problem.ball, rows
         owners = torch.zeros(len(margins), dtype=torch.long)
         x = ball.minimiser(ascent.coefficients.double().view(-1, *ball.shape), owners)
-        objectives = self._objectives[margins]
+        objectives, limits = self._objectives[margins], self._thresholds[margins].clamp_max(0)
         if first:
-            return counterexample(self._logits, ball, objectives, x, n_steps=_DESCENT)
+            return counterexample(self._logits, ball, objectives, limits, x, n_steps=_DESCENT)
         values = (self._logits(x) * objectives).sum(dim=1)
-        least = values.argsort()[:_DESCENDED]
+        least = (values - limits).argsort()[:_DESCENDED]
         return counterexample(
-            self._logits, ball, objectives[least], x[least], n_steps=_LATER_DESCENT
+            self._logits,
+            ball,
+            objectives[least],
+            limits[least],
+            x[least],
+            n_steps=_LATER_DESCENT,
         )
 
     def _split(self, domains: Subdomains, left: Tensor, rows: Rows) -> Subdomains:

@@ -38,7 +38,7 @@ class Tightening:
         for which, layer in enumerate(self._layers):
             problem, start = self.problem, layer.columns.start
             neurons = torch.arange(layer.columns.stop - start)
-            whole = problem.lower[None], problem.upper[None], torch.zeros_like(problem.lower)[None]
+            whole = problem.start()
             lines = Lines.of(problem, *whole, problem.fast.dtype).before(start)
             first = torch.where(problem.upper > -problem.lower, 1.0, problem.min_slope)
             first = first[:start].to(problem.fast.dtype)
