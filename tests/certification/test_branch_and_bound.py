@@ -15,6 +15,7 @@ from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import intermediate_bounds
 from robustbench_dyn.certification.branch_and_bound import leaf, search
+from robustbench_dyn.certification.branch_and_bound.ascent import ascend
 from robustbench_dyn.certification.branch_and_bound.descent import counterexample
 from robustbench_dyn.certification.branch_and_bound.leaf import minimum
 from robustbench_dyn.certification.branch_and_bound.leaf_lp import LeafSolution
@@ -275,15 +276,21 @@ def test_without_splits_the_search_times_out(kind, monkeypatch):
             row[int(y)], row[competitor] = 1.0, -1.0
             assert bool(prove_above(found, model, row, 1e-4).proved)
             with monkeypatch.context() as patched:
-                patched.setattr(Search, "_split", lambda _self, domains, left, _rows: domains.at(left))
+                patched.setattr(
+                    Search, "_split", lambda _self, domains, left, _rows: domains.at(left)
+                )
                 alone += not bool(prove_above(found, model, row, 1e-4, seconds=0.2).proved)
     assert alone > 0
 
 
 def test_a_bound_that_is_too_high_proves_what_is_false(monkeypatch):
-    # The tests above can fail: with bounds of a wrong sign of rounding they do.
+    # The tests above can fail: with bounds that are too high they do.
     def too_high(*args, **options):
         found = relax(*args, **options)
+        return found._replace(value=found.value + 0.5)
+
+    def too_high_as_well(*args, **options):
+        found = ascend(*args, **options)
         return found._replace(value=found.value + 0.5)
 
     model, x, y = problem(2)
@@ -293,15 +300,8 @@ def test_a_bound_that_is_too_high_proves_what_is_false(monkeypatch):
     found = problem_of(model, x, ThreatModel("Linf", 0.3))
     assert not bool(prove_above(found, model, objective, exact + 0.2).proved)
     monkeypatch.setattr(search, "relax", too_high)
-    monkeypatch.setattr(search, "ascend", lambda *a, **k: _raised(*a, **k))
+    monkeypatch.setattr(search, "ascend", too_high_as_well)
     assert bool(prove_above(found, model, objective + 0.0, exact + 0.2).proved)
-
-
-def _raised(*args, **options):
-    from robustbench_dyn.certification.branch_and_bound.ascent import ascend
-
-    found = ascend(*args, **options)
-    return found._replace(value=found.value + 10)
 
 
 @pytest.mark.parametrize("norm", POLYTOPES)

@@ -19,7 +19,7 @@ class Complete(Certifier["BranchAndBoundState"]):
     """Split the ball by the signs of neurons until each class is excluded or an input is found.
 
     seconds_per_example: after that long, an example stays undecided. seconds: that the searches of
-    a run may take all together.
+    a run may take all together, at each eps.
     """
 
     name: ClassVar = "complete"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ _PATIENCE, _FEW_SUBDOMAINS = 8, 64
 
 @dataclass
 class Spent:
-    """What the searches of a run took so far.
+    """What the searches over balls of one eps took so far.
 
     seconds: all together. in_vain: how many of the last ones in a row decided nothing.
     """
@@ -57,11 +58,14 @@ class Spent:
 
 
 class BranchAndBoundState(NamedTuple):
-    """A relaxed network with its affine maps composed, where these are small."""
+    """A relaxed network with its affine maps composed, where these are small.
+
+    spent: by threat model.
+    """
 
     relaxation: RelaxationState
     composition: Composition | None
-    spent: Spent
+    spent: defaultdict[ThreatModel, Spent]
 
 
 def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> BranchAndBoundState:
@@ -75,7 +79,7 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> BranchAndBoundSta
                 f"complete supports ReLU and leaky ReLU, not {type(node.activation).__name__}; "
                 "choose linear_relaxation"
             )
-    return BranchAndBoundState(relaxation, compose(network), Spent())
+    return BranchAndBoundState(relaxation, compose(network), defaultdict(Spent))
 
 
 @torch.no_grad()
@@ -93,7 +97,7 @@ def prove(
 
     An example of which every class is excluded is certified; one where a margin falls below 0 has
     the point as a candidate; one that takes more than seconds_per_example stays open, and so do all
-    others once the searches with this state took `seconds`.
+    others once the searches with this state took `seconds` at this eps.
     """
     bounds = interval_bounds(state.relaxation, Ball(x, threat_model))
     objectives = relaxed_objectives(state.relaxation, bounds, x, logits, y, threat_model)
@@ -101,6 +105,7 @@ def prove(
     candidates = x.clone()
     within_rounding = torch.zeros_like(lower_bound, dtype=torch.bool)
     gave_up = torch.zeros(len(x), dtype=torch.bool)
+    spent = state.spent[threat_model]
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
     for example in torch.unique(objectives.example).tolist():
         rows = ((objectives.example == example) & ~(lower_bound > 0)).nonzero().flatten()
@@ -113,16 +118,16 @@ def prove(
             objectives.at(rows),
             threat_model,
             _TOLERANCE * float(scale[example]),
-            min(seconds_per_example, seconds - state.spent.seconds),
+            min(seconds_per_example, seconds - spent.seconds),
         )
-        state.spent.seconds += time.monotonic() - started
+        spent.seconds += time.monotonic() - started
         lower_bound[rows[found.proved & ~forbidden]] = torch.inf
         within_rounding[rows] = forbidden
         gave_up[example] = found.gave_up
         if found.x is not None:
             candidates[example] = found.x.to(candidates)
         decided = found.x is not None or bool(found.proved.all())
-        state.spent.in_vain = 0 if decided else state.spent.in_vain + 1
+        spent.in_vain = 0 if decided else spent.in_vain + 1
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
     return Proof(
         radii,
@@ -156,7 +161,7 @@ def _search(
         thresholds,
         lambda points: exact.outputs(points)[-1],
     )
-    few = state.spent.in_vain >= _PATIENCE
+    few = state.spent[threat_model].in_vain >= _PATIENCE
     found = search.run(until, most_subdomains=_FEW_SUBDOMAINS if few else math.inf)
     return found, forbidden
 
