@@ -23,8 +23,8 @@ def counterexample(
     """Return a point of the ball where an objective is at most its limit, or None.
 
     logits: of points (n, *input_shape), float64, differentiable. objectives: (n, classes);
-    limits: (n,); start: (n, *input_shape), a point of the ball for each. From there, steps of Frank and Wolfe: towards
-    the minimiser of the linearised objective, ever shorter ones.
+    limits: (n,); start: (n, *input_shape), a point of the ball for each. From there it takes steps
+    of Frank and Wolfe: towards the minimiser of the linearised objective, ever shorter ones.
     """
     x = start
     owners = torch.zeros(len(x), dtype=torch.long)

@@ -129,7 +129,7 @@ def relax(
         else:
             assert isinstance(node, Affine)
             if node.bias is not None:
-                value = value + coefficients @ node.bias.flatten()
+                value = value + coefficients @ _bias(node)
             adjoint = node.adjoint(coefficients.view(n, *node.shape))
             parts = [(s, p.flatten(1)) for s, p in zip(node.inputs, adjoint, strict=True)]
         for source, part in parts:
@@ -146,6 +146,12 @@ def relax(
             unused = value.new_zeros(n, columns.stop - columns.start)
             of_layers.append(neurons.get(layer.output, unused))
     return Relaxation(value, constant, last, torch.cat(of_layers, dim=1))
+
+
+def _bias(node: Affine) -> Tensor:
+    """Return the bias of each entry; that of a convolution is one for each channel."""
+    assert node.bias is not None
+    return node.bias.expand(1, *node.shape).flatten()
 
 
 def _through(
@@ -183,7 +189,7 @@ def arguments(network: Network, layer: Layer) -> Functions:
     node = network.nodes[layer.argument - 1]
     assert isinstance(node, Affine)
     n = layer.columns.stop - layer.columns.start
-    bias = torch.zeros(n, dtype=network.dtype) if node.bias is None else node.bias.flatten()
+    bias = torch.zeros(n, dtype=network.dtype) if node.bias is None else _bias(node)
     units = torch.eye(n, dtype=network.dtype, device=bias.device)
     parts = dict[int, Tensor]()
     adjoint = node.adjoint(units.view(n, *node.shape))

@@ -11,8 +11,9 @@ variables: these are sought in a quick dtype, and what they prove is computed in
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -31,9 +32,12 @@ from robustbench_dyn.certification.branch_and_bound.tightening import Tightening
 # Rows, of a subdomain and a margin each, that are bounded at a time.
 _BATCH = 256
 # Steps of ascent for each row, for those of the whole ball, and for bounds of neurons.
-_STEPS, _FIRST_STEPS, _NEURON_STEPS = 10, 40, 20
-# Steps of descent from the minimisers of the whole ball, and from a few of each batch.
-_DESCENT, _LATER_DESCENT, _DESCENDED = 20, 3, 8
+_STEPS, _FIRST_STEPS, _NEURON_STEPS = 10, 20, 10
+# Steps of descent from the centre and from the minimisers of the whole ball, and from a few of each
+# batch.
+_DESCENT, _LATER_DESCENT, _DESCENDED = 10, 3, 8
+# Slopes and dual variables of one subdomain, and the coefficients of one batch, in numbers.
+_MOST_SLOPES, _MOST_NUMBERS = 50_000_000, 40_000_000
 # A search is given up where the ball's bound lacks so many times the margin, and there are so many
 # unstable neurons.
 _HOPELESS, _MANY_NEURONS = 20.0, 60
@@ -90,6 +94,13 @@ class Search:
         """Search until all is decided, a moment of time.monotonic, or a number of subdomains."""
         if time.monotonic() > until:
             return SearchResult(torch.zeros(len(self._objectives), dtype=torch.bool))
+        none = torch.zeros_like(self._thresholds, dtype=torch.bool)
+        ball = self.problem.ball
+        centre = ball.centre.view(-1, *ball.shape).expand(len(none), *ball.shape)
+        x = self._descend(torch.arange(len(none)), centre, _DESCENT)
+        too_large = len(self._objectives) * len(self.problem.lower) > _MOST_SLOPES
+        if x is not None or too_large:
+            return SearchResult(none, x, gave_up=x is None)
         if self.problem.is_dense:
             self._tightening = Tightening(self.problem)
             self._tightening.over_ball(n_steps=_NEURON_STEPS)
@@ -138,20 +149,30 @@ class Search:
         """Bound the unproved margins, and keep what the bounds are reached by."""
         problem, dtype = self.problem, self.problem.fast.dtype
         owners, margins = domains.unproved.nonzero(as_tuple=True)
-        ascent = ascend(
-            problem,
-            problem.fast,
-            Functions.of(problem.fast, self._objectives[margins]),
-            self._lines(domains, owners, dtype),
-            domains.slopes[owners, margins],
-            domains.dual_variables[owners, margins],
-            self._aim[margins].to(dtype),
-            n_steps=n_steps,
-        )
+        parts = list[Ascent]()
+        for of, which in zip(self._chunks(owners), self._chunks(margins), strict=True):
+            ascent = ascend(
+                problem,
+                problem.fast,
+                Functions.of(problem.fast, self._objectives[which]),
+                self._lines(domains, of, dtype),
+                domains.slopes[of, which],
+                domains.dual_variables[of, which],
+                self._aim[which].to(dtype),
+                n_steps=n_steps,
+            )
+            parts.append(ascent)
+        ascent = Ascent(*(torch.cat(column) for column in zip(*parts, strict=True)))
         domains.slopes[owners, margins] = ascent.slopes
         domains.dual_variables[owners, margins] = ascent.dual_variables
         domains.value[owners, margins] = ascent.value
         return Rows(owners, margins, ascent)
+
+    def _chunks(self, rows: Tensor) -> Iterable[Tensor]:
+        """Split rows so that their coefficients fit memory."""
+        network = self.problem.exact
+        n = sum(math.prod(network.shape(k)) for k in range(len(network.nodes) + 1))
+        return torch.split(rows, max(1, _MOST_NUMBERS // n))
 
     def _prove(self, domains: Subdomains, rows: Rows) -> None:
         """Prove what seems to exceed its threshold; rows whose bound does are not unproved."""
@@ -159,37 +180,41 @@ class Search:
         these = (ascent.value > self._aim[margins]).nonzero().flatten()
         if not len(these):
             return
-        owners, margins = owners[these], margins[these]
-        found = relax(
-            problem,
-            problem.exact,
-            Functions.of(problem.exact, self._objectives[margins]),
-            self._lines(domains, owners, torch.float64),
-            ascent.slopes[these].double().maximum(problem.min_slope).clamp_max(1.0),
-            ascent.dual_variables[these].double(),
-            proving=True,
-        )
-        # Written so that NaN stays open.
-        proved = found.value > self._thresholds[margins]
-        domains.unproved[owners[proved], margins[proved]] = False
+        for some in self._chunks(these):
+            of, which = owners[some], margins[some]
+            found = relax(
+                problem,
+                problem.exact,
+                Functions.of(problem.exact, self._objectives[which]),
+                self._lines(domains, of, torch.float64),
+                ascent.slopes[some].double().maximum(problem.min_slope).clamp_max(1.0),
+                ascent.dual_variables[some].double(),
+                proving=True,
+            )
+            # Written so that NaN stays open.
+            proved = found.value > self._thresholds[which]
+            domains.unproved[of[proved], which[proved]] = False
 
     def _counterexample(self, rows: Rows, first: bool) -> Tensor | None:
         """Search from the minimisers of the relaxations."""
         ball, (_, margins, ascent) = self.problem.ball, rows
         owners = torch.zeros(len(margins), dtype=torch.long)
         x = ball.minimiser(ascent.coefficients.double().view(-1, *ball.shape), owners)
-        objectives, limits = self._objectives[margins], self._thresholds[margins].clamp_max(0)
         if first:
-            return counterexample(self._logits, ball, objectives, limits, x, n_steps=_DESCENT)
-        values = (self._logits(x) * objectives).sum(dim=1)
-        least = (values - limits).argsort()[:_DESCENDED]
+            return self._descend(margins, x, _DESCENT)
+        values = (self._logits(x) * self._objectives[margins]).sum(dim=1)
+        least = (values - self._thresholds[margins].clamp_max(0)).argsort()[:_DESCENDED]
+        return self._descend(margins[least], x[least], _LATER_DESCENT)
+
+    def _descend(self, margins: Tensor, x: Tensor, n_steps: int) -> Tensor | None:
+        """Search for a counterexample from some points, one for each margin."""
         return counterexample(
             self._logits,
-            ball,
-            objectives[least],
-            limits[least],
-            x[least],
-            n_steps=_LATER_DESCENT,
+            self.problem.ball,
+            self._objectives[margins],
+            self._thresholds[margins].clamp_max(0),
+            x,
+            n_steps=n_steps,
         )
 
     def _split(self, domains: Subdomains, left: Tensor, rows: Rows) -> Subdomains:
