@@ -27,7 +27,7 @@ from robustbench_dyn.certification.branch_and_bound.pool import Pool
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
 from robustbench_dyn.certification.branch_and_bound.relaxation import Functions, Lines, relax
 from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
-from robustbench_dyn.certification.branch_and_bound.tightening import Tightening
+from robustbench_dyn.certification.branch_and_bound.tightening import Tightening, tightening_cost
 
 # Rows, of a subdomain and a margin each, that are bounded at a time.
 _BATCH = 256
@@ -38,6 +38,8 @@ _STEPS, _FIRST_STEPS, _NEURON_STEPS = 10, 20, 10
 _DESCENT, _LATER_DESCENT, _DESCENDED = 10, 3, 8
 # Slopes and dual variables of one subdomain, and the coefficients of one batch, in numbers.
 _MOST_SLOPES, _MOST_NUMBERS = 50_000_000, 40_000_000
+# What bounding all neurons once may cost: more does not pay in each subdomain.
+_MOST_MULTIPLICATIONS = 5_000_000_000
 # A search is given up where the ball's bound lacks so many times the margin, and there are so many
 # unstable neurons.
 _HOPELESS, _MANY_NEURONS = 20.0, 60
@@ -101,7 +103,7 @@ class Search:
         too_large = len(self._objectives) * len(self.problem.lower) > _MOST_SLOPES
         if x is not None or too_large:
             return SearchResult(none, x, gave_up=x is None)
-        if self.problem.is_dense:
+        if self.problem.is_dense and tightening_cost(self.problem) < _MOST_MULTIPLICATIONS:
             self._tightening = Tightening(self.problem)
             self._tightening.over_ball(n_steps=_NEURON_STEPS)
             self.problem = self._tightening.problem

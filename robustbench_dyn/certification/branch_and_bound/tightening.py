@@ -13,6 +13,16 @@ from robustbench_dyn.certification.branch_and_bound.relaxation import Lines, arg
 _MOST_NUMBERS = 4_000_000
 
 
+def tightening_cost(problem: Problem) -> int:
+    """Return about how many multiplications it takes to bound the arguments of all neurons."""
+    network = problem.exact
+    return sum(
+        2 * (layer.columns.stop - layer.columns.start) * network.n_multiplications(layer.argument)
+        for layer in problem.layers
+        if not network.is_affine(layer.argument)
+    )
+
+
 class Tightening:
     """Bounds of the arguments of neurons, with slopes that are optimised over the whole ball.
 
