@@ -28,7 +28,8 @@ class Proof(NamedTuple):
     proof took. within_rounding: (batch,) bool, where nothing is proved since the model's own
     rounding may exceed a margin. margins: (batch,) float64, of each example the lower bound of its
     least margin over the ball, less the rounding; NaN where there is none. It proves nothing: it
-    tells by how much a certificate fell short.
+    tells by how much a certificate fell short. gave_up: (batch,) bool, where an exhaustive search
+    ended before its time, since no bound neared a proof.
     """
 
     class_radii: Tensor
@@ -36,6 +37,7 @@ class Proof(NamedTuple):
     forward_passes: int = 0
     within_rounding: Tensor | None = None
     margins: Tensor | None = None
+    gave_up: Tensor | None = None
 
 
 class Phase(Enum):

@@ -203,6 +203,9 @@ def _checked(
     rounded = tensors.get("within_rounding")
     if rounded is not None and (rounded.shape != (len(x),) or rounded.dtype != torch.bool):
         raise RuntimeError("the process returned rows within rounding that are no mask")
+    gave_up = tensors.get("gave_up")
+    if gave_up is not None and (gave_up.shape != (len(x),) or gave_up.dtype != torch.bool):
+        raise RuntimeError("the process returned searches that were given up that are no mask")
     margins = tensors.get("margins")
     if margins is not None and (margins.shape != (len(x),) or margins.dtype != torch.float64):
         raise RuntimeError("the process returned margins that are not one float64 an example")
@@ -212,4 +215,5 @@ def _checked(
         passes,
         None if rounded is None else rounded.to(x.device),
         margins,
+        gave_up,
     )

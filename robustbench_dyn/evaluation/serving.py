@@ -163,6 +163,8 @@ def prove(state: State, message: Message) -> Message:
         found["within_rounding"] = proof.within_rounding
     if proof.margins is not None:
         found["margins"] = proof.margins
+    if proof.gave_up is not None:
+        found["gave_up"] = proof.gave_up
     return Message("proved", {"forward_passes": proof.forward_passes}, found)
 
 

@@ -172,8 +172,10 @@ class CertifierStage:
             self.at_most = _SEARCHED_AT_ONCE
         elif exhaustive:
             self._patience = Patience()
-        # An exhaustive search ends with a proof, a counterexample, or its time.
-        self._open = "timed out" if exhaustive else ""
+        if exhaustive and self._patience.seconds is not None:
+            # What was decided before the budget ends is kept.
+            self.at_most = 1
+        self._exhaustive = exhaustive
 
     def run(self, batch: Batch) -> Sequence[Result]:
         """Prove the ball around each example, or check the counterexample that is offered."""
@@ -202,8 +204,17 @@ class CertifierStage:
                 results.append(Open(outcome=step.outcome, message=step.message))
             else:
                 margin = None if proof.margins is None else _told(float(proof.margins[k]))
-                results.append(Open(outcome=Outcome.OPEN, message=self._open, margin=margin))
+                message = self._why_open(proof, k)
+                results.append(Open(outcome=Outcome.OPEN, message=message, margin=margin))
         return results
+
+    def _why_open(self, proof: Proof, k: int) -> str:
+        """Say why an exhaustive search ended with neither a proof nor a counterexample."""
+        if not self._exhaustive:
+            return ""
+        if proof.gave_up is not None and bool(proof.gave_up[k]):
+            return "gave up: no bound neared a proof"
+        return "timed out"
 
     def _gave_up(self) -> Open:
         return Open(outcome=Outcome.OPEN, message=self._patience.said)

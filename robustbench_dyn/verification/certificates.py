@@ -182,8 +182,9 @@ def _assess(
 
 
 def _patient(certifier: Certifier[Any]) -> Certifier[Any]:
-    seconds = certifier.settings().get("seconds_per_example")
-    if not isinstance(seconds, (int, float)):
-        return certifier
-    changed: Any = {"seconds_per_example": _PATIENCE * seconds}
+    settings = certifier.settings()
+    limits = {name: settings.get(name) for name in ("seconds_per_example", "seconds")}
+    changed: Any = {
+        name: _PATIENCE * limit for name, limit in limits.items() if isinstance(limit, (int, float))
+    }
     return replace(certifier, **changed)

@@ -1,4 +1,6 @@
-"""BranchAndBound by the decisions of neurons: exact, and never more than what is true."""
+"""Branch and bound by the signs of neurons: exact, and never more than what is true."""
+
+import time
 
 import numpy as np
 import pytest
@@ -12,20 +14,30 @@ from robustbench_dyn import ThreatModel, load_model
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import intermediate_bounds
-from robustbench_dyn.certification.branch_and_bound import search
+from robustbench_dyn.certification.branch_and_bound import leaf, search
+from robustbench_dyn.certification.branch_and_bound.ascent import ascend
+from robustbench_dyn.certification.branch_and_bound.descent import counterexample
+from robustbench_dyn.certification.branch_and_bound.leaf import minimum
 from robustbench_dyn.certification.branch_and_bound.leaf_lp import LeafSolution
-from robustbench_dyn.certification.branch_and_bound.relaxation import Subdomains
-from robustbench_dyn.certification.branch_and_bound.search import BranchAndBound
+from robustbench_dyn.certification.branch_and_bound.pool import Pool
+from robustbench_dyn.certification.branch_and_bound.problem import Problem, whole
+from robustbench_dyn.certification.branch_and_bound.reduction import reduced
+from robustbench_dyn.certification.branch_and_bound.relaxation import Functions, Lines, relax
+from robustbench_dyn.certification.branch_and_bound.search import Search
+from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
+from robustbench_dyn.certification.branch_and_bound.tightening import Tightening
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.objectives import margin_objectives
 from robustbench_dyn.evaluation.candidates import check_candidates
+from robustbench_dyn.flows import EulerStep
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, project
 
 SHAPE = (1, 1, 3)
 EXACT = 1e-6  # of the enumeration's linear programs
 POLYTOPES = ["Linf", "L1"]
+KINDS = ["reduced", "whole"]
 
 
 def problem(seed, gain=1.0, slope=0.0):
@@ -38,11 +50,39 @@ def problem(seed, gain=1.0, slope=0.0):
     return model, x, model(x).argmax(dim=1)
 
 
-def search_on(model, x, threat_model):
-    state = Complete(split="neurons").prepare(model, SHAPE)
+def problem_of(model, x, threat_model, kind="reduced") -> Problem:
+    """Return what is searched, without the stable neurons or with all."""
+    state = Complete(split="neurons").prepare(model, tuple(x.shape[1:]))
     ball = Ball(x, threat_model)
     bounds, _ = intermediate_bounds(state.relaxation, ball)
-    return BranchAndBound(state.relaxation.exact, state.composition, bounds, ball)
+    if kind == "whole":
+        return whole(state.relaxation.exact, state.relaxation.fast, bounds, ball)
+    return reduced(state.relaxation.exact, state.composition, bounds, ball)
+
+
+def prove_above(found, model, objective, threshold, *, seconds=60.0):
+    """Return the result of the search for one margin."""
+    thresholds = torch.tensor([threshold], dtype=torch.float64)
+    the_search = Search(found, objective[None], thresholds, model)
+    return the_search.run(time.monotonic() + seconds)
+
+
+def moved_points(x, threat_model, n, seed):
+    draw = torch.Generator().manual_seed(seed)
+    moved = x + threat_model.eps * torch.randn(n, *x.shape[1:], generator=draw).double()
+    return project(moved, x.expand_as(moved), threat_model)
+
+
+def decided_at(found, points, draw, share=0.5):
+    """Return decisions of some neurons as they are at points, with the bounds that follow."""
+    values = found.exact.outputs(points)
+    parts = [values[layer.argument].flatten(1) for layer in found.layers]
+    arguments = torch.cat([*parts, points.new_zeros(len(points), 0)], dim=1)
+    chosen = torch.rand(arguments.shape, generator=draw) < share
+    decisions = torch.where(arguments >= 0, 1.0, -1.0).where(chosen, 0.0)
+    lower = found.lower.expand_as(decisions).clone()
+    upper = found.upper.expand_as(decisions).clone()
+    return decisions, lower.where(~(decisions > 0), 0.0), upper.where(~(decisions < 0), 0.0)
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
@@ -63,19 +103,23 @@ def test_the_distance_in_l2_is_known_from_both_sides(seed, gain):
 
 @settings(max_examples=6, deadline=None)
 @given(
-    st.integers(0, 10_000), st.sampled_from(POLYTOPES), st.floats(0.02, 0.5), st.floats(1e-4, 1.0)
+    st.integers(0, 10_000),
+    st.sampled_from(POLYTOPES),
+    st.floats(0.02, 0.5),
+    st.floats(1e-3, 1.0),
+    st.sampled_from(KINDS),
 )
-def test_bounds_below_the_minimum_are_proved_others_refuted(seed, norm, eps, distance):
+def test_bounds_below_the_minimum_are_proved_others_refuted(seed, norm, eps, distance, kind):
     model, x, y = problem(seed)
     objectives = margin_objectives(x, model(x), y)
-    verifier = search_on(model, x, ThreatModel(norm, eps))
+    found = problem_of(model, x, ThreatModel(norm, eps), kind)
     for objective, competitor in zip(
         objectives.coefficients, objectives.competitor.tolist(), strict=True
     ):
         exact = least_difference(model, x.flatten(), int(y), competitor, norm, eps)
-        assert verifier.prove_above(objective, exact - distance, seconds=60).proved
-        above = verifier.prove_above(objective, exact + distance, seconds=60)
-        assert not above.proved
+        assert bool(prove_above(found, model, objective, exact - distance).proved)
+        above = prove_above(found, model, objective, exact + distance)
+        assert not bool(above.proved)
         logits = model(above.x.view_as(x))[0]
         assert float(logits[int(y)] - logits[competitor]) <= exact + distance + EXACT
 
@@ -85,78 +129,179 @@ def test_bounds_below_the_minimum_are_proved_others_refuted(seed, norm, eps, dis
 def test_the_minimum_of_leaky_networks_is_known_from_both_sides(seed, norm, eps):
     model, x, y = problem(seed, slope=0.2)
     threat_model = ThreatModel(norm, eps)
-    objectives, verifier = margin_objectives(x, model(x), y), search_on(model, x, threat_model)
+    objectives, found = margin_objectives(x, model(x), y), problem_of(model, x, threat_model)
     assume(len(objectives.coefficients))
     objective = objectives.coefficients[0]
     low, high = -20.0, float(model(x)[0] @ objective)
     while high - low > 1e-3:
         middle = (low + high) / 2
-        answer = verifier.prove_above(objective, middle, seconds=60)
-        if answer.proved:
+        answer = prove_above(found, model, objective, middle)
+        if bool(answer.proved):
             low = middle
             continue
         point = answer.x.view_as(x)
         assert ((point - x).abs().sum() if norm == "L1" else (point - x).abs().max()) <= eps + EXACT
         assert float(model(point)[0] @ objective) <= middle + EXACT
         high = middle
-    draw = torch.Generator().manual_seed(seed)
-    moved = x + eps * (2 * torch.rand(2000, *SHAPE, generator=draw).double() - 1)
-    points = project(moved, x.expand_as(moved), threat_model)
+    points = moved_points(x, threat_model, 2000, seed)
     assert low <= float((model(points) @ objective).min())
 
 
-def overshoot(seed, dual_variables, norm="L2"):
+def overshoot(seed, dual_variables, norm, kind):
     """Return how far bounds lie above the values at points of their subdomains, at most."""
     model, x, y = problem(seed)
     threat_model = ThreatModel(norm, 0.4)
-    verifier = search_on(model, x, threat_model)
-    draw = torch.Generator().manual_seed(seed)
-    moved = x + 0.4 * torch.randn(500, *SHAPE, generator=draw).double()
-    points = project(moved, x.expand_as(moved), threat_model)
-    values = verifier.network.outputs(points)
-    activations = [verifier.network.nodes[k - 1] for k in verifier.network.activations]
-    arguments = torch.cat([values[node.inputs[0]].flatten(1) for node in activations], dim=1)
-    neurons = torch.rand(500, arguments.shape[1], generator=draw) < 0.5
-    decisions = torch.where(arguments >= 0, 1.0, -1.0).where(neurons, 0.0)
-    shape, above = decisions.shape, -np.inf
+    found = problem_of(model, x, threat_model, kind)
+    points = moved_points(x, threat_model, 500, seed)
+    draw, above = torch.Generator().manual_seed(seed), -np.inf
+    decisions, lower, upper = decided_at(found, points, draw)
+    lines = Lines.of(found, lower, upper, decisions, torch.float64)
     for competitor in {0, 1, 2} - {int(y)}:
-        objective = torch.zeros(3, dtype=torch.float64)
-        objective[y], objective[competitor] = 1.0, -1.0
-        slopes = torch.rand(shape, generator=draw).double()
-        subdomains = Subdomains(decisions, slopes, dual_variables(shape, draw).double())
-        found = verifier.relaxation(subdomains, objective)
-        bound = found.value - found.rounding
-        above = max(above, float((bound - values[-1] @ objective).max()))
+        objective = torch.zeros(500, 3, dtype=torch.float64)
+        objective[:, y], objective[:, competitor] = 1.0, -1.0
+        slopes = torch.rand(decisions.shape, generator=draw).double()
+        bound = relax(
+            found,
+            found.exact,
+            Functions.of(found.exact, objective),
+            lines,
+            slopes,
+            dual_variables(decisions.shape, draw).double(),
+            proving=True,
+        ).value
+        above = max(above, float((bound - (model(points) * objective).sum(dim=1)).max()))
     return above
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("norm", NORMS)
-def test_any_slopes_and_dual_variables_bound_the_subdomain(norm):
+def test_any_slopes_and_dual_variables_bound_the_subdomain(norm, kind):
     def positive(shape, draw):
         return 3 * torch.rand(shape, generator=draw)
 
-    assert max(overshoot(seed, positive, norm) for seed in range(10)) <= 0
+    assert max(overshoot(seed, positive, norm, kind) for seed in range(10)) <= 0
     # The negative control: dual variables of the wrong sign.
-    assert max(overshoot(seed, lambda *a: -positive(*a), norm) for seed in range(10)) > 0.01
+    assert max(overshoot(seed, lambda *a: -positive(*a), norm, kind) for seed in range(10)) > 0.01
 
 
-def test_without_splits_the_search_times_out(monkeypatch):
+def residual(dtype=torch.float32, scale=1.0):
+    """A network with skip connections, leaky neurons and an activation that is read twice."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            block = nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.1), nn.Linear(8, 6))
+            self.first, self.step = nn.Linear(3, 6), EulerStep(block, step_size=0.5)
+            self.skip, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            z = torch.relu(self.first(x.flatten(1)))
+            return scale * self.last(torch.relu(self.step(z)) + self.skip(z))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Residual().to(dtype).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.3])
+def test_the_reduced_network_computes_what_the_whole_does(eps):
+    model, x = residual(torch.float64), torch.full((1, *SHAPE), 0.4).double()
+    threat_model = ThreatModel("Linf", eps)
+    small = problem_of(model, x, threat_model)
+    large = problem_of(model, x, threat_model, "whole")
+    points = moved_points(x, threat_model, 200, 0)
+    assert len(small.lower) < len(large.lower)
+    assert torch.allclose(small.exact.outputs(points)[-1], model(points), atol=1e-12, rtol=0)
+    # Negative control: outside the ball other neurons are active.
+    far = torch.rand(200, *SHAPE, generator=torch.Generator().manual_seed(1)).double()
+    assert not torch.allclose(small.exact.outputs(far)[-1], model(far), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_hold_for_the_network_as_it_is_computed(kind):
+    model, x = residual(scale=1e3), torch.full((1, *SHAPE), 0.4)
+    threat_model = ThreatModel("Linf", 1e-7)
+    found = problem_of(model, x, threat_model, kind)
+    rows = torch.eye(3, dtype=torch.float64)
+    lines = Lines.of(found, *found.start(), torch.float64).at(torch.zeros(3, dtype=torch.long))
+    slopes = torch.ones(3, len(found.lower), dtype=torch.float64)
+    functions = Functions.of(found.exact, rows)
+    points = moved_points(x, threat_model, 500, 0).float()
+    computed = model(points).double().amin(dim=0)
+    bound = relax(found, found.exact, functions, lines, slopes, proving=True).value
+    assert (bound <= computed).all()
+    # Negative control: bounds of exact arithmetic lie above what float32 gives.
+    bare = found.without_rounding()
+    bound = relax(bare, bare.exact, functions, lines, slopes, proving=True).value
+    assert (bound > computed).any()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_tightened_bounds_hold_in_their_subdomains(norm):
+    tighter = outside = 0
+    for seed in range(6):
+        model, x, _ = problem(seed)
+        threat_model = ThreatModel(norm, 0.4)
+        tightening = Tightening(problem_of(model, x, threat_model))
+        tightening.over_ball(n_steps=5)
+        found = tightening.problem
+        points = moved_points(x, threat_model, 300, seed)
+        draw = torch.Generator().manual_seed(seed)
+        decisions, lower, upper = decided_at(found, points, draw)
+        before = (upper - lower).sum()
+        first = torch.zeros(len(points), dtype=torch.long)
+        tightening.tighten(lower, upper, decisions, first)
+        tighter += bool((upper - lower).sum() < before)
+        values = found.exact.outputs(points)
+        parts = [values[layer.argument].flatten(1) for layer in found.layers]
+        arguments = torch.cat(parts, dim=1)
+        assert (lower <= arguments).all()
+        assert (arguments <= upper).all()
+        # Negative control: another point's subdomain does not contain this one.
+        outside += bool(((lower.roll(1, 0) > arguments) | (upper.roll(1, 0) < arguments)).any())
+    assert tighter >= 3
+    assert outside >= 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_splits_the_search_times_out(kind, monkeypatch):
     # The negative control: the relaxation alone is not exact.
     alone = 0
-    for seed in range(12):
+    for seed in range(8):
         model, x, y = problem(seed)
         exact = min(least_distance(model, x.flatten(), int(y), j) for j in {0, 1, 2} - {int(y)})
-        verifier = search_on(model, x, ThreatModel("L2", 0.99 * min(exact, 1.0)))
+        found = problem_of(model, x, ThreatModel("L2", 0.99 * min(exact, 1.0)), kind)
         for competitor in {0, 1, 2} - {int(y)}:
             row = torch.zeros(3, dtype=torch.float64)
             row[int(y)], row[competitor] = 1.0, -1.0
-            assert verifier.prove_above(row, 1e-4, seconds=60).proved
+            assert bool(prove_above(found, model, row, 1e-4).proved)
             with monkeypatch.context() as patched:
                 patched.setattr(
-                    BranchAndBound, "_split", lambda _self, subdomains, _losses: subdomains
+                    Search, "_split", lambda _self, domains, left, _rows: domains.at(left)
                 )
-                alone += not verifier.prove_above(row, 1e-4, seconds=0.2).proved
+                alone += not bool(prove_above(found, model, row, 1e-4, seconds=0.2).proved)
     assert alone > 0
+
+
+def test_a_bound_that_is_too_high_proves_what_is_false(monkeypatch):
+    # The tests above can fail: with bounds that are too high they do.
+    def too_high(*args, **options):
+        found = relax(*args, **options)
+        return found._replace(value=found.value + 0.5)
+
+    def too_high_as_well(*args, **options):
+        found = ascend(*args, **options)
+        return found._replace(value=found.value + 0.5)
+
+    model, x, y = problem(2)
+    objective = margin_objectives(x, model(x), y).coefficients[0]
+    competitor = int(objective.argmin())
+    exact = least_difference(model, x.flatten(), int(y), competitor, "Linf", 0.3)
+    found = problem_of(model, x, ThreatModel("Linf", 0.3))
+    assert not bool(prove_above(found, model, objective, exact + 0.2).proved)
+    monkeypatch.setattr(search, "relax", too_high)
+    monkeypatch.setattr(search, "ascend", too_high_as_well)
+    assert bool(prove_above(found, model, objective + 0.0, exact + 0.2).proved)
 
 
 @pytest.mark.parametrize("norm", POLYTOPES)
@@ -164,24 +309,24 @@ def test_a_fully_split_subproblem_is_bounded_by_its_minimum(norm):
     empty = full = 0
     for seed in range(20):
         model, x, y = problem(seed)
-        verifier = search_on(model, x, ThreatModel(norm, 0.4))
-        objective = margin_objectives(x, model(x), y).coefficients[0]
+        found = problem_of(model, x, ThreatModel(norm, 0.4))
+        objective = margin_objectives(x, model(x), y).coefficients[:1]
         draw = torch.Generator().manual_seed(seed)
-        unstable = verifier.neurons.unstable
-        decisions = (torch.rand(1, len(unstable), generator=draw) < 0.5).double() * 2 - 1
-        decisions = decisions.where(unstable, 0.0)
-        subdomain = Subdomains(decisions, torch.ones_like(decisions), torch.zeros_like(decisions))
-        lower_bound, x_min = verifier._solve_fully_split(subdomain, objective, np.inf)
-        normals, offsets, _ = verifier._affine_pieces(decisions[0], objective)
-        slack = (decisions[0] * (normals @ x_min + offsets))[unstable]
-        if float(slack.min()) < -EXACT:
+        decisions = (torch.rand(1, len(found.lower), generator=draw) < 0.5).double() * 2 - 1
+        lower = found.lower[None].where(decisions < 0, 0.0)
+        upper = found.upper[None].where(decisions > 0, 0.0)
+        lines = Lines.of(found, lower, upper, decisions, torch.float64)
+        solved = minimum(found, objective, lines, torch.zeros_like(decisions))
+        normals, offsets = leaf._split_neurons(found, lines, torch.arange(len(found.lower)))
+        slack = normals @ solved.x.flatten() + offsets
+        if len(slack) and float(slack.min()) < -EXACT:
             empty += 1
-            assert lower_bound > 10
+            assert solved.lower_bound > 10
         else:
             full += 1
-            value = model(x_min.view_as(x))[0] @ objective
-            assert lower_bound == pytest.approx(float(value), abs=1e-5)
-            assert lower_bound <= float(value) + 1e-9
+            value = float(model(solved.x.view_as(x))[0] @ objective[0])
+            assert solved.lower_bound == pytest.approx(value, abs=1e-5)
+            assert solved.lower_bound <= value + 1e-9
     assert min(empty, full) >= 3
 
 
@@ -190,26 +335,27 @@ def test_a_fully_split_subproblem_is_bounded_by_its_minimum(norm):
 def test_wrong_solutions_of_the_linear_program_prove_nothing(norm, monkeypatch):
     # Slopes are hardly optimised, so that fully split subproblems are reached.
     monkeypatch.setattr(search, "_STEPS", 1)
-    calls, solve = [], search.solve
+    monkeypatch.setattr(search, "_FIRST_STEPS", 1)
+    calls, solve = [], leaf.solve
 
     def wrong(slope, normals, offsets, ball):
         calls.append(len(offsets))
         noise = 1e3 * torch.rand(len(offsets), generator=draw).double()
         return LeafSolution(noise, solve(slope, normals, offsets, ball).x)
 
-    for seed in range(6):
-        model, x, y = problem(seed)
+    for seed in range(10):
+        model, x, y = problem(seed, gain=2.0)
         draw = torch.Generator().manual_seed(seed)
-        verifier = search_on(model, x, ThreatModel(norm, 0.4))
+        found = problem_of(model, x, ThreatModel(norm, 0.4))
         objectives = margin_objectives(x, model(x), y)
         for objective, competitor in zip(
             objectives.coefficients, objectives.competitor.tolist(), strict=True
         ):
             exact = least_difference(model, x.flatten(), int(y), competitor, norm, 0.4)
-            monkeypatch.setattr(search, "solve", wrong)
-            assert not verifier.prove_above(objective, exact + 1e-3, seconds=60).proved
-            monkeypatch.setattr(search, "solve", solve)
-            assert verifier.prove_above(objective, exact - 1e-3, seconds=60).proved
+            monkeypatch.setattr(leaf, "solve", wrong)
+            assert not bool(prove_above(found, model, objective, exact + 1e-3).proved)
+            monkeypatch.setattr(leaf, "solve", solve)
+            assert bool(prove_above(found, model, objective, exact - 1e-3).proved)
     assert len(calls) >= 5
 
 
@@ -241,6 +387,49 @@ def test_a_network_without_neurons_is_decided_too(norm):
 
 def test_out_of_time_nothing_is_proved():
     model, x, _ = problem(1)
-    verifier = search_on(model, x, ThreatModel("L2", 0.1))
-    answer = verifier.prove_above(torch.tensor([1.0, -1.0, 0.0]).double(), -1e9, seconds=-1.0)
-    assert answer == (False, None)
+    found = problem_of(model, x, ThreatModel("L2", 0.1))
+    answer = prove_above(found, model, torch.tensor([1.0, -1.0, 0.0]).double(), -1e9, seconds=-1)
+    assert not bool(answer.proved)
+    assert answer.x is None
+
+
+def subdomains(values, n_margins=2):
+    """Subdomains of three neurons with these bounds of all margins."""
+    n = len(values)
+    zeros = torch.zeros(n, 3, dtype=torch.float64)
+    slopes = torch.zeros(n, n_margins, 3)
+    return Subdomains(
+        decisions=zeros.to(torch.int8),
+        lower=zeros - 1,
+        upper=zeros + 1,
+        unproved=torch.ones(n, n_margins, dtype=torch.bool),
+        slopes=slopes,
+        dual_variables=slopes,
+        value=torch.tensor(values)[:, None].expand(n, n_margins).clone(),
+    )
+
+
+def test_the_pool_gives_the_least_bounds_first_until_it_is_full(monkeypatch):
+    pool = Pool(subdomains([-1.0, -3.0, -2.0, -5.0]))
+    assert pool.pop(4).value[:, 0].tolist() == [-5.0, -3.0]
+    assert pool.unproved.tolist() == [2, 2]
+    pool.push(subdomains([-4.0, -0.5]))
+    monkeypatch.setattr(pool, "_most", 1)
+    assert pool.pop(4).value[:, 0].tolist() == [-0.5, -1.0]
+    assert len(pool) == 2
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_descent_ends_at_a_counterexample_within_the_ball(norm):
+    model, x, y = problem(4)
+    objective = margin_objectives(x, model(x), y).coefficients
+    found = {}
+    for eps in (0.05, 0.9):
+        ball = Ball(x, ThreatModel(norm, eps))
+        start = x.expand(len(objective), *SHAPE)
+        limits = torch.zeros(len(start), dtype=torch.float64)
+        found[eps] = counterexample(model, ball, objective, limits, start, n_steps=20)
+    assert found[0.05] is None
+    assert float((model(found[0.9][None]) @ objective.T).min()) <= 0
+    checked = check_candidates(model, found[0.9][None], x, y, ThreatModel(norm, 0.9))
+    assert bool(checked.fooled[0])

@@ -1,5 +1,7 @@
 """The complete certifier on digits, among the other stages."""
 
+import math
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -7,10 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, evaluate, evaluate_grid
+from robustbench_dyn.certification.base import radii
+from robustbench_dyn.certification.branch_and_bound import affine, search
+from robustbench_dyn.certification.branch_and_bound.search import Search
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.proofs import complete
 from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.flows import Classifier, EulerStep
 
 LINF = ThreatModel("Linf", 0.08)
@@ -150,8 +156,9 @@ def test_out_of_time_an_example_stays_undecided(digits):
 
 
 def test_a_candidate_that_is_not_adversarial_decides_nothing(digits, monkeypatch):
-    def lying(state, x, pairs, *_):
-        return torch.full((len(pairs.competitor),), -1.0, dtype=torch.float64), x[0].clone()
+    def lying(state, x, objectives, *_):
+        nothing = torch.zeros(len(objectives.example), dtype=torch.bool)
+        return search.SearchResult(nothing, x[0].clone()), nothing
 
     monkeypatch.setattr(complete, "_search", lying)
     model, x, y = digits
@@ -165,13 +172,75 @@ def test_networks_that_cannot_be_searched_are_refused():
         resolve_certifiers("complete", dense, (1, 2, 3), "Linf")
     with pytest.raises(CertificateError, match=r"at most 4 inputs.*has 6"):
         resolve_certifiers("complete:split=inputs", dense, (1, 2, 3), "Linf")
-    large = nn.Sequential(nn.Flatten(), nn.Linear(6, 700), nn.ReLU(), nn.Linear(700, 2))
-    with pytest.raises(CertificateError, match=r"700 neurons.*at most 600"):
-        resolve_certifiers("complete", large, (1, 2, 3), "Linf")
-    large[1].weight.data *= 100
-    chosen = resolve_certifiers("auto", large, (1, 2, 3), "Linf")
-    assert [prepared.certifier.name for prepared in chosen] == [
-        "lipschitz",
-        "interval",
-        "linear_relaxation",
-    ]
+
+
+def test_a_convolutional_network_is_searched_as_a_graph(monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(3, 4, 3, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(36, 3),
+        )
+    model = model.eval().requires_grad_(False)
+    x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model[5].bias.sub_(model(x).mean(dim=0))
+    y, threat_model = model(x).argmax(dim=1), ThreatModel("Linf", 0.02)
+    proved = {}
+    for most_entries in (0, 20_000_000):
+        monkeypatch.setattr(affine, "_MOST_ENTRIES", most_entries)
+        (prepared,) = resolve_certifiers("complete", model, (1, 8, 8), "Linf")
+        assert (prepared.state.composition is None) == (most_entries == 0)
+        proof = prepared.prove(x, model(x), y, threat_model)
+        fooled = check_candidates(model, proof.candidates, x, y, threat_model).fooled
+        proved[most_entries] = radii(proof) >= threat_model.eps
+        # Each is decided, by a proof or by a counterexample.
+        assert (proved[most_entries] != fooled.cpu()).all()
+    assert torch.equal(*proved.values())
+    assert 0 < int(proved[0].sum()) < 6
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1800.0])
+def test_all_searches_of_a_run_share_their_time(digits, seconds):
+    model, x, y = digits
+    x, y = x[:12], y[:12]
+    complete_alone = Complete(seconds=seconds)
+    evaluation = evaluate(model, (x, y), LINF, attacks="none", certifiers=complete_alone)
+    reasons = set(evaluation.examples["reason"][evaluation.examples["status"] == "undecided"])
+    assert reasons == ({"no attack was run; complete timed out"} if seconds == 0 else set())
+
+
+def test_where_no_bound_nears_a_proof_the_search_is_given_up(digits, monkeypatch):
+    model, x, y = digits
+    monkeypatch.setattr(search, "_HOPELESS", 1e-3)
+    monkeypatch.setattr(search, "_MANY_NEURONS", 5)
+    evaluation = evaluate(model, (x, y), LINF, attacks="fgsm", certifiers="complete")
+    reasons = list(evaluation.examples["reason"][evaluation.examples["status"] == "undecided"])
+    assert reasons
+    assert set(reasons) == {"survived fgsm; complete gave up: no bound neared a proof"}
+
+
+def test_after_searches_in_vain_the_next_ones_are_short(digits, monkeypatch):
+    model, x, y = digits
+    logits = model(x)
+    rows = (logits.argmax(dim=1) == y).nonzero().flatten()[:12]
+    lengths = []
+
+    def in_vain(self, until, *, most_subdomains):
+        lengths.append(most_subdomains)
+        return search.SearchResult(torch.zeros(len(self._objectives), dtype=torch.bool))
+
+    monkeypatch.setattr(Search, "run", in_vain)
+    state = Complete().prepare(model, (1, 8, 8))
+    far = ThreatModel("Linf", 0.3)
+    proof = Complete().prove(state, x[rows], logits[rows], y[rows], far)
+    assert not (radii(proof) >= far.eps).any()
+    assert set(lengths[:8]) == {math.inf}
+    assert set(lengths[8:]) == {64}
+    # At another eps, the count begins anew.
+    lengths.clear()
+    Complete().prove(state, x[rows], logits[rows], y[rows], ThreatModel("Linf", 0.29))
+    assert lengths[0] == math.inf

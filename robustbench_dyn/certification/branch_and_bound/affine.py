@@ -10,34 +10,47 @@ from torch import Tensor
 
 from robustbench_dyn.certification.network.graph import Affine, Network
 
+# The matrices of a network may hold so many numbers all together.
+_MOST_ENTRIES = 20_000_000
+
 
 class Composition(NamedTuple):
     """Each affine output as a function of its sources: the input and the activations before it.
 
     maps[k][s]: (entries of k, entries of s); offsets[k]: (entries of k,). By the index of the
-    output; float64.
+    output, for arguments of activations and for the logits; float64.
     """
 
     maps: dict[int, dict[int, Tensor]]
     offsets: dict[int, Tensor]
 
 
-def compose(network: Network) -> Composition:
-    """Compose all affine maps between the activations; network: of float64, on the CPU."""
-    zero = torch.zeros(1, *network.input_shape, dtype=network.dtype)
-    maps: dict[int, dict[int, Tensor]] = {}
+def compose(network: Network) -> Composition | None:
+    """Compose all affine maps between the activations; None where they would be too large.
+
+    network: of float64.
+    """
+    last = len(network.nodes)
+    wanted = {*network.preactivations, last}
+    sizes = {k: math.prod(network.shape(k)) for k in range(last + 1)}
+    sources = _sources(network)
+    n_entries = sum(sizes[k] * sizes[s] for k in wanted for s in sources[k])
+    if n_entries > _MOST_ENTRIES:
+        return None
+    zero = _zeros(network)
+    maps: dict[int, dict[int, Tensor]] = {k: {} for k in wanted}
     for source in (0, *network.activations):
         shape = network.shape(source)
-        units = torch.eye(math.prod(shape), dtype=network.dtype).view(-1, *shape)
-        columns = {source: units}
+        units = torch.eye(sizes[source], dtype=network.dtype, device=zero.device)
+        columns = {source: units.view(-1, *shape)}
         for k, node in enumerate(network.nodes[source:], start=source + 1):
             if not isinstance(node, Affine) or not any(i in columns for i in node.inputs):
                 continue
             zeros = [zero.new_zeros(len(units), *network.shape(i)) for i in node.inputs]
             inputs = [columns.get(i, z) for i, z in zip(node.inputs, zeros, strict=True)]
             columns[k] = node.linear(*inputs)
-        for k, column in columns.items():
-            maps.setdefault(k, {})[source] = column.flatten(1).T.contiguous()
+        for k in wanted & columns.keys():
+            maps[k][source] = columns[k].flatten(1).T.contiguous()
     outputs: list[Tensor] = [zero]
     for k, node in enumerate(network.nodes, start=1):
         if isinstance(node, Affine):
@@ -45,4 +58,21 @@ def compose(network: Network) -> Composition:
             outputs.append(value if node.bias is None else value + node.bias)
         else:
             outputs.append(zero.new_zeros(1, *network.shape(k)))
-    return Composition(maps, {k: value[0].flatten() for k, value in enumerate(outputs)})
+    return Composition(maps, {k: outputs[k][0].flatten() for k in wanted})
+
+
+def _sources(network: Network) -> list[set[int]]:
+    """Return, by output, the input and the activations that it is an affine function of."""
+    sources: list[set[int]] = [{0}]
+    for k, node in enumerate(network.nodes, start=1):
+        if isinstance(node, Affine):
+            sources.append(set().union(*(sources[i] for i in node.inputs)))
+        else:
+            sources.append({k})
+    return sources
+
+
+def _zeros(network: Network) -> Tensor:
+    biases = (node.bias for node in network.nodes if isinstance(node, Affine))
+    device = next((bias.device for bias in biases if bias is not None), torch.device("cpu"))
+    return torch.zeros(1, *network.input_shape, dtype=network.dtype, device=device)

@@ -7,167 +7,211 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.activations import LeakyReLU
 from robustbench_dyn.certification.bounds.ball import Ball
-from robustbench_dyn.certification.bounds.intervals import Bounds
-from robustbench_dyn.certification.branch_and_bound.affine import Composition
-from robustbench_dyn.certification.network.graph import Network, Pointwise
-
-_UNIT = 2.0**-53
+from robustbench_dyn.certification.branch_and_bound.problem import UNIT, Layer, Problem
+from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
 
 
-class Layer(NamedTuple):
-    """The neurons of one activation: y = max(z, a z), z = sum of maps[s] y_s + offset.
+class Lines(NamedTuple):
+    """The lines around each neuron, (rows, neurons) each.
 
-    output: the index of the activation's output. columns: of its neurons among those of all layers.
-    maps: from each source, the input (0) or an earlier activation, (neurons, entries of s).
-    magnitude: (neurons,), at least the sum of the absolute values of the summands of z.
+    relaxed: bool, whether it has two lines. fixed: the slope of all others, and 0 of these. secant,
+    intercept: of the upper lines; fixed and 0 for all others. decisions: the sign of each split
+    neuron, 0 for those that are not split.
     """
 
-    output: int
-    columns: slice
-    maps: dict[int, Tensor]
-    offset: Tensor
-    a: float
-    lower: Tensor
-    upper: Tensor
-    magnitude: Tensor
-
-    def slopes(self, decisions: Tensor) -> Tensor:
-        """Return the slopes of stable and of split neurons; decisions: of all neurons."""
-        active = (self.lower >= 0) | (decisions[..., self.columns] > 0)
-        return torch.where(active, 1.0, self.a)
-
-
-class Neurons(NamedTuple):
-    """All neurons of a network over the ball of one example, layer after layer.
-
-    logits, offset: the logits as an affine map of their sources. lower, upper: (neurons,), bounds
-    of the pre-activations. unstable: (neurons,) bool, whether a neuron may be active or not.
-    min_slope, secant_slope, intercept: of the lines around each unstable neuron.
-    """
-
-    layers: list[Layer]
-    logits: dict[int, Tensor]
-    offset: Tensor
-    lower: Tensor
-    upper: Tensor
-    unstable: Tensor
-    min_slope: Tensor
-    secant_slope: Tensor
+    relaxed: Tensor
+    fixed: Tensor
+    secant: Tensor
     intercept: Tensor
+    decisions: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        lower: Tensor,
+        upper: Tensor,
+        decisions: Tensor,
+        dtype: torch.dtype,
+    ) -> Lines:
+        """Return the lines between bounds of the neurons, (rows, neurons), float64.
+
+        decisions: (rows, neurons); bounds are 0 at a side that a decision excludes.
+        """
+        a = problem.min_slope
+        # Written so that NaN is no sign, and no bound follows from it.
+        relaxed = ~((lower >= 0) | (upper <= 0)) & (a < 1)
+        fixed = torch.where(lower >= 0, 1.0, a).where(~relaxed, 0.0)
+        width = (upper - lower).where(relaxed, 1.0)
+        secant = ((upper - a * lower) / width).where(relaxed, fixed)
+        intercept = ((1 - a) * upper * -lower / width).where(relaxed, 0.0)
+        return cls(relaxed, *(part.to(dtype) for part in (fixed, secant, intercept, decisions)))
+
+    def at(self, rows: Tensor) -> Lines:
+        """Return those of some rows."""
+        return Lines(*(part[rows] for part in self))
+
+    def before(self, column: int) -> Lines:
+        """Return those of the first neurons."""
+        return Lines(*(part[:, :column] for part in self))
 
 
-class Subdomains(NamedTuple):
-    """Subdomains of the ball, (subdomains, neurons) each.
+class Functions(NamedTuple):
+    """Linear functions of a network's outputs, which are to be bounded.
 
-    decisions: the sign of each split neuron, 0 for those that are not split. slopes: of lower
-    lines. dual_variables: of the decisions, at least 0.
+    coefficients: by output, (rows, entries). constant: (rows,).
     """
 
-    decisions: Tensor
-    slopes: Tensor
-    dual_variables: Tensor
+    coefficients: dict[int, Tensor]
+    constant: Tensor
 
-    def at(self, rows: Tensor | slice) -> Subdomains:
-        """Return some of the subdomains."""
-        return Subdomains(*(part[rows] for part in self))
+    @classmethod
+    def of(cls, network: Network, rows: Tensor) -> Functions:
+        """Return linear functions of the logits, (rows, classes)."""
+        rows = rows.to(network.dtype)
+        return cls({len(network.nodes): rows}, rows.new_zeros(len(rows)))
+
+    def at(self, rows: Tensor) -> Functions:
+        """Return some of the functions."""
+        return Functions({k: c[rows] for k, c in self.coefficients.items()}, self.constant[rows])
 
 
 class Relaxation(NamedTuple):
-    """The relaxation of each subdomain.
+    """Lower bounds by linear functions of the input.
 
-    value: (subdomains,), before rounding; rounding: (subdomains,), what value may be too large by.
-    losses: (subdomains, neurons), what the lines of each neuron lose at most. coefficients:
-    (subdomains, inputs), of the linear function of the input that is minimised.
+    value: (rows,), less what rounding may change. coefficients: (rows, inputs), constant: (rows,),
+    of the function that is minimised. neurons: (rows, neurons), the coefficients of the neurons'
+    values.
     """
 
     value: Tensor
-    losses: Tensor
+    constant: Tensor
     coefficients: Tensor
-    rounding: Tensor
+    neurons: Tensor
 
 
-def neurons_of(network: Network, composition: Composition, bounds: Bounds) -> Neurons:
-    """Return the neurons of a network with the bounds of one example's ball."""
-    largest = {0: torch.ones(bounds.lower[0][0].numel(), dtype=torch.float64)}
-    layers, end = list[Layer](), 0
-    for k in network.activations:
-        node = network.nodes[k - 1]
-        assert isinstance(node, Pointwise)
-        assert isinstance(node.activation, LeakyReLU)
-        (i,) = node.inputs
-        maps, offset = composition.maps[i], composition.offsets[i]
-        magnitude = offset.abs() + sum(m.abs() @ largest[s] for s, m in maps.items())
-        lower, upper = (side[i][0].flatten().cpu() for side in (bounds.lower, bounds.upper))
-        columns, a = slice(end, end + len(lower)), node.activation.a
-        layers.append(Layer(k, columns, maps, offset, a, lower, upper, magnitude))
-        end = columns.stop
-        largest[k] = magnitude
-    none = torch.zeros(0, dtype=torch.float64)
-    lower = torch.cat([none, *(layer.lower for layer in layers)])
-    upper = torch.cat([none, *(layer.upper for layer in layers)])
-    slopes = (torch.full_like(layer.lower, layer.a) for layer in layers)
-    min_slope = torch.cat([none, *slopes])
-    unstable = (lower < 0) & (upper > 0) & (min_slope < 1)
-    width = (upper - lower).where(unstable, 1.0)
-    intercept = (1 - min_slope) * upper * -lower / width
-    last = len(network.nodes)
-    return Neurons(
-        layers=layers,
-        logits=composition.maps[last],
-        offset=composition.offsets[last],
-        lower=lower,
-        upper=upper,
-        unstable=unstable,
-        min_slope=min_slope,
-        secant_slope=(upper - min_slope * lower) / width,
-        intercept=intercept.where(unstable, 0.0),
-    )
+def relax(
+    problem: Problem,
+    network: Network,
+    functions: Functions,
+    lines: Lines,
+    slopes: Tensor,
+    dual_variables: Tensor | None = None,
+    *,
+    proving: bool = False,
+) -> Relaxation:
+    """Bound functions from below over a subdomain each; differentiable.
 
+    network: the problem's exact one, in which the bound is proved if `proving`, or the fast one.
+    functions: of the network's dtype. slopes: (rows, neurons), of lower lines. dual_variables:
+    (rows, neurons), at least 0, of the decisions. Any slopes between min_slope and 1 and any such
+    dual variables give a bound.
 
-def relax(neurons: Neurons, ball: Ball, subdomains: Subdomains, objective: Tensor) -> Relaxation:
-    """Bound <objective, logits> from below over each subdomain; differentiable.
-
-    objective: (classes,), float64. ball: of one example.
+    The bound is one of what the model computes: each output may differ by problem.roundings from
+    what its inputs give, and the coefficients say what that changes.
     """
-    decisions, slopes, dual_variables = subdomains
-    n = len(decisions)
-    value = (objective @ neurons.offset).expand(n)
-    # Beside all coefficients, sums of the absolute values of their summands.
-    total = (objective.abs() @ neurons.offset.abs()).expand(n)
-    waiting, magnitudes = dict[int, Tensor](), dict[int, Tensor]()
-    for s, matrix in neurons.logits.items():
-        waiting[s] = (objective @ matrix).expand(n, -1)
-        magnitudes[s] = (objective.abs() @ matrix.abs()).expand(n, -1)
-    losses = [decisions.new_zeros(n, 0)]
-    for layer in reversed(neurons.layers):
-        columns = layer.columns
-        if layer.output not in waiting:
-            losses.append(decisions.new_zeros(n, len(layer.lower)))
+    layers = {layer.output: layer for layer in problem.layers}
+    waiting, value = dict(functions.coefficients), functions.constant
+    n, neurons = len(value), dict[int, Tensor]()
+    for i in range(max(waiting), 0, -1):
+        if i not in waiting:
             continue
-        coefficients, magnitude = waiting.pop(layer.output), magnitudes.pop(layer.output)
-        relaxed = neurons.unstable[columns] & (decisions[:, columns] == 0)
-        fixed = coefficients * layer.slopes(decisions)
-        positive, negative = coefficients.clamp_min(0), coefficients.clamp_max(0)
-        bounded = positive * slopes[:, columns] + negative * neurons.secant_slope[columns]
+        coefficients = waiting.pop(i)
+        node = network.nodes[i - 1]
+        value = value - coefficients.abs() @ problem.roundings[i].to(coefficients)
+        if isinstance(node, Pointwise):
+            columns = layers[i].columns
+            neurons[i] = coefficients
+            passed, constant = _through(lines, slopes, dual_variables, columns, coefficients)
+            value = value + constant
+            parts = [(node.inputs[0], passed)]
+        else:
+            assert isinstance(node, Affine)
+            if node.bias is not None:
+                value = value + coefficients @ _bias(node)
+            adjoint = node.adjoint(coefficients.view(n, *node.shape))
+            parts = [(s, p.flatten(1)) for s, p in zip(node.inputs, adjoint, strict=True)]
+        for source, part in parts:
+            waiting[source] = waiting[source] + part if source in waiting else part
+    last = waiting.pop(0, None)
+    if last is None:
+        last = value.new_zeros(n, problem.ball.centre.shape[1])
+    constant, value = value, value + _minimum(problem.ball, last, proving)
+    n_neurons = lines.relaxed.shape[1]
+    of_layers = [value.new_zeros(n, 0)]
+    for layer in problem.layers:
+        columns = layer.columns
+        if columns.stop <= n_neurons:
+            unused = value.new_zeros(n, columns.stop - columns.start)
+            of_layers.append(neurons.get(layer.output, unused))
+    return Relaxation(value, constant, last, torch.cat(of_layers, dim=1))
+
+
+def _bias(node: Affine) -> Tensor:
+    """Return the bias of each entry; that of a convolution is one for each channel."""
+    assert node.bias is not None
+    return node.bias.expand(1, *node.shape).flatten()
+
+
+def _through(
+    lines: Lines,
+    slopes: Tensor,
+    dual_variables: Tensor | None,
+    columns: slice,
+    coefficients: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the coefficients of the arguments of neurons, and the sum of the lines' intercepts."""
+    below = slopes[:, columns].where(lines.relaxed[:, columns], lines.fixed[:, columns])
+    positive, negative = coefficients.clamp_min(0), coefficients.clamp_max(0)
+    passed = positive * below + negative * lines.secant[:, columns]
+    constant = (negative * lines.intercept[:, columns]).sum(dim=1)
+    if dual_variables is not None:
         # Where the decision is the sign s of z, s z >= 0, and -b s z is at most 0.
-        dual_terms = dual_variables[:, columns] * decisions[:, columns]
-        passed = torch.where(relaxed, bounded, fixed) - dual_terms
-        intercept = neurons.intercept[columns]
-        constant = (negative * intercept).where(relaxed, 0.0)
-        losses.append((coefficients.abs() * intercept).where(relaxed, 0.0))
-        value = value + constant.sum(dim=1) + passed @ layer.offset
-        magnitude = magnitude + dual_terms.detach().abs()
-        total = total + magnitude @ (layer.magnitude + intercept)
-        for s, matrix in layer.maps.items():
-            part, part_magnitude = passed @ matrix, magnitude @ matrix.abs()
-            waiting[s] = waiting[s] + part if s in waiting else part
-            magnitudes[s] = magnitudes[s] + part_magnitude if s in magnitudes else part_magnitude
-    coefficients = waiting[0]
-    owners = torch.zeros(n, dtype=torch.long)
-    value = value + ball.minimum(coefficients.view(-1, *ball.shape), owners)
-    n_summands = len(neurons.unstable) + coefficients.shape[1] + len(objective) + 16
-    total = total + magnitudes[0].sum(dim=1)
-    rounding = 4 * (len(neurons.layers) + 1) * n_summands * _UNIT * total
-    return Relaxation(value, torch.cat(losses[::-1], dim=1), coefficients, rounding)
+        passed = passed - dual_variables[:, columns] * lines.decisions[:, columns]
+    return passed, constant
+
+
+def _minimum(ball: Ball, rows: Tensor, proving: bool) -> Tensor:
+    """Return the minimum of linear functions over the ball, (rows,); rounded down if proving."""
+    if ball.norm != "Linf":
+        owners = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        return ball.minimum(rows.double().view(-1, *ball.shape), owners).to(rows)
+    middle, radius = (ball.upper + ball.lower)[0] / 2, (ball.upper - ball.lower)[0] / 2
+    if proving:
+        # The sums over the inputs, which are at most 1, and the box itself are rounded.
+        radius = radius + 4 * (rows.shape[1] + 16) * UNIT
+    return rows @ middle.to(rows) - rows.abs() @ radius.to(rows)
+
+
+def arguments(network: Network, layer: Layer) -> Functions:
+    """Return the arguments of a layer's neurons, and their negatives, by the outputs before."""
+    node = network.nodes[layer.argument - 1]
+    assert isinstance(node, Affine)
+    n = layer.columns.stop - layer.columns.start
+    bias = torch.zeros(n, dtype=network.dtype) if node.bias is None else _bias(node)
+    units = torch.eye(n, dtype=network.dtype, device=bias.device)
+    parts = dict[int, Tensor]()
+    adjoint = node.adjoint(units.view(n, *node.shape))
+    for source, part in zip(node.inputs, (p.flatten(1) for p in adjoint), strict=True):
+        parts[source] = parts[source] + part if source in parts else part
+    # And their negatives, which are bounded from below for an upper bound.
+    both = {k: torch.cat([part, -part]) for k, part in parts.items()}
+    return Functions(both, torch.cat([bias, -bias]))
+
+
+def rounding_over_ball(problem: Problem, objectives: Tensor) -> Tensor:
+    """Return what rounding takes off bounds of <objectives[i], logits> over the ball, (n,).
+
+    The lines are those that a search begins with.
+    """
+    rows = torch.zeros(len(objectives), dtype=torch.long)
+    lines = Lines.of(problem, *problem.start(), torch.float64).at(rows)
+    slopes = torch.where(problem.upper > -problem.lower, 1.0, problem.min_slope)
+    slopes = slopes.expand(len(objectives), -1)
+    functions = Functions.of(problem.exact, objectives)
+    values = [
+        relax(each, problem.exact, functions, lines, slopes, proving=True).value
+        for each in (problem.without_rounding(), problem)
+    ]
+    return values[0] - values[1]

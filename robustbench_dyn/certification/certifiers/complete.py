@@ -12,29 +12,31 @@ from robustbench_dyn.threat_models import ThreatModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustbench_dyn.certification.bounds.intermediate import RelaxationState
     from robustbench_dyn.certification.proofs.complete import BranchAndBoundState
+    from robustbench_dyn.certification.proofs.input_splitting import InputSplittingState
+
+    State = BranchAndBoundState | InputSplittingState
 
 _SPLITS = ("auto", "neurons", "inputs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Complete(Certifier["BranchAndBoundState | RelaxationState"]):
+class Complete(Certifier["State"]):
     """Split the ball until each class is excluded, or an input is found.
 
     split: by the signs of "neurons", which are ReLU or leaky ReLU; or by "inputs", at most four,
     for any activation that can be relaxed. "auto" splits inputs where there are one or two, or
-    where neurons cannot be split.
-    seconds_per_example: after that long, an example stays undecided. max_neurons: of the largest
-    network whose neurons are split.
+    where neurons cannot be split. seconds_per_example: after that long, an example stays undecided.
+    seconds: that the searches of a run may take all together, at each eps.
     """
 
     name: ClassVar = "complete"
-    description: ClassVar = "branch and bound: exact for small networks of ReLU, or of few inputs"
+    description: ClassVar = "branch and bound on ReLU or on few inputs: exact, given the time"
     phase: ClassVar = Phase.LAST
+    version: ClassVar = 2
 
     seconds_per_example: float = 60.0
-    max_neurons: int = 600
+    seconds: float = 1800.0
     split: str = "auto"
 
     def __post_init__(self) -> None:
@@ -42,12 +44,11 @@ class Complete(Certifier["BranchAndBoundState | RelaxationState"]):
             raise InputError(
                 f"split={shown(self.split)} is not one of {', '.join(_SPLITS)}; choose one of them"
             )
-        require(self, seconds_per_example=self.seconds_per_example)
-        require(self, at_least=1, max_neurons=self.max_neurons)
+        require(self, seconds_per_example=self.seconds_per_example, seconds=self.seconds)
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False
-    ) -> BranchAndBoundState | RelaxationState:
+    ) -> State:
         """Raise CertificateError where neither neurons nor inputs of model can be split."""
         from robustbench_dyn.certification.proofs import complete, input_splitting
 
@@ -57,7 +58,7 @@ class Complete(Certifier["BranchAndBoundState | RelaxationState"]):
         if few and input_splitting.prefers(input_shape):
             return input_splitting.prepare(model, input_shape)
         try:
-            return complete.prepare(model, input_shape, max_neurons=self.max_neurons)
+            return complete.prepare(model, input_shape)
         except CertificateError:
             if not few:
                 raise
@@ -65,20 +66,20 @@ class Complete(Certifier["BranchAndBoundState | RelaxationState"]):
 
     def prove(
         self,
-        state: BranchAndBoundState | RelaxationState,
+        state: State,
         x: Tensor,
         logits: Tensor,
         y: Tensor,
         threat_model: ThreatModel,
     ) -> Proof:
         """Exclude classes from one ball, or return adversarial examples as candidates."""
-        from robustbench_dyn.certification.bounds.intermediate import RelaxationState
         from robustbench_dyn.certification.proofs import complete, input_splitting
 
-        if isinstance(state, RelaxationState):
+        each, together = self.seconds_per_example, self.seconds
+        if isinstance(state, input_splitting.InputSplittingState):
             return input_splitting.prove(
-                state, x, logits, y, threat_model, seconds_per_example=self.seconds_per_example
+                state, x, logits, y, threat_model, seconds_per_example=each, seconds=together
             )
         return complete.prove(
-            state, x, logits, y, threat_model, seconds_per_example=self.seconds_per_example
+            state, x, logits, y, threat_model, seconds_per_example=each, seconds=together
         )

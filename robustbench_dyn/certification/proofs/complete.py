@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,9 +21,13 @@ from robustbench_dyn.certification.bounds.intermediate import (
     relaxation_state,
 )
 from robustbench_dyn.certification.branch_and_bound.affine import Composition, compose
-from robustbench_dyn.certification.branch_and_bound.search import BranchAndBound
+from robustbench_dyn.certification.branch_and_bound.problem import Problem, whole
+from robustbench_dyn.certification.branch_and_bound.reduction import reduced
+from robustbench_dyn.certification.branch_and_bound.relaxation import rounding_over_ball
+from robustbench_dyn.certification.branch_and_bound.search import Search, SearchResult
 from robustbench_dyn.certification.network.graph import Pointwise
 from robustbench_dyn.certification.objectives import (
+    Objectives,
     examples_with,
     least_per_example,
     proved_radii,
@@ -34,19 +40,36 @@ from robustbench_dyn.threat_models import ThreatModel
 # By how much a bound must exceed 0, for logits of size 1: more than the rounding of the composed
 # maps.
 _TOLERANCE = 1e-4
+# Steps of ascent for the neurons of networks that are not composed.
+_NEURON_STEPS = 20
+# After so many searches in a row that decided nothing, later ones end after few subdomains.
+_PATIENCE, _FEW_SUBDOMAINS = 8, 64
+
+
+@dataclass
+class Spent:
+    """What the searches over balls of one eps took so far.
+
+    seconds: all together. in_vain: how many of the last ones in a row decided nothing.
+    """
+
+    seconds: float = 0.0
+    in_vain: int = 0
 
 
 class BranchAndBoundState(NamedTuple):
-    """A relaxed network with its affine maps composed."""
+    """A relaxed network with its affine maps composed, where these are small.
+
+    spent: by threat model.
+    """
 
     relaxation: RelaxationState
-    composition: Composition
+    composition: Composition | None
+    spent: defaultdict[ThreatModel, Spent]
 
 
-def prepare(
-    model: nn.Module, input_shape: tuple[int, ...], *, max_neurons: int
-) -> BranchAndBoundState:
-    """Raise CertificateError where a network has too many neurons, or others than ReLU."""
+def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> BranchAndBoundState:
+    """Raise CertificateError where a network has other activations than ReLU."""
     relaxation = relaxation_state(model, input_shape)
     network = relaxation.exact
     for k in network.activations:
@@ -56,13 +79,7 @@ def prepare(
                 f"complete supports ReLU and leaky ReLU, not {type(node.activation).__name__}; "
                 "choose linear_relaxation"
             )
-    n_neurons = sum(math.prod(network.shape(k)) for k in network.activations)
-    if n_neurons > max_neurons:
-        raise CertificateError(
-            f"the network has {n_neurons} neurons, and complete searches at most {max_neurons}; "
-            "choose linear_relaxation"
-        )
-    return BranchAndBoundState(relaxation, compose(network))
+    return BranchAndBoundState(relaxation, compose(network), defaultdict(Spent))
 
 
 @torch.no_grad()
@@ -74,74 +91,86 @@ def prove(
     threat_model: ThreatModel,
     *,
     seconds_per_example: float,
+    seconds: float,
 ) -> Proof:
-    """Exclude classes by the relaxation, and search for the smallest margin of each that is left.
+    """Exclude classes by the relaxation, and search for the margins of those that are left.
 
     An example of which every class is excluded is certified; one where a margin falls below 0 has
-    the point as a candidate; one that takes more than seconds_per_example stays open.
+    the point as a candidate; one that takes more than seconds_per_example stays open, and so do all
+    others once the searches with this state took `seconds` at this eps.
     """
-    # The search runs on the CPU; small networks lose nothing there.
     bounds = interval_bounds(state.relaxation, Ball(x, threat_model))
     objectives = relaxed_objectives(state.relaxation, bounds, x, logits, y, threat_model)
-    allowance = objectives.allowance(objectives.worst_case)
     lower_bound = relaxed_margins(state.relaxation, x, objectives, threat_model)
     candidates = x.clone()
+    within_rounding = torch.zeros_like(lower_bound, dtype=torch.bool)
+    gave_up = torch.zeros(len(x), dtype=torch.bool)
+    spent = state.spent[threat_model]
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
     for example in torch.unique(objectives.example).tolist():
-        rows = (objectives.example == example).nonzero().flatten()
-        rows = rows[lower_bound[rows] <= 0]
+        rows = ((objectives.example == example) & ~(lower_bound > 0)).nonzero().flatten()
         if not len(rows):
             continue
-        # Search the class with the smallest lower bound first.
-        rows = rows[lower_bound[rows].argsort()]
-        proved, found = _search(
+        started = time.monotonic()
+        found, forbidden = _search(
             state,
             x[example : example + 1],
-            objectives.at(rows).coefficients,
+            objectives.at(rows),
             threat_model,
-            allowance[rows] + _TOLERANCE * float(scale[example]),
-            seconds_per_example,
+            _TOLERANCE * float(scale[example]),
+            min(seconds_per_example, seconds - spent.seconds),
         )
-        lower_bound[rows[proved]] = torch.inf
-        if found is not None:
-            candidates[example] = found.to(candidates).view_as(candidates[example])
+        spent.seconds += time.monotonic() - started
+        lower_bound[rows[found.proved & ~forbidden]] = torch.inf
+        within_rounding[rows] = forbidden
+        gave_up[example] = found.gave_up
+        if found.x is not None:
+            candidates[example] = found.x.to(candidates)
+        decided = found.x is not None or bool(found.proved.all())
+        spent.in_vain = 0 if decided else spent.in_vain + 1
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
-    unproved = allowance.isinf() & (lower_bound <= 0)
-    within_rounding = examples_with(unproved, objectives, len(x))
     return Proof(
         radii,
         candidates,
-        within_rounding=within_rounding,
+        within_rounding=examples_with(within_rounding, objectives, len(x)),
         margins=least_per_example(lower_bound, objectives, len(x)),
+        gave_up=gave_up,
     )
 
 
 def _search(
     state: BranchAndBoundState,
     x: Tensor,
-    coefficients: Tensor,
+    objectives: Objectives,
     threat_model: ThreatModel,
-    thresholds: Tensor,
+    tolerance: float,
     seconds: float,
-) -> tuple[Tensor, Tensor | None]:
-    """Say which of one example's objectives exceed their thresholds, and where one is negative."""
+) -> tuple[SearchResult, Tensor]:
+    """Search for one example's margins, and say which ones rounding forbids to prove."""
     until = time.monotonic() + seconds
-    ball = Ball(x.cpu(), threat_model)
-    bounds, _ = intermediate_bounds(state.relaxation, ball)
-    search = BranchAndBound(state.relaxation.exact, state.composition, bounds, ball)
-    proved = torch.zeros(len(coefficients), dtype=torch.bool, device=coefficients.device)
-    for k, objective in enumerate(coefficients.cpu()):
-        left = until - time.monotonic()
-        if left <= 0:
-            break
-        threshold = float(thresholds[k])
-        if threshold == math.inf:
-            # Rounding forbids a proof, but not a counterexample.
-            result = search.prove_above(objective, 0.0, seconds=left)
-            return proved, None if result.proved else result.x
-        result = search.prove_above(objective, threshold, seconds=left)
-        if not result.proved:
-            # One class that is not excluded leaves the example open.
-            return proved, result.x
-        proved[k] = True
-    return proved, None
+    exact = state.relaxation.exact
+    problem = _problem(state, Ball(x, threat_model))
+    thresholds = objectives.allowance(rounding_over_ball(problem, objectives.coefficients))
+    forbidden = thresholds.isinf()
+    # The bounds of a search heed the model's rounding themselves. Where it forbids a proof, a
+    # counterexample may be found.
+    thresholds = objectives.observed.where(~forbidden, 0.0) + tolerance
+    search = Search(
+        problem,
+        objectives.coefficients,
+        thresholds,
+        lambda points: exact.outputs(points)[-1],
+    )
+    few = state.spent[threat_model].in_vain >= _PATIENCE
+    found = search.run(until, most_subdomains=_FEW_SUBDOMAINS if few else math.inf)
+    return found, forbidden
+
+
+def _problem(state: BranchAndBoundState, ball: Ball) -> Problem:
+    """Return what is searched: the network without its stable neurons, or all of a large one."""
+    exact, fast = state.relaxation.exact, state.relaxation.fast
+    if state.composition is not None:
+        bounds, _ = intermediate_bounds(state.relaxation, ball)
+        return reduced(exact, state.composition, bounds, ball)
+    bounds, _ = intermediate_bounds(state.relaxation, ball, n_iterations=_NEURON_STEPS)
+    return whole(exact, fast, bounds, ball)

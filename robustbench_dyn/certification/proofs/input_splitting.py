@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
+from collections import defaultdict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,13 @@ from robustbench_dyn.threat_models import ThreatModel
 MOST_INPUTS, FEW_INPUTS = 4, 2
 
 
+class InputSplittingState(NamedTuple):
+    """A relaxed network, and the seconds that its searches took so far, by threat model."""
+
+    relaxation: RelaxationState
+    spent: defaultdict[ThreatModel, float]
+
+
 def supports(input_shape: tuple[int, ...]) -> bool:
     """Say whether inputs are few enough to be split."""
     return math.prod(input_shape) <= MOST_INPUTS
@@ -35,44 +45,49 @@ def prefers(input_shape: tuple[int, ...]) -> bool:
     return math.prod(input_shape) <= FEW_INPUTS
 
 
-def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> RelaxationState:
+def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> InputSplittingState:
     """Raise CertificateError for too many inputs, and for an operation that has no handler."""
     if not supports(input_shape):
         raise CertificateError(
             f"complete splits at most {MOST_INPUTS} inputs, and the network has "
             f"{math.prod(input_shape)}; choose split=neurons"
         )
-    return relaxation_state(model, input_shape)
+    return InputSplittingState(relaxation_state(model, input_shape), defaultdict(float))
 
 
 @torch.no_grad()
 def prove(
-    state: RelaxationState,
+    state: InputSplittingState,
     x: Tensor,
     logits: Tensor,
     y: Tensor,
     threat_model: ThreatModel,
     *,
     seconds_per_example: float,
+    seconds: float,
 ) -> Proof:
     """Search the ball of each example for all classes together.
 
     An example with an input that refutes a margin has it as a candidate; one that takes more than
-    seconds_per_example stays open.
+    seconds_per_example stays open, and so do all others once the searches with this state took
+    `seconds` at this eps.
     """
-    bounds = interval_bounds(state, Ball(x, threat_model))
-    objectives = relaxed_objectives(state, bounds, x, logits, y, threat_model)
+    relaxation = state.relaxation
+    bounds = interval_bounds(relaxation, Ball(x, threat_model))
+    objectives = relaxed_objectives(relaxation, bounds, x, logits, y, threat_model)
     proved = torch.zeros_like(objectives.example, dtype=torch.bool)
     candidates, unexplained = x.clone(), objectives.observed.isinf()
     for example in torch.unique(objectives.example).tolist():
         rows = (objectives.example == example).nonzero().flatten()
+        started = time.monotonic()
         found = search_inputs(
-            state,
+            relaxation,
             x[example : example + 1],
             objectives.at(rows),
             threat_model,
-            seconds=seconds_per_example,
+            seconds=min(seconds_per_example, seconds - state.spent[threat_model]),
         )
+        state.spent[threat_model] += time.monotonic() - started
         proved[rows] = found.proved
         if found.x is not None:
             candidates[example] = found.x[0]

@@ -1,0 +1,34 @@
+"""The choice of the neuron that a subdomain is split by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.certification.branch_and_bound.ascent import Ascent
+from robustbench_dyn.certification.branch_and_bound.problem import Problem
+from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
+
+
+def neurons_to_split(
+    problem: Problem, domains: Subdomains, owners: Tensor, margins: Tensor, ascent: Ascent
+) -> Tensor:
+    """Return a neuron for each subdomain, (subdomains,); owners, margins, ascent: of the rows.
+
+    It is the one whose upper line costs the unproved margins most: the intercept, times the
+    coefficient where it is negative (the second term of BaBSR, Bunel et al., arXiv 1909.06588,
+    Section 5). What a lower line costs is left out, since its slope was optimised.
+    """
+    lower, upper, undecided = domains.lower, domains.upper, domains.undecided(problem)
+    width = (upper - lower).where(undecided, 1.0)
+    intercept = (1 - problem.min_slope) * upper * -lower / width
+    intercept = intercept.where(undecided, 0.0).to(ascent.neurons)
+    rows = domains.unproved[owners, margins]
+    losses = (-ascent.neurons[rows]).clamp_min(0) * intercept[owners[rows]]
+    total = torch.zeros_like(intercept).index_add_(0, owners[rows], losses)
+    # Where no upper line is used, the coefficients say what matters; where there are none, the
+    # widest neuron is as good as any.
+    rest = ascent.neurons[rows].abs() * intercept[owners[rows]]
+    total = total + 1e-6 * torch.zeros_like(total).index_add_(0, owners[rows], rest)
+    total = total + 1e-12 * intercept
+    return total.where(undecided, -1.0).argmax(dim=1)

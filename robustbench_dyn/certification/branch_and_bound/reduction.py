@@ -1,0 +1,208 @@
+"""A network over one ball with only those neurons whose sign is not known there.
+
+Neurons that are active or inactive on the whole ball are affine. They are composed with the maps
+around them, so that what is left is small.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_dyn.certification.activations import LeakyReLU
+from robustbench_dyn.certification.bounds.ball import Ball
+from robustbench_dyn.certification.bounds.intervals import Bounds
+from robustbench_dyn.certification.branch_and_bound.affine import Composition
+from robustbench_dyn.certification.branch_and_bound.problem import (
+    UNIT,
+    Layer,
+    Problem,
+    layers_of,
+    step_units,
+    with_margin,
+)
+from robustbench_dyn.certification.network.graph import Affine, Network, Node, Pointwise
+
+
+class _Neurons(NamedTuple):
+    """The arguments of one activation, or the logits, as an affine function of what is left.
+
+    parts: by source, the input or the activation of neurons that are left, (entries, neurons left).
+    errors: by activation, (entries, neurons), the map of what the model's rounding changes in
+    arguments that are passed on by affine neurons. own: (entries,), what its rounding changes in
+    these entries beside. magnitude: (entries,), at least the sums of the absolute values of all
+    summands, before any of them cancel. kept: (entries,) bool, the neurons that are left; slope:
+    (entries,), of the others.
+    """
+
+    parts: dict[int, Tensor]
+    errors: dict[int, Tensor]
+    offset: Tensor
+    own: Tensor
+    magnitude: Tensor
+    kept: Tensor
+    slope: Tensor
+
+
+def reduced(network: Network, composition: Composition, bounds: Bounds, ball: Ball) -> Problem:
+    """Return the problem of one example's ball without the neurons that are affine there.
+
+    network: of float64. bounds: over the ball, of the outputs as the model computes them.
+    """
+    own = _own_roundings(network, bounds)
+    layers = {layer.output: layer for layer in layers_of(network)}
+    found = dict[int, _Neurons]()
+    for s, layer in layers.items():
+        lower, upper = (side[layer.argument][0].flatten() for side in (bounds.lower, bounds.upper))
+        # Written so that a neuron whose bounds are NaN is left.
+        kept = ~((lower >= 0) | (upper <= 0)) & (layer.a < 1)
+        slope = torch.full_like(lower, layer.a).where(lower < 0, 1.0).where(~kept, 0.0)
+        # The activation rounds what it passes on, at most once.
+        passed = network.unit * bounds.magnitudes[layer.argument][0].flatten()
+        rounding = own[layer.argument] + (passed if layer.a else 0.0)
+        found[s] = _substitute(composition, layer.argument, found, ball, rounding, kept, slope)
+    last = len(network.nodes)
+    none = torch.zeros_like(own[last], dtype=torch.bool)
+    logits = _substitute(composition, last, found, ball, own[last], none, own[last])
+    return _problem(network, bounds, ball, layers, found, logits)
+
+
+def _substitute(
+    composition: Composition,
+    k: int,
+    found: dict[int, _Neurons],
+    ball: Ball,
+    own: Tensor,
+    kept: Tensor,
+    slope: Tensor,
+) -> _Neurons:
+    """Write output k as a function of what is left; found: the activations before it."""
+    offset = composition.offsets[k].clone()
+    magnitude = offset.abs()
+    parts, errors = dict[int, Tensor](), dict[int, Tensor]()
+
+    def add(to: dict[int, Tensor], source: int, part: Tensor) -> None:
+        to[source] = to[source] + part if source in to else part
+
+    for s, matrix in composition.maps[k].items():
+        if s == 0:
+            add(parts, 0, matrix)
+            magnitude = magnitude + matrix.abs() @ ball.upper[0].abs()
+            continue
+        before = found[s]
+        if before.kept.any():
+            add(parts, s, matrix[:, before.kept])
+        affine = before.slope.nonzero().flatten()
+        passed = matrix[:, affine] * before.slope[affine]
+        for t, part in before.parts.items():
+            add(parts, t, passed @ part[affine])
+        for t, part in before.errors.items():
+            add(errors, t, passed @ part[affine])
+        add(errors, s, matrix * before.slope)
+        offset = offset + passed @ before.offset[affine]
+        weights = matrix.abs() * before.slope.where(~before.kept, 1.0)
+        magnitude = magnitude + weights @ before.magnitude
+    if not parts:
+        parts[0] = offset.new_zeros(len(offset), ball.centre.shape[1])
+    return _Neurons(parts, errors, offset, own, magnitude, kept, slope)
+
+
+def _own_roundings(network: Network, bounds: Bounds) -> dict[int, Tensor]:
+    """Return what the model's rounding since the last activations may change, by output."""
+    errors = [torch.zeros_like(bounds.magnitudes[0])]
+    for k, node in enumerate(network.nodes, start=1):
+        magnitude = bounds.magnitudes[k]
+        if isinstance(node, Affine):
+            error = node.abs_linear(*(errors[i] for i in node.inputs))
+            errors.append(error * (1 + 1e-9) + node.rounding_units * network.unit * magnitude)
+        else:
+            errors.append(torch.zeros_like(magnitude))
+    return {k: error[0].flatten() for k, error in enumerate(errors)}
+
+
+def _problem(
+    network: Network,
+    bounds: Bounds,
+    ball: Ball,
+    layers: dict[int, Layer],
+    found: dict[int, _Neurons],
+    logits: _Neurons,
+) -> Problem:
+    """Return the problem of the neurons that are left, layer after layer."""
+    index, values = {0: 0}, [(layers[s], n) for s, n in found.items() if bool(n.kept.any())]
+    exact, fast = list[Node](), list[Node]()
+    roundings = [torch.zeros_like(ball.centre[0])]
+    lower, upper = [roundings[0][:0]], [roundings[0][:0]]
+    depth = 8 * (len(layers) + 1)
+
+    def add(neurons: _Neurons, rows: Tensor) -> None:
+        sources = sorted(neurons.parts)
+        maps = [neurons.parts[s][rows] for s in sources]
+        inputs = [index[s] for s in sources]
+        shapes = [
+            network.input_shape if s == 0 else (m.shape[1],)
+            for s, m in zip(sources, maps, strict=True)
+        ]
+        exact.append(_dense(inputs, shapes, maps, neurons.offset[rows]))
+        single = [m.float() for m in maps]
+        fast.append(_dense(inputs, shapes, single, neurons.offset[rows].float()))
+        model = neurons.own + sum(e.abs() @ found[s].own for s, e in neurons.errors.items())
+        n_summands = sum(m.shape[1] for m in maps) + len(rows) + network_width
+        # Composition errs by as much as a step does, once for each layer.
+        n_units = depth * (n_summands + 16) + step_units(network.nodes, len(rows))
+        arithmetic = n_units * UNIT * neurons.magnitude
+        roundings.append(with_margin(model + arithmetic)[rows])
+
+    network_width = max(len(n.offset) for n in (*found.values(), logits))
+    for layer, neurons in values:
+        rows = neurons.kept.nonzero().flatten()
+        add(neurons, rows)
+        for nodes in (exact, fast):
+            nodes.append(Pointwise((len(nodes),), (len(rows),), LeakyReLU(layer.a)))
+        index[layer.output] = len(exact)
+        # The neuron's argument is bounded, and its value is no larger.
+        arithmetic = step_units(network.nodes, len(rows)) * UNIT * neurons.magnitude
+        model = network.unit * bool(layer.a) * bounds.magnitudes[layer.argument][0].flatten()
+        roundings.append(with_margin(model + arithmetic)[rows])
+        lower.append(bounds.lower[layer.argument][0].flatten()[rows])
+        upper.append(bounds.upper[layer.argument][0].flatten()[rows])
+    add(logits, torch.arange(len(logits.offset), device=logits.offset.device))
+    networks = [
+        Network(network.input_shape, tuple(nodes), dtype, network.model_dtype)
+        for nodes, dtype in ((exact, torch.float64), (fast, torch.float32))
+    ]
+    return Problem.of(
+        exact=networks[0],
+        fast=networks[1],
+        ball=ball,
+        roundings=roundings,
+        lower=torch.cat(lower),
+        upper=torch.cat(upper),
+        is_dense=True,
+    )
+
+
+def _dense(
+    inputs: list[int], shapes: list[tuple[int, ...]], maps: list[Tensor], bias: Tensor
+) -> Affine:
+    """Return the sum of matrices times inputs, plus a bias."""
+
+    def times(matrices: list[Tensor], values: tuple[Tensor, ...]) -> Tensor:
+        products = [v.flatten(1) @ m.T for m, v in zip(matrices, values, strict=True)]
+        return torch.stack(products).sum(dim=0) if len(products) > 1 else products[0]
+
+    absolute = [m.abs() for m in maps]
+    return Affine(
+        inputs=tuple(inputs),
+        shape=(len(bias),),
+        linear=lambda *values: times(maps, values),
+        abs_linear=lambda *values: times(absolute, values),
+        adjoint=lambda a: tuple(
+            (a @ m).view(-1, *shape) for m, shape in zip(maps, shapes, strict=True)
+        ),
+        bias=bias,
+        n_summands=sum(math.prod(shape) for shape in shapes) + 1,
+    )
