@@ -15,6 +15,7 @@ from robustbench_dyn.threat_models import Norm
 if TYPE_CHECKING:
     from torch import nn
 
+    from robustbench_dyn.certification.effort import Effort
     from robustbench_dyn.certification.patience import Patience
     from robustbench_dyn.models.isolated import IsolatedModel
 
@@ -145,11 +146,11 @@ def select_certifiers(
     """Return the certifiers that spec gives, ready for model, and why others of `auto` are not.
 
     spec: as in named_certifiers. "auto" chooses among the built-in certifiers by what they can
-    prove and what they cost: each that supports the model's operations, and semidefinite bounds and
-    `complete` only where it is small enough for them. A model whose Lipschitz bound is not vacuous
-    (no logit difference has more than LARGEST_NONVACUOUS_BOUND) gets the certificates of that
-    bound, which cost a pass, and the others only where relaxing it is cheap (effort.CHEAP); what a
-    certifier raises is the reason why it is not applicable. Certifiers
+    prove and what they cost: each that supports the model's operations, semidefinite bounds only
+    where it is small enough for them, and `complete` only where relaxing it is cheap. A model whose
+    Lipschitz bound is not vacuous (no logit difference has more than LARGEST_NONVACUOUS_BOUND) gets
+    the certificates of that bound, which cost a pass, and the others only where relaxing it is
+    cheap (effort.CHEAP). What a certifier raises is the reason why it is not applicable. Certifiers
     that are given beside "auto" are run as well, and in place of its own of the same name; those
     of plugins are run only so. patience: the time that preparations are at the expense of; by
     default it is not limited, and never in the process of a plugin.
@@ -267,6 +268,13 @@ def _choose(
         certifier = CERTIFIERS.create(name)
         if name == "lipschitz_in_box" or norm not in certifier.norms or name in too_slow:
             continue
+        if (
+            name == "complete"
+            and name not in given
+            and (reason := _why_unsearched(model, input_shape))
+        ):
+            not_applicable[name] = reason
+            continue
         try:
             with patience.spending():
                 chosen[name] = given.get(name) or certifier.prepared(
@@ -306,23 +314,45 @@ def _others(norm: Norm, chosen: Collection[str]) -> list[str]:
 
 def _why_alone(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> str:
     """Return why `auto` leaves a model to its useful Lipschitz bound; empty if it does not."""
-    from robustbench_dyn.certification.effort import CHEAP, effort_of  # noqa: PLC0415
+    from robustbench_dyn.certification.effort import CHEAP  # noqa: PLC0415
 
-    try:
-        effort = effort_of(model, input_shape)
-    except CertificateError as error:
-        return str(error)
-    # A network that cannot be traced has a reason for each certifier.
-    except Exception as error:
-        if is_machine_error(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+    effort, problem = _effort(model, input_shape)
+    if effort is None:
+        return problem
     if effort.affine and norm == "L2":
         return "the network is affine, so that its Lipschitz bound is exact"
     if effort.multiplications <= CHEAP:
         return ""
+    return f"the Lipschitz bound is useful, and {_dear(effort)}"
+
+
+def _why_unsearched(model: nn.Module, input_shape: tuple[int, ...]) -> str:
+    """Return why `auto` does not search a model, whose bounds are taken many times; else empty."""
+    from robustbench_dyn.certification.effort import CHEAP  # noqa: PLC0415
+
+    effort, _ = _effort(model, input_shape)
+    return "" if effort is None or effort.multiplications <= CHEAP else _dear(effort)
+
+
+def _effort(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Effort | None, str]:
+    """Return what relaxing a model takes, or None and why that cannot be told."""
+    from robustbench_dyn.certification.effort import effort_of  # noqa: PLC0415
+
+    try:
+        return effort_of(model, input_shape), ""
+    except CertificateError as error:
+        return None, str(error)
+    # A network that cannot be traced has a reason for each certifier.
+    except Exception as error:
+        if is_machine_error(error):
+            raise
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _dear(effort: Effort) -> str:
+    from robustbench_dyn.certification.effort import CHEAP  # noqa: PLC0415
+
     return (
-        f"auto relaxes no network of a useful Lipschitz bound where one example may take "
-        f"{effort.multiplications:.0e} multiplications, more than {CHEAP:.0e}; name the certifier "
-        "to run it"
+        f"relaxing one example may take {effort.multiplications:.1e} multiplications, more than "
+        f"{CHEAP:.0e}; name the certifier to run it"
     )

@@ -33,7 +33,7 @@ class Complete(Certifier["State"]):
     name: ClassVar = "complete"
     description: ClassVar = "branch and bound on ReLU or on few inputs: exact, given the time"
     phase: ClassVar = Phase.LAST
-    version: ClassVar = 2
+    version: ClassVar = 3
 
     seconds_per_example: float = 60.0
     seconds: float = 1800.0

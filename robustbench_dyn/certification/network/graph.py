@@ -115,7 +115,9 @@ class Network:
             if isinstance(node, Affine):
                 ones = [torch.ones(1, *self.shape(i), dtype=self.dtype) for i in node.inputs]
                 device = torch.device("cpu") if node.bias is None else node.bias.device
-                gain = float(node.abs_linear(*(one.to(device) for one in ones)).max())
+                sums = node.abs_linear(*(one.to(device) for one in ones))
+                # A split of a few channels may leave none in one part.
+                gain = float(sums.max()) if sums.numel() else 0.0
                 gain += node.n_summands
             errors.append(smallest * gain)
         return tuple(errors)

@@ -25,7 +25,7 @@ from robustbench_dyn.certification.branch_and_bound.problem import Problem, whol
 from robustbench_dyn.certification.branch_and_bound.reduction import reduced
 from robustbench_dyn.certification.branch_and_bound.relaxation import rounding_over_ball
 from robustbench_dyn.certification.branch_and_bound.search import Search, SearchResult
-from robustbench_dyn.certification.network.graph import Pointwise
+from robustbench_dyn.certification.network.graph import Network, Pointwise
 from robustbench_dyn.certification.objectives import (
     Objectives,
     examples_with,
@@ -42,8 +42,11 @@ from robustbench_dyn.threat_models import ThreatModel
 _TOLERANCE = 1e-4
 # Steps of ascent for the neurons of networks that are not composed.
 _NEURON_STEPS = 20
-# After so many searches in a row that decided nothing, later ones end after few subdomains.
+# After so many searches in a row that decided nothing, later ones end after few subdomains; after
+# twice as many, nothing is searched.
 _PATIENCE, _FEW_SUBDOMAINS = 8, 64
+# Networks of so many neurons are not searched where the relaxation lacks so many times the margin.
+_LARGE, _HOPELESS = 2000, 20.0
 
 
 @dataclass
@@ -82,6 +85,11 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> BranchAndBoundSta
     return BranchAndBoundState(relaxation, compose(network), defaultdict(Spent))
 
 
+def n_neurons(network: Network) -> int:
+    """Return how many numbers go through an activation."""
+    return sum(math.prod(network.shape(k)) for k in network.activations)
+
+
 @torch.no_grad()
 def prove(
     state: BranchAndBoundState,
@@ -105,11 +113,16 @@ def prove(
     candidates = x.clone()
     within_rounding = torch.zeros_like(lower_bound, dtype=torch.bool)
     gave_up = torch.zeros(len(x), dtype=torch.bool)
-    spent = state.spent[threat_model]
+    spent, large = state.spent[threat_model], n_neurons(state.relaxation.exact) > _LARGE
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
     for example in torch.unique(objectives.example).tolist():
         rows = ((objectives.example == example) & ~(lower_bound > 0)).nonzero().flatten()
         if not len(rows):
+            continue
+        # Written so that NaN is not near.
+        near = bool((lower_bound[rows] >= -_HOPELESS * objectives.margin[rows]).all())
+        if (large and not near) or spent.in_vain >= 2 * _PATIENCE:
+            gave_up[example] = True
             continue
         started = time.monotonic()
         found, forbidden = _search(
