@@ -21,14 +21,15 @@ from torch import nn
 
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.certification.bounds.intermediate import relaxation_state
-from robustbench_dyn.datasets import Dataset
+from robustbench_dyn.datasets import Dataset, dataset_info
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.threat_models import Norm
 
 MOST_NEURONS = 700
 DATASET = "moons"
-EPS: tuple[tuple[Norm, float], ...] = (("L2", 0.1), ("L2", 0.5), ("Linf", 8 / 255), ("Linf", 0.1))
+NORMS: tuple[Norm, ...] = ("L2", "Linf")
+OF_THE_DOCS = 0.1
 
 
 def neurons(model: nn.Module, input_shape: tuple[int, ...]) -> int | None:
@@ -64,7 +65,8 @@ def main() -> None:
     for name, model, count in small_networks(data):
         if options.model and name not in options.model:
             continue
-        for norm, eps in EPS:
+        default = dataset_info(DATASET).eps_for
+        for norm, eps in [(n, e) for n in NORMS for e in (default(n), OF_THE_DOCS)]:
             started = time.process_time()
             summary = evaluate(model, data, ThreatModel(norm, eps), progress=False).summary
             seconds = time.process_time() - started

@@ -299,6 +299,17 @@ def test_auto_leaves_large_networks_to_a_useful_bound(monkeypatch):
     assert "interval" not in selection.not_applicable
 
 
+def test_auto_searches_no_network_that_is_dear_to_relax(monkeypatch):
+    assert "complete" in names("auto", vacuous())
+    monkeypatch.setattr(effort, "CHEAP", 1.0)
+    selection = select_certifiers("auto", vacuous(), SHAPE, "L2")
+    ready = {prepared.certifier.name for prepared in selection.ready}
+    assert "linear_relaxation" in ready
+    assert "complete" not in ready
+    assert "name the certifier" in selection.not_applicable["complete"]
+    assert "complete" in names("auto,complete", vacuous())
+
+
 def test_auto_relaxes_affine_networks_where_their_bound_is_not_exact():
     assert names("auto", linear()) == ["lipschitz"]
     in_linf = [prepared.certifier.name for prepared in resolve("auto", linear(), "Linf")]

@@ -223,10 +223,30 @@ def test_where_no_bound_nears_a_proof_the_search_is_given_up(digits, monkeypatch
     assert set(reasons) == {"survived fgsm; complete gave up: no bound neared a proof"}
 
 
+def test_large_networks_far_from_a_proof_are_not_searched(digits, monkeypatch):
+    model, x, y = digits
+    logits = model(x)
+    rows = (logits.argmax(dim=1) == y).nonzero().flatten()[:6]
+    far = ThreatModel("Linf", 0.3)
+
+    def decided():
+        state = Complete().prepare(model, (1, 8, 8))
+        proof = Complete().prove(state, x[rows], logits[rows], y[rows], far)
+        return check_candidates(model, proof.candidates, x[rows], y[rows], far).fooled, proof
+
+    fooled, proof = decided()
+    assert fooled.all()
+    monkeypatch.setattr(complete, "_LARGE", 1)
+    monkeypatch.setattr(complete, "_HOPELESS", 1e-3)
+    fooled, proof = decided()
+    assert not fooled.any()
+    assert proof.gave_up.all()
+
+
 def test_after_searches_in_vain_the_next_ones_are_short(digits, monkeypatch):
     model, x, y = digits
     logits = model(x)
-    rows = (logits.argmax(dim=1) == y).nonzero().flatten()[:12]
+    rows = (logits.argmax(dim=1) == y).nonzero().flatten()[:20]
     lengths = []
 
     def in_vain(self, until, *, most_subdomains):
@@ -239,7 +259,11 @@ def test_after_searches_in_vain_the_next_ones_are_short(digits, monkeypatch):
     proof = Complete().prove(state, x[rows], logits[rows], y[rows], far)
     assert not (radii(proof) >= far.eps).any()
     assert set(lengths[:8]) == {math.inf}
-    assert set(lengths[8:]) == {64}
+    assert lengths[8:] == [64] * 8
+    # The others are not searched.
+    assert len(rows) > 16
+    assert proof.gave_up[16:].all()
+    assert not proof.gave_up[:16].any()
     # At another eps, the count begins anew.
     lengths.clear()
     Complete().prove(state, x[rows], logits[rows], y[rows], ThreatModel("Linf", 0.29))
