@@ -1,4 +1,4 @@
-"""What it takes to relax a network, judged by its size before anything is relaxed."""
+"""The multiplications that relaxing a network takes, estimated from its size alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ CHEAP = 1e10
 
 
 class Effort(NamedTuple):
-    """affine: whether there is nothing to relax, since the network has no activation.
+    """What a relaxation of one example takes.
+
+    affine: whether there is nothing to relax, since the network has no activation.
     multiplications: that it takes to bound each neuron of one example from both sides by a linear
     relaxation with its initial slopes, each bound carried back through all before the neuron.
     """

@@ -81,7 +81,14 @@ def honest_folder(folder: Path, plugins: Path, *, seed: int = 0, n_examples: int
         for eps in (FAR, NEAR):
             model = load_model(name, dataset=DATASET, norm="L2")
             data = load_dataset(DATASET, n_examples=n_examples)
-            evaluate(model, data, ThreatModel("L2", eps), seed=seed, store=store)
+            evaluate(
+                model,
+                data,
+                ThreatModel("L2", eps),
+                certifiers="lipschitz",
+                seed=seed,
+                store=store,
+            )
     model = load_model(WEAK, dataset=DATASET, norm="L2")
     evaluate(
         model,
@@ -104,7 +111,14 @@ def honest_folder(folder: Path, plugins: Path, *, seed: int = 0, n_examples: int
     model = load_model(SOFT, dataset="digits", norm="L2")
     data = load_dataset("digits", n_examples=min(20, n_examples))
     attacks = "fab-t"
-    evaluate(model, data, ThreatModel("L2", 0.5), attacks=attacks, seed=seed, store=store)
+    evaluate(
+        model,
+        data,
+        ThreatModel("L2", 0.5),
+        attacks=attacks,
+        seed=seed,
+        store=store,
+    )
     # All images, as a forger who ran the model has them.
     publish(entries_of(store, n_adversarial=1000), folder)
     store.close()

@@ -31,7 +31,14 @@ def small(tmp_path_factory):
     store = Store(None)
     model, data = load_model("lipflow", dataset="moons"), load_dataset("moons", n_examples=30)
     for eps in (0.1, 0.3):
-        evaluate(model, data, ThreatModel("L2", eps), attacks="pgd:n_steps=1", store=store)
+        evaluate(
+            model,
+            data,
+            ThreatModel("L2", eps),
+            attacks="pgd:n_steps=1",
+            certifiers="lipschitz",
+            store=store,
+        )
     publish(entries_of(store, n_adversarial=2), place)
     store.close()
     return place
