@@ -25,15 +25,25 @@ from robustbench_dyn.threat_models import ThreatModel, project
 _FIRST_CUTS, _CUTS = 4, 2
 # Parts that are bounded at a time.
 _BATCH = 512
+# A search is given up after so many parts: networks of the plane took a tenth of them at most.
+_MOST_PARTS = 5_000
+# Parts that are narrower than this share of the ball tell no more.
+_NARROWEST = 2.0**-22
 
 
 class InputSearch(NamedTuple):
-    """proved: (objectives,) bool, which are above 0 on all of the ball. x: the input where the
-    exact network has a margin of at most 0, (1, *input_shape), or None where none was found.
+    """What a search decided.
+
+    proved: (objectives,) bool, which are above 0 on all of the ball. x: an input where the exact
+    network has a margin below 0, (1, *input_shape), or None where none was found. within_rounding:
+    whether it ended since rounding forbids a proof somewhere. gave_up: whether it ended after too
+    many parts.
     """
 
     proved: Tensor
-    x: Tensor | None
+    x: Tensor | None = None
+    within_rounding: bool = False
+    gave_up: bool = False
 
 
 class _Parts(NamedTuple):
@@ -64,29 +74,61 @@ def search_inputs(
     n = len(objectives.example)
     left = torch.ones(1, n, dtype=torch.bool, device=x.device)
     parts = _cut(_Parts(ball.lower, ball.upper, left), _FIRST_CUTS)
-    waiting = [parts.at(_inside(parts, ball))]
+    waiting, n_done = [parts.at(_inside(parts, ball))], 0
     while waiting:
         parts = waiting.pop()
         if len(parts.lower) > _BATCH:
             waiting.append(parts.at(slice(_BATCH, None)))
             parts = parts.at(slice(_BATCH))
-        refuting = _refuting(state, x, parts, objectives, threat_model)
-        if refuting is not None or time.monotonic() > until:
-            unproved = torch.cat([each.left for each in (parts, *waiting)]).any(dim=0)
-            return InputSearch(~unproved, refuting)
-        parts = _bounded(state, parts, objectives, x.shape[1:])
+        points, margins = _middles(state, x, parts, objectives, threat_model)
+        refuted = (margins < 0).any(dim=1).nonzero().flatten()
+        if len(refuted) or time.monotonic() > until:
+            point = points[refuted[:1]] if len(refuted) else None
+            return InputSearch(_proved([parts, *waiting]), point)
+        if n_done > _MOST_PARTS:
+            return InputSearch(_proved([parts, *waiting]), gave_up=True)
+        n_done += len(parts.lower)
+        parts, within_rounding = _bounded(state, parts, margins, objectives, ball)
+        if within_rounding:
+            return InputSearch(_proved([parts, *waiting]), within_rounding=True)
         parts = _cut(parts.at(parts.left.any(dim=1)), _CUTS)
         parts = parts.at(_inside(parts, ball))
         if len(parts.lower):
             waiting.append(parts)
-    return InputSearch(torch.ones(n, dtype=torch.bool, device=x.device), None)
+    return InputSearch(torch.ones(n, dtype=torch.bool, device=x.device))
+
+
+def _proved(waiting: list[_Parts]) -> Tensor:
+    """Say which objectives are proved on all parts, (objectives,) bool."""
+    return ~torch.cat([parts.left for parts in waiting]).any(dim=0)
+
+
+def _middles(
+    state: RelaxationState,
+    x: Tensor,
+    parts: _Parts,
+    objectives: Objectives,
+    threat_model: ThreatModel,
+) -> tuple[Tensor, Tensor]:
+    """Return the middles of parts, put into the ball, and the exact margins there.
+
+    They are (parts, *input_shape), of x's dtype, and (parts, objectives), float64.
+    """
+    middle = ((parts.lower + parts.upper) / 2).view(-1, *x.shape[1:]).to(x)
+    points = project(middle, x.expand_as(middle), threat_model)
+    logits = state.exact.outputs(points.double())[-1]
+    return points, logits @ objectives.coefficients.T
 
 
 def _bounded(
-    state: RelaxationState, parts: _Parts, objectives: Objectives, shape: torch.Size
-) -> _Parts:
-    """Return the parts without the objectives that are proved on them."""
-    box = Box(parts.lower, parts.upper, shape)
+    state: RelaxationState, parts: _Parts, margins: Tensor, objectives: Objectives, ball: Ball
+) -> tuple[_Parts, bool]:
+    """Return parts without what is proved on them, and whether rounding forbids to prove the rest.
+
+    margins: (parts, objectives), at their middles. Where one is no more than rounding, and so is
+    what its bound lacks, no smaller part has a better bound.
+    """
+    box = Box(parts.lower, parts.upper, ball.shape)
     bounds, linear_bounds = intermediate_bounds(state, box)
     owners, rows = parts.left.nonzero(as_tuple=True)
     chosen = objectives.at(rows)
@@ -97,23 +139,12 @@ def _bounded(
     proved = found.value > chosen.allowance(found.rounding)
     left = parts.left.clone()
     left[owners, rows] = ~proved
-    return parts._replace(left=left)
-
-
-def _refuting(
-    state: RelaxationState,
-    x: Tensor,
-    parts: _Parts,
-    objectives: Objectives,
-    threat_model: ThreatModel,
-) -> Tensor | None:
-    """Return the middle of a part, put into the ball, where an objective is least and below 0."""
-    middle = ((parts.lower + parts.upper) / 2).view(-1, *x.shape[1:]).to(x)
-    points = project(middle, x.expand_as(middle), threat_model)
-    logits = state.exact.outputs(points.double())[-1]
-    values = (logits @ objectives.coefficients.T).amin(dim=1)
-    least = int(values.argmin())
-    return points[least : least + 1] if float(values[least]) < 0 else None
+    rounding = found.rounding + chosen.observed
+    margin = margins[owners, rows]
+    lost = (margin <= rounding) & (margin - found.value <= rounding) & rounding.isfinite()
+    narrow = (parts.upper - parts.lower).amax(dim=1) < _NARROWEST * ball.eps
+    within_rounding = bool(((lost | narrow[owners]) & ~proved).any())
+    return parts._replace(left=left), within_rounding
 
 
 def _cut(parts: _Parts, times: int) -> _Parts:

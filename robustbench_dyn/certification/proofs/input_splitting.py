@@ -76,9 +76,12 @@ def prove(
     bounds = interval_bounds(relaxation, Ball(x, threat_model))
     objectives = relaxed_objectives(relaxation, bounds, x, logits, y, threat_model)
     proved = torch.zeros_like(objectives.example, dtype=torch.bool)
-    candidates, unexplained = x.clone(), objectives.observed.isinf()
+    candidates, forbidden = x.clone(), objectives.observed.isinf()
+    gave_up = torch.zeros(len(x), dtype=torch.bool)
     for example in torch.unique(objectives.example).tolist():
-        rows = (objectives.example == example).nonzero().flatten()
+        rows = ((objectives.example == example) & ~forbidden).nonzero().flatten()
+        if not len(rows):
+            continue
         started = time.monotonic()
         found = search_inputs(
             relaxation,
@@ -89,10 +92,13 @@ def prove(
         )
         state.spent[threat_model] += time.monotonic() - started
         proved[rows] = found.proved
+        forbidden[rows] |= found.within_rounding
+        gave_up[example] = found.gave_up
         if found.x is not None:
             candidates[example] = found.x[0]
     return Proof(
         proved_radii(objectives.at(proved), logits, y, threat_model.eps),
         candidates,
-        within_rounding=examples_with(unexplained & ~proved, objectives, len(x)),
+        within_rounding=examples_with(forbidden & ~proved, objectives, len(x)),
+        gave_up=gave_up,
     )
