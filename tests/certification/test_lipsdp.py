@@ -361,7 +361,8 @@ def test_auto_runs_semidefinite_bounds_on_small_networks():
         "complete",
     ]
     assert "local_lipsdp" not in names("auto", vacuous, "Linf")
-    assert names("auto", tiny_network(0, gain=0.1)) == ["lipschitz"]
+    # Beside a useful Lipschitz bound, too: relaxing so few neurons costs little.
+    assert names("auto", tiny_network(0, gain=0.1)) == names("auto", vacuous)
     wide = nn.Sequential(nn.Flatten(), nn.Linear(3, 3000), nn.ReLU(), nn.Linear(3000, 3))
     assert "lipsdp" not in names("auto", wide)
     assert "local_lipsdp" not in names("auto", wide)

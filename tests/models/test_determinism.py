@@ -183,7 +183,8 @@ def test_a_repeated_run_keeps_the_flags_and_needs_no_pass(tmp_path):
     model, data = BySize(), as_dataset(DATA, None)
     data = Dataset(**{**vars(data), "class_names": ("a", "b")})
     remember(model, identify(model, DATA[0], name="coupled"))
-    options = {"attacks": "pgd", "store": tmp_path / "s.sqlite"}
+    # `auto` would trace the model.
+    options = {"attacks": "pgd", "certifiers": "lipschitz", "store": tmp_path / "s.sqlite"}
     first = evaluate(model, data, L2, **options)
     assert "batch_coupled" in first.summary["flags"]
     model.calls = 0

@@ -108,7 +108,7 @@ def propagate(
 
 def _largest(sizes: Tensor) -> Tensor:
     """Return each example's largest number, (batch,); 0 where it has none."""
-    return sizes.flatten(1).amax(dim=1) if sizes[0].numel() else sizes.new_zeros(len(sizes))
+    return sizes.flatten(1).amax(dim=1) if sizes.numel() else sizes.new_zeros(len(sizes))
 
 
 def _is_steep(node: Node) -> bool:
