@@ -180,6 +180,6 @@ def test_a_batch_in_portions_has_the_same_proof(monkeypatch):
         parts = prepared.prove(x, logits, y, threat_model)
         assert torch.equal(whole.class_radii, parts.class_radii)
         assert torch.equal(whole.within_rounding, parts.within_rounding)
-        torch.testing.assert_close(whole.margins, parts.margins, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(whole.margins, parts.margins, rtol=1e-5, atol=1e-6)
         assert len({float(margin) for margin in whole.margins}) == 7
         monkeypatch.undo()

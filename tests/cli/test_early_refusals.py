@@ -39,7 +39,7 @@ REFUSED = [
     (f"{RUN} --norm L1 --attacks deepfool", "supports"),
     (f"{RUN} --dataset moons --attacks apgd-t", "classes"),
     (f"{RUN} --certifiers magic", "lipschitz"),
-    (f"{RUN} --certifiers complete:seconds=1", "seconds_per_example"),
+    (f"{RUN} --certifiers complete:second=1", "seconds_per_example"),
     (f"{RUN} --norm L1 --certifiers lipschitz_in_box", "supports"),
     (f"{RUN} --n-examples 0", "n_examples=0"),
     (f"{RUN} --n-examples 10001", "10000"),
