@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -48,8 +49,9 @@ def test_a_radius_may_be_given(command, mine):
 @pytest.mark.slow
 def test_accuracies_are_those_of_a_run(command, mine, tmp_path):
     said = command(*TRAIN, "--install", "--eps", "0.02").stdout
+    (by,) = re.findall(r"certified .* by (\w+(?:, \w+)*)", said)
     run = ["run", "--model", "mine", "--plugins", "mine", "--dataset", "moons", "--eps", "0.02"]
-    result = command(*run, "--n-examples", "500", "--attacks", "none", "--json")
+    result = command(*run, "--n-examples", "500", "--attacks", "none", "--json", "--certifiers", by)
     (row,) = json.loads(result.stdout)["rows"]
     assert f"clean {row['clean_accuracy']:.1%}, certified {row['certified_accuracy']:.1%}" in said
     assert row["certified_accuracy"] > 0

@@ -25,8 +25,8 @@ from robustbench_dyn.threat_models import ThreatModel, project
 _FIRST_CUTS, _CUTS = 4, 2
 # Parts that are bounded at a time.
 _BATCH = 512
-# A search is given up after so many parts: networks of the plane took a tenth of them at most.
-_MOST_PARTS = 5_000
+# A search is given up after so many parts: networks of the plane took a sixth of them at most.
+_MOST_PARTS = 2_000
 # Parts that are narrower than this share of the ball tell no more.
 _NARROWEST = 2.0**-22
 
