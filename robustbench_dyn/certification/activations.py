@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # Evaluations of the functions below err by fewer units in the last place than this.
-_ULPS = 16 * 2.0**-53
+ULPS = 16 * 2.0**-53
 _BISECTIONS = 12
 # More than an underflow loses.
-_TINY = 2.0**-1000
+TINY = 2.0**-1000
 # Errors of derivatives at most 1.
 _DERIVATIVE_ERROR = 2.0**-48
 
@@ -142,7 +142,7 @@ class Activation(ABC):
             size, summands = value.abs() + (slope * z).abs(), self.summands(z)
             if isinstance(summands, Tensor) or summands:
                 size = size + summands
-            slack = _ULPS * size.detach() + self.deviation + _TINY
+            slack = ULPS * size.detach() + self.deviation + TINY
             candidate = candidate + sign * slack
             if offset is None:
                 offset = candidate
@@ -186,8 +186,8 @@ class LeakyReLU(Activation):
         # The share of [lower, low] and of [high, upper] that lies above the kink.
         least = low.clamp_min(0) / (low - lower.clamp_max(0)).clamp_min(1e-300)
         most = upper.clamp_min(0) / (upper - high.clamp_max(0)).clamp_min(1e-300)
-        least = torch.where(lower > 0, 1.0, least * (1 - _ULPS))
-        most = torch.where(high >= 0, 1.0, most * (1 + _ULPS)).clamp_max(1.0)
+        least = torch.where(lower > 0, 1.0, least * (1 - ULPS))
+        most = torch.where(high >= 0, 1.0, most * (1 + ULPS)).clamp_max(1.0)
         # With a in [0, 1]; where all is above or below the kink, both are exact.
         return self.a + (1 - self.a) * least, self.a + (1 - self.a) * most
 

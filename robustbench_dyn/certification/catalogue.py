@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustbench_dyn.certification import isolated
@@ -264,17 +265,17 @@ def _choose(
 
     chosen, crashed = dict[str, PreparedCertifier](), list[str]()
     not_applicable = dict(too_slow)
+    effort = cache(partial(_effort, model, input_shape))
     for name in _BUILT_IN:
         certifier = CERTIFIERS.create(name)
         if name == "lipschitz_in_box" or norm not in certifier.norms or name in too_slow:
             continue
-        if (
-            name == "complete"
-            and name not in given
-            and (reason := _why_unsearched(model, input_shape))
-        ):
-            not_applicable[name] = reason
-            continue
+        if name == "complete" and name not in given:
+            # A search bounds a model many times.
+            known, _ = effort()
+            if known is not None and known.why_dear:
+                not_applicable[name] = known.why_dear
+                continue
         try:
             with patience.spending():
                 chosen[name] = given.get(name) or certifier.prepared(
@@ -298,7 +299,7 @@ def _choose(
             if norm in in_box.norms:
                 # The bounds may take seconds: both certificates share them.
                 chosen[in_box.name] = PreparedCertifier(in_box, chosen[name].state)
-            reason = _why_alone(model, input_shape, norm)
+            reason = _why_alone(*effort(), norm)
             if reason:
                 not_applicable |= dict.fromkeys(_others(norm, {*chosen, *given}), reason)
                 break
@@ -312,26 +313,13 @@ def _others(norm: Norm, chosen: Collection[str]) -> list[str]:
     return [name for name in _BUILT_IN if name not in chosen and norm in CERTIFIERS.get(name).norms]
 
 
-def _why_alone(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> str:
+def _why_alone(effort: Effort | None, problem: str, norm: Norm) -> str:
     """Return why `auto` leaves a model to its useful Lipschitz bound; empty if it does not."""
-    from robustbench_dyn.certification.effort import CHEAP  # noqa: PLC0415
-
-    effort, problem = _effort(model, input_shape)
     if effort is None:
         return problem
     if effort.affine and norm == "L2":
         return "the network is affine, so that its Lipschitz bound is exact"
-    if effort.multiplications <= CHEAP:
-        return ""
-    return f"the Lipschitz bound is useful, and {_dear(effort)}"
-
-
-def _why_unsearched(model: nn.Module, input_shape: tuple[int, ...]) -> str:
-    """Return why `auto` does not search a model, whose bounds are taken many times; else empty."""
-    from robustbench_dyn.certification.effort import CHEAP  # noqa: PLC0415
-
-    effort, _ = _effort(model, input_shape)
-    return "" if effort is None or effort.multiplications <= CHEAP else _dear(effort)
+    return f"the Lipschitz bound is useful, and {effort.why_dear}" if effort.why_dear else ""
 
 
 def _effort(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Effort | None, str]:
@@ -347,12 +335,3 @@ def _effort(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Effort | No
         if is_machine_error(error):
             raise
         return None, f"{type(error).__name__}: {error}"
-
-
-def _dear(effort: Effort) -> str:
-    from robustbench_dyn.certification.effort import CHEAP  # noqa: PLC0415
-
-    return (
-        f"relaxing one example may take {effort.multiplications:.1e} multiplications, more than "
-        f"{CHEAP:.0e}; name the certifier to run it"
-    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_dyn.certification.activations import Activation, Line
+from robustbench_dyn.certification.activations import TINY, ULPS, Activation, Line
 
 # Of the choice of slopes: steps of bisection, and points between the bounds.
 _BISECTIONS, _SAMPLES = 12, 33
@@ -16,8 +16,6 @@ _BISECTIONS, _SAMPLES = 12, 33
 _ROOT_STEPS = 10
 # More than the rounding of derivatives up to 2.
 _DERIVATIVE_ERROR = 2.0**-46
-_ULPS = 16 * 2.0**-53
-_TINY = 2.0**-1000
 
 
 def least_area_slopes(
@@ -85,7 +83,7 @@ class Curved(Activation):
         value = self(z)
         size = value.abs() + (slope * z).abs() + self.summands(z)
         # The sign of f' - slope may be wrong where it is within the rounding of f'.
-        slack = _ULPS * size.detach() + _DERIVATIVE_ERROR * (upper - lower) + _TINY
+        slack = ULPS * size.detach() + _DERIVATIVE_ERROR * (upper - lower) + TINY
         slack = slack + torch.cat([torch.zeros_like(ends), beyond])
         candidates = value - slope * z + sign * slack
         offset = candidates.amax(dim=0) if above else candidates.amin(dim=0)

@@ -27,6 +27,16 @@ class Effort(NamedTuple):
     affine: bool
     multiplications: float
 
+    @property
+    def why_dear(self) -> str:
+        """The reason why `auto` does not relax the network many times; empty if it is cheap."""
+        if self.multiplications <= CHEAP:
+            return ""
+        return (
+            f"relaxing one example may take {self.multiplications:.1e} multiplications, more than "
+            f"{CHEAP:.0e}; name the certifier to run it"
+        )
+
 
 def effort_of(model: nn.Module, input_shape: tuple[int, ...]) -> Effort:
     """Trace a model and count; raises CertificateError, naming an operation without a handler."""

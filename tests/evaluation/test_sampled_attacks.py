@@ -213,29 +213,13 @@ def test_a_run_of_more_examples_draws_anew(tmp_path):
 def test_a_hit_among_new_examples_calls_back_the_old_ones(tmp_path):
     store = tmp_path / "s.sqlite"
     distances = [*ROBUST[:20], *[WEAK] * 10]
-    old = evaluate(
-        halfspaces(),
-        data(distances),
-        L2,
-        n_examples=20,
-        attacks=suite(),
-        certifiers=[],
-        store=store,
-    )
+    old = attacked(distances, n_examples=20, store=store)
     assert old.summary["attacks"] == "first+second(sample)+third(sample)"
     new = attacked(distances, store=store)
     assert statuses(new) == [Status.UNDECIDED] * 20 + [Status.BROKEN] * 10
     assert len(ran(new, "second")) == 30
     assert new.summary["attacks"] == "first+second+third"
-    again = evaluate(
-        halfspaces(),
-        data(distances),
-        L2,
-        n_examples=20,
-        attacks=suite(),
-        certifiers=[],
-        store=store,
-    )
+    again = attacked(distances, n_examples=20, store=store)
     assert again.summary["attacks"] == "first+second+third"
 
 

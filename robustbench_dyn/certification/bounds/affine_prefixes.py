@@ -67,7 +67,7 @@ def affine_prefixes(network: Network) -> dict[int, AffineMap]:
 
 def affine_map(network: Network, k: int) -> AffineMap:
     """Return the map of an output k that is affine in the input; network: of float64."""
-    device = _device(network)
+    device = network.device
     zero = torch.zeros(1, *network.input_shape, dtype=network.dtype, device=device)
     magnitudes, n_summands, rounding = {0: torch.ones_like(zero)}, 4 * zero.numel() + 16, 0
     units = torch.eye(zero.numel(), dtype=network.dtype, device=device)
@@ -90,11 +90,3 @@ def affine_map(network: Network, k: int) -> AffineMap:
     magnitude = magnitudes[k].flatten()
     # The map and its bounds err by at most a few times this many units.
     return AffineMap(rows, bias, magnitude, (2.0**-49 * n_summands + own) * magnitude)
-
-
-def _device(network: Network) -> torch.device:
-    for node in network.nodes:
-        bias = getattr(node, "bias", None)
-        if bias is not None:
-            return bias.device
-    return torch.device("cpu")

@@ -37,7 +37,7 @@ def compose(network: Network) -> Composition | None:
     n_entries = sum(sizes[k] * sizes[s] for k in wanted for s in sources[k])
     if n_entries > _MOST_ENTRIES:
         return None
-    zero = _zeros(network)
+    zero = torch.zeros(1, *network.input_shape, dtype=network.dtype, device=network.device)
     maps: dict[int, dict[int, Tensor]] = {k: {} for k in wanted}
     for source in (0, *network.activations):
         shape = network.shape(source)
@@ -70,9 +70,3 @@ def _sources(network: Network) -> list[set[int]]:
         else:
             sources.append({k})
     return sources
-
-
-def _zeros(network: Network) -> Tensor:
-    biases = (node.bias for node in network.nodes if isinstance(node, Affine))
-    device = next((bias.device for bias in biases if bias is not None), torch.device("cpu"))
-    return torch.zeros(1, *network.input_shape, dtype=network.dtype, device=device)

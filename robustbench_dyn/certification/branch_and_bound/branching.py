@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustbench_dyn.certification.branch_and_bound.ascent import Ascent
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
+from robustbench_dyn.certification.branch_and_bound.relaxation import Lines
 from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
 
 
@@ -19,10 +20,8 @@ def neurons_to_split(
     coefficient where it is negative (the second term of BaBSR, Bunel et al., arXiv 1909.06588,
     Section 5). What a lower line costs is left out, since its slope was optimised.
     """
-    lower, upper, undecided = domains.lower, domains.upper, domains.undecided(problem)
-    width = (upper - lower).where(undecided, 1.0)
-    intercept = (1 - problem.min_slope) * upper * -lower / width
-    intercept = intercept.where(undecided, 0.0).to(ascent.neurons)
+    lines = Lines.of(problem, domains.lower, domains.upper, domains.decisions, ascent.neurons.dtype)
+    intercept = lines.intercept
     rows = domains.unproved[owners, margins]
     losses = (-ascent.neurons[rows]).clamp_min(0) * intercept[owners[rows]]
     total = torch.zeros_like(intercept).index_add_(0, owners[rows], losses)
@@ -31,4 +30,4 @@ def neurons_to_split(
     rest = ascent.neurons[rows].abs() * intercept[owners[rows]]
     total = total + 1e-6 * torch.zeros_like(total).index_add_(0, owners[rows], rest)
     total = total + 1e-12 * intercept
-    return total.where(undecided, -1.0).argmax(dim=1)
+    return total.where(lines.relaxed, -1.0).argmax(dim=1)

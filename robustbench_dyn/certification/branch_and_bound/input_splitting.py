@@ -19,7 +19,7 @@ from robustbench_dyn.certification.bounds.back_substitution import objective_bou
 from robustbench_dyn.certification.bounds.ball import Ball, Box
 from robustbench_dyn.certification.bounds.intermediate import RelaxationState, intermediate_bounds
 from robustbench_dyn.certification.objectives import Objectives
-from robustbench_dyn.threat_models import ThreatModel, project
+from robustbench_dyn.threat_models import ThreatModel, distance, project
 
 # Each cut halves a part; the first ones are made before anything is bounded, which fills a batch.
 _FIRST_CUTS, _CUTS = 4, 2
@@ -162,6 +162,5 @@ def _cut(parts: _Parts, times: int) -> _Parts:
 def _inside(parts: _Parts, ball: Ball) -> Tensor:
     """Say which parts have a point in the ball, (parts,) bool."""
     away = torch.maximum(parts.lower - ball.centre, ball.centre - parts.upper).clamp_min(0)
-    order = {"Linf": torch.inf, "L2": 2, "L1": 1}[ball.norm]
     # The distance errs by less than a share of 1e-12.
-    return ~(away.norm(p=order, dim=1) * (1 - 1e-12) > ball.eps)
+    return ~(distance(away, torch.zeros_like(away), ball.norm) * (1 - 1e-12) > ball.eps)

@@ -74,6 +74,11 @@ class Problem(NamedTuple):
         """Return bounds over the whole ball and no decisions, (1, neurons) each."""
         return self.lower[None], self.upper[None], torch.zeros_like(self.lower)[None]
 
+    @property
+    def start_slopes(self) -> Tensor:
+        """The slopes of lower lines that an ascent begins with, (neurons,): of less area."""
+        return torch.where(self.upper > -self.lower, 1.0, self.min_slope)
+
     def without_rounding(self) -> Problem:
         """Return the problem of exact arithmetic, whose bounds prove nothing."""
         return self._replace(roundings=[torch.zeros_like(r) for r in self.roundings])

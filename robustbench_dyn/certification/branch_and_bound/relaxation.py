@@ -207,8 +207,7 @@ def rounding_over_ball(problem: Problem, objectives: Tensor) -> Tensor:
     """
     rows = torch.zeros(len(objectives), dtype=torch.long)
     lines = Lines.of(problem, *problem.start(), torch.float64).at(rows)
-    slopes = torch.where(problem.upper > -problem.lower, 1.0, problem.min_slope)
-    slopes = slopes.expand(len(objectives), -1)
+    slopes = problem.start_slopes.expand(len(objectives), -1)
     functions = Functions.of(problem.exact, objectives)
     values = [
         relax(each, problem.exact, functions, lines, slopes, proving=True).value

@@ -11,7 +11,6 @@ variables: these are sought in a quick dtype, and what they prove is computed in
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -172,9 +171,7 @@ class Search:
 
     def _chunks(self, rows: Tensor) -> Iterable[Tensor]:
         """Split rows so that their coefficients fit memory."""
-        network = self.problem.exact
-        n = sum(math.prod(network.shape(k)) for k in range(len(network.nodes) + 1))
-        return torch.split(rows, max(1, _MOST_NUMBERS // n))
+        return torch.split(rows, max(1, _MOST_NUMBERS // self.problem.exact.n_numbers))
 
     def _prove(self, domains: Subdomains, rows: Rows) -> None:
         """Prove what seems to exceed its threshold; rows whose bound does are not unproved."""

@@ -32,8 +32,7 @@ class Subdomains(NamedTuple):
     def whole(cls, problem: Problem, n_margins: int) -> Subdomains:
         """Return the ball as one subdomain."""
         lower, upper = problem.lower[None].clone(), problem.upper[None].clone()
-        slopes = torch.where(upper > -lower, 1.0, problem.min_slope).to(problem.fast.dtype)
-        slopes = slopes.expand(n_margins, -1)[None].clone()
+        slopes = problem.start_slopes.to(problem.fast.dtype).expand(n_margins, -1)[None].clone()
         return cls(
             torch.zeros_like(lower, dtype=torch.int8),
             lower,

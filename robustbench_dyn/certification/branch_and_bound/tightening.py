@@ -50,8 +50,7 @@ class Tightening:
             neurons = torch.arange(layer.columns.stop - start)
             whole = problem.start()
             lines = Lines.of(problem, *whole, problem.fast.dtype).before(start)
-            first = torch.where(problem.upper > -problem.lower, 1.0, problem.min_slope)
-            first = first[:start].to(problem.fast.dtype)
+            first = problem.start_slopes[:start].to(problem.fast.dtype)
             found = list[Tensor]()
             for part in torch.split(neurons, self._n_neurons):
                 rows = torch.cat([part, part + len(neurons)])

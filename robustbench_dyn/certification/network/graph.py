@@ -103,6 +103,12 @@ class Network:
         return torch.finfo(self.model_dtype).eps / 2
 
     @cached_property
+    def device(self) -> torch.device:
+        """Where the constants are: the CPU for a network that has none."""
+        biases = (node.bias for node in self.nodes if isinstance(node, Affine))
+        return next((bias.device for bias in biases if bias is not None), torch.device("cpu"))
+
+    @cached_property
     def flush_errors(self) -> tuple[float, ...]:
         """For each node, what flushing denormal inputs to zero may change of an output, in units.
 
@@ -113,9 +119,9 @@ class Network:
         for node in self.nodes:
             gain = 1.0
             if isinstance(node, Affine):
-                ones = [torch.ones(1, *self.shape(i), dtype=self.dtype) for i in node.inputs]
-                device = torch.device("cpu") if node.bias is None else node.bias.device
-                sums = node.abs_linear(*(one.to(device) for one in ones))
+                shapes = [self.shape(i) for i in node.inputs]
+                ones = [torch.ones(1, *s, dtype=self.dtype, device=self.device) for s in shapes]
+                sums = node.abs_linear(*ones)
                 # A split of a few channels may leave none in one part.
                 gain = float(sums.max()) if sums.numel() else 0.0
                 gain += node.n_summands
@@ -148,6 +154,16 @@ class Network:
             ]
             for k in self.preactivations
         }
+
+    @property
+    def n_neurons(self) -> int:
+        """How many numbers go through an activation."""
+        return sum(math.prod(self.shape(k)) for k in self.activations)
+
+    @property
+    def n_numbers(self) -> int:
+        """How many numbers all outputs of one example have together, the input included."""
+        return sum(math.prod(self.shape(k)) for k in range(len(self.nodes) + 1))
 
     def shape(self, k: int) -> tuple[int, ...]:
         """Return the shape of one example's output k."""

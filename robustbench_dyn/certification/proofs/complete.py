@@ -25,7 +25,7 @@ from robustbench_dyn.certification.branch_and_bound.problem import Problem, whol
 from robustbench_dyn.certification.branch_and_bound.reduction import reduced
 from robustbench_dyn.certification.branch_and_bound.relaxation import rounding_over_ball
 from robustbench_dyn.certification.branch_and_bound.search import Search, SearchResult
-from robustbench_dyn.certification.network.graph import Network, Pointwise
+from robustbench_dyn.certification.network.graph import Pointwise
 from robustbench_dyn.certification.objectives import (
     Objectives,
     examples_with,
@@ -85,11 +85,6 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> BranchAndBoundSta
     return BranchAndBoundState(relaxation, compose(network), defaultdict(Spent))
 
 
-def n_neurons(network: Network) -> int:
-    """Return how many numbers go through an activation."""
-    return sum(math.prod(network.shape(k)) for k in network.activations)
-
-
 @torch.no_grad()
 def prove(
     state: BranchAndBoundState,
@@ -113,7 +108,7 @@ def prove(
     candidates = x.clone()
     within_rounding = torch.zeros_like(lower_bound, dtype=torch.bool)
     gave_up = torch.zeros(len(x), dtype=torch.bool)
-    spent, large = state.spent[threat_model], n_neurons(state.relaxation.exact) > _LARGE
+    spent, large = state.spent[threat_model], state.relaxation.exact.n_neurons > _LARGE
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
     for example in torch.unique(objectives.example).tolist():
         rows = ((objectives.example == example) & ~(lower_bound > 0)).nonzero().flatten()

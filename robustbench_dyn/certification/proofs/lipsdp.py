@@ -81,6 +81,5 @@ def small_network(
     check(max(1, sum(math.prod(o.shape) for o in operations if o.name in _ACTIVATIONS)))
     network = traced_network(model, input_shape).exact
     # Other operations are lowered to activations.
-    n_units = sum(math.prod(network.shape(k)) for k in network.activations)
-    check(n_units)
+    check(network.n_neurons)
     return network

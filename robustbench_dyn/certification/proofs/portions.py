@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -45,5 +44,4 @@ def in_portions(
 
 def portion_size(network: Network) -> int:
     """Return how many examples are bounded at a time."""
-    shapes = [network.input_shape, *(node.shape for node in network.nodes)]
-    return max(1, _NUMBERS // sum(map(math.prod, shapes)))
+    return max(1, _NUMBERS // network.n_numbers)
