@@ -16,10 +16,8 @@ from robustbench_dyn.attacks.native.apgd import apgd
 from robustbench_dyn.attacks.native.batched_search import gradient_of, logits_of, margins_of
 from robustbench_dyn.attacks.wrapping import posed
 from robustbench_dyn.models.machine_errors import is_machine_error
-from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.spec import StageSpec
-from robustbench_dyn.results.summary import attacks_that_failed, gradient_free_gains
-from robustbench_dyn.results.verdicts import Sign, Verdict
+from robustbench_dyn.results.verdicts import Sign
 from robustbench_dyn.threat_models import ThreatModel
 
 if TYPE_CHECKING:
@@ -48,36 +46,6 @@ _LEAST_STANDING = 2
 # AutoAttack's threshold (its check of Square).
 GRADIENT_FREE_GAIN = 0.002
 _RELIABLE = 64 * torch.finfo(torch.float32).eps
-
-
-class SignsOfMasking:
-    """Signs of one model: those of its gradients, sought once, and those of attacks' outcomes."""
-
-    def __init__(self, model: ModelUnderTest) -> None:
-        self._model = model
-        self._of_gradients: list[Sign] | None = None
-
-    @property
-    def looked(self) -> bool:
-        """Whether the gradients have been examined."""
-        return self._of_gradients is not None
-
-    def look(self, x: Tensor, y: Tensor, *, batch_size: int, seed: int) -> list[Sign]:
-        """Examine the gradients at correctly classified examples; see find_signs."""
-        network, n_classes = self._model.network, self._model.n_classes
-        self._of_gradients = find_signs(
-            network, x, y, n_classes=n_classes, batch_size=batch_size, seed=seed
-        )
-        return self._of_gradients
-
-    def signs(self, verdicts: Collection[Verdict], attacks: Sequence[StageSpec]) -> list[Sign]:
-        """Return all signs, after the attacks that are run without any."""
-        gains = gradient_free_gains(verdicts, attacks)
-        return [
-            *(self._of_gradients or ()),
-            *beyond_chance(gains, len(verdicts)),
-            *failed_white_box(attacks, attacks_that_failed(verdicts)),
-        ]
 
 
 def find_signs(

@@ -6,12 +6,11 @@ It alone batches, meters, advances each example's state, writes to the store and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor
 
 from robustbench_dyn.certification.base import Phase
 from robustbench_dyn.datasets import Dataset
@@ -19,12 +18,13 @@ from robustbench_dyn.errors import MachineError
 from robustbench_dyn.evaluation.accounting import charge, stage_cost
 from robustbench_dyn.evaluation.audit import audit_failed, sample_for_audit
 from robustbench_dyn.evaluation.batching import Batching
-from robustbench_dyn.evaluation.known import KnownElsewhere
-from robustbench_dyn.evaluation.masking import N_EXAMPLES, SignsOfMasking
+from robustbench_dyn.evaluation.examples import Examples
 from robustbench_dyn.evaluation.outcomes import Batch, Broken, Classified, Result, Stage
 from robustbench_dyn.evaluation.plan import Plan
 from robustbench_dyn.evaluation.recall import check_recalled
 from robustbench_dyn.evaluation.reports import Reports
+from robustbench_dyn.evaluation.samples import called_back
+from robustbench_dyn.evaluation.signs import Signs
 from robustbench_dyn.evaluation.soundness import (
     describe_hit,
     raise_counterexamples,
@@ -33,19 +33,17 @@ from robustbench_dyn.evaluation.soundness import (
 from robustbench_dyn.evaluation.transitions import (
     Later,
     advance,
-    infer_from_other_eps,
     initial_verdict,
     skip_to,
     spared,
     unattacked_by,
     waiting_for,
-    without_certificate,
 )
 from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.progress.report import Progress
 from robustbench_dyn.results.costs import StageCost
 from robustbench_dyn.results.flags import CHANGED, NOT_A_FUNCTION, REFUTED_BOUND
-from robustbench_dyn.results.sampling import draw_sample, is_spared, spares_none
+from robustbench_dyn.results.sampling import draw_sample, spares_none
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Sign, Status, Verdict
 from robustbench_dyn.threat_models import ThreatModel, format_eps
@@ -76,20 +74,10 @@ class Pipeline(Generic[AnyPlan]):
         self.plan, self.model, self.dataset, self.store = plan, model, dataset, store
         self.record, self.spec = plan.record, plan.record.spec
         self.key = self.spec.key()
-        self._device = device
         self.reports = Reports(model.network, self.spec, progress)
         self._batching = Batching(model, batch_size, self.spec.seed)
-        self._index = {int(example): row for row, example in enumerate(dataset.ids)}
-        self._masking = SignsOfMasking(model)
-        self._signs = dict[float, list[Sign]]()
-        # The verdicts at the eps of the moment, by example_id, as the store has them, and the
-        # examples that are wanted.
-        self._verdicts = dict[int, Verdict]()
-        self._wanted: Collection[int] = self._index
-        # What is known at other eps; read from the store at the first need.
-        self._elsewhere: KnownElsewhere | None = None
-        # The examples that the machine left behind at this eps, with the stage they wait for.
-        self._left = dict[int, str]()
+        self._examples = Examples(dataset, store, self.key, device)
+        self._signs = Signs(model, store, self.key)
         # Whether sampled attacks have to run on all examples for what others in the store showed.
         self._suspect = False
         self.withdrew = False
@@ -109,12 +97,12 @@ class Pipeline(Generic[AnyPlan]):
         Raises SoundnessError where an adversarial example lies inside a certified radius, and
         MachineError, after all that could be done, where examples wait because the machine failed.
         """
-        self._wanted, self._left = self._index if only is None else only, {}
+        self._examples.want(only)
         self._load(threat_model)
         self._call_back(threat_model)
-        self.reports.begin(threat_model.eps, self.stages, self._verdicts.values(), self._total)
+        self.reports.begin(threat_model.eps, self.stages, self._verdicts, self._total)
         self._check_recalled()
-        if not self._tested and self._passes_to_make(threat_model):
+        if not self._tested and self._examples.need_passes(threat_model.eps, self._later()):
             self._test_model()
             self._load(threat_model)
         self.store.add_evaluation(self.key, self.record)
@@ -127,11 +115,10 @@ class Pipeline(Generic[AnyPlan]):
             self._flag(CHANGED)
             self._load(threat_model)
             self._decide(threat_model)
-        if self._elsewhere is not None:
-            self._elsewhere.add(self._verdicts.values())
+        self._examples.finish()
         self._raise_failure(threat_model)
         self._report(threat_model, "done")
-        return tuple(self._verdicts[i] for i in sorted(self._verdicts))
+        return tuple(sorted(self._verdicts, key=_example_id))
 
     def costs(self, threat_model: ThreatModel) -> tuple[StageCost, ...]:
         """Return what one eps took, in the order of the stages, earlier runs included."""
@@ -149,10 +136,10 @@ class Pipeline(Generic[AnyPlan]):
         if self.spec.smoothing or not self._verdicts:
             return
         self._held = True
-        verdicts = [v for _, v in sorted(self._verdicts.items())]
+        verdicts = sorted(self._verdicts, key=_example_id)
 
         def work(batch: Sequence[Verdict]) -> None:
-            x, _ = self._tensors([verdict.example_id for verdict in batch])
+            x, _ = self._examples.tensors([verdict.example_id for verdict in batch])
             check_recalled(self.model.logits(x), batch)
 
         for _ in self._batching.over(verdicts, work, stage="recall", example_id=_example_id):
@@ -161,46 +148,30 @@ class Pipeline(Generic[AnyPlan]):
     # The clean pass
 
     def _classify(self, threat_model: ThreatModel) -> None:
-        new = [i for i in self._wanted if i not in self._verdicts]
-        known = self._known_from_other_eps(threat_model, new)
-        self._keep(known[i] for i in new if i in known)
-        self._run(self.stages[0], [i for i in new if i not in known], threat_model)
-
-    def _known_from_other_eps(
-        self, threat_model: ThreatModel, new: Collection[int]
-    ) -> dict[int, Verdict]:
-        if not new:
-            return {}
-        if self._elsewhere is None:
-            kept = self.store.verdicts(self.key)
-            self._elsewhere = KnownElsewhere(v for v in kept if v.example_id in self._index)
-        later, known = self._later(), {i: self._elsewhere.of(i) for i in new}
-        return {i: infer_from_other_eps(v, threat_model.eps, later) for i, v in known.items() if v}
-
-    def _passes_to_make(self, threat_model: ThreatModel) -> bool:
-        new = [i for i in self._wanted if i not in self._verdicts]
-        if any(verdict.next_stage for verdict in self._verdicts.values()):
-            return True
-        known = self._known_from_other_eps(threat_model, new)
-        return len(known) < len(new) or any(verdict.next_stage for verdict in known.values())
+        self._examples.keep(
+            self._examples.known_from_other_eps(threat_model.eps, self._later()).values()
+        )
+        self._run(self.stages[0], self._examples.new(), threat_model)
 
     # The stages after it
 
     def _decide(self, threat_model: ThreatModel) -> None:
         """Take every example that is left, and those that are audited, through its stages."""
-        self._left = {i: stage for i, stage in self._left.items() if i not in self._verdicts}
+        self._examples.left = {
+            i: stage for i, stage in self._examples.left.items() if i not in self._examples.verdicts
+        }
         names = {stage.name for stage in self.stages}
-        gone = [v for v in self._verdicts.values() if v.next_stage and v.next_stage not in names]
-        self._keep(skip_to(verdict, self._later()) for verdict in gone)
+        gone = [v for v in self._verdicts if v.next_stage and v.next_stage not in names]
+        self._examples.keep(skip_to(verdict, self._later()) for verdict in gone)
         # What was proved since the last attack: the next attack audits a sample of it.
         labels = set(self.stages[0].labels)
         place = 1
         while place < len(self.stages):
             stage = self.stages[place]
             # What is done of all examples together waits for those that the machine left behind.
-            complete = not self._left
+            complete = not self._examples.left
             if _is_attack(stage) and complete:
-                self._keep(self._audits(labels, self._later_to_audit(place - 1, threat_model)))
+                self._examples.keep(self._audits(labels, self._later_to_audit(place - 1)))
                 labels = set()
             else:
                 labels |= set(stage.labels)
@@ -211,16 +182,16 @@ class Pipeline(Generic[AnyPlan]):
 
     def _run_due(self, stage: Stage, threat_model: ThreatModel) -> None:
         """Run a stage on the examples that wait for it, and that are not spared it."""
-        turn = self._waiting(stage)
-        if turn and stage.sampled and not self._left and not self._spares_none(threat_model):
-            sample = draw_sample(self._verdicts.values(), stage.name, self.spec.seed)
+        turn = self._examples.waiting(stage.name)
+        if turn and stage.sampled and not self._examples.left and not self._spares_none():
+            sample = draw_sample(self._verdicts, stage.name, self.spec.seed)
             self._start(stage, [i for i in turn if i in sample], threat_model)
-            turn = self._waiting(stage)
-        sparing = stage.sampled and not self._spares_none(threat_model)
+            turn = self._examples.waiting(stage.name)
+        sparing = stage.sampled and not self._spares_none()
         if turn and (stage.only_on_signs or sparing):
-            signs = None if self._left else self._signs_at(threat_model, turn)
+            signs = None if self._examples.left else self._signs_at(threat_model, turn)
             if signs is None:
-                self._left |= dict.fromkeys(turn, stage.name)
+                self._examples.left |= dict.fromkeys(turn, stage.name)
                 return
             if not signs:
                 self._leave_out(stage, turn)
@@ -232,56 +203,44 @@ class Pipeline(Generic[AnyPlan]):
             self._report(threat_model, stage.name)
             self._run(stage, ids, threat_model)
 
-    def _waiting(self, stage: Stage) -> list[int]:
-        return [i for i, v in sorted(self._verdicts.items()) if v.next_stage == stage.name]
-
     def _leave_out(self, stage: Stage, turn: Sequence[int]) -> None:
         later = self._later(self.stages.index(stage))
         if stage.sampled:
-            self._keep(spared(self._verdicts[i], stage.name, later) for i in turn)
+            self._examples.keep(spared(self._examples.verdicts[i], stage.name, later) for i in turn)
         else:
-            self._keep(skip_to(self._verdicts[i], later) for i in turn)
+            self._examples.keep(skip_to(self._examples.verdicts[i], later) for i in turn)
 
     # Samples
 
-    def _spares_none(self, threat_model: ThreatModel) -> bool:
+    def _spares_none(self) -> bool:
         """Say whether the attacks that run on samples have to run on all examples."""
         return self._suspect or spares_none(
-            self._verdicts.values(),
+            self._verdicts,
             self.spec.attacks_run(self.flags, on_signs=True),
-            signs=self._signs[threat_model.eps],
+            signs=self._signs.known,
             flags=self.flags,
         )
 
     def _call_back(self, threat_model: ThreatModel) -> bool:
-        """Let examples wait for attacks that they are spared no more; tell whether there are any.
-
-        Those of a sample that was drawn from other examples may be in that of these.
-        """
-        if self._left:
+        """Call examples back to attacks that spare them no more; tell whether there are any."""
+        if self._examples.left:
             return False
-        verdicts, everyone = self._verdicts.values(), self._spares_none(threat_model)
-        called = dict[int, Verdict]()
-        # From the last to the first: the example waits for the first.
-        for name in reversed([stage.name for stage in self.stages if stage.sampled]):
-            sample = draw_sample(verdicts, name, self.spec.seed)
-            called |= {
-                v.example_id: waiting_for(v, name)
-                for v in verdicts
-                if is_spared(v, name) and (everyone or v.example_id in sample)
-            }
-        if any(not self._verdicts[i].next_stage for i in called):
+        called = called_back(
+            self._verdicts,
+            [stage.name for stage in self.stages if stage.sampled],
+            self.spec.seed,
+            everyone=self._spares_none(),
+        )
+        if any(not self._examples.verdicts[v.example_id].next_stage for v in called):
             self.store.remove_runs(self.key, threat_model.eps)
-        self._keep(called.values())
+        self._examples.keep(called)
         return bool(called)
 
     def _audits(self, labels: Collection[str], later: Sequence[Later]) -> list[Verdict]:
         """Return certified examples that are attacked all the same, waiting for their attack."""
         # By radius: an example that an audit broke stays in the sample when the run goes on.
         certified = [
-            v
-            for v in self._verdicts.values()
-            if v.certified_radius >= v.eps and v.certifier in labels
+            v for v in self._verdicts if v.certified_radius >= v.eps and v.certifier in labels
         ]
         sample = sample_for_audit(certified, self.spec.audit_share, self.spec.seed)
         return [
@@ -298,9 +257,9 @@ class Pipeline(Generic[AnyPlan]):
             self.reports.forecast.batch(len(batch))
             return stage.run(self._batch(batch, threat_model))
 
-        self.reports.enter(stage.name, len(ids), self._verdicts.values(), self._total)
+        self.reports.enter(stage.name, len(ids), self._verdicts, self._total)
         later = self._later(self.stages.index(stage))
-        self._left |= dict.fromkeys(ids, stage.name)
+        self._examples.left |= dict.fromkeys(ids, stage.name)
         for metered in self._batching.over(
             ids,
             work,
@@ -324,21 +283,21 @@ class Pipeline(Generic[AnyPlan]):
                 examples=len(after),
                 decided=sum(v.status not in (Status.UNDECIDED, kept) for v in after),
             )
-            self._keep(charge(after, metered, spent), cost)
+            self._examples.keep(charge(after, metered, spent), cost)
             for i in metered.items:
-                del self._left[i]
-            self.reports.finish(len(after), self._verdicts.values(), self._total)
+                del self._examples.left[i]
+            self.reports.finish(len(after), self._verdicts, self._total)
             raise_counterexamples(self.store, self.key, self.spec.model)
             self._report(threat_model, stage.name)
         self.reports.forecast.leave()
 
     def _raise_failure(self, threat_model: ThreatModel) -> None:
         """Raise MachineError where the machine left examples behind."""
-        if not self._left:
+        if not self._examples.left:
             return
-        stages = ", ".join(sorted(set(self._left.values())))
+        stages = ", ".join(sorted(set(self._examples.left.values())))
         raise MachineError(
-            f"{len(self._left)} of {len(self._wanted)} examples at eps "
+            f"{len(self._examples.left)} of {self._total} examples at eps "
             f"{format_eps(threat_model.eps)} wait for {stages}, because the machine "
             f"failed ({self._batching.failure}); what was computed is kept. Free memory and disk "
             "space, and the same command goes on; what needs more than this machine has can be "
@@ -356,12 +315,12 @@ class Pipeline(Generic[AnyPlan]):
         """Return the next state of an example; later: the stages after this one."""
         eps = threat_model.eps
         if isinstance(result, Classified):
-            label = int(self.dataset.y[self._index[example_id]])
+            label = self._examples.label(example_id)
             return initial_verdict(example_id, label, result, eps, later)
-        verdict, flag = self._verdicts[example_id], ""
+        verdict, flag = self._examples.verdicts[example_id], ""
         if isinstance(result, Broken) and verdict.certified_radius >= result.hit.distance:
             if not any(verdict.certifier in prover.probabilistic for prover in self.stages):
-                x = self.dataset.x[self._index[example_id]]
+                x = self._examples.image(example_id)
                 record_counterexample(self.store, self.key, verdict, threat_model, result.hit, x)
             else:
                 flag = describe_hit(verdict, result.hit)
@@ -371,10 +330,10 @@ class Pipeline(Generic[AnyPlan]):
         """Return the stages after the one at a place."""
         return [Later(stage.name, not _is_attack(stage)) for stage in self.stages[place + 1 :]]
 
-    def _later_to_audit(self, place: int, threat_model: ThreatModel) -> list[Later]:
+    def _later_to_audit(self, place: int) -> list[Later]:
         """Return the stages after the one at a place, but none that signs are missing for."""
         on_signs = {s.name for s in self.stages if s.only_on_signs}
-        if self._signs[threat_model.eps]:
+        if self._signs.known:
             on_signs = set()
         return [later for later in self._later(place) if later.name not in on_signs]
 
@@ -386,35 +345,15 @@ class Pipeline(Generic[AnyPlan]):
         Those of the model are sought once. waiting: the examples that are charged with the passes.
         """
         eps = threat_model.eps
-        if not self._signs[eps] and not self._masking.looked:
-            correct = sorted(i for i, v in self._verdicts.items() if v.prediction == v.label)
-
-            def work(batches: Sequence[list[int]]) -> list[Sign]:
-                x, y = self._tensors(batches[0])
-                return self._masking.look(x, y, batch_size=self._batching.size, seed=self.spec.seed)
-
-            # One item: its batches are halved where memory runs out, but it is not split.
-            for metered in self._batching.over(
-                [correct[:N_EXAMPLES]],
-                work,
-                stage="signs",
-                example_id=lambda ids: ids[0] if ids else 0,
-            ):
-                charged = charge(
-                    [self._verdicts[i] for i in waiting], metered, [None] * len(waiting)
-                )
-                examples = len(metered.items[0])
-                self._keep(charged, stage_cost("signs", eps, metered, examples=examples, decided=0))
-            if not self._masking.looked:
+        if not self._signs.known and not self._signs.looked:
+            metered = self._signs.look(self._examples, self._batching, self.spec.seed)
+            if metered is None:
                 return None
-        known = {sign.name: sign for sign in self._signs[eps]}
+            verdicts = [self._examples.verdicts[i] for i in waiting]
+            cost = stage_cost("signs", eps, metered, examples=len(metered.items[0]), decided=0)
+            self._examples.keep(charge(verdicts, metered, [None] * len(waiting)), cost)
         attacks = self.spec.attacks_run(self.flags, on_signs=False)
-        found = self._masking.signs(self._verdicts.values(), attacks)
-        self._signs[eps] = list((known | {sign.name: sign for sign in found}).values())
-        self.store.add_signs(self.key, eps, found)
-        if new := [str(sign) for sign in found if sign.name not in known]:
-            log.warning("signs of masked gradients: %s", ", ".join(new))
-        return self._signs[eps]
+        return self._signs.find(eps, self._verdicts, attacks)
 
     # Flags
 
@@ -462,7 +401,7 @@ class Pipeline(Generic[AnyPlan]):
     def _hold_claims(self, threat_model: ThreatModel) -> None:
         """Withdraw what rests on the model's word where every attack that was to test it failed."""
         labels = self.plan.declared_labels
-        if audit_failed(self._verdicts.values(), labels):
+        if audit_failed(self._verdicts, labels):
             why = "the model states its bound itself, and every attack on a certificate failed"
             self._withdraw_from(labels, why)
             self._load(threat_model)
@@ -473,38 +412,28 @@ class Pipeline(Generic[AnyPlan]):
 
         The examples that they spared are attacked.
         """
-        kept = self.store.verdicts(self.key)
-        given = [v for v in kept if v.certifier and (labels is None or v.certifier in labels)]
-        if given:
-            later = self._later()
-            self.store.add_verdicts(self.key, [without_certificate(v, why, later) for v in given])
-            self.store.remove_runs(self.key)
-            self.withdrew, self._elsewhere = True, None
+        if self._examples.withdraw(labels, why, self._later()):
+            self.withdrew = True
 
     # Store, tensors, progress
 
     def _load(self, threat_model: ThreatModel) -> None:
-        wanted = set(self._wanted)
-        kept = list(self.store.verdicts(self.key, threat_model.eps))
-        self._verdicts = {v.example_id: v for v in kept if v.example_id in wanted}
-        others = [v for v in kept if v.example_id not in wanted]
+        self._examples.load(threat_model.eps)
+        self._signs.load(threat_model.eps)
         attacks = self.spec.attacks_run(self.flags, on_signs=True)
-        self._suspect = spares_none(others, attacks, signs=(), flags=())
-        self._signs[threat_model.eps] = self.store.signs(self.key, threat_model.eps)
+        self._suspect = spares_none(self._examples.others, attacks, signs=(), flags=())
 
-    def _keep(self, verdicts: Iterable[Verdict], cost: StageCost | None = None) -> None:
-        new = {verdict.example_id: verdict for verdict in verdicts}
-        if new:
-            self.store.add_verdicts(self.key, new.values(), cost)
-            self._verdicts |= new
+    @property
+    def _verdicts(self) -> Collection[Verdict]:
+        return self._examples.verdicts.values()
 
-    def _tensors(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        rows = torch.tensor([self._index[i] for i in ids], dtype=torch.int64)
-        return self.dataset.x[rows].to(self._device), self.dataset.y[rows].to(self._device)
+    @property
+    def _total(self) -> int:
+        return len(self._examples.wanted)
 
     def _batch(self, ids: Sequence[int], threat_model: ThreatModel) -> Batch:
-        x, y = self._tensors(ids)
-        before = [self._verdicts.get(i) for i in ids]
+        x, y = self._examples.tensors(ids)
+        before = [self._examples.verdicts.get(i) for i in ids]
         return Batch(
             ids=ids,
             x=x,
@@ -516,12 +445,8 @@ class Pipeline(Generic[AnyPlan]):
             tell=self.reports.forecast.tell,
         )
 
-    @property
-    def _total(self) -> int:
-        return len(self._wanted)
-
     def _report(self, threat_model: ThreatModel, stage: str) -> None:
-        self.reports.report(threat_model.eps, stage, self._verdicts.values(), self._total)
+        self.reports.report(threat_model.eps, stage, self._verdicts, self._total)
 
 
 def _is_attack(stage: Stage) -> bool:
