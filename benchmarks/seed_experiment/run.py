@@ -131,12 +131,21 @@ def measure(
     seconds: float,
     store: Path | None,
     attacks: str | Sequence[str] = "standard",
+    certifiers: str | Sequence[str] = "auto",
 ) -> list[dict[str, Any]]:
     """Return one row per eps; the first one, eps 0, holds the clean accuracy three times."""
     threat_models = [ThreatModel("L2", eps) for eps in RADII]
     steps = str(recipe.options["steps"])
     name = f"{data.name}_{steps}_{recipe.loss.margin:g}"
-    evaluations = evaluate_grid(model, data, threat_models, attacks=attacks, store=store, name=name)
+    evaluations = evaluate_grid(
+        model,
+        data,
+        threat_models,
+        attacks=attacks,
+        certifiers=certifiers,
+        store=store,
+        name=name,
+    )
     about = {
         "steps": steps,
         "margin": recipe.loss.margin,
