@@ -22,6 +22,7 @@ from robustbench_dyn.training.adversarial import perturb
 from robustbench_dyn.training.augmentation import augment
 from robustbench_dyn.training.certified import certified_loss
 from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty
+from robustbench_dyn.training.precision import uses_bfloat16
 from robustbench_dyn.training.recipes import Recipe
 from robustbench_dyn.training.state import State, check_place
 
@@ -98,6 +99,7 @@ def train(
             options=recipe.options,
         )
     state = State(recipe, model.to(device), data.x, checkpoint)
+    state.bfloat16 = uses_bfloat16(recipe.precision, torch.device(device))
     state.resume()
     for epoch in range(state.epoch, recipe.epochs):
         loss = _train_epoch(state, epoch, data.x, data.y, device, progress)
@@ -177,8 +179,7 @@ def _batch_loss(
     if recipe.certified_training is not None and state.network is not None:
         settings = recipe.certified_training
         return certified_loss(model, state.network, x, y, objective, settings, epochs=epochs)
-    bfloat16 = recipe.precision == "bfloat16"
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=state.bfloat16):
         if recipe.adversary is not None:
             x = perturb(model, x, objective, recipe.adversary, generator)
         logits = model(x)

@@ -38,7 +38,8 @@ class Recipe(StrictFile):
     """All settings of a training, as recipes/*.yaml holds them.
 
     orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
-    the one-cycle schedule. variant: name of the weights, for an architecture with several sets of
+    the one-cycle schedule. precision: of the forward pass; bfloat16 only on devices on which it is
+    fast (precision.py). variant: name of the weights, for an architecture with several sets of
     weights for one data set.
     """
 

@@ -35,7 +35,10 @@ def check_place(out: Path) -> Path:
 
 
 class State:
-    """The network, its optimizer and schedule after `epoch` epochs of `seconds` in all."""
+    """The network, its optimizer and schedule after `epoch` epochs of `seconds` in all.
+
+    bfloat16: whether steps compute in bfloat16, which depends on the machine.
+    """
 
     def __init__(self, recipe: Recipe, model: nn.Module, x: Tensor, checkpoint: Path) -> None:
         self.recipe, self.model, self.checkpoint = recipe, model, checkpoint
@@ -59,7 +62,7 @@ class State:
         self.network = None
         if recipe.certified_training is not None:
             self.network = trace_for_training(model, input_shape)
-        self.epoch, self.seconds = 0, 0.0
+        self.epoch, self.seconds, self.bfloat16 = 0, 0.0, False
         self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
 
     def save(self) -> None:
