@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from robustbench_dyn.reporting.aggregation import Line, TableLines, lines
 from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.ranking import LEVEL
+from robustbench_dyn.reporting.reported import Reported, reported_for
+from robustbench_dyn.reporting.rows import table_of
 from robustbench_dyn.reporting.shown_columns import (
     COSTS,
     EMPIRICAL_RANK,
@@ -19,7 +21,12 @@ from robustbench_dyn.reporting.shown_columns import (
     ShownColumn,
 )
 from robustbench_dyn.results.cells import to_markdown_text
-from robustbench_dyn.results.headings import INTERVAL, members_of_suites
+from robustbench_dyn.results.headings import (
+    INTERVAL,
+    format_eps,
+    format_percent,
+    members_of_suites,
+)
 
 _RANKED: Final = (*RANKS, MODEL, *NUMBERS, EMPIRICAL_RANK, *METHODS, *COSTS)
 _NOT_RANKED: Final = (MODEL, *NUMBERS, *METHODS, *COSTS, OPEN_FLAGS)
@@ -41,16 +48,20 @@ ABOUT: Final = (
 )
 
 
-def to_markdown(entries: Sequence[Entry]) -> str:
+def to_markdown(entries: Sequence[Entry], reported: Sequence[Reported] = ()) -> str:
     """Return the tables of entries as one page of GitHub Markdown, accuracies in percent.
 
     entries: with ranks and open flags in their rows. One table a data set and threat model: ranked
-    models first; apart from them models on other images, and models with open flags, with what
-    each flag asks for. The attacks of each suite are listed once, at the end.
+    models first; apart from them models on other images, models with open flags, with what each
+    flag asks for, and figures that are reported by papers. The attacks of each suite are listed
+    once, at the end.
     """
     parts = ["# Leaderboards", *ABOUT]
     for table in lines(entries):
         parts += _table(table)
+        parts += _reported("###", reported_for(reported, (table.dataset, table.norm, table.eps)))
+    tables = {table_of(entry.row) for entry in entries}
+    parts += _reported("##", [one for one in reported if one.table not in tables])
     if suites := members_of_suites(entry.row for entry in entries):
         parts.append("## Suites")
         parts.append(
@@ -83,6 +94,27 @@ def _table(table: TableLines) -> Iterator[str]:
     if corrections:
         told = "; ".join(f"{to_markdown_text(m)}: {to_markdown_text(t)}" for m, t in corrections)
         yield f"Corrected after publication: {told}."
+
+
+def _reported(level: str, reported: Iterable[Reported]) -> Iterator[str]:
+    """Yield a part of what papers report, if there is anything."""
+    rows = [
+        [
+            to_markdown_text(f"{one.dataset}, {one.norm}, eps {format_eps(one.eps)}"),
+            to_markdown_text(one.model),
+            format_percent(one.certified),
+            format_percent(one.empirical),
+            format_percent(one.clean),
+            f"{one.n_examples:,}",
+            f"[{to_markdown_text(one.source)}]({one.link})",
+        ]
+        for one in reported
+    ]
+    if rows:
+        yield f"{level} Reported by papers, not run here"
+        heads = ["table", "model", "certified %", "empirical %", "clean %", "examples", "source"]
+        rule = ["---", "---", *["---:"] * 4, "---"]
+        yield "\n".join(f"| {' | '.join(row)} |" for row in [heads, rule, *rows])
 
 
 def _rows(columns: Sequence[ShownColumn], shown: Sequence[Line]) -> str:

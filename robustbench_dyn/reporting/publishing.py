@@ -26,6 +26,7 @@ from robustbench_dyn.reporting.published import (
     read_folder,
     tables_in,
 )
+from robustbench_dyn.reporting.reported import read_reported
 from robustbench_dyn.reporting.rows import Images, RowIdentity, identity, images, table_of, to_csv
 from robustbench_dyn.reporting.withdrawn import (
     Withdrawal,
@@ -163,7 +164,7 @@ def _write(new: Path, entries: Sequence[Entry]) -> tuple[list[str], list[Entry]]
             beside = Path(name).with_suffix(".parquet").name
             write_evidence(inside(new, beside), evidence)
             names.append(beside)
-    write_text(new / PAGE, to_markdown(final))
+    write_text(new / PAGE, to_markdown(final, read_reported(new)))
     return [*names, PAGE], final
 
 

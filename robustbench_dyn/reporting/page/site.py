@@ -20,6 +20,7 @@ from robustbench_dyn.reporting.page.pictures import BUDGET, finder, pictures
 from robustbench_dyn.reporting.page.templates import environment, meaning
 from robustbench_dyn.reporting.properties import Findings
 from robustbench_dyn.reporting.published import Entry
+from robustbench_dyn.reporting.reported import read_reported, reported_for
 from robustbench_dyn.version import __version__
 
 # Lists the files of a site, so that nothing else is ever replaced by one.
@@ -47,7 +48,8 @@ def write_page(
     """Write a static site of the entries into a folder, which is replaced as a whole.
 
     entries: with ranks and open flags in their rows. findings: measured properties of the models.
-    tables: the folder whose CSV and Parquet files the site offers for download. data_dir: where to
+    tables: the folder whose CSV and Parquet files the site offers for download, and whose
+    reported.csv it shows. data_dir: where to
     look for the data sets whose images are shown. budget: characters of images in the page of one
     model. Returns the paths written. Raises InputError where there is no entry, or the folder holds
     a file that is none of a site; OutputError where it cannot be written.
@@ -59,13 +61,22 @@ def write_page(
     of_tables = tables_of(lines(entries))
     rows = [row for table in of_tables for part in table["parts"] for row in part["rows"]]
     render = _renderer(title, rows)
+    elsewhere = reported = read_reported(tables) if tables else []
     with replacing_folder(site, marker=MARKER) as new:
         _copy_static(new / "static")
         for table in of_tables:
             table["downloads"] = _copy_downloads(tables, table["table"], new / "downloads")
+            place = (table["dataset"], table["norm"], table["eps"])
+            table["reported"] = reported_for(reported, place)
+            elsewhere = [one for one in elsewhere if one.table != place]
         pages = {
             "index.html": render(
-                "index", tables=of_tables, choices=choices(rows), all_rows=rows, n_rows=len(rows)
+                "index",
+                tables=of_tables,
+                choices=choices(rows),
+                all_rows=rows,
+                n_rows=len(rows),
+                reported_elsewhere=elsewhere,
             ),
             "curves.html": render("curves", data=curves(rows)),
             "compare.html": render("compare", data=comparisons(rows)),

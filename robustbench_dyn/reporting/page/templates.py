@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from robustbench_dyn.results.flags import FLAGS, Meaning, name_of
-from robustbench_dyn.results.headings import format_number, format_percent, format_rank
+from robustbench_dyn.results.headings import format_eps, format_number, format_percent, format_rank
 
 # What the script needs of a row, in an attribute of the row.
 _OF_SCRIPT = (
@@ -42,6 +42,7 @@ def environment() -> Environment:
     made.filters |= {
         "breakable": breakable,
         "percent": format_percent,
+        "eps": format_eps,
         "number": format_number,
         "fixed": fixed,
         "thousands": thousands,
