@@ -8,6 +8,7 @@ from robustbench_dyn.datasets.sources.folder import from_folder
 from robustbench_dyn.datasets.sources.hugging_face import from_huggingface
 from robustbench_dyn.datasets.sources.idx import from_idx
 from robustbench_dyn.datasets.sources.npz import from_npz
+from robustbench_dyn.datasets.sources.parquet import from_parquet
 from robustbench_dyn.datasets.sources.torchvision_sets import from_torchvision
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "from_huggingface",
     "from_idx",
     "from_npz",
+    "from_parquet",
     "from_torchvision",
     "load_dataset",
 ]

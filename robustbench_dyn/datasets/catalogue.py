@@ -6,6 +6,7 @@ from pathlib import Path
 
 from robustbench_dyn.datasets import (
     cifar10,
+    cifar10_jpeg,
     cifar100,
     digits,
     fashion_mnist,
@@ -39,6 +40,7 @@ DATASETS: Registry[DatasetInfo] = Registry(
             fashion_mnist.INFO,
             mnist.INFO,
             cifar10.INFO,
+            cifar10_jpeg.INFO,
             cifar100.INFO,
             digits.INFO,
             toys.MOONS,

@@ -64,6 +64,12 @@ def _huggingface(text: str, preprocessing: str, _data_dir: Path | None) -> Datas
     return from_huggingface(text, preprocessing=preprocessing)
 
 
+def _parquet(text: str, preprocessing: str, _data_dir: Path | None) -> DatasetInfo:
+    from robustbench_dyn.datasets.sources.parquet import from_parquet
+
+    return from_parquet(text, preprocessing=preprocessing)
+
+
 def _none_of(preprocessing: str) -> dict[str, Any]:
     """Return no options; raises InputError where a preprocessing of images is given for arrays."""
     if preprocessing:
@@ -96,6 +102,13 @@ FORMS: Registry[Form] = Registry(
                 description="two IDX files, or a folder with the four of the MNIST family",
                 of_files=True,
                 open=_idx,
+            ),
+            Form(
+                prefix="parquet",
+                usage="parquet:DIR",
+                description="Parquet files of encoded images, as the Hugging Face hub has them",
+                of_files=True,
+                open=_parquet,
             ),
             Form(
                 prefix="torchvision",
