@@ -20,6 +20,7 @@ from robustbench_dyn.models.loading import build_model
 from robustbench_dyn.threat_models import ThreatModel
 from robustbench_dyn.training.adversarial import perturb
 from robustbench_dyn.training.augmentation import augment
+from robustbench_dyn.training.averaging import retract
 from robustbench_dyn.training.certified import certified_loss
 from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty
 from robustbench_dyn.training.precision import uses_bfloat16
@@ -104,8 +105,8 @@ def train(
     for epoch in range(state.epoch, recipe.epochs):
         loss = _train_epoch(state, epoch, data.x, data.y, device, progress)
         if at_epoch is not None:
-            at_epoch(Epoch(epoch + 1, loss, state.model))
-    model = model.cpu().eval()
+            at_epoch(Epoch(epoch + 1, loss, state.result()))
+    model = state.result().cpu().eval()
     content = save({k: v.contiguous() for k, v in model.state_dict().items()})
     write_bytes(out, content)
     state.checkpoint.unlink(missing_ok=True)
@@ -159,8 +160,10 @@ def _step(
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     state.optimizer.step()
-    _retract(state.model)
+    retract(state.model)
     state.schedule.step()
+    if state.average is not None:
+        state.average.update(state.model)
     return float(loss.detach())
 
 
@@ -190,13 +193,6 @@ def _clock(device: str) -> float:
     # On a CPU, count the time of this process only; a GPU is not shared meanwhile.
     on_cpu = torch.device(device).type == "cpu"
     return time.process_time() if on_cpu else time.perf_counter()
-
-
-def _retract(model: nn.Module) -> None:
-    """Map weights back to their manifold: call `retract` of each module that has it."""
-    for module in model.modules():
-        if callable(retract := getattr(module, "retract", None)):
-            retract()
 
 
 def _loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:

@@ -38,9 +38,10 @@ class Recipe(StrictFile):
     """All settings of a training, as recipes/*.yaml holds them.
 
     orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
-    the one-cycle schedule. precision: of the forward pass; bfloat16 only on devices on which it is
-    fast (precision.py). variant: name of the weights, for an architecture with several sets of
-    weights for one data set.
+    the one-cycle schedule. averaging: the share that the average of the weights keeps in each step
+    (averaging.py), such as 0.999; 0 for the last weights. precision: of the forward pass; bfloat16
+    only on devices on which it is fast (precision.py). variant: name of the weights, for an
+    architecture with several sets of weights for one data set.
     """
 
     model: Name
@@ -57,6 +58,7 @@ class Recipe(StrictFile):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
     warmup: Annotated[float, Field(gt=0, lt=1)] = 0.2
     decay: Decay | None = None
     epochs: Annotated[int, Field(ge=1, le=1_000_000)]

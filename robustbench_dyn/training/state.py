@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_dyn.errors import InputError, IntegrityError, TrainingError
 from robustbench_dyn.files import check_writable, write_bytes
+from robustbench_dyn.training.averaging import AveragedWeights
 from robustbench_dyn.training.certified import trace_for_training
 from robustbench_dyn.training.optimizers import make_optimizer, make_schedule
 from robustbench_dyn.training.recipes import Recipe
@@ -37,7 +38,8 @@ def check_place(out: Path) -> Path:
 class State:
     """The network, its optimizer and schedule after `epoch` epochs of `seconds` in all.
 
-    bfloat16: whether steps compute in bfloat16, which depends on the machine.
+    average: of the weights, where the recipe asks for one. bfloat16: whether steps compute in
+    bfloat16, which depends on the machine.
     """
 
     def __init__(self, recipe: Recipe, model: nn.Module, x: Tensor, checkpoint: Path) -> None:
@@ -62,8 +64,13 @@ class State:
         self.network = None
         if recipe.certified_training is not None:
             self.network = trace_for_training(model, input_shape)
+        self.average = AveragedWeights(model, recipe.averaging) if recipe.averaging else None
         self.epoch, self.seconds, self.bfloat16 = 0, 0.0, False
         self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
+
+    def result(self) -> nn.Module:
+        """Return the network as it stands: with the average of its weights, where there is one."""
+        return self.model if self.average is None else self.average.result()
 
     def save(self) -> None:
         """Write the checkpoint; raises OutputError where the old one stays."""
@@ -77,6 +84,7 @@ class State:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
             },
             content,
         )
@@ -109,9 +117,13 @@ class State:
         try:
             self.model.load_state_dict(checkpoint["model"])
             self._load_optimizer(checkpoint["optimizer"], checkpoint["schedule"])
+            if self.average is not None:
+                self.average.load_state_dict(checkpoint["average"])
         except Exception as error:
             raise IntegrityError(damaged) from error
-        if not are_finite(self.model.state_dict().values()):
+        if not are_finite(
+            [*self.model.state_dict().values(), *self.result().state_dict().values()]
+        ):
             raise IntegrityError(
                 f"the checkpoint {self.checkpoint} holds weights that are not finite; delete it to "
                 "restart"
