@@ -39,13 +39,15 @@ class Recipe(StrictFile):
 
     orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
     the one-cycle schedule. variant: name of the weights, for an architecture with several sets of
-    weights for one data set.
+    weights for one data set. held_out: so many examples at the end of the training split are not
+    trained on; settings are chosen by the accuracies on them. nesterov: the momentum looks ahead.
     """
 
     model: Name
     dataset: DatasetName
     norm: Norm | None = None
     variant: Variant = ""
+    held_out: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     options: dict[str, Option] = Field(default_factory=dict)
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
@@ -54,6 +56,7 @@ class Recipe(StrictFile):
     orthogonality: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     optimizer: OptimizerName = "adam"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     warmup: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -72,6 +75,12 @@ class Recipe(StrictFile):
         self._check_certified_training()
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"only sgd has momentum, not {self.optimizer}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; give one or drop it")
+        if self.loss.kind == "radius" and (self.adversary or self.certified_training):
+            raise ValueError(
+                "loss kind radius certifies by itself; drop adversary and certified_training"
+            )
         if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
             raise ValueError("warmup belongs to the one-cycle schedule; drop warmup or decay")
         return self

@@ -47,6 +47,7 @@ class State:
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
         )
         self.schedule = make_schedule(
             self.optimizer,
