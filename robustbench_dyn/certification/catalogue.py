@@ -25,11 +25,13 @@ AnyCertifier = Certifier[Any]
 _PACKAGE = "robustbench_dyn.certification.certifiers"
 # Within a phase the cheapest first: this is the order in which they are run.
 _BUILT_IN = {
+    "max_affine": "max_affine:MaxAffine",
     "lipschitz": "lipschitz:Lipschitz",
     "lipsdp": "lipsdp:LipSDP",
     "lipschitz_in_box": "lipschitz_in_box:LipschitzInBox",
     "interval": "interval:Interval",
     "linear_relaxation": "linear_relaxation:LinearRelaxation",
+    "max_affine_exact": "max_affine_exact:MaxAffineExact",
     "local_lipsdp": "local_lipsdp:LocalLipSDP",
     "complete": "complete:Complete",
 }

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.lipschitz.as_written import check_as_written, check_as_written_alone, is_as_written
+from robustbench_dyn.lipschitz.bounds import Classifier, parts_in_a_row
+
 # Keeps quotients finite where two pieces are equal.
 _FLOOR = 1e-6
 
@@ -63,6 +67,65 @@ class MaxAffine(nn.Module):
         between = F.embedding(own, weight)[:, None, :] - F.embedding(rivals, weight)
         margin = torch.bmm(between, z[:, :, None])[:, :, 0] + bias[own][:, None] - bias[rivals]
         return margin / between.norm(dim=2).clamp_min(_FLOOR)
+
+
+class Split(NamedTuple):
+    """A network as parts in a row, each with its Lipschitz bound, and a head of affine pieces.
+
+    trusted: the head is one of this package, so that its pieces need not be tested.
+    """
+
+    parts: list[tuple[nn.Module, float]]
+    head: nn.Module
+    pieces: AffinePieces
+    trusted: bool
+
+    @property
+    def on_inputs(self) -> bool:
+        """Whether the pieces are affine functions of the flat input itself."""
+        return all(type(part) in (nn.Flatten, nn.Identity) for part, _ in self.parts)
+
+
+def split_pieces(model: nn.Module) -> Split:
+    """Return the parts of a network that ends with a head of affine pieces.
+
+    The network is a Classifier, or an nn.Sequential whose last part is the head. A head is any
+    module with affine_pieces() -> (weight, bias), as in AffinePieces. Raises CertificateError for
+    any other network, and where a part before the head has no known bound.
+    """
+    if isinstance(model, Classifier) and is_as_written(type(model), Classifier):
+        features, head = [model.features], model.head
+    elif isinstance(model, nn.Sequential) and is_as_written(type(model), nn.Sequential):
+        *features, head = model if len(model) else [model]
+    else:
+        features, head = [], model
+    if not callable(getattr(head, "affine_pieces", None)):
+        raise CertificateError(
+            f"the logits of {type(model).__name__} are not known to be maxima of affine functions: "
+            "its head has no affine_pieces(); end it with MaxAffine or Prototypes, or choose "
+            "another certifier"
+        )
+    if head is not model:
+        check_as_written_alone(model)
+    trusted = isinstance(head, MaxAffine) and is_as_written(type(head), MaxAffine)
+    if trusted:
+        check_as_written(head)
+    parts = [pair for part in features for pair in parts_in_a_row(part)]
+    return Split(parts, head, _checked(head), trusted)
+
+
+@torch.no_grad()
+def _checked(head: nn.Module) -> AffinePieces:
+    """Return the pieces of a head in float64; raise CertificateError where they are none."""
+    weight, bias = (part.detach().double() for part in head.affine_pieces())
+    if weight.dim() != 3 or weight.shape[:2] != bias.shape:
+        raise CertificateError(
+            f"affine_pieces() of {type(head).__name__} returns shapes {tuple(weight.shape)} and "
+            f"{tuple(bias.shape)}; return (classes, pieces, features) and (classes, pieces)"
+        )
+    if not bool(weight.isfinite().all() and bias.isfinite().all()):
+        raise CertificateError(f"affine_pieces() of {type(head).__name__} are not finite")
+    return AffinePieces(weight, bias)
 
 
 @torch.no_grad()
