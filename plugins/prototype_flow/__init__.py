@@ -1,4 +1,4 @@
-"""The nearest prototype as the attractor of a gradient flow, with the prototypes' own certificate."""
+"""The nearest prototype, attractor of a gradient flow, with the certificate of its own."""
 
 import math
 from collections.abc import Iterator
@@ -9,9 +9,7 @@ from robustbench_dyn.flows import Classifier, Prototypes
 from robustbench_dyn.properties import Attracting, EnergyDecreasing, Property
 
 
-def build(
-    input_shape: tuple[int, int, int], n_classes: int, *, prototypes: int = 200
-) -> nn.Module:
+def build(input_shape: tuple[int, int, int], n_classes: int, *, prototypes: int = 200) -> nn.Module:
     """Build a classifier of `prototypes` prototypes a class, points of the input space."""
     features = math.prod(input_shape)
     return Classifier(nn.Flatten(), Prototypes(features, n_classes, prototypes=prototypes))

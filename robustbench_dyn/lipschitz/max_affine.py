@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.errors import CertificateError
-from robustbench_dyn.lipschitz.as_written import check_as_written, check_as_written_alone, is_as_written
+from robustbench_dyn.lipschitz.as_written import (
+    check_as_written,
+    check_as_written_alone,
+    is_as_written,
+)
 from robustbench_dyn.lipschitz.bounds import Classifier, parts_in_a_row
 
 # Keeps quotients finite where two pieces are equal.
@@ -17,7 +21,10 @@ _FLOOR = 1e-6
 
 
 class AffinePieces(NamedTuple):
-    """The logits max_k (w_ck . z + b_ck) of classes c: (classes, pieces, features), (classes, pieces)."""
+    """The logits max_k (w_ck . z + b_ck) of classes c.
+
+    weight: (classes, pieces, features); bias: (classes, pieces).
+    """
 
     weight: Tensor
     bias: Tensor
@@ -25,14 +32,15 @@ class AffinePieces(NamedTuple):
     def values(self, z: Tensor) -> Tensor:
         """Return w_ck . z + b_ck, (batch, classes, pieces); z: (batch, features)."""
         flat = F.linear(z, self.weight.flatten(0, 1), self.bias.flatten())
-        return flat.unflatten(1, self.bias.shape)
+        return flat.view(len(z), *self.bias.shape)
 
 
 class MaxAffine(nn.Module):
     """The logit of class c is max_k (w_ck . z + b_ck): convex, and affine between its kinks.
 
     A network that ends with it, `Classifier(features, head)`, gets the certifiers `max_affine` and
-    `max_affine_exact`. A subclass may derive its pieces from other parameters, in affine_pieces().
+    `max_affine_exact`. A subclass may compute its pieces from other parameters, in affine_pieces(),
+    and override no more.
     """
 
     def __init__(self, features: int, n_classes: int, *, pieces: int) -> None:
@@ -59,7 +67,7 @@ class MaxAffine(nn.Module):
 
         z: (batch, features); y: (batch,). Of rival c, min_l (a_i - a_cl) / |w_i - w_cl| with the
         label's largest piece a_i; negative where the rival is above the label. Differentiable, and
-        without the rounding that a certificate subtracts (arXiv 2207.07208, equation 5).
+        without the rounding that a certificate subtracts (arXiv 2207.07208).
         """
         pieces = self.affine_pieces()
         own, rivals = _nearest(pieces, z.detach(), y)
@@ -70,15 +78,10 @@ class MaxAffine(nn.Module):
 
 
 class Split(NamedTuple):
-    """A network as parts in a row, each with its Lipschitz bound, and a head of affine pieces.
-
-    trusted: the head is one of this package, so that its pieces need not be tested.
-    """
+    """A network as parts in a row, each with its Lipschitz bound, and the pieces of its head."""
 
     parts: list[tuple[nn.Module, float]]
-    head: nn.Module
     pieces: AffinePieces
-    trusted: bool
 
     @property
     def on_inputs(self) -> bool:
@@ -89,33 +92,46 @@ class Split(NamedTuple):
 def split_pieces(model: nn.Module) -> Split:
     """Return the parts of a network that ends with a head of affine pieces.
 
-    The network is a Classifier, or an nn.Sequential whose last part is the head. A head is any
-    module with affine_pieces() -> (weight, bias), as in AffinePieces. Raises CertificateError for
-    any other network, and where a part before the head has no known bound.
+    The network is a Classifier, or an nn.Sequential whose last part is the head. A head is a
+    MaxAffine, or of a subclass that computes its pieces in another way and their maxima in the same
+    one. Raises CertificateError for any other network, and where a part before the head has no
+    known bound.
     """
-    if isinstance(model, Classifier) and is_as_written(type(model), Classifier):
-        features, head = [model.features], model.head
-    elif isinstance(model, nn.Sequential) and is_as_written(type(model), nn.Sequential):
-        *features, head = model if len(model) else [model]
-    else:
-        features, head = [], model
-    if not callable(getattr(head, "affine_pieces", None)):
+    features, head = _ends(model)
+    if not isinstance(head, MaxAffine) or not is_as_written(type(head), MaxAffine):
         raise CertificateError(
-            f"the logits of {type(model).__name__} are not known to be maxima of affine functions: "
-            "its head has no affine_pieces(); end it with MaxAffine or Prototypes, or choose "
-            "another certifier"
+            f"the logits are not known to be maxima of affine functions: {type(head).__name__} is "
+            "no MaxAffine, or overrides more of it than affine_pieces(); end the model with "
+            "MaxAffine or Prototypes, or choose another certifier"
         )
     if head is not model:
         check_as_written_alone(model)
-    trusted = isinstance(head, MaxAffine) and is_as_written(type(head), MaxAffine)
-    if trusted:
-        check_as_written(head)
+    check_as_written(head)
     parts = [pair for part in features for pair in parts_in_a_row(part)]
-    return Split(parts, head, _checked(head), trusted)
+    return Split(parts, _checked(head))
+
+
+def ends_with_pieces(model: nn.Module) -> bool:
+    """Say whether the head of a network is of affine pieces."""
+    return isinstance(_ends(model)[1], MaxAffine)
+
+
+def _ends(model: nn.Module) -> tuple[list[nn.Module], nn.Module]:
+    """Return what a network applies before its head, and the head: itself where it is no row."""
+    if isinstance(model, Classifier) and is_as_written(type(model), Classifier):
+        return [model.features], model.head
+    if (
+        isinstance(model, nn.Sequential)
+        and is_as_written(type(model), nn.Sequential)
+        and len(model)
+    ):
+        *features, head = model
+        return features, head
+    return [], model
 
 
 @torch.no_grad()
-def _checked(head: nn.Module) -> AffinePieces:
+def _checked(head: MaxAffine) -> AffinePieces:
     """Return the pieces of a head in float64; raise CertificateError where they are none."""
     weight, bias = (part.detach().double() for part in head.affine_pieces())
     if weight.dim() != 3 or weight.shape[:2] != bias.shape:

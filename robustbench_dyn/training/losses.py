@@ -20,9 +20,9 @@ class Loss(StrictFile):
     Lampert, arXiv 2208.03160, eq. 9). offset 0 and temperature 1 give the plain cross-entropy.
     kind hinge: the multi-class hinge sum_j max(0, margin - F_y + F_j) / classes, j other than y
     (Crammer & Singer, JMLR 2, 2001).
-    kind radius: T softplus(log sum_j exp((radius - r_j) / T)) for the certified L2 radii r_j against
-    the other classes and T the temperature; a small T gives the hinge max_j max(0, radius - r_j)
-    (arXiv 2207.07208, section 4). The model must end with a head of affine pieces.
+    kind radius: T softplus(log sum_j exp((radius - r_j) / T)) for the certified L2 radii r_j
+    against the other classes and T the temperature; a small T gives the hinge max_j max(0, radius -
+    r_j) (arXiv 2207.07208). The model must end with a head of affine pieces.
     """
 
     kind: Literal["cross_entropy", "hinge", "radius"] = "cross_entropy"

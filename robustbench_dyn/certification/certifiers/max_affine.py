@@ -30,7 +30,7 @@ class MaxAffine(Certifier["PiecesState"]):
         """Raise CertificateError where model does not end with a head of affine pieces."""
         from robustbench_dyn.certification.proofs import affine_pieces
 
-        return affine_pieces.prepare(model, input_shape, strict_rounding=strict_rounding)
+        return affine_pieces.prepare(model, strict_rounding=strict_rounding)
 
     def prove(
         self, state: PiecesState, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel

@@ -37,7 +37,7 @@ class MaxAffineExact(Certifier["PiecesState"]):
         """Raise CertificateError where the logits are no maxima of affine pieces of the input."""
         from robustbench_dyn.certification.proofs import affine_pieces
 
-        state = affine_pieces.prepare(model, input_shape, strict_rounding=strict_rounding)
+        state = affine_pieces.prepare(model, strict_rounding=strict_rounding)
         if not state.split.on_inputs:
             raise CertificateError(
                 "the head's pieces are functions of features, not of the input itself, so that "

@@ -16,15 +16,13 @@ from robustbench_dyn.certification.rounding.allowance import (
 )
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.lipschitz.bounds import Layers
-from robustbench_dyn.lipschitz.max_affine import AffinePieces, Split, split_pieces
+from robustbench_dyn.lipschitz.max_affine import Split, split_pieces
 from robustbench_dyn.models.forward import call_without_graph
 from robustbench_dyn.threat_models import Norm
 
 # Of distances between pieces, in float64: 2 GB.
 _MOST_DISTANCES = 250_000_000
 _UNIT = 2.0**-53
-# Points at which the pieces of a head of another package are compared with its logits.
-_N_TESTS = 64
 
 
 class Rounded(NamedTuple):
@@ -53,10 +51,10 @@ class Rounded(NamedTuple):
 class PiecesState:
     """A network that ends with a head of affine pieces.
 
-    lipschitz: an upper bound of the L2 Lipschitz constant of all before the head.
+    strict: the worst case of the rounding is subtracted, which is always known to be small where
+    nothing is computed before the pieces.
     """
 
-    model: nn.Module
     split: Split
     rounding: LayerRounding
     strict: bool
@@ -98,7 +96,7 @@ class PiecesState:
         errors = errors * (1 + 2 * _UNIT / torch.finfo(features.value.dtype).eps) * (1 + 1e-9)
         values = pieces.values(features.exact)
         at_points = pieces.values(features.exact_points).amax(dim=2)
-        seen = call_without_graph(self.model, points).double()
+        seen = call_without_graph(self.rounding.model, points).double()
         observed = torch.maximum(
             (logits.double() - values.amax(dim=2)).abs(), (seen - at_points).abs()
         )
@@ -110,9 +108,7 @@ class PiecesState:
 
 
 @torch.no_grad()
-def prepare(
-    model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool
-) -> PiecesState:
+def prepare(model: nn.Module, *, strict_rounding: bool) -> PiecesState:
     """Raise CertificateError where model does not end with a head of affine pieces."""
     split = split_pieces(model)
     n_pieces = split.pieces.bias.numel()
@@ -120,41 +116,8 @@ def prepare(
         raise CertificateError(
             f"{n_pieces} affine pieces have more than {_MOST_DISTANCES:,} distances; use fewer"
         )
-    layers = Layers(split.parts, None, None)
-    state = PiecesState(
-        model,
-        split,
-        LayerRounding(model, layers, strict_rounding),
-        strict_rounding or split.on_inputs,
-    )
-    if not split.trusted:
-        _compare(state, input_shape)
-    return state
-
-
-def _compare(state: PiecesState, input_shape: tuple[int, ...]) -> None:
-    """Raise CertificateError where a network's logits are not the maxima of its pieces.
-
-    At random inputs, and at some where each piece in turn is large.
-    """
-    generator = torch.Generator().manual_seed(0)
-    parameter = next(state.model.parameters(), torch.zeros(()))
-    x = torch.rand(_N_TESTS, *input_shape, generator=generator).to(parameter)
-    if state.split.on_inputs:
-        rows = state.split.pieces.weight.flatten(0, 1)[:: max(1, n_rows(state) // _N_TESTS)]
-        x = torch.cat([x, (rows > 0).to(parameter).view(-1, *input_shape)])
-    logits = call_without_graph(state.model, x)
-    found = state.rounded(x, logits, torch.zeros(len(x), dtype=torch.float64))
-    if not bool(found.consistent.all()):
-        raise CertificateError(
-            f"the affine_pieces() of {type(state.split.head).__name__} are not what its logits are "
-            f"the maxima of: they differ by {float(found.observed.max()):.3g}; correct them"
-        )
-
-
-def n_rows(state: PiecesState) -> int:
-    """Return the number of pieces of all classes."""
-    return int(state.split.pieces.bias.numel())
+    rounding = LayerRounding(model, Layers(split.parts, None, None), strict_rounding)
+    return PiecesState(split, rounding, strict=strict_rounding or split.on_inputs)
 
 
 def dual_exponent(norm: Norm) -> float:

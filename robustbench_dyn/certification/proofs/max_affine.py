@@ -1,10 +1,9 @@
 """The proof by pairs of affine pieces: no rival piece overtakes one of the label's nearer than r.
 
-Let the logits be F_c(x) = max_k a_ck(phi(x)), a_ck affine with slope w_ck, and phi L-Lipschitz. For
-any piece i of the label and any class j, F_y - F_j >= min_l (a_yi - a_jl), and each difference falls
-by at most L |w_yi - w_jl| times the distance (Voracek & Hein, arXiv 2207.07208, theorem 2.2, for
-nearest prototypes). Where phi is the identity, the dual norms of the differences give radii in Linf
-and L1 as well.
+Let the logits be F_c(x) = max_k a_ck(phi(x)), a_ck affine of slope w_ck, phi L-Lipschitz. For any
+piece i of the label and any class j, F_y - F_j >= min_l (a_yi - a_jl), and each difference falls by
+at most L |w_yi - w_jl| times the distance (for nearest prototypes: Voracek & Hein, ICML 2022, arXiv
+2207.07208). Where phi is the identity, the dual norms of the differences give radii in Linf and L1.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def _longest(state: PiecesState, found: Rounded, y: Tensor, norm: Norm, dimensio
     largest, within = found.values.max(dim=2)
     within = within + n_pieces * torch.arange(n_classes, device=within.device)
     longest = torch.zeros_like(found.feature_error)
-    for label in y.unique().tolist():
+    for label in torch.unique(y).tolist():
         rows = (y == label).nonzero().flatten()
         between = state.lipschitz * state.distances(own_norm, label)
         # (n, classes, pieces of the label)
@@ -76,7 +75,7 @@ def pairwise_radii(
     radii = torch.zeros_like(found.observed)
     n_classes, n_pieces = found.values.shape[1:]
     size = max(1, _BLOCK // (n_classes * n_pieces**2))
-    for label in y.unique().tolist():
+    for label in torch.unique(y).tolist():
         distances = state.distances(own_norm, label)
         for rows in (y == label).nonzero().flatten().split(size):
             radii[rows] = _of_label(state, found.at(rows), usual[rows], distances, label)
@@ -97,7 +96,10 @@ def _of_label(
     between = distances.view(1, n_pieces, n_classes, n_pieces)
     own, rival = found.values[:, label, :, None, None], found.values[:, None]
     # The margin less its worst case, (n, pieces of the label, classes, pieces).
-    own_least, rival_most = own - found.errors[:, label, :, None, None], rival + found.errors[:, None]
+    own_least, rival_most = (
+        own - found.errors[:, label, :, None, None],
+        rival + found.errors[:, None],
+    )
     left = own_least - rival_most
     if not state.split.on_inputs:
         left -= found.feature_error.view(-1, 1, 1, 1) * between

@@ -1,14 +1,14 @@
-"""The exact certificate of a maximum of affine pieces of the input: a convex program for each piece.
+"""The exact certificate of maxima of affine pieces of the input: a convex program for each piece.
 
 Class j overtakes y within a ball B where, for one of its pieces l, some x' in B has a_jl(x') >=
 a_yi(x') for all pieces i of y. By duality none does if and only if the greatest value of
 
     g(t) = min over x' in B of sum_i t_i a_yi(x') - a_jl(x'),    t >= 0, sum_i t_i = 1,
 
-is above 0: a convex quadratic program for the L2 distance, a linear one in Linf and L1. Any t proves
-a bound, which is evaluated anew in float64, so that the search for t need not be exact. A point x'
-that minimises the largest a_yi - a_jl is a candidate for an adversarial example. (Without the box
-[0, 1] the distances are those of Voracek & Hein, arXiv 2207.07208, section 3.)
+is above 0: a convex quadratic program in L2, a linear one in Linf and L1 (for nearest prototypes,
+without the box [0, 1]: Voracek & Hein, ICML 2022, arXiv 2207.07208). Any t proves a bound, which is
+evaluated anew in float64, so that the search for t need not be exact. A point x' that minimises the
+largest a_yi - a_jl is a candidate for an adversarial example.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def _exclude(cells: Cells, ball: Ball, n_steps: int) -> Found | None:
     while len(cells.rival):
         n = min(_AT_ONCE if ball.norm == "L2" else 1, len(cells.rival))
         first, rest = (cells.at(torch.arange(*ends)) for ends in ((n,), (n, len(cells.rival))))
-        found = ascend(first, shares[:n], ball, n_steps) if ball.norm == "L2" else _program(first, ball)
+        found = (
+            ascend(first, shares[:n], ball, n_steps) if ball.norm == "L2" else _program(first, ball)
+        )
         if not bool(first.proved(found.shares, ball).all()):
             if lost is None or found.largest < lost.largest:
                 lost = found
@@ -191,7 +193,9 @@ def _program(cells: Cells, ball: Ball) -> Found:
             budget = np.r_[np.ones(2 * d), 0.0]
             matrix, sides = np.vstack([matrix, budget]), np.r_[sides, ball.eps]
         cost = np.r_[np.zeros(columns.shape[1]), 1.0]
-        result = linprog(cost, A_ub=matrix, b_ub=sides, bounds=[*bounds, (None, None)], method="highs")
+        result = linprog(
+            cost, A_ub=matrix, b_ub=sides, bounds=[*bounds, (None, None)], method="highs"
+        )
         if result.status != 0:
             return found
         step = result.x[:d] if ball.norm == "Linf" else result.x[:d] - result.x[d : 2 * d]
