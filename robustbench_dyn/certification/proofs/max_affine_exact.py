@@ -36,7 +36,7 @@ from robustbench_dyn.threat_models import ThreatModel
 
 _UNIT = 2.0**-53
 # Of the rivals' pieces that are tried together.
-_AT_ONCE = 64
+_AT_FIRST, _AT_ONCE = 8, 256
 # Of the label's pieces in a linear program: at first, and each time that others are larger.
 _ROWS, _MOST_ROUNDS = 24, 20
 
@@ -136,26 +136,41 @@ def _exclude(cells: Cells, ball: Ball, n_steps: int) -> Found | None:
     margins = cells.margins(ball.centre.expand(len(cells.rival), -1))
     distances = torch.cdist(cells.rival, cells.own, p=dual_exponent(ball.norm))
     quotients, alone = (margins / distances.clamp_min(1e-30)).max(dim=1)
-    # The nearest ones first.
+    # The nearest ones first, few at a time: one of them may be lost.
     order = quotients.argsort()
     cells, shares = cells.at(order), F.one_hot(alone[order], len(cells.own)).double()
     lost: Found | None = None
+    start, size = 0, _AT_FIRST
+    while start < len(order):
+        rows = torch.arange(start, min(start + size, len(order)), device=order.device)
+        lost = _nearer(lost, _block(cells.at(rows), shares[rows], ball, n_steps))
+        if lost is not None and not cells.certain <= lost.largest <= 0:
+            return lost
+        start, size = start + size, _AT_ONCE
+    return lost
+
+
+def _nearer(one: Found | None, other: Found | None) -> Found | None:
+    if one is None or other is None:
+        return one or other
+    return one if one.largest <= other.largest else other
+
+
+def _block(cells: Cells, shares: Tensor, ball: Ball, n_steps: int) -> Found | None:
+    """Do what _exclude does, for some of the rivals' pieces."""
+    lost: Found | None = None
     cells, shares = _left(cells, shares, ball)
-    while len(cells.rival):
-        n = min(_AT_ONCE if ball.norm == "L2" else 1, len(cells.rival))
-        first, rest = (cells.at(torch.arange(*ends)) for ends in ((n,), (n, len(cells.rival))))
-        found = (
-            ascend(first, shares[:n], ball, n_steps) if ball.norm == "L2" else _program(first, ball)
-        )
-        if not bool(first.proved(found.shares, ball).all()):
-            if lost is None or found.largest < lost.largest:
-                lost = found
-            if lost.largest < cells.certain or lost.largest > 0:
-                return lost
-        cells, shares = rest, shares[n:]
-        if n == 1:
-            # Neighbouring pieces are often excluded by the same shares.
-            cells, shares = _left(cells, found.shares.expand(len(cells.rival), -1), ball)
+    while len(cells.rival) and (lost is None or lost.largest >= cells.certain):
+        if ball.norm == "L2":
+            n, found = len(cells.rival), ascend(cells, shares, ball, n_steps)
+        else:
+            n, found = 1, program(cells.at(torch.arange(1)), ball)
+        if not bool(cells.at(torch.arange(n)).proved(found.shares, ball).all()):
+            lost = _nearer(lost, found)
+        # Neighbouring pieces are often excluded by the same shares.
+        rest = torch.arange(n, len(cells.rival))
+        same = found.shares[-1:].expand(len(rest), -1)
+        cells, shares = _left(cells.at(rest), same, ball)
     return lost
 
 
@@ -167,7 +182,7 @@ def _left(cells: Cells, shares: Tensor, ball: Ball) -> tuple[Cells, Tensor]:
     return cells.at(left), shares[left]
 
 
-def _program(cells: Cells, ball: Ball) -> Found:
+def program(cells: Cells, ball: Ball) -> Found:
     """Minimise the largest a_yi - a_jl for one rival's piece, in Linf and L1: a linear program.
 
     Its dual variables are the shares. It has rows for the label's pieces that are largest at a
