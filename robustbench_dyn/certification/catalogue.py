@@ -25,14 +25,19 @@ AnyCertifier = Certifier[Any]
 _PACKAGE = "robustbench_dyn.certification.certifiers"
 # Within a phase the cheapest first: this is the order in which they are run.
 _BUILT_IN = {
+    "max_affine": "max_affine:MaxAffine",
     "lipschitz": "lipschitz:Lipschitz",
     "lipsdp": "lipsdp:LipSDP",
     "lipschitz_in_box": "lipschitz_in_box:LipschitzInBox",
     "interval": "interval:Interval",
     "linear_relaxation": "linear_relaxation:LinearRelaxation",
+    "max_affine_exact": "max_affine_exact:MaxAffineExact",
     "local_lipsdp": "local_lipsdp:LocalLipSDP",
     "complete": "complete:Complete",
 }
+
+# For models alone whose heads have affine pieces.
+_OF_PIECES = ("max_affine", "max_affine_exact")
 
 CERTIFIERS: Registry[type[AnyCertifier]] = Registry(
     "certifier",
@@ -266,9 +271,9 @@ def _choose(
     chosen, crashed = dict[str, PreparedCertifier](), list[str]()
     not_applicable = dict(too_slow)
     effort = cache(partial(_effort, model, input_shape))
-    for name in _BUILT_IN:
+    for name in _tried(model, given):
         certifier = CERTIFIERS.create(name)
-        if name == "lipschitz_in_box" or norm not in certifier.norms or name in too_slow:
+        if norm not in certifier.norms or name in too_slow:
             continue
         if name == "complete" and name not in given:
             # A search bounds a model many times.
@@ -294,23 +299,37 @@ def _choose(
             not_applicable[name] = f"{type(error).__name__}: {error}"
             crashed.append(name)
             continue
-        if name == "lipschitz" and is_nonvacuous(chosen[name].state.bounds):
+        reason = ""
+        if name == "max_affine_exact":
+            reason = "max_affine_exact decides each ball"
+        elif name == "lipschitz" and is_nonvacuous(chosen[name].state.bounds):
             in_box = CERTIFIERS.create("lipschitz_in_box")
             if norm in in_box.norms:
                 # The bounds may take seconds: both certificates share them.
                 chosen[in_box.name] = PreparedCertifier(in_box, chosen[name].state)
             reason = _why_alone(*effort(), norm)
-            if reason:
-                not_applicable |= dict.fromkeys(_others(norm, {*chosen, *given}), reason)
-                break
+        if reason:
+            not_applicable |= dict.fromkeys(_others(norm, {*chosen, *given}), reason)
+            break
     ready = {p.certifier.name: p for p in (*chosen.values(), *given.values())}
     order = _in_order(prepared.certifier for prepared in ready.values())
     return Selection([ready[c.name] for c in order], not_applicable, crashed)
 
 
+def _tried(model: nn.Module, given: Collection[str]) -> list[str]:
+    """Return the names that `auto` tries, in this order: first what decides by itself."""
+    from robustbench_dyn.lipschitz.max_affine import ends_with_pieces  # noqa: PLC0415
+
+    names = [name for name in _BUILT_IN if name not in (*_OF_PIECES, "lipschitz_in_box")]
+    if ends_with_pieces(model):
+        return [*_OF_PIECES, *names]
+    return [*(name for name in _OF_PIECES if name in given), *names]
+
+
 def _others(norm: Norm, chosen: Collection[str]) -> list[str]:
     """Return the names of the built-in certifiers of a norm that are not among those chosen."""
-    return [name for name in _BUILT_IN if name not in chosen and norm in CERTIFIERS.get(name).norms]
+    others = [name for name in _BUILT_IN if name not in (*chosen, *_OF_PIECES)]
+    return [name for name in others if norm in CERTIFIERS.get(name).norms]
 
 
 def _why_alone(effort: Effort | None, problem: str, norm: Norm) -> str:

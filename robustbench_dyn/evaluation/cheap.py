@@ -8,7 +8,7 @@ from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.threat_models import Norm
 
-_CHEAP = ("lipschitz", "lipschitz_in_box", "interval")
+_CHEAP = ("max_affine", "lipschitz", "lipschitz_in_box", "interval")
 
 
 def cheap_certifiers(model: nn.Module, input_shape: tuple[int, ...], norm: Norm) -> list[str]:

@@ -20,6 +20,7 @@ from robustbench_dyn.flows.mass import FluxField, TransportStep
 from robustbench_dyn.flows.multiscale import two_scales
 from robustbench_dyn.flows.orthogonal import Orthonormal, Rotation, ShiftedRotation
 from robustbench_dyn.flows.periodic import PeriodicConv
+from robustbench_dyn.flows.prototypes import Prototypes
 from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
 from robustbench_dyn.flows.sphere import SphereField, SphereStep
 from robustbench_dyn.flows.switching import NaiveStep, SwitchingPair
@@ -29,6 +30,7 @@ from robustbench_dyn.lipschitz.bounds import (
     lipschitz_bound,
     pairwise_lipschitz,
 )
+from robustbench_dyn.lipschitz.max_affine import AffinePieces, MaxAffine
 from robustbench_dyn.lipschitz.norms import conv_norm, matrix_norm
 from robustbench_dyn.models.freezing import (
     CachedParametrization,
@@ -38,6 +40,7 @@ from robustbench_dyn.models.freezing import (
 )
 
 __all__ = [
+    "AffinePieces",
     "AlmostOrthogonalConv",
     "AlmostOrthogonalLinear",
     "Autonomous",
@@ -51,12 +54,14 @@ __all__ = [
     "FluxField",
     "GradientStep",
     "HamiltonianStep",
+    "MaxAffine",
     "MaxMin",
     "NaiveStep",
     "NonautonomousConv",
     "Orthonormal",
     "OrthonormalGradientStep",
     "PeriodicConv",
+    "Prototypes",
     "Rotation",
     "ShearStep",
     "ShiftedRotation",

@@ -43,7 +43,7 @@ _HARMLESS = frozenset(
 _PLAIN = (Tensor, nn.Parameter)
 _OF_PARAMETRIZATION = frozenset({"__getstate__", "__deepcopy__", "default_deepcopy"})
 # Both the forwards and the bounds of this package's layers read their weights through these.
-_DERIVED = frozenset({"compute", "value"})
+_DERIVED = frozenset({"affine_pieces", "compute", "value"})
 _OWN_PACKAGE = __name__.partition(".")[0]
 
 

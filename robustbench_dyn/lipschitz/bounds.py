@@ -44,8 +44,8 @@ class UnitRowLinear(CachedParametrization):
 class Classifier(nn.Module):
     """Features followed by a linear head: logits = head(features(x)), (batch, classes).
 
-    The head is an nn.Linear or a UnitRowLinear; the split is what lets a certificate use the
-    differences of the head's rows.
+    The head is an nn.Linear or a UnitRowLinear, whose split from the features lets a certificate
+    use the differences of its rows, or a module with a lipschitz_bound() of its own.
     """
 
     def __init__(self, features: nn.Module, head: nn.Module) -> None:
@@ -59,7 +59,10 @@ class Classifier(nn.Module):
 
     def lipschitz_bound(self) -> float:
         """Return Lip(features) |head|; certificates use pairwise_lipschitz, which is sharper."""
-        return lipschitz_bound(self.features) * matrix_norm(head_weight(self.head))
+        features = lipschitz_bound(self.features)
+        if _bounds_itself(self.head):
+            return features * lipschitz_bound(self.head)
+        return features * matrix_norm(head_weight(self.head))
 
 
 def lipschitz_bound(module: nn.Module) -> float:
@@ -234,7 +237,7 @@ def layers_of(model: nn.Module) -> Layers:
     """Return a network's layers; raises CertificateError where a part has no known bound."""
     features, head = _split(model)
     if features is None:
-        return Layers(parts_in_a_row(model), None, None)
+        return Layers(parts_in_a_row(head), None, None)
     weight = head_weight(head)
     return Layers(parts_in_a_row(features), weight, cast("Tensor | None", head.bias))
 
@@ -260,6 +263,10 @@ def head_weight(head: nn.Module) -> Tensor:
     )
 
 
+def _bounds_itself(head: nn.Module) -> bool:
+    return callable(getattr(head, "lipschitz_bound", None))
+
+
 def _split(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     """Return features and head of a network that ends with a linear one, or None and the network.
 
@@ -267,6 +274,8 @@ def _split(model: nn.Module) -> tuple[nn.Module | None, nn.Module]:
     """
     if isinstance(model, Classifier) and is_as_written(type(model), Classifier):
         check_as_written_alone(model)
+        if _bounds_itself(model.head):
+            return None, nn.Sequential(model.features, model.head)
         return model.features, model.head
     if _is_row(model) and isinstance(model, nn.Sequential) and len(model):
         check_as_written_alone(model)

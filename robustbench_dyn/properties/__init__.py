@@ -1,5 +1,6 @@
 """Properties that architectures claim, and the tests of them."""
 
+from robustbench_dyn.properties.attraction import Attracting
 from robustbench_dyn.properties.base import Finding, Property
 from robustbench_dyn.properties.check import check_properties, claims_for_all
 from robustbench_dyn.properties.convergence import Convergent
@@ -20,6 +21,7 @@ from robustbench_dyn.properties.jacobians import (
 )
 
 __all__ = [
+    "Attracting",
     "BatchIndependent",
     "Convergent",
     "Deterministic",

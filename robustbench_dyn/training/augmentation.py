@@ -15,13 +15,15 @@ from robustbench_dyn.strict_yaml import StrictFile
 class Augmentation(StrictFile):
     """Random shifts of up to `shift` or `crop` pixels with zero padding, flips, Gaussian noise.
 
-    shift draws one offset per batch, crop one per example. noise: standard deviation in raw input
+    shift draws one offset per batch, crop one per example, and leaves an example as it is with
+    probability 1 - crop_probability. noise: standard deviation in raw input
     units; the result is not clipped to [0, 1]. Train a network that will be smoothed with the noise
     of the smoothing (arXiv 1902.02918, Section 3.3).
     """
 
     shift: Annotated[int, Field(ge=0, le=8)] = 0
     crop: Annotated[int, Field(ge=0, le=8)] = 0
+    crop_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     flip: bool = False
     noise: Annotated[float, Field(ge=0, le=10)] = 0.0
 
@@ -38,15 +40,19 @@ def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -
         padded = F.pad(x, (margin,) * 4)
         x = padded[:, :, down : down + height, right : right + width]
     if augmentation.crop:
-        x = _crop(x, augmentation.crop, generator)
+        x = _crop(x, augmentation.crop, augmentation.crop_probability, generator)
     if augmentation.noise:
         x = x + augmentation.noise * torch.randn(x.shape, generator=generator)
     return x
 
 
-def _crop(x: Tensor, margin: int, generator: torch.Generator) -> Tensor:
+def _crop(x: Tensor, margin: int, probability: float, generator: torch.Generator) -> Tensor:
     n, _, height, width = x.shape
-    down, right = torch.randint(2 * margin + 1, (2, n, 1), generator=generator)
+    offsets = torch.randint(2 * margin + 1, (2, n, 1), generator=generator)
+    if probability < 1:
+        moved = torch.rand(n, 1, generator=generator) < probability
+        offsets = offsets.where(moved, margin)
+    down, right = offsets
     rows, columns = torch.arange(height) + down, torch.arange(width) + right
     padded = F.pad(x, (margin,) * 4).permute(0, 2, 3, 1)
     cropped = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from robustbench_dyn.datasets import load_dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import write_bytes
+from robustbench_dyn.lipschitz.bounds import Classifier, lipschitz_bound
+from robustbench_dyn.lipschitz.max_affine import MaxAffine
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model
 from robustbench_dyn.threat_models import ThreatModel
@@ -22,7 +24,7 @@ from robustbench_dyn.training.adversarial import perturb
 from robustbench_dyn.training.augmentation import augment
 from robustbench_dyn.training.averaging import retract
 from robustbench_dyn.training.certified import certified_loss
-from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty
+from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty, radius_loss
 from robustbench_dyn.training.precision import uses_bfloat16
 from robustbench_dyn.training.recipes import Recipe
 from robustbench_dyn.training.state import State, check_place
@@ -88,6 +90,7 @@ def train(
         raise InputError(f"the recipe is for model {recipe.model!r}, not {architecture.name!r}")
     checkpoint = check_place(out)
     data = load_dataset(recipe.dataset, split="train", n_examples=n_examples, data_dir=data_dir)
+    data = data.rows(0, _n_learnt(recipe, len(data), n_examples))
     if len(data.x) < recipe.batch_size:
         raise InputError(f"{len(data.x)} examples are fewer than one batch of {recipe.batch_size}")
     _check_eps(recipe, tuple(data.x.shape[1:]))
@@ -102,6 +105,9 @@ def train(
     state = State(recipe, model.to(device), data.x, checkpoint)
     state.bfloat16 = uses_bfloat16(recipe.precision, torch.device(device))
     state.resume()
+    if state.epoch == 0:
+        _start(state, data.x, data.y)
+        state.begin_average()
     for epoch in range(state.epoch, recipe.epochs):
         loss = _train_epoch(state, epoch, data.x, data.y, device, progress)
         if at_epoch is not None:
@@ -111,6 +117,35 @@ def train(
     write_bytes(out, content)
     state.checkpoint.unlink(missing_ok=True)
     return Trained(model, out, hashlib.sha256(content).hexdigest(), state.seconds)
+
+
+def _n_learnt(recipe: Recipe, n: int, asked: int | None) -> int:
+    """Return how many of the n examples that were loaded are learnt; raise InputError for none.
+
+    Held out are the last ones of the training split: the first n that were asked for are learnt.
+    """
+    learnt = n if asked is not None else n - recipe.held_out
+    if learnt < 1:
+        raise InputError(
+            f"held_out={recipe.held_out} leaves none of the {n} training examples; hold out fewer"
+        )
+    return learnt
+
+
+def _start(state: State, x: Tensor, y: Tensor) -> None:
+    """Let a head that has `start_from` begin at the features of the examples."""
+    model = state.model
+    start = getattr(getattr(model, "head", None), "start_from", None)
+    if not isinstance(model, Classifier) or start is None:
+        return
+    started = _clock(str(x.device))
+    generator = torch.Generator().manual_seed(state.recipe.seed)
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        features = [model.features(part.to(device)) for part in torch.split(x, 1000)]
+    start(torch.cat(features), y.to(device), generator)
+    state.seconds += _clock(str(device)) - started
 
 
 def _train_epoch(
@@ -178,6 +213,8 @@ def _batch_loss(
     state: State, x: Tensor, y: Tensor, generator: torch.Generator, *, epochs: float
 ) -> Tensor:
     recipe, model = state.recipe, state.model
+    if recipe.loss.kind == "radius":
+        return radius_loss(_rival_radii(model, x, y), recipe.loss)
     objective = partial(_loss, labels=y, loss=recipe.loss)
     if recipe.certified_training is not None and state.network is not None:
         settings = recipe.certified_training
@@ -187,6 +224,17 @@ def _batch_loss(
             x = perturb(model, x, objective, recipe.adversary, generator)
         logits = model(x)
     return objective(logits)
+
+
+def _rival_radii(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the certified radii of a model against the other classes, (batch, classes - 1)."""
+    if not isinstance(model, Classifier) or not isinstance(model.head, MaxAffine):
+        raise InputError(
+            "loss kind radius needs a Classifier whose head has affine pieces, such as MaxAffine "
+            f"or Prototypes, not {type(model).__name__}; choose another kind"
+        )
+    radii = model.head.rival_radii(model.features(x), y)
+    return radii / lipschitz_bound(model.features)
 
 
 def _clock(device: str) -> float:

@@ -20,19 +20,27 @@ class Loss(StrictFile):
     Lampert, arXiv 2208.03160, eq. 9). offset 0 and temperature 1 give the plain cross-entropy.
     kind hinge: the multi-class hinge sum_j max(0, margin - F_y + F_j) / classes, j other than y
     (Crammer & Singer, JMLR 2, 2001).
+    kind radius: T softplus(log sum_j exp((radius - r_j) / T)) for the certified L2 radii r_j
+    against the other classes and T the temperature; a small T gives the hinge max_j max(0, radius -
+    r_j) (arXiv 2207.07208). The model must end with a head of affine pieces.
     """
 
-    kind: Literal["cross_entropy", "hinge"] = "cross_entropy"
+    kind: Literal["cross_entropy", "hinge", "radius"] = "cross_entropy"
     offset: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     margin: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    radius: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if (self.kind == "hinge") != (self.margin is not None):
             raise ValueError("kind hinge requires a margin, and only hinge has one")
-        if self.kind == "hinge" and (self.offset, self.temperature) != (0.0, 1.0):
-            raise ValueError("offset and temperature belong to cross_entropy")
+        if (self.kind == "radius") != (self.radius is not None):
+            raise ValueError("kind radius requires a radius, and only radius has one")
+        if self.kind == "hinge" and self.temperature != 1.0:
+            raise ValueError("temperature belongs to cross_entropy and radius")
+        if self.kind != "cross_entropy" and self.offset:
+            raise ValueError("offset belongs to cross_entropy")
         return self
 
 
@@ -43,6 +51,13 @@ def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
     onehot = F.one_hot(y, logits.shape[1])
     shifted = (logits - loss.offset * onehot) / loss.temperature
     return loss.temperature * F.cross_entropy(shifted, y)
+
+
+def radius_loss(radii: Tensor, loss: Loss) -> Tensor:
+    """Return the mean loss of kind radius; radii: (batch, classes - 1), against each rival."""
+    assert loss.radius is not None
+    lacking = torch.logsumexp((loss.radius - radii) / loss.temperature, dim=1)
+    return loss.temperature * F.softplus(lacking).mean()
 
 
 def orthogonality_penalty(model: nn.Module) -> Tensor:

@@ -29,11 +29,16 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
     momentum: float,
+    nesterov: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return the optimizer; only sgd uses the momentum."""
+    """Return the optimizer; only sgd uses the momentum, nesterov for its look-ahead."""
     if name == "sgd":
         return torch.optim.SGD(
-            parameters, lr=learning_rate, weight_decay=weight_decay, momentum=momentum
+            parameters,
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     return kind(parameters, lr=learning_rate, weight_decay=weight_decay)

@@ -38,16 +38,19 @@ class Recipe(StrictFile):
     """All settings of a training, as recipes/*.yaml holds them.
 
     orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
-    the one-cycle schedule. averaging: the share that the average of the weights keeps in each step
-    (averaging.py), such as 0.999; 0 for the last weights. precision: of the forward pass; bfloat16
-    only on devices on which it is fast (precision.py). variant: name of the weights, for an
-    architecture with several sets of weights for one data set.
+    the one-cycle schedule. nesterov: the momentum looks ahead. averaging: the share that the
+    average of the weights keeps in each step (averaging.py), such as 0.999; 0 for the last weights.
+    precision: of the forward pass; bfloat16 only on devices on which it is fast (precision.py).
+    held_out: so many examples at the end of the training split are not trained on; settings are
+    chosen by the accuracies on them. variant: name of the weights, for an architecture with several
+    sets of weights for one data set.
     """
 
     model: Name
     dataset: DatasetName
     norm: Norm | None = None
     variant: Variant = ""
+    held_out: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     options: dict[str, Option] = Field(default_factory=dict)
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
@@ -56,6 +59,7 @@ class Recipe(StrictFile):
     orthogonality: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     optimizer: OptimizerName = "adam"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -75,6 +79,12 @@ class Recipe(StrictFile):
         self._check_certified_training()
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"only sgd has momentum, not {self.optimizer}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; give one or drop it")
+        if self.loss.kind == "radius" and (self.adversary or self.certified_training):
+            raise ValueError(
+                "loss kind radius certifies by itself; drop adversary and certified_training"
+            )
         if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
             raise ValueError("warmup belongs to the one-cycle schedule; drop warmup or decay")
         return self

@@ -52,6 +52,7 @@ class State:
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
         )
         self.schedule = make_schedule(
             self.optimizer,
@@ -64,9 +65,15 @@ class State:
         self.network = None
         if recipe.certified_training is not None:
             self.network = trace_for_training(model, input_shape)
-        self.average = AveragedWeights(model, recipe.averaging) if recipe.averaging else None
+        self.average: AveragedWeights | None = None
+        self.begin_average()
         self.epoch, self.seconds, self.bfloat16 = 0, 0.0, False
         self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
+
+    def begin_average(self) -> None:
+        """Begin the average, where the recipe asks for one, at the weights as they are."""
+        averaging = self.recipe.averaging
+        self.average = AveragedWeights(self.model, averaging) if averaging else None
 
     def result(self) -> nn.Module:
         """Return the network as it stands: with the average of its weights, where there is one."""

@@ -90,11 +90,13 @@ def test_certifiers_run_once_in_the_order_of_their_costs():
     several = ["linear_relaxation", "lipschitz", "interval", "interval"]
     assert names(several) == ["lipschitz", "interval", "linear_relaxation"]
     assert list(certifier_names()) == [
+        "max_affine",
         "lipschitz",
         "lipsdp",
         "lipschitz_in_box",
         "interval",
         "linear_relaxation",
+        "max_affine_exact",
         "local_lipsdp",
         "complete",
     ]

@@ -13,6 +13,7 @@ from robustbench_dyn.flows import (
     Flow,
     FluxField,
     HamiltonianStep,
+    Prototypes,
     ShearStep,
     SphereField,
     SphereStep,
@@ -20,6 +21,7 @@ from robustbench_dyn.flows import (
 )
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.properties import (
+    Attracting,
     BatchIndependent,
     Convergent,
     Deterministic,
@@ -121,6 +123,17 @@ class Kinked(nn.Module):
         return 1.0
 
 
+class Blunt(Prototypes):
+    """A flow of far too small a sharpness, which leaves the basins for the mean of all."""
+
+    def compute(self):
+        return super().compute() * torch.tensor([1e-3, 1.0])
+
+
+def prototypes(kind=Prototypes):
+    return nn.Sequential(nn.Flatten(), kind(64, 3, prototypes=4))
+
+
 def coupling():
     return nn.Conv2d(2, 2, 3, padding=1)
 
@@ -143,6 +156,8 @@ HONEST = [
     (Convergent("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="rk4_38"))),
     (EnergyDecreasing(), lambda: ConvGradientStep(4, 8, n_steps=3)),
     (EnergyDecreasing(), lambda: ConvGradientStep(4, 8, activation="sin", n_steps=3)),
+    (EnergyDecreasing("1"), prototypes),
+    (Attracting("1"), prototypes),
     (EquilibriumPreserving("1"), lambda: Sphere(SphereStep(64, 5))),
     (Nonexpansive(), lambda: ConvGradientStep(4, 8)),
     (Lipschitz(), lambda: HamiltonianStep(4, 6)),
@@ -161,6 +176,7 @@ LIARS = [
     (Convergent("1", order=2), lambda: Sphere(Flow(SphereField(64, 5)))),
     (Convergent("1", order=4), lambda: Sphere(Flow(SphereField(64, 5), method="heun"))),
     (EnergyDecreasing(), lambda: Rising(4, 8)),
+    (Attracting("1"), lambda: prototypes(Blunt)),
     (EquilibriumPreserving(), lambda: ShearStep(coupling(), coupling())),
     (Nonexpansive(), lambda: ShearStep(coupling(), coupling())),
     (Lipschitz(), Bent),

@@ -108,6 +108,20 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     return size(a - b)
 
 
+class Features(NamedTuple):
+    """The input of a head: (batch, *shape) each, and in L2 (batch,) how far it may move and err.
+
+    value: as the network computes it at x; exact, exact_points: in exact arithmetic, at x and at a
+    point of each ball. drift, error: anywhere in the ball; inf where nothing is known.
+    """
+
+    value: Tensor
+    exact: Tensor
+    exact_points: Tensor
+    drift: Tensor
+    error: Tensor
+
+
 class LayerRounding(NamedTuple):
     """A network as a sequence of layers, whose rounding is bounded from one to the next."""
 
@@ -140,9 +154,28 @@ class LayerRounding(NamedTuple):
         """Return bounds of how far margins are from exact ones within reach of x.
 
         points: one within reach of each x. The bounds, on the CPU, are followed by the exact logits
-        at x and at these points: (batch, classes) each, float64. Where a layer of torch's moves the
-        two further apart than its bound allows, the bound is not one of that layer, and nothing is
-        bounded. A bound that a module states itself is left to the audit, which ends the run.
+        at x and at these points: (batch, classes) each, float64. A bound that a module states
+        itself is left to the audit, which ends the run.
+        """
+        found = self.through_parts(x, reach, points)
+        value, exact, exact_points, drift, error = found
+        if self.layers.weight is None:
+            # Of two logits together.
+            worst_case = (math.sqrt(2) * error)[:, None].expand(len(x), value.shape[1])
+            return worst_case.cpu(), exact, exact_points
+        weight = self.layers.weight.detach()
+        own = head_rounding(weight, self.layers.bias, value, drift + 2 * error).double()
+        rows = weight.double()
+        between = torch.cdist(rows, rows)[y.to(rows.device)]
+        worst_case = error[:, None] * between * (1 + 1e-9) + own
+        worst_case = worst_case + own.gather(1, y.to(own.device)[:, None])
+        return worst_case.cpu(), self._head(exact), self._head(exact_points)
+
+    def through_parts(self, x: Tensor, reach: Tensor, points: Tensor) -> Features:
+        """Run all parts but the head at x, and bound their rounding within reach of it.
+
+        Where a layer of torch's moves x and its point further apart than its Lipschitz bound
+        allows, the bound is not one of that layer, and nothing is bounded.
         """
         value, exact, exact_points = x, x.double(), points.double()
         drift = reach.to(x.device, torch.float64)
@@ -161,17 +194,7 @@ class LayerRounding(NamedTuple):
             if not hasattr(part, "lipschitz_bound"):
                 error = error.where(kept | (before == 0), math.inf)
             drift = torch.where(drift > 0, bound * drift, 0.0).minimum(result.error_bounds.drift)
-        if self.layers.weight is None:
-            # Of two logits together.
-            worst_case = (math.sqrt(2) * error)[:, None].expand(len(x), value.shape[1])
-            return worst_case.cpu(), exact, exact_points
-        weight = self.layers.weight.detach()
-        own = _head_rounding(weight, self.layers.bias, value, drift + 2 * error).double()
-        rows = weight.double()
-        between = torch.cdist(rows, rows)[y.to(rows.device)]
-        worst_case = error[:, None] * between * (1 + 1e-9) + own
-        worst_case = worst_case + own.gather(1, y.to(own.device)[:, None])
-        return worst_case.cpu(), self._head(exact), self._head(exact_points)
+        return Features(value, exact, exact_points, drift, error)
 
     def _head(self, exact: Tensor) -> Tensor:
         assert self.layers.weight is not None
@@ -189,7 +212,7 @@ def layer_rounding(model: nn.Module, *, strict: bool) -> LayerRounding:
     return LayerRounding(model, layers, strict)
 
 
-def _head_rounding(weight: Tensor, bias: Tensor | None, value: Tensor, around: Tensor) -> Tensor:
+def head_rounding(weight: Tensor, bias: Tensor | None, value: Tensor, around: Tensor) -> Tensor:
     """Return what a linear head's own sums may err by, for inputs within `around` of value."""
     kind = torch.finfo(value.dtype)
     n_summands = weight.shape[1] + 2
