@@ -236,13 +236,23 @@ class Place:
 
 
 class _HeldOut:
-    """The first examples of the test split, which training never sees, and a ball around each."""
+    """Examples that the training does not see, and a ball around each.
+
+    They are those that the recipe holds out of the training split, or else the first ones of the
+    test split.
+    """
 
     def __init__(self, config: Recipe, data_dir: Path | None, eps: float | None) -> None:
         from robustbench_dyn.datasets import load_dataset
 
-        data = load_dataset(config.dataset, data_dir=data_dir)
-        self.data = data.rows(0, min(_N_HELD_OUT, len(data)))
+        if config.held_out:
+            data = load_dataset(config.dataset, split="train", data_dir=data_dir)
+            self.data = data.rows(max(0, len(data) - config.held_out), len(data))
+            self.what = f"the {len(self.data)} held-out training examples of {data.name}"
+        else:
+            data = load_dataset(config.dataset, data_dir=data_dir)
+            self.data = data.rows(0, min(_N_HELD_OUT, len(data)))
+            self.what = f"the first {len(self.data)} test examples of {data.name}"
         self.threat_model = _ball(config, tuple(self.data.x.shape[1:]), eps)
 
     def clean(self, model: nn.Module) -> float:
@@ -270,8 +280,7 @@ class _HeldOut:
             model, self.data, threat_model, attacks="none", certifiers=certifiers or "none"
         )
         row = evaluation.summary
-        of = f"the first {len(self.data)} test examples of {self.data.name}"
-        text = f"on {of}: clean {row['clean_accuracy']:.1%}"
+        text = f"on {self.what}: clean {row['clean_accuracy']:.1%}"
         ball = f"{threat_model.norm} {format_eps(threat_model.eps)}"
         if not certifiers:
             return f"{text}; no cheap certifier is applicable, so ask `dynbench run` for {ball}"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_dyn.datasets import load_dataset
+from robustbench_dyn.datasets import dataset_info, load_dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import write_bytes
 from robustbench_dyn.lipschitz.bounds import Classifier, lipschitz_bound
@@ -89,8 +89,8 @@ def train(
     if recipe.model != architecture.name:
         raise InputError(f"the recipe is for model {recipe.model!r}, not {architecture.name!r}")
     checkpoint = check_place(out)
-    data = load_dataset(recipe.dataset, split="train", n_examples=n_examples, data_dir=data_dir)
-    data = data.rows(0, _n_learnt(recipe, len(data), n_examples))
+    n_learnt = _n_learnt(recipe, n_examples, data_dir)
+    data = load_dataset(recipe.dataset, split="train", n_examples=n_learnt, data_dir=data_dir)
     if len(data.x) < recipe.batch_size:
         raise InputError(f"{len(data.x)} examples are fewer than one batch of {recipe.batch_size}")
     _check_eps(recipe, tuple(data.x.shape[1:]))
@@ -119,17 +119,21 @@ def train(
     return Trained(model, out, hashlib.sha256(content).hexdigest(), state.seconds)
 
 
-def _n_learnt(recipe: Recipe, n: int, asked: int | None) -> int:
-    """Return how many of the n examples that were loaded are learnt; raise InputError for none.
+def _n_learnt(recipe: Recipe, asked: int | None, data_dir: Path | None) -> int | None:
+    """Return how many of the first training examples are learnt; None for all.
 
-    Held out are the last ones of the training split: the first n that were asked for are learnt.
+    Held out are the last ones of the training split, however many are asked for.
     """
-    learnt = n if asked is not None else n - recipe.held_out
-    if learnt < 1:
+    if not recipe.held_out:
+        return asked
+    size = dataset_info(recipe.dataset, data_dir=data_dir).sizes.get("train", 0)
+    left = size - recipe.held_out
+    if left < max(1, asked or 1):
         raise InputError(
-            f"held_out={recipe.held_out} leaves none of the {n} training examples; hold out fewer"
+            f"held_out={recipe.held_out} leaves {max(0, left)} of the {size} training examples of "
+            f"{recipe.dataset}, and {asked or 'at least 1'} must be left; hold out fewer"
         )
-    return learnt
+    return left if asked is None else asked
 
 
 def _start(state: State, x: Tensor, y: Tensor) -> None:

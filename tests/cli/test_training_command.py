@@ -40,6 +40,13 @@ def test_training_ends_with_accuracies_on_held_out_examples(command, mine):
     assert "file: weights/moons.safetensors" in result.stdout
 
 
+def test_accuracies_are_those_of_examples_that_a_recipe_holds_out(command, mine):
+    recipe = mine / "recipes" / "moons.yaml"
+    recipe.write_text(recipe.read_text() + "held_out: 150\n")
+    result = command(*TRAIN, "--quiet")
+    assert "on the 150 held-out training examples of moons: clean " in result.stdout, result.stderr
+
+
 def test_a_radius_may_be_given(command, mine):
     result = command(*TRAIN, "--eps", "0.15", "--quiet")
     assert "at L2 0.15 by lipschitz" in result.stdout

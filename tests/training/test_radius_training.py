@@ -80,9 +80,15 @@ def test_examples_held_out_are_not_learnt(architecture, tmp_path):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_holding_out_everything_is_refused(architecture, tmp_path):
-    with pytest.raises(InputError, match="leaves none"):
-        loop.train(recipe(held_out=10_000), architecture, tmp_path / "a.safetensors")
+@pytest.mark.parametrize(
+    ("more", "message"), [(0, "leaves 300 of .* and 301 must be left"), (300, "leaves 0 of")]
+)
+def test_holding_out_too_many_is_refused(more, message, architecture, tmp_path):
+    held_out = len(loop.load_dataset("digits", split="train")) - 300 + more
+    with pytest.raises(InputError, match=message):
+        loop.train(
+            recipe(held_out=held_out), architecture, tmp_path / "a.safetensors", n_examples=301
+        )
 
 
 def test_a_model_without_pieces_has_no_radius_loss(tmp_path):

@@ -142,7 +142,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(architecture, recipe, tmp_pa
         (("seed: 0", "warmup: 0.1\ndecay: {every: 1}"), "warmup belongs"),
         (("offset: 0.3, temperature: 0.25", "kind: hinge"), "hinge requires a margin"),
         (("offset: 0.3", "margin: 0.3"), "hinge requires a margin"),
-        (("offset: 0.3", "kind: hinge, margin: 0.3"), "belong to cross_entropy"),
+        (("offset: 0.3", "kind: hinge, margin: 0.3"), "temperature belongs to cross_entropy"),
         (("{shift: 1}", "{noise: -0.1}"), "noise"),
         (("{shift: 1}", "{noise: 64}"), "noise"),
         (
