@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from robustbench_dyn.datasets import dataset_info, load_dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import write_bytes
-from robustbench_dyn.lipschitz.bounds import Classifier, lipschitz_bound
-from robustbench_dyn.lipschitz.max_affine import MaxAffine
+from robustbench_dyn.lipschitz.bounds import Classifier
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model
 from robustbench_dyn.threat_models import ThreatModel
@@ -24,9 +23,10 @@ from robustbench_dyn.training.adversarial import perturb
 from robustbench_dyn.training.augmentation import augment
 from robustbench_dyn.training.averaging import retract
 from robustbench_dyn.training.certified import certified_loss
-from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty, radius_loss
+from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty, rival_loss
 from robustbench_dyn.training.precision import uses_bfloat16
 from robustbench_dyn.training.recipes import Recipe
+from robustbench_dyn.training.rivals import rival_margins
 from robustbench_dyn.training.state import State, check_place
 
 
@@ -217,8 +217,10 @@ def _batch_loss(
     state: State, x: Tensor, y: Tensor, generator: torch.Generator, *, epochs: float
 ) -> Tensor:
     recipe, model = state.recipe, state.model
-    if recipe.loss.kind == "radius":
-        return radius_loss(_rival_radii(model, x, y), recipe.loss)
+    if recipe.loss.of_rivals:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=state.bfloat16):
+            rivals = rival_margins(model, x, y)
+        return rival_loss(rivals, recipe.loss, done=epochs / recipe.epochs)
     objective = partial(_loss, labels=y, loss=recipe.loss)
     if recipe.certified_training is not None and state.network is not None:
         settings = recipe.certified_training
@@ -228,17 +230,6 @@ def _batch_loss(
             x = perturb(model, x, objective, recipe.adversary, generator)
         logits = model(x)
     return objective(logits)
-
-
-def _rival_radii(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the certified radii of a model against the other classes, (batch, classes - 1)."""
-    if not isinstance(model, Classifier) or not isinstance(model.head, MaxAffine):
-        raise InputError(
-            "loss kind radius needs a Classifier whose head has affine pieces, such as MaxAffine "
-            f"or Prototypes, not {type(model).__name__}; choose another kind"
-        )
-    radii = model.head.rival_radii(model.features(x), y)
-    return radii / lipschitz_bound(model.features)
 
 
 def _clock(device: str) -> float:

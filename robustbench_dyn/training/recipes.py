@@ -81,9 +81,10 @@ class Recipe(StrictFile):
             raise ValueError(f"only sgd has momentum, not {self.optimizer}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0; give one or drop it")
-        if self.loss.kind == "radius" and (self.adversary or self.certified_training):
+        if self.loss.of_rivals and (self.adversary or self.certified_training):
             raise ValueError(
-                "loss kind radius certifies by itself; drop adversary and certified_training"
+                f"loss kind {self.loss.kind} certifies by itself; drop adversary and "
+                "certified_training"
             )
         if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
             raise ValueError("warmup belongs to the one-cycle schedule; drop warmup or decay")

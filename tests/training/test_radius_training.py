@@ -12,7 +12,8 @@ from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training import augmentation, loop, recipes
-from robustbench_dyn.training.losses import Loss, radius_loss
+from robustbench_dyn.training.losses import Loss, rival_loss
+from robustbench_dyn.training.rivals import RivalMargins
 
 RECIPE = {
     "model": "prototype_flow",
@@ -41,7 +42,9 @@ def architecture():
 @pytest.mark.parametrize("temperature", [0.3, 1e-3])
 def test_the_radius_loss_is_softplus_of_what_is_lacking(temperature):
     radii = torch.tensor([[0.5, 1.5], [2.5, 3.0]])
-    loss = float(radius_loss(radii, Loss(kind="radius", radius=2.0, temperature=temperature)))
+    rivals = RivalMargins(2 * radii, torch.full_like(radii, 2.0))
+    asked = Loss(kind="radius", radius=2.0, temperature=temperature)
+    loss = float(rival_loss(rivals, asked, done=0.0))
     each = [
         temperature * math.log1p(sum(math.exp((2.0 - r) / temperature) for r in row))
         for row in (radii.tolist() if temperature > 0.1 else [])
@@ -91,12 +94,6 @@ def test_holding_out_too_many_is_refused(more, message, architecture, tmp_path):
         )
 
 
-def test_a_model_without_pieces_has_no_radius_loss(tmp_path):
-    changes = {"model": "lipflow", "options": {"channels": 4, "terms": 4, "depth": 1}}
-    with pytest.raises(InputError, match="affine pieces"):
-        loop.train(recipe(**changes), discover().get("lipflow"), tmp_path / "a.safetensors")
-
-
 @pytest.mark.parametrize("probability", [0.5, 1.0])
 def test_each_example_is_shifted_with_a_probability(probability):
     x = torch.rand(4000, 1, 4, 4)
@@ -110,9 +107,9 @@ def test_each_example_is_shifted_with_a_probability(probability):
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"loss": {"kind": "radius"}}, "requires a radius"),
-        ({"loss": {"radius": 1.0}}, "only radius has one"),
-        ({"loss": {"kind": "radius", "radius": 1.0, "offset": 0.1}}, "offset belongs"),
+        ({"loss": {"kind": "radius"}}, "require a radius"),
+        ({"loss": {"radius": 1.0}}, "require a radius"),
+        ({"loss": {"kind": "radius", "radius": 1.0, "offset": 0.1}}, "offset and annealing belong"),
         ({"loss": {"kind": "hinge", "margin": 1.0, "temperature": 0.1}}, "temperature belongs"),
         ({"momentum": 0.0}, "nesterov needs a momentum"),
         ({"adversary": {"norm": "L2", "eps": 0.1}}, "certifies by itself"),
