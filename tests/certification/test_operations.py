@@ -199,8 +199,46 @@ BATCHES = [
     ("bmm", heads, (2, 4)),
     ("addmm", lambda z: in_dtype(ATTENTION, z, z, z, need_weights=False)[0], (2, 4)),
     ("addmm", lambda z: in_dtype(ATTENTION, z, z, z)[0], (2, 4)),
-    ("index_select", lambda z: F.pad(z, (1, 2, 0, 1), mode="circular"), (1, 3, 3)),
     ("convolution", lambda z: in_dtype(CIRCULAR, z), (2, 3, 4)),
+]
+
+
+def halves_in_place(z):
+    z = 1.0 * z
+    z[:, :1] += z[:, 1:] ** 2
+    z[:, 1:].mul_(constant(z, 2))
+    return z
+
+
+def steps_in_memory(z):
+    """Euler steps whose states are written behind one another, with the batch second."""
+    states = z.new_empty(3, *z.shape)
+    states[0] = z
+    for k in range(2):
+        states[k + 1] = states[k] + 0.5 * states[k].tanh()
+    return states.transpose(0, 1)[:, 1:]
+
+
+def column(z, index):
+    return torch.tensor(index).view(1, -1).expand(len(z), -1)
+
+
+MASK = torch.tensor([True, False, True, False])
+WRITES = [
+    ("assembled", halves_in_place, (2, 2)),
+    ("assembled", steps_in_memory, (3,)),
+    ("assembled", lambda z: F.pad(z, (1, 2, 0, 1), mode="circular"), (1, 3, 3)),
+    ("masked_fill", lambda z: z.masked_fill(MASK, 0.5), (4,)),
+    ("where", lambda z: torch.where(MASK, z, z.flip(1)), (4,)),
+    ("gather", lambda z: z.gather(1, column(z, [0, 2, 2])), (4,)),
+    ("scatter", lambda z: z.scatter(1, column(z, [3, 1]), z[:, :2] * 2), (4,)),
+    ("slice_scatter", lambda z: torch.slice_scatter(z, z[:, :1] + 1, 1, 2, 3), (4,)),
+    ("select_scatter", lambda z: torch.select_scatter(z, z[:, 0], 1, 2), (4,)),
+    ("diagonal_scatter", lambda z: torch.diagonal_scatter(z, z[:, 0], 0, 1, 2), (2, 2)),
+    ("tril", lambda z: z.tril(), (2, 3)),
+    ("triu", lambda z: z.triu(1), (2, 3)),
+    ("index_copy", lambda z: z.index_copy(1, torch.tensor([2, 0]), 2 * z[:, :2]), (4,)),
+    ("index_fill", lambda z: z.index_fill(1, torch.tensor([2, 0]), 0.25), (4,)),
 ]
 
 # Each of these takes some seconds.
@@ -226,6 +264,7 @@ def cases():
         *PRODUCTS,
         *AFFINE,
         *BATCHES,
+        *WRITES,
     ]:
         marks = [pytest.mark.slow] if name in seen | LONG else []
         seen.add(name)

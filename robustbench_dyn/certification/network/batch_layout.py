@@ -153,6 +153,19 @@ def _along(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten 
     return _with(operation, new, [x, place, *rest], batch)
 
 
+def _reduced(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    """Reductions over several dimensions, which are their second argument."""
+    x, dims, *rest = (*operation.args, None)[: max(2, len(operation.args))]
+    layout, rank = inputs[0].layout, len(inputs[0].shape)
+    if not dims or any(dim % rank == layout.dim for dim in dims):
+        return None
+    kept = bool((*rest, False)[0])
+    before = 0 if kept else sum(dim % rank < layout.dim for dim in dims)
+    places = [place for dim in dims if (place := layout.moved(dim % rank)) is not None]
+    new = layout._replace(dim=layout.dim - before)
+    return _with(operation, new, [x, places, *rest], batch)
+
+
 def _split(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
     x, sizes, *dims = operation.args
     layout = inputs[0].layout
@@ -236,6 +249,7 @@ _REWRITES: dict[str, _Rewrite] = {
     **dict.fromkeys(
         ("_softmax", "cat", "select", "slice", "squeeze", "stack", "unbind", "unsqueeze"), _along
     ),
+    **dict.fromkeys(("amax", "amin", "mean", "sum"), _reduced),
     **dict.fromkeys(("split", "split_with_sizes"), _split),
     **dict.fromkeys(
         (

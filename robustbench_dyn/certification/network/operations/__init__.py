@@ -29,6 +29,7 @@ from __future__ import annotations
 from robustbench_dyn.certification.network.operations import (
     activations,
     arithmetic,
+    assembly,
     attention,
     linear,
     movement,
@@ -57,6 +58,7 @@ _BUILT_IN = (
     normalisation,
     attention,
     movement,
+    assembly,
 )
 
 OPERATIONS: Registry[Handler] = Registry(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.convex_activations import Reciprocal
@@ -86,11 +87,23 @@ def _mean(context: OperationContext) -> Node:
     return context.nonnegative_map(n_summands)
 
 
+def _index_add(context: OperationContext) -> Node:
+    """Numbers that are added to those at some places along a dimension."""
+    _, dim, places, *_ = context.args
+    alpha = float(context.operation.kwargs.get("alpha", 1))
+    if dim % (len(context.operation.shape) + 1) == 0:
+        raise context.refuse(" over the batch")
+    if isinstance(places, NodeRef) or alpha != 1:
+        raise context.refuse(" at places that depend on the input, or times a factor")
+    return context.nonnegative_map(int(torch.bincount(places.flatten()).max()) + 1)
+
+
 OPERATIONS: dict[str, Handler] = {
     "_adaptive_avg_pool2d": _mean,
     "add": _sum,
     "avg_pool2d": _mean,
     "div": _div,
+    "index_add": _index_add,
     "mean": _mean,
     "mul": _mul,
     "neg": _neg,
