@@ -82,6 +82,11 @@ def mask_that_is_written_again(z, _):
     return first + z * mask
 
 
+def detached(z, _):
+    z.detach()[:, 1:].mul_(z[:, :1].detach())
+    return z.detach().clone()
+
+
 def erased(z, _):
     z[:, 2:].zero_()
     z[:, 0].fill_(2.0)
@@ -143,6 +148,7 @@ WRITING = [
     shared_memory,
     zeros_that_are_added_to,
     mask_that_is_written_again,
+    detached,
     erased,
     at_a_mask,
     at_places,
