@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.activations import Activation, Line
+from robustbench_dyn.certification.activations import ClosedFormActivation, Line
 
 # More than the rounding of a slope, in float32, too.
 _STEEPER = 1 + 2.0**-10
 
 
-class Exp(Activation):
+class Exp(ClosedFormActivation):
     """exp(z)."""
 
     max_slope = float("inf")
@@ -40,7 +40,7 @@ class Exp(Activation):
         return torch.exp(lower), torch.exp(upper)
 
 
-class Square(Activation):
+class Square(ClosedFormActivation):
     """z^2."""
 
     rounding_units = 4
@@ -68,7 +68,7 @@ class Square(Activation):
         return 2 * lower, 2 * upper
 
 
-class _Limited(Activation):
+class _Limited(ClosedFormActivation):
     """A function with a pole at 0, on each side of which it is monotone, and convex or concave.
 
     least: what the argument is known to be at least, if that is above 0.
