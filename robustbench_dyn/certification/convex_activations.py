@@ -149,6 +149,56 @@ class Reciprocal(_Limited):
         return [z, -z]
 
 
+class _Concave(_Limited):
+    """One that increases, above 0 alone."""
+
+    min_slope = 0.0
+    max_slope = float("inf")
+    secant_upper = False
+
+    def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the secant's slope, and that at the middle."""
+        return super().initial_slopes(lower, upper)[::-1]
+
+    def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """Return the slope at the lower end."""
+        return super().slope_bound(lower, torch.full_like(lower, torch.inf), error)
+
+
+class Sqrt(_Concave):
+    """sqrt(z) for z above 0."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        return torch.sqrt(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        return 0.5 * torch.rsqrt(z)
+
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return where z^(-1/2) / 2 = slope."""
+        return [(2 * slope).clamp_min(1e-100).pow(-2)]
+
+
+class Log(_Concave):
+    """log(z) for z above 0."""
+
+    rounding_units = 16
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        return torch.log(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        return torch.reciprocal(z)
+
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return where 1 / z = slope."""
+        return [torch.reciprocal(slope.clamp_min(1e-300))]
+
+
 class Rsqrt(_Limited):
     """1 / sqrt(z) for z above 0."""
 

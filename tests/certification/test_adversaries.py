@@ -136,7 +136,7 @@ GUARDS = {
     ),
     "shapes": (
         {
-            (tracer, "refuse_data_dependence"): nothing,
+            (recorder, "refuse_data_dependence"): nothing,
             (objectives, "explained_by_rounding"): lambda observed, _worst_case: 0 * observed,
         },
         "shape_by_nonzero",

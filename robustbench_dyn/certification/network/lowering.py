@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from robustbench_dyn.certification.network.batch_layout import STANDARD, Placed, rewritten
+from robustbench_dyn.certification.network.batch_layout import rewritten
 from robustbench_dyn.certification.network.graph import Network, Node
+from robustbench_dyn.certification.network.layout import STANDARD, Placed
 from robustbench_dyn.certification.network.operations import (
     OPERATIONS,
     Handler,
     OperationContext,
 )
+from robustbench_dyn.certification.network.operations.refusals import REASONS
 from robustbench_dyn.certification.network.placement import BY_PLACES, rewritten_by_places
 from robustbench_dyn.certification.network.scalars import with_vectors
 from robustbench_dyn.certification.network.trace import N_EXAMPLES, NodeRef, Operation, Trace
@@ -47,7 +49,7 @@ def to_network(trace: Trace, dtype: torch.dtype, handlers: Handlers | None = Non
         context = OperationContext(operation, shapes, nodes, dtype, trace.device, trace.dtype)
         handler = handlers[operation.name]
         if handler is None:
-            raise context.refuse()
+            raise context.refuse(REASONS.get(operation.name, ""))
         if in_front is None:
             raise context.refuse(" over the batch")
         placed[k] = Placed(traced.whole_shape, in_front.layout)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from robustbench_dyn.certification.network.batch_layout import Layout, Placed, Rewritten
+from robustbench_dyn.certification.network.layout import Layout, Placed, Rewritten
 from robustbench_dyn.certification.network.memory import ASSEMBLED
 from robustbench_dyn.certification.network.trace import NodeRef, Operation
 

@@ -34,6 +34,7 @@ from robustbench_dyn.certification.network.operations import (
     linear,
     movement,
     normalisation,
+    norms,
     piecewise,
     pooling,
 )
@@ -56,6 +57,7 @@ _BUILT_IN = (
     linear,
     arithmetic,
     normalisation,
+    norms,
     attention,
     movement,
     assembly,

@@ -82,9 +82,14 @@ def _mean(context: OperationContext) -> Node:
     name, (index,) = context.operation.name, context.operation.inputs
     before, after = math.prod(context.shapes[index]), math.prod(context.operation.shape)
     n_summands = before if name == "sum" else 2 * math.ceil(before / max(after, 1)) + 2
-    if name == "avg_pool2d":
+    if name in ("avg_pool2d", "avg_pool3d"):
         n_summands = math.prod(context.args[1]) + 1
     return context.nonnegative_map(n_summands)
+
+
+def _fold(context: OperationContext) -> Node:
+    """Patches that are added where they overlap."""
+    return context.nonnegative_map(math.prod(context.args[2]) + 1)
 
 
 def _index_add(context: OperationContext) -> Node:
@@ -102,6 +107,8 @@ OPERATIONS: dict[str, Handler] = {
     "_adaptive_avg_pool2d": _mean,
     "add": _sum,
     "avg_pool2d": _mean,
+    "avg_pool3d": _mean,
+    "col2im": _fold,
     "div": _div,
     "index_add": _index_add,
     "mean": _mean,

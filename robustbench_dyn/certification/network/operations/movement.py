@@ -59,6 +59,8 @@ _MOVES = [
     "t",
     "transpose",
     "unbind",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
     "unsqueeze",
     "view",
     "view_copy",
