@@ -10,7 +10,7 @@ from oracles.refutation import built, certificates, predictions, refuted
 from robustbench_dyn import evaluate
 from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.catalogue import certifier_names
-from robustbench_dyn.certification.network import tracer
+from robustbench_dyn.certification.network import recorder, tracer
 from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.lipschitz import bounds as lipschitz
