@@ -61,6 +61,11 @@ def past_autograd(z, _):
     return z
 
 
+def other_data(z, weight):
+    z.data = (z.data @ weight).relu()
+    return z + 1
+
+
 def shared_memory(z, _):
     torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(z[:, 1:]))[:, 1] = 0.5
     return z
@@ -145,6 +150,7 @@ WRITING = [
     through_a_transpose,
     batch_last,
     past_autograd,
+    other_data,
     shared_memory,
     zeros_that_are_added_to,
     mask_that_is_written_again,
@@ -212,9 +218,26 @@ def bits(z, _):
     return z
 
 
+def several_at_once(z, _):
+    torch._foreach_mul_([z], 2.0)
+    return z
+
+
+LIBRARY = torch.library.Library("memory_test", "DEF")
+LIBRARY.define("doubled(Tensor x) -> Tensor")
+LIBRARY.impl("doubled", lambda x: x.mul_(2).clone(), "CompositeExplicitAutograd")
+
+
+def unsaid(z, _):
+    torch.ops.memory_test.doubled(z)
+    return z
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (several_at_once, "writes into an argument of the operation '_foreach_mul_'"),
+        (unsaid, "'memory_test::doubled' writes into its arguments unsaid"),
         (overlapping, "a part that overlaps with it"),
         (never_written, "'assembled' over the batch"),
         (between_examples, "'select' over the batch"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from robustbench_dyn.certification.escapes import operation_name
 
@@ -29,7 +30,7 @@ class Aliasing(NamedTuple):
             args[position] if position < len(args) else kwargs.get(name)
             for position, name in self.targets
         ]
-        return [tensor for tensor in given if isinstance(tensor, Tensor)]
+        return [tensor for tensor in tree_flatten(given)[0] if isinstance(tensor, Tensor)]
 
 
 @lru_cache(maxsize=1024)

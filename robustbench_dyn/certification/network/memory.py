@@ -45,6 +45,18 @@ class Source(NamedTuple):
     shape: tuple[int, ...]
 
 
+class _Known(NamedTuple):
+    """A tensor that is known as a whole, where it lies at an address.
+
+    Its `data` may be replaced, by which it lies elsewhere.
+    """
+
+    reference: Reference
+    address: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
 class _Strides(NamedTuple):
     """The places of a tensor's numbers in its region."""
 
@@ -75,7 +87,7 @@ class _Region:
 
     def strides(self, tensor: Tensor) -> _Strides:
         """Return where a tensor lies; raises CertificateError where it is not within the region."""
-        offset, rest = divmod(tensor.data_ptr() - self.start, self.itemsize)
+        offset, rest = divmod(_address(tensor) - self.start, self.itemsize)
         shape, stride = tuple(tensor.shape), tuple(tensor.stride())
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         if rest or last >= self.size or tensor.element_size() != self.itemsize:
@@ -107,13 +119,13 @@ class Memory:
         self.sources = list[Source]()
         self._starts = list[int]()
         self._regions = dict[int, _Region]()
-        self._whole = dict[int, Reference]()
+        self._whole = dict[int, _Known]()
         # Alive, so that neither memory nor an identity is given twice.
         self._kept = list[Tensor]()
 
     def add(self, tensor: Tensor, reference: Reference) -> None:
         """Note that a tensor as a whole is the value of a reference, as long as none is written."""
-        self._whole[id(tensor)] = reference
+        self._whole[id(tensor)] = _known(tensor, reference)
         self._kept.append(tensor)
         if tensor.numel():
             region = self._region(tensor) or self._new_region(tensor)
@@ -124,7 +136,9 @@ class Memory:
 
     def whole(self, tensor: Tensor) -> Reference | None:
         """Return the reference of a tensor that is known as a whole."""
-        return self._whole.get(id(tensor))
+        known = self._whole.get(id(tensor))
+        same = known is not None and known == _known(tensor, known.reference)
+        return known.reference if known is not None and same else None
 
     def holds(self, tensor: Tensor) -> bool:
         """Say whether a tensor lies in memory where traced values are, or were."""
@@ -180,7 +194,8 @@ class Memory:
             code = self._source(value, tensor)
             if tensor.is_contiguous() and tensor.numel() == region.size:
                 region.wholes, region.origin, region.written = [(strides, code)], None, False
-                region.tensors, self._whole[id(tensor)] = [id(tensor)], value
+                region.tensors = [id(tensor)]
+                self._whole[id(tensor)] = _known(tensor, value)
                 return
             value = Origin(torch.full(tensor.shape, code), entries(tensor.shape))
         value = _constant(tensor) if value is None else value
@@ -199,19 +214,18 @@ class Memory:
         return len(self.sources) - 1
 
     def _region(self, tensor: Tensor) -> _Region | None:
-        address = tensor.data_ptr()
+        address = _address(tensor)
         k = bisect_right(self._starts, address) - 1
         region = self._regions[self._starts[k]] if k >= 0 else None
         return region if region is not None and address < _end(region) else None
 
     def _new_region(self, tensor: Tensor) -> _Region:
-        storage, itemsize = tensor.untyped_storage(), tensor.element_size()
-        start = storage.data_ptr()
-        k = bisect_right(self._starts, start + storage.nbytes() - 1)
+        (start, size), itemsize = storage_of(tensor), tensor.element_size()
+        k = bisect_right(self._starts, start + size - 1)
         if k and _end(self._regions[self._starts[k - 1]]) > start:
             raise CertificateError("the network shares memory outside of torch")
         insort(self._starts, start)
-        self._regions[start] = _Region(start, storage.nbytes() // itemsize, itemsize)
+        self._regions[start] = _Region(start, size // itemsize, itemsize)
         return self._regions[start]
 
 
@@ -223,6 +237,23 @@ def entries(shape: Sequence[int]) -> Tensor:
 def assembled(places: Tensor, parts: Sequence[Tensor]) -> Tensor:
     """Return the numbers at some places of several values behind one another."""
     return torch.cat([part.flatten() for part in parts])[places.to(parts[0].device)]
+
+
+def storage_of(tensor: Tensor) -> tuple[int, int]:
+    """Return the address of a tensor's storage, and its bytes."""
+    # The network does not read what is looked up here.
+    with torch._C.DisableTorchFunction():
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+
+
+def _address(tensor: Tensor) -> int:
+    with torch._C.DisableTorchFunction():
+        return tensor.data_ptr()
+
+
+def _known(tensor: Tensor, reference: Reference) -> _Known:
+    return _Known(reference, _address(tensor), tuple(tensor.shape), tuple(tensor.stride()))
 
 
 def _end(region: _Region) -> int:

@@ -24,6 +24,7 @@ from robustbench_dyn.certification.network.memory import (
     Reference,
     assembled,
     entries,
+    storage_of,
 )
 from robustbench_dyn.certification.network.trace import (
     N_EXAMPLES,
@@ -105,12 +106,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        # What is looked up here of tensors is not read by the network.
-        with torch._C.DisableTorchFunction():
-            return self._dispatch(function, args, kwargs or {})
-
-    def _dispatch(self, function: Any, args: Any, kwargs: Any) -> Any:
-        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        kwargs = kwargs or {}
+        leaves = _tensors(args, kwargs)
         refuse_data_dependence(function, args, kwargs, self.depends)
         name = operation_name(function)
         aliasing = aliasing_of(function)
@@ -144,7 +141,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         referred_args, referred_kwargs = tree_map(
             partial(self._referred, written), (args, kwargs_read)
         )
+        before = [tensor.clone() for tensor in _tensors(args, kwargs)] if "::" in name else []
         result = function(*args, **kwargs)
+        if any(map(_changed, before, _tensors(args, kwargs))):
+            raise CertificateError(f"the operation {name!r} writes into its arguments unsaid")
         several = isinstance(result, (tuple, list))
         results = list(result) if several else [result]
         if any(all(tensor is not value for value in results) for tensor in written):
@@ -230,22 +230,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return leaf if reference is None else reference
         if any(leaf is tensor for tensor in written):
             return leaf.clone()
-        self.constants.add(leaf.untyped_storage().data_ptr())
+        self.constants.add(storage_of(leaf)[0])
         return leaf
 
     def _keep_constants(self, tensor: Tensor) -> None:
         """Let earlier operations have copies of constants whose memory is written now."""
-        address = tensor.untyped_storage().data_ptr()
+        address = storage_of(tensor)[0]
         if address not in self.constants:
             return
         self.constants.discard(address)
 
         def copied(leaf: Any) -> Any:
-            same = isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() == address
+            same = isinstance(leaf, Tensor) and storage_of(leaf)[0] == address
             return leaf.clone() if same else leaf
 
         for operations in (self.operations, self.parameter_ops):
             operations[:] = with_changed_leaves(operations, copied)
+
+
+def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+
+
+def _changed(before: Tensor, after: Tensor) -> bool:
+    return not torch.equal(before, after)
 
 
 def _check_dtype(value: Tensor, name: str) -> None:
