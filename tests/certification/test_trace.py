@@ -70,7 +70,9 @@ def test_tracing_leaves_the_model_unchanged():
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["feedforward", "euler_resnet", "hamiltonian", "neural_ode"])
+@pytest.mark.parametrize(
+    "name", ["feedforward", "euler_resnet", "hamiltonian", "gradient_flow", "neural_ode"]
+)
 def test_the_architectures_are_supported(name):
     model = discover(()).get(name).build((1, 28, 28), 10)
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""What an operation writes into, and what shares memory with its arguments, by its schema."""
+"""The memory that operations write into, and share with their arguments, by their schema."""
 
 from __future__ import annotations
 

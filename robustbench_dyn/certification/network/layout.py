@@ -1,4 +1,4 @@
-"""Where the batch lies in a tensor, which may be in another dimension than the first."""
+"""The place of the batch in a tensor, which may be in another dimension than the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why some operations have no handler: what continues a sentence that ends with the name."""
+"""The reasons why some operations have no handler: they continue a sentence after the name."""
 
 from __future__ import annotations
 
