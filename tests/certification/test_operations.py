@@ -15,11 +15,11 @@ from robustbench_dyn.certification.contract.operations import (
     VALUES,
     check_operation,
 )
-from robustbench_dyn.certification.convex_activations import Exp, Rsqrt, Square
+from robustbench_dyn.certification.convex_activations import Exp, Rsqrt, Sqrt, Square
 from robustbench_dyn.certification.curved_activations import GELU, Hardswish, SiLU
 from robustbench_dyn.certification.network import batch_layout
 from robustbench_dyn.certification.network.layout import STANDARD, Layout
-from robustbench_dyn.certification.network.operations import choices, pooling, products
+from robustbench_dyn.certification.network.operations import attention, choices, pooling, products
 from robustbench_dyn.threat_models import ThreatModel
 
 WEIGHTS = uniform(6, 4, seed=3) - 0.5
@@ -359,6 +359,22 @@ def no_error(errors, lower, upper):
             "slope_bound",
             lambda self, lower, upper, error: 0.0 * lower,
             SLOPES,
+        ),
+        (
+            "_scaled_dot_product_flash_attention_for_cpu",
+            lambda z: F.scaled_dot_product_attention(*[z.view(-1, 1, 2, 2)] * 3, is_causal=True),
+            attention,
+            "_mask",
+            lambda context, given, scores: (torch.ones(1, 2, 2, dtype=torch.bool), None),
+            VALUES,
+        ),
+        (
+            "sqrt",
+            lambda z: (z + 11).sqrt(),
+            Sqrt,
+            "critical_points",
+            lambda self, slope: [],
+            LINES,
         ),
         (
             "exp",
