@@ -25,6 +25,10 @@ def _assemble(context: OperationContext) -> Node:
     places = torch.where(moved, first + placement.place, sum(sizes)).flatten().to(context.device)
     repeats = int(torch.bincount(places[moved.flatten().to(places.device)], minlength=1).max())
     constants = context.constant(placement.constant).where(~moved.to(context.device), 0.0)
+    if not constants.isfinite().all():
+        raise context.refuse(
+            " with numbers that are not finite; mask by scaled_dot_product_attention"
+        )
 
     def gather(*values: Tensor) -> Tensor:
         n = len(values[0])

@@ -121,7 +121,8 @@ def _log_softmax(context: OperationContext) -> NodeRef:
     def interval(lower: Sequence[Tensor], upper: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """x_i less than the largest one, and log n less than that."""
         largest = upper[0].amax(dim=-1, keepdim=True)
-        return (lower[0] - largest).clamp_max(0.0) - math.log(n) * (1 + 2.0**-40), 0 * largest
+        low = (lower[0] - largest).clamp_max(0.0) - math.log(n) * (1 + 2.0**-40)
+        return low, torch.zeros_like(low)
 
     def error(errors: Sequence[Tensor], _low: Sequence[Tensor], _high: Sequence[Tensor]) -> Tensor:
         return errors[0] + errors[0].amax(dim=-1, keepdim=True)
