@@ -98,6 +98,13 @@ def erased(z, _):
     return z + 0.5 * z.flip(1)
 
 
+def constant_that_is_written_again(z, _):
+    z[:, 1] = 1.0
+    first = 1 * z
+    z[:, 1].mul_(0.0)
+    return first + 2 * z
+
+
 def at_a_mask(z, _):
     z[:, torch.tensor([True, False, True, False])] = 0.5
     return z
@@ -156,6 +163,7 @@ WRITING = [
     mask_that_is_written_again,
     detached,
     erased,
+    constant_that_is_written_again,
     at_a_mask,
     at_places,
     in_another_dtype,

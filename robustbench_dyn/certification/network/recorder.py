@@ -121,6 +121,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._copy(function, *args, **kwargs)
         traced = [found for leaf in leaves if (found := self.reference(leaf)) is not None]
         if not traced or name in _SHAPE_ONLY:
+            for tensor in filter(self.memory.holds, written):
+                # A constant among traced values, which were read together with the old one.
+                self.memory.write(tensor, None)
             return function(*args, **kwargs)
         if name == "_local_scalar_dense":
             raise CertificateError(
