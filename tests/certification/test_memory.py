@@ -1,5 +1,7 @@
 """Networks that write into parts of tensors: traced as they compute, or refused."""
 
+import random
+
 import pytest
 import torch
 from oracles.samples import uniform
@@ -9,7 +11,9 @@ from torch.nn import functional as F
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import interval_bounds, relaxation_state
 from robustbench_dyn.certification.bounds.traced_network import trainable_network
+from robustbench_dyn.certification.network.lowering import to_network
 from robustbench_dyn.certification.network.memory import Memory
+from robustbench_dyn.certification.network.tracer import trace
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.threat_models import ThreatModel
 
@@ -198,6 +202,49 @@ def test_weights_written_part_by_part_follow_the_parameters():
     (gradient,) = torch.autograd.grad(outputs.sum(), model.weight)
     assert gradient[2:].abs().min() > 0
     assert gradient[:2].abs().max() == 0
+
+
+def random_program(seed):
+    """Return a function of views, copies and writes, of which torch itself is the oracle."""
+
+    def function(z, _):
+        draw = random.Random(seed)
+        values = [z, torch.zeros(len(z), 4), torch.ones(len(z), 4)]
+        for _ in range(draw.randint(4, 12)):
+            value, factor = draw.choice(values), draw.choice([2.0, -1.0, 0.5])
+            width = value.shape[1]
+            first = draw.randrange(width)
+            other = draw.choice([one for one in values if one.shape == value.shape])
+            step = draw.randrange(7)
+            if step < 2:
+                values.append(value[:, first:] if step else value[:, ::2])
+            elif step == 2:
+                value[:, first:] = draw.choice(values)[:, :1].clone()
+            elif step == 3:
+                value.mul_(factor)
+            elif step == 4:
+                value[:, first] = abs(factor)
+            elif step == 5:
+                values.append(value.relu())
+            else:
+                value.add_(other)
+        return torch.cat([z, *values], dim=1)
+
+    return function
+
+
+@pytest.mark.slow
+def test_random_programs_are_traced_as_they_compute():
+    x, n_traced = uniform(3, *SHAPE).float(), 0
+    for seed in range(80):
+        model = Function(random_program(seed)).eval().requires_grad_(False)
+        try:
+            network = to_network(trace(model, SHAPE, torch.float32), torch.float64)
+        except CertificateError:
+            continue
+        torch.testing.assert_close(network.outputs(x.double())[-1].float(), model(x))
+        n_traced += 1
+    assert n_traced > 60
 
 
 def overlapping(z, _):
