@@ -37,8 +37,8 @@ class LinearBounds(NamedTuple):
 class Activation(ABC):
     """A function of one number, applied entry by entry.
 
-    A subclass says how it is computed, its derivative, and where f(z) - slope z may have an
-    extremum; all linear bounds follow from these, and are sound for any slopes.
+    A subclass says how it is computed, its derivative, and which line of a given slope bounds it;
+    all linear bounds follow from these, and are sound for any slopes.
 
     rounding_units: how many units roundoff of its value the model's function may err by.
     deviation: what the function as it is computed may differ by from the one that is meant, besides
@@ -65,8 +65,8 @@ class Activation(ABC):
         """Return f'(z)."""
 
     @abstractmethod
-    def critical_points(self, slope: Tensor) -> list[Tensor]:
-        """Return all z where f(z) - slope z may have a local extremum; more do no harm."""
+    def line(self, slope: Tensor, lower: Tensor, upper: Tensor, *, above: bool) -> Line:
+        """Return the line of this slope that touches f from above or from below on [l, u]."""
 
     def unrounded(self) -> Self:
         """Return the same function, as a step that the model itself does not compute."""
@@ -125,6 +125,22 @@ class Activation(ABC):
         """Return a measure of the space between the lines; 0 where they coincide."""
         return (upper - lower).square()
 
+    def linear_bounds(self, lower: Tensor, upper: Tensor) -> LinearBounds:
+        """Return the lines of the initial slopes."""
+        lower_slope, upper_slope = self.initial_slopes(lower, upper)
+        return LinearBounds(
+            self.line(lower_slope, lower, upper, above=False),
+            self.line(upper_slope, lower, upper, above=True),
+        )
+
+
+class ClosedFormActivation(Activation):
+    """An activation of which the critical points are known in closed form; its lines follow."""
+
+    @abstractmethod
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return all z where f(z) - slope z may have a local extremum; more do no harm."""
+
     def line(self, slope: Tensor, lower: Tensor, upper: Tensor, *, above: bool) -> Line:
         """Return the line of this slope that touches f from above or from below on [l, u].
 
@@ -151,16 +167,8 @@ class Activation(ABC):
         assert offset is not None
         return Line(slope, offset)
 
-    def linear_bounds(self, lower: Tensor, upper: Tensor) -> LinearBounds:
-        """Return the lines of the initial slopes."""
-        lower_slope, upper_slope = self.initial_slopes(lower, upper)
-        return LinearBounds(
-            self.line(lower_slope, lower, upper, above=False),
-            self.line(upper_slope, lower, upper, above=True),
-        )
 
-
-class LeakyReLU(Activation):
+class LeakyReLU(ClosedFormActivation):
     """max(z, a z) with 0 <= a <= 1; ReLU where a = 0."""
 
     piecewise_linear = True
@@ -200,7 +208,7 @@ class LeakyReLU(Activation):
         return [torch.zeros_like(slope)]
 
 
-class Softplus(Activation):
+class Softplus(ClosedFormActivation):
     """log(1 + exp(beta z)) / beta, and z where torch leaves the formula, beta z > threshold."""
 
     def __init__(self, beta: float, threshold: float) -> None:
@@ -220,7 +228,7 @@ class Softplus(Activation):
         return [torch.logit(slope.clamp(1e-300, 1 - 1e-16)) / self.beta]
 
 
-class _SShaped(Activation):
+class _SShaped(ClosedFormActivation):
     """Convex below 0 and concave above it."""
 
     secant_upper = False

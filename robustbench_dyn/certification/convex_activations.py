@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.activations import Activation, Line
+from robustbench_dyn.certification.activations import ClosedFormActivation, Line
 
 # More than the rounding of a slope, in float32, too.
 _STEEPER = 1 + 2.0**-10
 
 
-class Exp(Activation):
+class Exp(ClosedFormActivation):
     """exp(z)."""
 
     max_slope = float("inf")
@@ -40,7 +40,7 @@ class Exp(Activation):
         return torch.exp(lower), torch.exp(upper)
 
 
-class Square(Activation):
+class Square(ClosedFormActivation):
     """z^2."""
 
     rounding_units = 4
@@ -68,7 +68,7 @@ class Square(Activation):
         return 2 * lower, 2 * upper
 
 
-class _Limited(Activation):
+class _Limited(ClosedFormActivation):
     """A function with a pole at 0, on each side of which it is monotone, and convex or concave.
 
     least: what the argument is known to be at least, if that is above 0.
@@ -147,6 +147,56 @@ class Reciprocal(_Limited):
         """Return where -1 / z^2 = slope."""
         z = torch.rsqrt((-slope).clamp_min(1e-300))
         return [z, -z]
+
+
+class _Concave(_Limited):
+    """One that increases, above 0 alone."""
+
+    min_slope = 0.0
+    max_slope = float("inf")
+    secant_upper = False
+
+    def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the secant's slope, and that at the middle."""
+        return super().initial_slopes(lower, upper)[::-1]
+
+    def slope_bound(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """Return the slope at the lower end."""
+        return super().slope_bound(lower, torch.full_like(lower, torch.inf), error)
+
+
+class Sqrt(_Concave):
+    """sqrt(z) for z above 0."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        return torch.sqrt(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        return 0.5 * torch.rsqrt(z)
+
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return where z^(-1/2) / 2 = slope."""
+        return [(2 * slope).clamp_min(1e-100).pow(-2)]
+
+
+class Log(_Concave):
+    """log(z) for z above 0."""
+
+    rounding_units = 16
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        return torch.log(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """Return f'(z)."""
+        return torch.reciprocal(z)
+
+    def critical_points(self, slope: Tensor) -> list[Tensor]:
+        """Return where 1 / z = slope."""
+        return [torch.reciprocal(slope.clamp_min(1e-300))]
 
 
 class Rsqrt(_Limited):

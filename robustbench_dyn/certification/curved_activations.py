@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_dyn.certification.activations import TINY, ULPS, Activation, Line
+from robustbench_dyn.certification.activations import (
+    TINY,
+    ULPS,
+    Activation,
+    ClosedFormActivation,
+    Line,
+)
 
 # Of the choice of slopes: steps of bisection, and points between the bounds.
 _BISECTIONS, _SAMPLES = 12, 33
@@ -56,10 +62,6 @@ class Curved(Activation):
 
     secant_upper = False
     inflections: tuple[float, ...]
-
-    def critical_points(self, slope: Tensor) -> list[Tensor]:
-        """Not in closed form: see line."""
-        raise NotImplementedError
 
     def initial_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slopes of least area."""
@@ -191,7 +193,7 @@ class SiLU(Curved):
         return z.abs()
 
 
-class Hardswish(Activation):
+class Hardswish(ClosedFormActivation):
     """z clamp(z + 3, 0, 6) / 6 (arXiv 1905.02244, Section 5.2): a parabola between -3 and 3."""
 
     min_slope, max_slope = -0.5, 1.5
@@ -221,7 +223,7 @@ class Hardswish(Activation):
         return least_area_slopes(self, lower, upper)
 
 
-class ELU(Activation):
+class ELU(ClosedFormActivation):
     """scale z where z > 0, and scale alpha (exp(b z) - 1) elsewhere: ELU, CELU and SELU.
 
     arXiv 1511.07289, 1704.07483, 1706.02515. alpha, scale and b are above 0; f is convex where

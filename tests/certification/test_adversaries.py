@@ -10,7 +10,7 @@ from oracles.refutation import built, certificates, predictions, refuted
 from robustbench_dyn import evaluate
 from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.catalogue import certifier_names
-from robustbench_dyn.certification.network import tracer
+from robustbench_dyn.certification.network import recorder, tracer
 from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.lipschitz import bounds as lipschitz
@@ -136,7 +136,7 @@ GUARDS = {
     ),
     "shapes": (
         {
-            (tracer, "refuse_data_dependence"): nothing,
+            (recorder, "refuse_data_dependence"): nothing,
             (objectives, "explained_by_rounding"): lambda observed, _worst_case: 0 * observed,
         },
         "shape_by_nonzero",

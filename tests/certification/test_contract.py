@@ -8,7 +8,7 @@ import torch
 from oracles.samples import uniform
 from torch.nn import functional as F
 
-from robustbench_dyn.certification.activations import Activation, LeakyReLU, Sigmoid
+from robustbench_dyn.certification.activations import ClosedFormActivation, LeakyReLU, Sigmoid
 from robustbench_dyn.certification.base import Certifier, Proof
 from robustbench_dyn.certification.catalogue import CERTIFIERS, certifier_names
 from robustbench_dyn.certification.certifiers.interval import Interval
@@ -208,7 +208,7 @@ def test_a_certifier_that_breaks_a_rule_is_caught(certifier, rule):
 # Operations: an example of a plugin's handler, in the documentation too
 
 
-class HardTanh(Activation):
+class HardTanh(ClosedFormActivation):
     """z clamped to [-1, 1]."""
 
     rounding_units = 0

@@ -15,11 +15,11 @@ from robustbench_dyn.certification.contract.operations import (
     VALUES,
     check_operation,
 )
-from robustbench_dyn.certification.convex_activations import Exp, Rsqrt, Square
+from robustbench_dyn.certification.convex_activations import Exp, Rsqrt, Sqrt, Square
 from robustbench_dyn.certification.curved_activations import GELU, Hardswish, SiLU
 from robustbench_dyn.certification.network import batch_layout
-from robustbench_dyn.certification.network.batch_layout import STANDARD, Layout
-from robustbench_dyn.certification.network.operations import choices, pooling, products
+from robustbench_dyn.certification.network.layout import STANDARD, Layout
+from robustbench_dyn.certification.network.operations import attention, choices, pooling, products
 from robustbench_dyn.threat_models import ThreatModel
 
 WEIGHTS = uniform(6, 4, seed=3) - 0.5
@@ -86,6 +86,8 @@ SMOOTH = [
     ("reciprocal", lambda z: (z + 11).reciprocal(), (5,)),
     ("reciprocal", lambda z: (z - 11).reciprocal(), (5,)),
     ("rsqrt", lambda z: (z + 11).rsqrt(), (5,)),
+    ("sqrt", lambda z: (z + 11).sqrt(), (5,)),
+    ("log", lambda z: (z + 11).log(), (5,)),
 ]
 PRODUCTS = [
     ("mul", lambda z: z * z.flip(1), (4,)),
@@ -95,6 +97,12 @@ PRODUCTS = [
     ("div", lambda z: z / (z.flip(1) + 11), (4,)),
     ("div", lambda z: torch.div(constant(z, 4), z + 11), (4,)),
     ("bmm", lambda z: z @ z.transpose(1, 2), (2, 2)),
+    ("baddbmm", lambda z: torch.baddbmm(constant(z, 1, 2, 2), z, z, beta=2, alpha=0.5), (2, 2)),
+    ("glu", lambda z: F.glu(z, 1), (4,)),
+    ("linalg_vector_norm", lambda z: z.norm(dim=(1, 2))[:, None], (2, 2)),
+    ("linalg_vector_norm", lambda z: F.normalize(z + 9, p=1, dim=1), (4,)),
+    ("_log_softmax", lambda z: F.log_softmax(z, 1), (4,)),
+    ("_log_softmax", lambda z: F.log_softmax(z, 1), (3, 2)),
     ("_softmax", lambda z: z.softmax(1), (4,)),
     ("_softmax", lambda z: z.softmax(1), (3, 2)),
     ("native_layer_norm", lambda z: F.layer_norm(z, (5,)), (5,)),
@@ -112,6 +120,16 @@ PRODUCTS = [
     (
         "_scaled_dot_product_flash_attention_for_cpu",
         lambda z: F.scaled_dot_product_attention(z, z.flip(1), z),
+        (1, 2, 2),
+    ),
+    (
+        "_scaled_dot_product_flash_attention_for_cpu",
+        lambda z: F.scaled_dot_product_attention(z, z.flip(1), z, is_causal=True),
+        (1, 2, 2),
+    ),
+    (
+        "_scaled_dot_product_flash_attention_for_cpu",
+        lambda z: F.scaled_dot_product_attention(z, z, z, constant(z, 2, 2), scale=0.5),
         (1, 2, 2),
     ),
 ]
@@ -141,6 +159,11 @@ AFFINE = [
         lambda z: torch.addmm(constant(z, 3), z, constant(z, 4, 3), alpha=2, beta=0.5),
         (4,),
     ),
+    ("mv", lambda z: (z @ constant(z, 4)).relu()[:, None], (4,)),
+    ("avg_pool3d", lambda z: F.avg_pool3d(z, 2), (1, 2, 2, 4)),
+    ("col2im", lambda z: F.fold(z, (3, 3), 2), (4, 4)),
+    ("index_add", lambda z: z.index_add(1, torch.tensor([2, 2]), z[:, :2]), (4,)),
+    ("unsafe_split", lambda z: z.unsafe_split(2, 1)[1], (4,)),
     ("bmm", lambda z: z @ constant(z, 1, 4, 3).expand(len(z), 4, 3), (2, 4)),
     ("convolution", lambda z: F.conv2d(z, constant(z, 2, 2, 3, 3), padding="same"), (2, 3, 3)),
     ("convolution", lambda z: F.conv2d(z, constant(z, 2, 2, 2, 2), padding="valid"), (2, 3, 3)),
@@ -165,6 +188,7 @@ AFFINE = [
 ]
 
 LINEAR, ATTENTION = torch.nn.Linear(4, 3), torch.nn.MultiheadAttention(4, 2, batch_first=True)
+CELL = torch.nn.GRUCell(2, 1)
 CIRCULAR = torch.nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")
 
 
@@ -199,8 +223,49 @@ BATCHES = [
     ("bmm", heads, (2, 4)),
     ("addmm", lambda z: in_dtype(ATTENTION, z, z, z, need_weights=False)[0], (2, 4)),
     ("addmm", lambda z: in_dtype(ATTENTION, z, z, z)[0], (2, 4)),
-    ("index_select", lambda z: F.pad(z, (1, 2, 0, 1), mode="circular"), (1, 3, 3)),
+    ("native_layer_norm", lambda z: F.layer_norm(z.transpose(0, 1), (3,)).mean(0), (2, 3)),
+    ("mm", torch.vmap(lambda one: constant(one, 3, 4) @ one[0]), (2, 4)),
+    ("unsafe_split", lambda z: in_dtype(CELL, z), (2,)),
     ("convolution", lambda z: in_dtype(CIRCULAR, z), (2, 3, 4)),
+]
+
+
+def halves_in_place(z):
+    z = 1.0 * z
+    z[:, :1] += z[:, 1:] ** 2
+    z[:, 1:].mul_(constant(z, 2))
+    return z
+
+
+def steps_in_memory(z):
+    """Euler steps whose states are written behind one another, with the batch second."""
+    states = z.new_empty(3, *z.shape)
+    states[0] = z
+    for k in range(2):
+        states[k + 1] = states[k] + 0.5 * states[k].tanh()
+    return states.transpose(0, 1)[:, 1:]
+
+
+def column(z, index):
+    return torch.tensor(index).view(1, -1).expand(len(z), -1)
+
+
+MASK = torch.tensor([True, False, True, False])
+WRITES = [
+    ("assembled", halves_in_place, (2, 2)),
+    ("assembled", steps_in_memory, (3,)),
+    ("assembled", lambda z: F.pad(z, (1, 2, 0, 1), mode="circular"), (1, 3, 3)),
+    ("masked_fill", lambda z: z.masked_fill(MASK, 0.5), (4,)),
+    ("where", lambda z: torch.where(MASK, z, z.flip(1)), (4,)),
+    ("gather", lambda z: z.gather(1, column(z, [0, 2, 2])), (4,)),
+    ("scatter", lambda z: z.scatter(1, column(z, [3, 1]), z[:, :2] * 2), (4,)),
+    ("slice_scatter", lambda z: torch.slice_scatter(z, z[:, :1] + 1, 1, 2, 3), (4,)),
+    ("select_scatter", lambda z: torch.select_scatter(z, z[:, 0], 1, 2), (4,)),
+    ("diagonal_scatter", lambda z: torch.diagonal_scatter(z, z[:, 0], 0, 1, 2), (2, 2)),
+    ("tril", lambda z: z.tril(), (2, 3)),
+    ("triu", lambda z: z.triu(1), (2, 3)),
+    ("index_copy", lambda z: z.index_copy(1, torch.tensor([2, 0]), 2 * z[:, :2]), (4,)),
+    ("index_fill", lambda z: z.index_fill(1, torch.tensor([2, 0]), 0.25), (4,)),
 ]
 
 # Each of these takes some seconds.
@@ -226,6 +291,7 @@ def cases():
         *PRODUCTS,
         *AFFINE,
         *BATCHES,
+        *WRITES,
     ]:
         marks = [pytest.mark.slow] if name in seen | LONG else []
         seen.add(name)
@@ -293,6 +359,22 @@ def no_error(errors, lower, upper):
             "slope_bound",
             lambda self, lower, upper, error: 0.0 * lower,
             SLOPES,
+        ),
+        (
+            "_scaled_dot_product_flash_attention_for_cpu",
+            lambda z: F.scaled_dot_product_attention(*[z.view(-1, 1, 2, 2)] * 3, is_causal=True),
+            attention,
+            "_mask",
+            lambda context, given, scores: (torch.ones(1, 2, 2, dtype=torch.bool), None),
+            VALUES,
+        ),
+        (
+            "sqrt",
+            lambda z: (z + 11).sqrt(),
+            Sqrt,
+            "critical_points",
+            lambda self, slope: [],
+            LINES,
         ),
         (
             "exp",

@@ -165,7 +165,7 @@ def test_a_relaxation_with_a_wrong_slope_is_caught():
     secant_slope = activations.Activation.secant_slope
     with (
         replaced(activations.Activation, "secant_slope", too_flat),
-        replaced(activations.Activation, "line", without_offset),
+        replaced(activations.ClosedFormActivation, "line", without_offset),
     ):
         assert max_overshoot("fixed", n=5) > 1e-2
 

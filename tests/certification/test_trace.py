@@ -34,6 +34,10 @@ class Function(nn.Module):
         (lambda x: x.clamp(1.0, 0.0), "'clamp' with ends in the wrong order"),
         (lambda x: F.elu(x, -1.0), "'elu' with alpha -1"),
         (lambda x: x if x.sum() > 0 else -x, "depends on the values"),
+        (lambda x: x * (x > 0.5), "'gt', which decides by the values"),
+        (lambda x: torch.linalg.solve(torch.eye(4) + x[:, :, None], x), "exchanges rows"),
+        (lambda x: torch.linalg.solve(torch.eye(4) * 2, x, left=False), "exchanges rows"),
+        (lambda x: nn.LSTM(4, 2, batch_first=True)(x[:, None])[0][:, 0], "mkldnn.enabled"),
         (lambda x: x + torch.rand(4), "does not compute"),
         (lambda x: x - x.roll(1, dims=0), "does not compute"),
         (lambda x: x.mean(dim=0, keepdim=True).expand(len(x), 4), "'mean' over the batch"),
@@ -70,7 +74,9 @@ def test_tracing_leaves_the_model_unchanged():
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["feedforward", "euler_resnet", "hamiltonian", "gradient_flow"])
+@pytest.mark.parametrize(
+    "name", ["feedforward", "euler_resnet", "hamiltonian", "gradient_flow", "neural_ode"]
+)
 def test_the_architectures_are_supported(name):
     model = discover(()).get(name).build((1, 28, 28), 10)
     for parameter in model.parameters():

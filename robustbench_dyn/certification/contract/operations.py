@@ -189,8 +189,10 @@ def _check_nodes(state: RelaxationState, x: Tensor, points: Tensor, findings: Fi
         value = node.linear(*inputs)
         row = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         back = node.adjoint(row)
-        forth = (row * value).flatten(1).sum(dim=1)
-        transposed = sum((a * z).flatten(1).sum(dim=1) for a, z in zip(back, inputs, strict=True))
+        forth = (row * value).reshape(len(row), -1).sum(dim=1)
+        transposed = sum(
+            (a * z).reshape(len(a), -1).sum(dim=1) for a, z in zip(back, inputs, strict=True)
+        )
         error = float((forth - transposed).abs().max() / (1 + forth.abs().max()))
         findings.expect(ADJOINT, error <= _TOLERANCE, f"products differ by {error:.3g}")
         _check_magnitude(node, inputs, value, findings)

@@ -9,59 +9,20 @@ as one on tensors with the batch in a first dimension of its own.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from robustbench_dyn.certification.network.layout import (
+    STANDARD,
+    Layout,
+    Placed,
+    Rewritten,
+    for_one_example,
+    with_arguments,
+)
 from robustbench_dyn.certification.network.trace import NodeRef, Operation
-
-
-class Layout(NamedTuple):
-    """The batch is in dimension dim, of size before * batch * after.
-
-    Where before and after are 1 the dimension is the batch's own.
-    """
-
-    dim: int = 0
-    before: int = 1
-    after: int = 1
-
-    @property
-    def own(self) -> bool:
-        """Whether the dimension holds nothing else."""
-        return self.before == self.after == 1
-
-    def example_shape(self, shape: Sequence[int], batch: int) -> tuple[int, ...]:
-        """Return the shape of one example's numbers in a tensor of a shape."""
-        sizes = list(shape)
-        sizes[self.dim] //= batch
-        return tuple(sizes[: self.dim] + sizes[self.dim + self.own :])
-
-    def moved(self, dim: int) -> int | None:
-        """Return where a dimension is with the batch in front; None for that of the batch."""
-        if dim == self.dim:
-            return None
-        return dim + 1 if not self.own or dim < self.dim else dim
-
-
-STANDARD = Layout()
-
-
-class Placed(NamedTuple):
-    """A tensor that was traced: its shape, and where the batch is in it."""
-
-    shape: tuple[int, ...]
-    layout: Layout
-
-
-class Rewritten(NamedTuple):
-    """An operation with the batch in front, and the layout of the tensor that was traced."""
-
-    operation: Operation
-    layout: Layout
 
 
 def rewritten(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
@@ -79,18 +40,6 @@ def rewritten(operation: Operation, inputs: list[Placed], batch: int) -> Rewritt
     return rewrite(operation, inputs, batch) if len(layouts) == 1 else None
 
 
-def _with(
-    operation: Operation, layout: Layout, args: Sequence[Any], batch: int, name: str = ""
-) -> Rewritten:
-    """Return an operation with other arguments, whose result has a layout."""
-    same = len(args) == len(operation.args) and all(map(operator.is_, args, operation.args))
-    if operation.batched and layout == STANDARD and same:
-        return Rewritten(operation, layout)
-    shape = layout.example_shape(operation.whole_shape, batch)
-    changed = operation._replace(name=name or operation.name, args=args, shape=shape, batched=True)
-    return Rewritten(changed, layout)
-
-
 def _permute(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
     x, dims = operation.args
     layout = inputs[0].layout
@@ -99,7 +48,7 @@ def _permute(operation: Operation, inputs: list[Placed], batch: int) -> Rewritte
     new = layout._replace(dim=dims.index(layout.dim))
     places = [place for dim in dims if (place := _kept(layout, dim)) is not None]
     changed = operation._replace(function=torch.ops.aten.permute.default)
-    return _with(changed, new, [x, [0, *places]], batch, "permute")
+    return with_arguments(changed, new, [x, [0, *places]], batch, "permute")
 
 
 def _kept(layout: Layout, dim: int) -> int | None:
@@ -126,7 +75,7 @@ def _view(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten |
             if not ahead or before % done or size % (ahead * batch):
                 return None
             new = Layout(dim, ahead, size // (ahead * batch))
-            return _with(operation, new, operation.args, batch)
+            return with_arguments(operation, new, operation.args, batch)
         done *= size
     return None
 
@@ -150,14 +99,27 @@ def _along(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten 
         place = found
         if operation.name in ("select", "unbind", "squeeze") and dim < layout.dim:
             new = layout._replace(dim=layout.dim - 1)
-    return _with(operation, new, [x, place, *rest], batch)
+    return with_arguments(operation, new, [x, place, *rest], batch)
+
+
+def _reduced(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    """Reductions over several dimensions, which are their second argument."""
+    x, dims, *rest = (*operation.args, None)[: max(2, len(operation.args))]
+    layout, rank = inputs[0].layout, len(inputs[0].shape)
+    if not dims or any(dim % rank == layout.dim for dim in dims):
+        return None
+    kept = bool((*rest, False)[0])
+    before = 0 if kept else sum(dim % rank < layout.dim for dim in dims)
+    places = [place for dim in dims if (place := layout.moved(dim % rank)) is not None]
+    new = layout._replace(dim=layout.dim - before)
+    return with_arguments(operation, new, [x, places, *rest], batch)
 
 
 def _split(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
     x, sizes, *dims = operation.args
     layout = inputs[0].layout
     place = layout.moved((*dims, 0)[0] % len(inputs[0].shape))
-    return None if place is None else _with(operation, layout, [x, sizes, place], batch)
+    return None if place is None else with_arguments(operation, layout, [x, sizes, place], batch)
 
 
 def _entrywise(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
@@ -166,28 +128,11 @@ def _entrywise(operation: Operation, inputs: list[Placed], batch: int) -> Rewrit
     args = list(operation.args)
     for k, argument in enumerate(args):
         if isinstance(argument, Tensor):
-            changed = _constant(argument, layout, len(operation.whole_shape), batch)
+            changed = for_one_example(argument, layout, len(operation.whole_shape), batch)
             if changed is None:
                 return None
             args[k] = changed
-    return _with(operation, layout, args, batch)
-
-
-def _constant(constant: Tensor, layout: Layout, rank: int, batch: int) -> Tensor | None:
-    """Return a constant that broadcasts against tensors with the batch in front."""
-    dim = layout.dim - (rank - constant.dim())
-    if dim < 0:
-        return constant
-    if constant.shape[dim] == 1:
-        return constant.squeeze(dim) if layout.own else constant
-    parts = constant.reshape(
-        *constant.shape[:dim], layout.before, batch, layout.after, *constant.shape[dim + 1 :]
-    )
-    first = parts.narrow(dim + 1, 0, 1)
-    if not bool((parts == first).all()):
-        return None
-    one = first.flatten(dim, dim + 2)
-    return one.squeeze(dim) if layout.own else one
+    return with_arguments(operation, layout, args, batch)
 
 
 def _expand(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
@@ -195,16 +140,26 @@ def _expand(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten
     source, target = inputs[0].shape, operation.whole_shape
     if len(source) != len(target) or source[layout.dim] != target[layout.dim]:
         return None
-    return _with(operation, layout, operation.args, batch)
+    return with_arguments(operation, layout, operation.args, batch)
 
 
 def _matrix(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
-    """mm and addmm of rows, some for each example."""
+    """mm, mv and addmm of rows, some for each example; mm also of columns, one for each."""
     layout = inputs[0].layout
-    x = operation.args[-2]
+    x, matrix = operation.args[-2:]
+    if operation.name == "mm" and layout == Layout(1) and isinstance(matrix, NodeRef):
+        return with_arguments(operation, layout, [matrix, x.T], batch)
     if layout.dim != 0 or not isinstance(x, NodeRef):
         return None
-    return _with(operation, layout, operation.args, batch)
+    return with_arguments(operation, layout, operation.args, batch)
+
+
+def _layer_norm(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    _, normalised, *_ = operation.args
+    layout = inputs[0].layout
+    if layout.dim >= len(inputs[0].shape) - len(normalised) or operation.result != 0:
+        return None
+    return with_arguments(operation, layout, operation.args, batch)
 
 
 def _batched_matrices(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
@@ -216,17 +171,30 @@ def _batched_matrices(operation: Operation, inputs: list[Placed], batch: int) ->
             if layout.dim != 0 and layout.dim != 1 + k:
                 return None
         elif layout.dim == 0:
-            changed = _constant(other, layout, 3, batch)
+            changed = for_one_example(other, layout, 3, batch)
             if changed is None:
                 return None
             args[k] = changed
     if layout.dim != 0 and len(inputs) > 1:
         return None
-    return _with(operation, layout, args, batch)
+    return with_arguments(operation, layout, args, batch)
+
+
+def _added_matrices(operation: Operation, inputs: list[Placed], batch: int) -> Rewritten | None:
+    first, *others = operation.args
+    found = _batched_matrices(operation._replace(args=others), inputs, batch)
+    if found is None or not isinstance(first, Tensor):
+        return None
+    constant = for_one_example(first, inputs[0].layout, 3, batch)
+    if constant is None:
+        return None
+    args = [constant, *found.operation.args]
+    return found._replace(operation=found.operation._replace(args=args))
 
 
 # Also of tensors with the batch in front, these may put it elsewhere.
 _VIEWS = ("_reshape_alias", "_unsafe_view", "reshape", "view", "view_copy")
+_SPLITS = ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 _MOVING = frozenset({*_VIEWS, "permute", "stack", "t", "transpose", "unsqueeze"})
 _Rewrite = Callable[[Operation, list[Placed], int], Rewritten | None]
 _REWRITES: dict[str, _Rewrite] = {
@@ -234,9 +202,22 @@ _REWRITES: dict[str, _Rewrite] = {
     **dict.fromkeys(("transpose", "t"), _transpose),
     **dict.fromkeys(_VIEWS, _view),
     **dict.fromkeys(
-        ("_softmax", "cat", "select", "slice", "squeeze", "stack", "unbind", "unsqueeze"), _along
+        (
+            "_log_softmax",
+            "_safe_softmax",
+            "_softmax",
+            "cat",
+            "select",
+            "slice",
+            "squeeze",
+            "stack",
+            "unbind",
+            "unsqueeze",
+        ),
+        _along,
     ),
-    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    **dict.fromkeys(("amax", "amin", "mean", "sum"), _reduced),
+    **dict.fromkeys(_SPLITS, _split),
     **dict.fromkeys(
         (
             *("add", "alias", "clone", "contiguous", "detach", "div", "elu", "gelu", "hardswish"),
@@ -246,6 +227,8 @@ _REWRITES: dict[str, _Rewrite] = {
         _entrywise,
     ),
     "expand": _expand,
-    **dict.fromkeys(("mm", "addmm"), _matrix),
+    **dict.fromkeys(("addmm", "mm", "mv"), _matrix),
+    "baddbmm": _added_matrices,
     "bmm": _batched_matrices,
+    "native_layer_norm": _layer_norm,
 }

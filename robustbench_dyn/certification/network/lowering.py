@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from robustbench_dyn.certification.network.batch_layout import STANDARD, Placed, rewritten
+from robustbench_dyn.certification.network.batch_layout import rewritten
 from robustbench_dyn.certification.network.graph import Network, Node
+from robustbench_dyn.certification.network.layout import STANDARD, Placed
 from robustbench_dyn.certification.network.operations import (
     OPERATIONS,
     Handler,
     OperationContext,
 )
+from robustbench_dyn.certification.network.operations.refusals import REASONS
+from robustbench_dyn.certification.network.placement import BY_PLACES, rewritten_by_places
+from robustbench_dyn.certification.network.scalars import with_vectors
 from robustbench_dyn.certification.network.trace import N_EXAMPLES, NodeRef, Operation, Trace
 from robustbench_dyn.errors import CertificateError
 
@@ -39,12 +43,13 @@ def to_network(trace: Trace, dtype: torch.dtype, handlers: Handlers | None = Non
     placed = {0: Placed((N_EXAMPLES, *trace.input_shape), STANDARD)}
     for k in _needed(trace):
         traced = trace.operations[k - 1]
-        in_front = rewritten(traced, [placed[i] for i in traced.inputs], N_EXAMPLES)
+        rewrite = rewritten_by_places if traced.name in BY_PLACES else rewritten
+        in_front = rewrite(traced, [placed[i] for i in traced.inputs], N_EXAMPLES)
         operation = _renumbered(in_front.operation if in_front else traced, new_indices)
         context = OperationContext(operation, shapes, nodes, dtype, trace.device, trace.dtype)
         handler = handlers[operation.name]
         if handler is None:
-            raise context.refuse()
+            raise context.refuse(REASONS.get(operation.name, ""))
         if in_front is None:
             raise context.refuse(" over the batch")
         placed[k] = Placed(traced.whole_shape, in_front.layout)
@@ -53,7 +58,8 @@ def to_network(trace: Trace, dtype: torch.dtype, handlers: Handlers | None = Non
         new_indices[k] = reference.index
     if placed[len(trace.operations)].layout != STANDARD:
         raise CertificateError("the network's logits are not one row for each example")
-    return Network(trace.input_shape, tuple(nodes), dtype, trace.dtype)
+    vectors = with_vectors(nodes, trace.input_shape)
+    return Network(trace.input_shape, vectors, dtype, trace.dtype)
 
 
 def _needed(trace: Trace) -> list[int]:

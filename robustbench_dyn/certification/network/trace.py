@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -95,10 +95,16 @@ class DifferentiableTrace(NamedTuple):
 
 def with_leaves(trace: Trace, change: Callable[[Any], Any]) -> Trace:
     """Return the trace with each leaf of its operations' arguments changed."""
-    operations = (
+    return trace._replace(operations=tuple(with_changed_leaves(trace.operations, change)))
+
+
+def with_changed_leaves(
+    operations: Iterable[Operation], change: Callable[[Any], Any]
+) -> list[Operation]:
+    """Return operations with each leaf of their arguments changed."""
+    return [
         operation._replace(
             args=tree_map(change, operation.args), kwargs=tree_map(change, operation.kwargs)
         )
-        for operation in trace.operations
-    )
-    return trace._replace(operations=tuple(operations))
+        for operation in operations
+    ]

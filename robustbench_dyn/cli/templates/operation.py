@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.activations import Activation
+from robustbench_dyn.certification.activations import ClosedFormActivation
 from robustbench_dyn.certification.network.graph import Node
 from robustbench_dyn.certification.network.operations import OperationContext
 
 
-class Arctangent(Activation):
+class Arctangent(ClosedFormActivation):
     """Increasing, convex below 0 and concave above it; linear bounds follow from what is here."""
 
     secant_upper = False

@@ -29,10 +29,12 @@ from __future__ import annotations
 from robustbench_dyn.certification.network.operations import (
     activations,
     arithmetic,
+    assembly,
     attention,
     linear,
     movement,
     normalisation,
+    norms,
     piecewise,
     pooling,
 )
@@ -55,8 +57,10 @@ _BUILT_IN = (
     linear,
     arithmetic,
     normalisation,
+    norms,
     attention,
     movement,
+    assembly,
 )
 
 OPERATIONS: Registry[Handler] = Registry(

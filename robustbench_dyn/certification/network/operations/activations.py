@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from robustbench_dyn.certification.activations import Activation, Sigmoid, Softplus, Tanh
-from robustbench_dyn.certification.convex_activations import Exp, Reciprocal, Rsqrt, Square
+from robustbench_dyn.certification.convex_activations import (
+    Exp,
+    Log,
+    Reciprocal,
+    Rsqrt,
+    Sqrt,
+    Square,
+)
 from robustbench_dyn.certification.curved_activations import (
     ELU,
     GELU,
@@ -15,7 +24,8 @@ from robustbench_dyn.certification.curved_activations import (
 )
 from robustbench_dyn.certification.network.graph import Node
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
-from robustbench_dyn.certification.network.operations.steps import applied, combined
+from robustbench_dyn.certification.network.operations.products import product
+from robustbench_dyn.certification.network.operations.steps import applied, combined, picked
 from robustbench_dyn.certification.network.trace import NodeRef
 
 
@@ -82,9 +92,29 @@ def _rsqrt(context: OperationContext) -> Node:
     return context.pointwise(Rsqrt())
 
 
+def _sqrt(context: OperationContext) -> Node:
+    return context.pointwise(Sqrt())
+
+
+def _log(context: OperationContext) -> Node:
+    return context.pointwise(Log())
+
+
+def _glu(context: OperationContext) -> NodeRef:
+    """a sigmoid(b), of the halves a and b."""
+    x, dim = (*context.args, -1)[:2]
+    dim = dim % (len(context.operation.shape) + 1)
+    if dim == 0:
+        raise context.refuse(" over the batch")
+    half = context.operation.shape[dim - 1]
+    a, b = (picked(context, x, dim, torch.arange(k, k + half)) for k in (0, half))
+    # sigmoid errs as an activation of its own does.
+    return product(context, a, applied(context, Sigmoid(), b))
+
+
 def _pow(context: OperationContext) -> Node | NodeRef:
     z, power = context.args
-    powers: dict[float, type[Activation]] = {2: Square, -1: Reciprocal, -0.5: Rsqrt}
+    powers: dict[float, type[Activation]] = {2: Square, 0.5: Sqrt, -1: Reciprocal, -0.5: Rsqrt}
     if isinstance(z, NodeRef) and isinstance(power, (int, float)):
         if power == 1:
             return z
@@ -98,13 +128,16 @@ OPERATIONS: dict[str, Handler] = {
     "elu": _elu,
     "exp": _exp,
     "gelu": _gelu,
+    "glu": _glu,
     "hardswish": _hardswish,
+    "log": _log,
     "log_sigmoid_forward": _log_sigmoid,
     "pow": _pow,
     "reciprocal": _reciprocal,
     "rsqrt": _rsqrt,
     "sigmoid": _sigmoid,
     "silu": _silu,
+    "sqrt": _sqrt,
     "softplus": _softplus,
     "tanh": _tanh,
 }

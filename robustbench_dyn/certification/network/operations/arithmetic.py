@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.convex_activations import Reciprocal
@@ -81,16 +82,35 @@ def _mean(context: OperationContext) -> Node:
     name, (index,) = context.operation.name, context.operation.inputs
     before, after = math.prod(context.shapes[index]), math.prod(context.operation.shape)
     n_summands = before if name == "sum" else 2 * math.ceil(before / max(after, 1)) + 2
-    if name == "avg_pool2d":
+    if name in ("avg_pool2d", "avg_pool3d"):
         n_summands = math.prod(context.args[1]) + 1
     return context.nonnegative_map(n_summands)
+
+
+def _fold(context: OperationContext) -> Node:
+    """Patches that are added where they overlap."""
+    return context.nonnegative_map(math.prod(context.args[2]) + 1)
+
+
+def _index_add(context: OperationContext) -> Node:
+    """Numbers that are added to those at some places along a dimension."""
+    _, dim, places, *_ = context.args
+    alpha = float(context.operation.kwargs.get("alpha", 1))
+    if dim % (len(context.operation.shape) + 1) == 0:
+        raise context.refuse(" over the batch")
+    if isinstance(places, NodeRef) or alpha != 1:
+        raise context.refuse(" at places that depend on the input, or times a factor")
+    return context.nonnegative_map(int(torch.bincount(places.flatten()).max()) + 1)
 
 
 OPERATIONS: dict[str, Handler] = {
     "_adaptive_avg_pool2d": _mean,
     "add": _sum,
     "avg_pool2d": _mean,
+    "avg_pool3d": _mean,
+    "col2im": _fold,
     "div": _div,
+    "index_add": _index_add,
     "mean": _mean,
     "mul": _mul,
     "neg": _neg,

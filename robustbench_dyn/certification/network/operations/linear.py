@@ -11,6 +11,7 @@ from torch import Tensor
 from robustbench_dyn.certification.network.graph import Affine, Node
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
 from robustbench_dyn.certification.network.operations.products import matrix_product
+from robustbench_dyn.certification.network.operations.steps import combined
 from robustbench_dyn.certification.network.trace import NodeRef
 
 
@@ -133,6 +134,36 @@ def _bmm(context: OperationContext) -> Node | NodeRef:
     )
 
 
+def _mv(context: OperationContext) -> Node:
+    x, vector = context.args
+    if not isinstance(x, NodeRef) or isinstance(vector, NodeRef):
+        raise context.refuse(" with weights that depend on the input")
+    weight = context.constant(vector)
+    size = weight.abs()
+    return Affine(
+        inputs=(x.index,),
+        shape=context.operation.shape,
+        linear=lambda z: z @ weight,
+        abs_linear=lambda z: z @ size,
+        adjoint=lambda a: (a[..., None] * weight,),
+        bias=None,
+        n_summands=len(weight) + 1,
+    )
+
+
+def _baddbmm(context: OperationContext) -> NodeRef:
+    """beta c + alpha a b, of a constant c."""
+    constant, a, b = context.args
+    alpha, beta = (float(context.operation.kwargs.get(name, 1)) for name in ("alpha", "beta"))
+    if not (isinstance(a, NodeRef) and isinstance(b, NodeRef)) or isinstance(constant, NodeRef):
+        raise context.refuse(" of one constant matrix, or to a value that depends on the input")
+    bias = beta * context.constant_per_example(constant)
+    if not bias.isfinite().all():
+        raise context.refuse(" to infinite numbers; mask by scaled_dot_product_attention")
+    product, factor = matrix_product(context, a, b), context.constant(alpha)
+    return combined(context, [product], [factor], bias=bias if beta else None, own_units=None)
+
+
 def _batch_norm(context: OperationContext) -> Node:
     x, weight, bias, mean, variance, *rest = context.args
     if context.operation.result != 0 or not isinstance(x, NodeRef) or True in rest[:-2]:
@@ -154,8 +185,10 @@ def _batch_norm(context: OperationContext) -> Node:
 OPERATIONS: dict[str, Handler] = {
     "_native_batch_norm_legit_no_training": _batch_norm,
     "addmm": _addmm,
+    "baddbmm": _baddbmm,
     "bmm": _bmm,
     "convolution": _convolution,
     "mm": _mm,
+    "mv": _mv,
     "native_batch_norm": _batch_norm,
 }

@@ -8,6 +8,7 @@ import torch
 
 from robustbench_dyn.certification.network.graph import Affine, Node
 from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
+from robustbench_dyn.certification.network.trace import NodeRef
 
 # Those that may read one number several times.
 _REPEATING = [
@@ -32,17 +33,14 @@ _REPEATING = [
 ]
 # Those that take means of some numbers, with weights that are at least 0.
 _INTERPOLATIONS = ["upsample_bilinear2d", "upsample_linear1d"]
+# Those that return what they are given.
+_COPIES = ["alias", "alias_copy", "clone", "contiguous", "detach"]
 _MOVES = [
     "_reshape_alias",
     "_unsafe_view",
-    "alias",
-    "alias_copy",
     "cat",
-    "clone",
     "constant_pad_nd",
     "channel_shuffle",
-    "contiguous",
-    "detach",
     "diagonal",
     "flatten",
     "flip",
@@ -61,6 +59,8 @@ _MOVES = [
     "t",
     "transpose",
     "unbind",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
     "unsqueeze",
     "view",
     "view_copy",
@@ -83,6 +83,11 @@ def _cast(context: OperationContext) -> Node:
         bias=None,
         n_summands=1,
     )
+
+
+def _same(context: OperationContext) -> NodeRef:
+    reference: NodeRef = context.args[0]
+    return reference
 
 
 def _move(context: OperationContext) -> Node:
@@ -108,6 +113,7 @@ def _interpolate(context: OperationContext) -> Node:
 
 OPERATIONS: dict[str, Handler] = {
     "_to_copy": _cast,
+    **dict.fromkeys(_COPIES, _same),
     **dict.fromkeys(_MOVES, _move),
     **dict.fromkeys(_REPEATING, _repeat),
     **dict.fromkeys(_INTERPOLATIONS, _interpolate),

@@ -57,12 +57,15 @@ def _with_slope_below_0(context: OperationContext, slope: Tensor) -> NodeRef:
     )
 
 
-def _abs(context: OperationContext) -> NodeRef:
+def absolute(context: OperationContext, x: NodeRef) -> NodeRef:
+    """Add the absolute value of a value."""
     zero, one = context.constant(0.0), context.constant(1.0)
     kinks = [Kink(zero, 2 * one)]
-    return piecewise_linear(
-        context, context.args[0], torch.abs, slope=-one, offset=zero, kinks=kinks
-    )
+    return piecewise_linear(context, x, torch.abs, slope=-one, offset=zero, kinks=kinks)
+
+
+def _abs(context: OperationContext) -> NodeRef:
+    return absolute(context, context.args[0])
 
 
 def _hardtanh(context: OperationContext) -> NodeRef:
