@@ -145,7 +145,7 @@ def windows(network: Network, k: int) -> Windows | None:
     _, of_entry = torch.unique(seen[0].double() @ code.to(network.device), return_inverse=True)
     n_windows = int(of_entry.max()) + 1
     needed = {
-        i: torch.zeros(n_windows, sizes[i], device=network.device).index_add_(0, of_entry, part) > 0
+        i: part.new_zeros(n_windows, sizes[i]).index_add_(0, of_entry, part) > 0
         for i, part in seen.items()
     }
     counts = {i: int(part.sum(dim=1).max()) for i, part in needed.items()}
