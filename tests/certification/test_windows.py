@@ -153,3 +153,25 @@ def test_bounds_over_boxes_lie_below_all_corners():
     assert (found >= least - 1e-4).all()
     # The negative control: the middles lie above.
     assert ((rows.double() * (lower + upper)[:, None] / 2).sum(dim=2) > least).all()
+
+
+FAN_OUTS = {
+    "convolution": lambda: nn.Conv2d(1, 5, 3, padding=1),
+    "strided": lambda: nn.Conv2d(1, 5, 5, stride=2, padding=2),
+    "dilated": lambda: nn.Conv2d(1, 5, 3, stride=2, dilation=2, padding=2),
+    "transposed": lambda: nn.ConvTranspose2d(1, 5, 3, stride=2),
+    "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 300)),
+}
+
+
+@pytest.mark.parametrize("layer", FAN_OUTS)
+@torch.no_grad()
+def test_adjoints_allow_for_sums_over_all_outputs_of_an_input(layer):
+    state = relaxation_state(nn.Sequential(FAN_OUTS[layer](), nn.Flatten()), SHAPE)
+    node = next(node for node in state.fast.nodes if node.n_summands)
+    units = torch.eye(torch.Size(node.shape).numel())
+    (matrix,) = node.adjoint(units.view(-1, *node.shape))
+    most = int((matrix.flatten(1) != 0).sum(dim=0).max())
+    assert most <= node.adjoint_units <= 2 * most + node.n_summands + 4
+    # The negative control: an output has fewer summands than that.
+    assert node.n_summands < most or layer == "transposed"

@@ -10,14 +10,13 @@ from robustbench_dyn.certification.bounds.inner_products import (
     abs_products,
     box_minimum,
     inner_products,
-    rounding_share,
 )
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 _UNIT = 2.0**-53
 # How many coefficients are treated at a time: their temporaries stay in the processor's caches.
 _BLOCK = 2**19
-# Sums of so many gains are added in float64, within `rounding_share`.
+# Sums of so many gains are added in float64.
 _SUMMED = 128
 # The least size of coefficients that are told from 0.
 _LEAST = {torch.float32: 1e-30, torch.float64: 1e-150}
@@ -98,7 +97,9 @@ class Ball:
 
     def _minima_of_l2(self, rows: Tensor, centre: Tensor, radius: Tensor, off: Tensor) -> Tensor:
         """Return the minima of one block of rows, computed in their dtype."""
-        size, share = rows.abs(), 2 * rounding_share(rows)
+        size = rows.abs()
+        # Steps, gains and their sums are rounded to the dtype, and products with the centre may be.
+        share = (_SUMMED + 16) * torch.finfo(rows.dtype).eps
         # In units of eps, and of the largest coefficient, so that no square overflows.
         radius, off = (radius / self.eps)[:, None], (off / self.eps)[:, None]
         max_step = torch.addcmul(radius.to(rows), rows.detach().sign(), off.to(rows))
@@ -113,7 +114,6 @@ class Ball:
         for gain in gains:
             drop = drop + gain.sum(dim=2)
         drop = self.eps * (1 + share) * drop
-        # Steps are rounded, and so is the sum of products with the centre.
         rounding = share * (centre[:, None] + self.eps * (radius + off.abs()))
         at_centre = inner_products(rows, centre[:, None])
         return (at_centre - abs_products(size.detach(), rounding))[:, 0] - drop

@@ -68,6 +68,7 @@ def box_minimum(rows: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
     rows: (groups, rows, n); lower, upper: (groups, n). The result is of float64.
     """
+    lower, upper = lower.double(), upper.double()
     middle, radius = (lower + upper) / 2, (upper - lower) / 2
     # Both sums are rounded, and so is the radius.
     share = rounding_share(rows)

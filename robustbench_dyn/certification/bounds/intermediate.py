@@ -14,6 +14,7 @@ from robustbench_dyn.certification.activations import Activation, LinearBounds
 from robustbench_dyn.certification.bounds.affine_prefixes import AffineMap, affine_prefixes
 from robustbench_dyn.certification.bounds.allotment import Allotment, relaxation_gap
 from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
+from robustbench_dyn.certification.bounds.back_substitution import chunks
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.budgets import BUDGET
 from robustbench_dyn.certification.bounds.entry_bounds import entry_bounds, unit_rows
@@ -160,18 +161,20 @@ def _tighten(
     signs = torch.ones(len(both_owners), dtype=network.dtype, device=low.device)
     signs[1::2] = -1
     if n_iterations:
-        value, rounding = optimised_bounds(
-            network,
-            network,
-            bounds,
-            ball,
-            k,
-            unit_rows(both_entries, signs, low.shape[1]),
-            both_owners,
-            linear_bounds,
-            n_iterations=n_iterations,
-        )
-        found = value - rounding
+        found = torch.empty(len(signs), dtype=torch.float64, device=low.device)
+        for chunk in chunks(network, len(signs), k):
+            value, rounding = optimised_bounds(
+                network,
+                network,
+                bounds,
+                ball,
+                k,
+                unit_rows(both_entries[chunk], signs[chunk], low.shape[1]),
+                both_owners[chunk],
+                linear_bounds,
+                n_iterations=n_iterations,
+            )
+            found[chunk] = value - rounding
     else:
         found = entry_bounds(
             network,
