@@ -6,7 +6,7 @@ Each certifier runs alone, on every correctly classified example; in an evaluati
 the examples that cheaper certifiers and attacks leave undecided. Seconds are processor time of all
 threads, which depends little on other processes; the column beside them gives the number of forward
 passes of the frozen network, in batches of the same size, that take as long. `complete` searches
-for at most 5 seconds an example, and 30 a network and eps.
+for at most 5 seconds an example, and 15 a network and eps.
 Results: benchmarks/results/certifier_cost.csv; `python benchmarks/tables.py` puts them in the docs.
 """
 
@@ -44,7 +44,7 @@ NETWORKS: dict[tuple[str, str], tuple[ThreatModel, ...]] = {
 }
 SMOOTHING = Smoothing(0.25)
 # Searches end after so many seconds, each example's and those of one network at one eps.
-LIMITS = {"complete": Complete(seconds_per_example=5.0, seconds=30.0)}
+LIMITS = {"complete": Complete(seconds_per_example=5.0, seconds=15.0)}
 
 
 @torch.no_grad()

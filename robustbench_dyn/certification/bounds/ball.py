@@ -21,7 +21,7 @@ _SUMMED = 128
 # The least size of coefficients that are told from 0.
 _LEAST = {torch.float32: 1e-30, torch.float64: 1e-150}
 # To which part the dual variable is found; the minimum loses about the square of it.
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5}
 # The search for the dual variable of L2 takes a few steps; after these, what it has found is used.
 _MOST_STEPS = 50
 
@@ -57,7 +57,10 @@ class Ball:
 
         rows: (n, *input_shape); owners: (n,). Returns (n,), float64, differentiable in rows.
         """
-        return self.minima(rows.flatten(1)[:, None], of_examples(owners))[:, 0]
+        rows = rows.flatten(1)
+        if len(owners) and bool((owners == owners[0]).all()):
+            return self.minima(rows[None], of_examples(owners[:1]))[0]
+        return self.minima(rows[:, None], of_examples(owners))[:, 0]
 
     def minima(self, rows: Tensor, pick: Pick) -> Tensor:
         """Return min <rows[g, i], x'> over the ball of each group, rounded down.
@@ -75,7 +78,7 @@ class Ball:
         centre, radius = pick(self.centre, 0), pick((self.upper - self.lower) / 2, 0)
         off = centre - pick((self.lower + self.upper) / 2, 0)
         minima = self._minima_of_l1 if self.norm == "L1" else self._minima_of_l2
-        n_rows = max(1, _BLOCK // rows.shape[2])
+        n_rows = max(1, _BLOCK // (rows.element_size() * rows.shape[2]))
         n_groups = max(1, n_rows // rows.shape[1])
         parts = [torch.split(part, n_groups) for part in (rows, centre, radius, off)]
         found = [
