@@ -5,7 +5,8 @@
 Each certifier runs alone, on every correctly classified example; in an evaluation it runs only on
 the examples that cheaper certifiers and attacks leave undecided. Seconds are processor time of all
 threads, which depends little on other processes; the column beside them gives the number of forward
-passes of the frozen network, in batches of the same size, that take as long.
+passes of the frozen network, in batches of the same size, that take as long. `complete` searches
+for at most 5 seconds an example, and 15 a network and eps.
 Results: benchmarks/results/certifier_cost.csv; `python benchmarks/tables.py` puts them in the docs.
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from robustbench_dyn import Smoothing, ThreatModel, evaluate_smoothed, load_dataset, load_model
 from robustbench_dyn.certification.base import PreparedCertifier, radii
 from robustbench_dyn.certification.catalogue import certifier_names, resolve_certifiers
+from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.evaluation.candidates import check_candidates
@@ -41,6 +43,8 @@ NETWORKS: dict[tuple[str, str], tuple[ThreatModel, ...]] = {
     ("euler_resnet", "moons"): MOONS,
 }
 SMOOTHING = Smoothing(0.25)
+# Searches end after so many seconds, each example's and those of one network at one eps.
+LIMITS = {"complete": Complete(seconds_per_example=5.0, seconds=15.0)}
 
 
 @torch.no_grad()
@@ -88,7 +92,9 @@ def rows_of(name: str, data: Dataset, threat_models: tuple[ThreatModel, ...]) ->
             for certifier in certifier_names():
                 started = time.process_time()
                 try:
-                    (prepared,) = resolve_certifiers(certifier, model, tuple(x.shape[1:]), norm)
+                    (prepared,) = resolve_certifiers(
+                        LIMITS.get(certifier, certifier), model, tuple(x.shape[1:]), norm
+                    )
                 except (CertificateError, InputError):
                     continue
                 once = time.process_time() - started

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.samples import inside, normal, uniform
 
+from robustbench_dyn.certification.bounds import ball as ball_module
+from robustbench_dyn.certification.bounds import inner_products
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.threat_models import NORMS, ThreatModel, distance
 
@@ -73,3 +75,30 @@ def test_a_rounded_dual_variable_loses_nothing_in_float64(scale):
     exact = Ball(x, ThreatModel("L2", 0.3)).minimum(rows, owners)
     assert (coarse <= exact + 1e-15 * rows.abs().sum(dim=1)).all()
     assert ((exact - coarse) / rows.abs().sum(dim=1)).max() > 1e-8
+
+
+@pytest.mark.parametrize("n", [4, 300])
+@pytest.mark.parametrize("norm", NORMS)
+def test_minima_of_float32_rows_allow_for_their_rounding(norm, n, monkeypatch):
+    x, rows = uniform(200, n, seed=6), normal(200, n, seed=7).float()
+    owners, threat_model = torch.arange(200), ThreatModel(norm, 0.3)
+    exact = Ball(x, threat_model).minimum(rows.double(), owners)
+    found = Ball(x, threat_model).minimum(rows, owners)
+    slack = 1e-13 * rows.double().abs().sum(dim=1)
+    assert (found <= exact + slack).all()
+    assert ((exact - found) / rows.double().abs().sum(dim=1)).max() < 1e-4
+
+    # The negative control: rounding that is taken to be that of float64.
+    class WithoutRounding:
+        def __getattr__(self, name):
+            return getattr(torch, name)
+
+        def finfo(self, dtype):
+            return torch.finfo(torch.float64)
+
+    monkeypatch.setattr(ball_module, "torch", WithoutRounding())
+    monkeypatch.setattr(inner_products, "torch", WithoutRounding())
+    blind = Ball(x, threat_model).minimum(rows, owners)
+    # Bounds over L1 balls are of float64, and so are products of short rows.
+    if norm == "L2" or (norm == "Linf" and n > 64):
+        assert (blind > exact + slack).any()

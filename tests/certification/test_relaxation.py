@@ -445,10 +445,10 @@ def test_bounds_do_not_depend_on_the_batch():
     together = bounds_of(model, x, y, threat_model, "optimised")
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
     # The negative control: a minimum that depends on how many examples there are.
-    minimum = Ball.minimum
+    minima = Ball.minima
 
-    def coupled(self, rows, owners):
-        return minimum(self, rows, owners) - 1e-3 * len(self.centre)
+    def coupled(self, rows, pick):
+        return minima(self, rows, pick) - 1e-3 * len(self.centre)
 
-    with replaced(Ball, "minimum", coupled):
+    with replaced(Ball, "minima", coupled):
         assert (bounds_of(model, x, y, threat_model, "optimised") - alone).abs().max() > 1e-4

@@ -16,6 +16,7 @@ from robustbench_dyn.certification.bounds.back_substitution import (
     concretise,
 )
 from robustbench_dyn.certification.bounds.ball import Ball
+from robustbench_dyn.certification.bounds.groups import of_examples
 from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.network.graph import Network, Pointwise
 
@@ -50,8 +51,10 @@ def optimised_bounds(
     values, roundings = [nothing], [nothing]
     before = network.ancestors(k)
     initial = {i: lines for i, lines in initial.items() if i in before}
-    for chunk in chunks(network, len(rows), factor=8, up_to=k):
-        chunk_owners, objectives = owners[chunk], rows[chunk].to(network.dtype)
+    for chunk in chunks(network, len(rows), k, factor=8):
+        # Each row is a group of its own: its lines are.
+        chunk_owners, objectives = owners[chunk], rows[chunk].flatten(1)[:, None].to(network.dtype)
+        pick = of_examples(chunk_owners)
         lines = _Lines.of(network, bounds, initial, chunk_owners)
         slopes = lines.initial_slopes(initial, chunk_owners, network.dtype)
         best = {key: slope.detach().clone() for key, slope in slopes.items()}
@@ -72,11 +75,12 @@ def optimised_bounds(
                     bounds,
                     k,
                     objectives,
-                    chunk_owners,
+                    pick,
                     rough.linear_bounds(slopes),
+                    shared=False,
                     rounded=False,
                 )
-                lower_bound = concretise(bound, ball, bounds, chunk_owners)
+                lower_bound = concretise(bound, ball, bounds, pick)[:, 0]
                 total = lower_bound.sum()
             better = lower_bound.detach() > reached
             reached = lower_bound.detach().where(better, reached)
@@ -89,12 +93,12 @@ def optimised_bounds(
                     ascent[key].step(gradient)
         with torch.no_grad():
             exact = {key: slope.double() for key, slope in best.items()}
-            objectives = rows[chunk].to(proving.dtype)
+            objectives = rows[chunk].flatten(1)[:, None].to(proving.dtype)
             bound = back_substitute(
-                proving, bounds, k, objectives, chunk_owners, lines.linear_bounds(exact)
+                proving, bounds, k, objectives, pick, lines.linear_bounds(exact), shared=False
             )
-            values.append(concretise(bound, ball, bounds, chunk_owners))
-            roundings.append(bound.rounding)
+            values.append(concretise(bound, ball, bounds, pick)[:, 0])
+            roundings.append(bound.rounding[:, 0])
     return LowerBounds(torch.cat(values), torch.cat(roundings))
 
 

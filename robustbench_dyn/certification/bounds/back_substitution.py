@@ -11,21 +11,27 @@ from torch import Tensor
 
 from robustbench_dyn.certification.activations import LinearBounds
 from robustbench_dyn.certification.bounds.ball import Ball
+from robustbench_dyn.certification.bounds.groups import Pick, grouped, of_examples
+from robustbench_dyn.certification.bounds.inner_products import (
+    abs_products,
+    box_minimum,
+    inner_products,
+    rounding_share,
+)
 from robustbench_dyn.certification.bounds.intervals import Bounds
-from robustbench_dyn.certification.network.graph import Network, Pointwise
+from robustbench_dyn.certification.network.graph import Affine, Network, Node
 
-_UNIT = 2.0**-53
 # How many numbers the coefficients of one chunk of rows may hold, all outputs together: much larger
 # ones leave the processor's caches.
-_CHUNK = 2_000_000
+CHUNK = 2_000_000
 
 
 class SubstitutedBound(NamedTuple):
     """The bound output(x) >= sum over sources of <coefficients[source][k], source> + offset[k].
 
-    coefficients: by the output that they multiply, each (rows, *shape). offset: (rows,), float64;
-    the rounding of everything before is subtracted. rounding: (rows,), how much less the output as
-    the model computes it from those sources may be, by its own rounding.
+    coefficients: by the output that they multiply, each (groups, rows, entries). offset: (groups,
+    rows), float64; the rounding of everything before is subtracted. rounding: (groups, rows), how
+    much less the output as the model computes it from those sources may be, by its own rounding.
     """
 
     coefficients: dict[int, Tensor]
@@ -49,19 +55,20 @@ def back_substitute(
     bounds: Bounds,
     k: int,
     rows: Tensor,
-    owners: Tensor,
+    pick: Pick,
     linear_bounds: Mapping[int, LinearBounds],
     *,
-    shared: bool = False,
+    shared: bool = True,
     rounded: bool = True,
 ) -> SubstitutedBound:
-    """Bound <rows[i], output k> from below by a linear function of earlier outputs.
+    """Bound <rows[g, i], output k> from below by a linear function of earlier outputs.
 
-    rows: (n, *shape of output k), of the network's dtype; owners: (n,), the example whose bounds a
-    row uses. An activation's output is replaced by its lower line where its coefficient is positive
-    and by its upper line elsewhere (CROWN, arXiv 1811.00866, Theorem 3.2; DeepPoly); one without
-    linear bounds stays, as the input does. linear_bounds: by output, entries (n, *shape), each
-    row's own; where they are shared, (examples, *shape), of which a row takes its owner's.
+    rows: (groups, rows, entries of output k), of the network's dtype; pick: gives each group its
+    part of the bounds. An activation's output is replaced by its lower line where its coefficient
+    is positive and by its upper line elsewhere (CROWN, arXiv 1811.00866, Theorem 3.2; DeepPoly);
+    one without linear bounds stays, as the input does. linear_bounds: by output, entries
+    (examples, *shape), of which pick gives each group its own; where they are not shared, (groups,
+    *shape), each group's own.
     rounded=False leaves the rounding out: that is quicker, good for a search and no proof.
     Rounding: a step from an output to its inputs errs by at most its relative rounding times the
     sum of the absolute values of all summands, which is <|coefficients|, bounds.magnitudes>. So
@@ -70,113 +77,141 @@ def back_substitute(
     unit = torch.finfo(network.dtype).eps / 2
     waiting = {k: rows}
     kept: dict[int, Tensor] = {}
-    offset = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    offset = torch.zeros(rows.shape[:2], dtype=torch.float64, device=rows.device)
     rounding = torch.zeros_like(offset)
     for i in range(k, 0, -1):
         if i not in waiting:
             continue
         coefficients = waiting.pop(i)
         node = network.nodes[i - 1]
-        n = coefficients[0].numel()
-        if isinstance(node, Pointwise):
-            if i not in linear_bounds:
-                kept[i] = coefficients
-                continue
-            line_owners = owners if shared else None
-            passed, constant = _through(coefficients, linear_bounds[i], line_owners, rounded)
-            offset = offset + constant
-            if rounded:
-                magnitude = bounds.magnitudes[node.inputs[0]]
-                magnitude = magnitude if shared else magnitude[owners]
-                magnitude = _line_magnitude(linear_bounds[i], magnitude, n, unit)
-                offset = offset - unit * _abs_product(coefficients, magnitude, line_owners)
-                share = node.activation.rounding_units * network.unit
-                rounding = rounding + share * _abs_product(
-                    coefficients, bounds.magnitudes[i], owners
-                )
-            parts: tuple[Tensor, ...] = (passed,)
+        if isinstance(node, Affine):
+            magnitude = pick(bounds.magnitudes[i], i) if rounded else None
+            step = _affine_step(node, coefficients, magnitude)
+        elif i in linear_bounds:
+            lines = _Lines.of(linear_bounds[i], coefficients, pick if shared else None, i)
+            picked = [pick(bounds.magnitudes[j], j) for j in (node.inputs[0], i) if rounded]
+            step = _activation_step(lines, coefficients, picked)
         else:
-            if node.bias is not None:
-                offset = offset + _dot(coefficients, node.bias, rounded)
-            if node.n_summands and rounded:
-                share = (node.n_summands + 4) * unit + n * 4 * _UNIT
-                total = _abs_product(coefficients, bounds.magnitudes[i], owners)
-                offset = offset - share * total
-                rounding = rounding + node.rounding_units * network.unit * total
-            parts = node.adjoint(coefficients)
-        for source, part in zip(node.inputs, parts, strict=True):
+            kept[i] = coefficients
+            continue
+        offset = offset + step.offset
+        rounding = rounding + _rounding_units(node) * network.unit * step.total
+        for source, part in zip(node.inputs, step.parts, strict=True):
             if source not in waiting:
                 waiting[source] = part
                 continue
             waiting[source] = waiting[source] + part
             if rounded:
-                merged = _abs_product(waiting[source], bounds.magnitudes[source], owners)
-                offset = offset - 2 * unit * merged
+                magnitude = pick(bounds.magnitudes[source], source)
+                merged = abs_products(waiting[source].abs(), magnitude[:, None])
+                offset = offset - 2 * unit * merged[:, 0]
     if 0 in waiting:
         kept[0] = waiting[0]
     return SubstitutedBound(kept, offset, rounding)
 
 
-def concretise(bound: SubstitutedBound, ball: Ball, bounds: Bounds, owners: Tensor) -> Tensor:
-    """Return the minimum of a bound, (rows,): exactly over the ball, over intervals elsewhere."""
+def _rounding_units(node: Node) -> int:
+    """Return how many units roundoff of its magnitude the model's output of a node may err by."""
+    return node.rounding_units if isinstance(node, Affine) else node.activation.rounding_units
+
+
+class _Step(NamedTuple):
+    """A step from an output to its inputs.
+
+    parts: coefficients on each input, (groups, rows, entries). offset: (groups, rows), what the
+    step adds, less what it may lose by rounding. total: (groups, rows), at least <|coefficients|,
+    magnitude of the output>; 0 where rounding is left out.
+    """
+
+    parts: tuple[Tensor, ...]
+    offset: Tensor
+    total: Tensor | float
+
+
+def _affine_step(node: Affine, coefficients: Tensor, magnitude: Tensor | None) -> _Step:
+    """Step through an affine node; magnitude: (groups, entries), None to leave out rounding."""
+    found = node.adjoint(coefficients.reshape(-1, *node.shape))
+    parts = tuple(part.reshape(*coefficients.shape[:2], -1) for part in found)
+    offset, total = coefficients.new_zeros((), dtype=torch.float64), 0.0
+    bias = _bias(node)
+    if bias is not None:
+        offset = inner_products(coefficients, bias)[:, 0]
+    if magnitude is None or not (node.n_summands or bias is not None):
+        return _Step(parts, offset, total)
+    lost = node.adjoint_units * torch.finfo(coefficients.dtype).eps / 2 * magnitude
+    if bias is not None:
+        lost = lost + rounding_share(coefficients) * bias[:, 0].abs()
+    both = abs_products(coefficients.abs(), torch.stack([lost, magnitude], dim=1))
+    return _Step(parts, offset - both[:, 0], both[:, 1])
+
+
+def _activation_step(lines: _Lines, coefficients: Tensor, magnitudes: list[Tensor]) -> _Step:
+    """Step through an activation; magnitudes: of input and output, none to leave out rounding."""
+    sizes = coefficients.abs()
+    passed = torch.addcmul(coefficients * lines.slope, sizes, lines.half_slope)
+    offset = inner_products(coefficients, lines.offset) + inner_products(sizes, lines.half_offset)
+    if not magnitudes:
+        return _Step((passed,), offset[:, 0], 0.0)
+    before, magnitude = magnitudes
+    both = abs_products(sizes, torch.stack([lines.rounding(before), magnitude], dim=1))
+    return _Step((passed,), offset[:, 0] - both[:, 0], both[:, 1])
+
+
+def concretise(bound: SubstitutedBound, ball: Ball, bounds: Bounds, pick: Pick) -> Tensor:
+    """Return the minimum of a bound, (groups, rows): over the ball, over intervals elsewhere."""
     minimum = bound.offset
     for source, coefficients in bound.coefficients.items():
         if source == 0:
-            minimum = minimum + ball.minimum(coefficients, owners)
+            minimum = minimum + ball.minima(coefficients, pick)
             continue
-        exact = coefficients.double()
-        low, high = bounds.lower[source][owners], bounds.upper[source][owners]
-        products = exact.clamp_min(0) * low + exact.clamp_max(0) * high
-        rounding = (products[0].numel() + 8) * _UNIT * products.abs().flatten(1).sum(dim=1)
-        minimum = minimum + products.flatten(1).sum(dim=1) - rounding
+        low, high = (pick(end[source], source) for end in (bounds.lower, bounds.upper))
+        minimum = minimum + box_minimum(coefficients, low, high)
     # Where an activation is not defined everywhere, nothing is known.
     return minimum.where(~minimum.isnan(), -torch.inf)
 
 
-def _through(
-    coefficients: Tensor, linear_bounds: LinearBounds, owners: Tensor | None, rounded: bool
-) -> tuple[Tensor, Tensor]:
-    """Return coefficients on the argument of an activation, and the sum of the lines' offsets."""
-    (lower_slope, lower_offset), (upper_slope, upper_offset) = linear_bounds
-    # Slopes are rounded before they are repeated for each row; that is part of the magnitude.
-    lower_slope, upper_slope = lower_slope.to(coefficients), upper_slope.to(coefficients)
-    if owners is not None:
-        lower_slope, upper_slope = lower_slope[owners], upper_slope[owners]
-        lower_offset, upper_offset = lower_offset[owners], upper_offset[owners]
-    positive = coefficients > 0
-    passed = coefficients * torch.where(positive, lower_slope, upper_slope)
-    return passed, _dot(coefficients, torch.where(positive, lower_offset, upper_offset), rounded)
+class _Lines(NamedTuple):
+    """The lines of one activation: what they have in common, and half of what they differ by.
 
-
-@torch.no_grad()
-def _line_magnitude(linear_bounds: LinearBounds, magnitude: Tensor, n: int, unit: float) -> Tensor:
-    """Return |slope z| and n |offset| in units of the dtype, entry by entry, as one magnitude."""
-    slopes = torch.maximum(linear_bounds.lower.slope.abs(), linear_bounds.upper.slope.abs())
-    offsets = torch.maximum(linear_bounds.lower.offset.abs(), linear_bounds.upper.offset.abs())
-    # The dot product with the offsets is taken in float64.
-    return 4 * slopes * magnitude + (n * 4 * _UNIT / unit + 2) * offsets
-
-
-def _dot(coefficients: Tensor, values: Tensor, in_float64: bool) -> Tensor:
-    """Return sums of products over each row, (rows,); values broadcast."""
-    dtype = torch.float64 if in_float64 else coefficients.dtype
-    return (coefficients.to(dtype) * values.to(dtype)).flatten(1).sum(dim=1)
-
-
-@torch.no_grad()
-def _abs_product(coefficients: Tensor, magnitude: Tensor, owners: Tensor | None) -> Tensor:
-    """Return at least <|coefficients[k]|, magnitude[owners[k]]>, (rows,), float64.
-
-    magnitude: at least 0. The product bounds rounding itself: the dtype of the coefficients is fine
-    enough, if its own rounding is counted. A sum that overflows counts as infinite.
+    c (slope z + offset) + |c| (half_slope z + half_offset) is the lower line times c where c is
+    positive, and the upper line times c elsewhere. All: (groups, 1, entries).
     """
-    kind = torch.finfo(coefficients.dtype)
-    magnitude = (magnitude + kind.tiny).to(coefficients)
-    products = coefficients * (magnitude if owners is None else magnitude[owners])
-    products = products.flatten(1)
-    total, n = torch.linalg.vector_norm(products, ord=1, dim=1).double(), products.shape[1]
-    most = total * (1 + (n + 8) * kind.eps) + 2 * n * kind.tiny
-    return most.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+    slope: Tensor
+    half_slope: Tensor
+    offset: Tensor
+    half_offset: Tensor
+
+    @classmethod
+    def of(cls, lines: LinearBounds, coefficients: Tensor, pick: Pick | None, i: int) -> _Lines:
+        """Return the lines of each group; they are of output i."""
+        found = []
+        for lower, upper in zip(*lines, strict=True):
+            for part in ((lower + upper) / 2, (lower - upper) / 2):
+                found.append((part.flatten(1) if pick is None else pick(part, i))[:, None])
+        slope, half_slope, offset, half_offset = found
+        return cls(slope.to(coefficients), half_slope.to(coefficients), offset, half_offset)
+
+    @torch.no_grad()
+    def rounding(self, magnitude: Tensor) -> Tensor:
+        """Return what a coefficient of 1 may lose by rounding, (groups, entries).
+
+        magnitude: of the argument. Slopes are rounded to the dtype, and so are products and sums
+        with them: three units of the larger slope's size, which is |slope| + |half_slope|.
+        """
+        slopes = (self.slope.abs() + self.half_slope.abs())[:, 0]
+        offsets = (self.offset.abs() + self.half_offset.abs())[:, 0]
+        units = 4 * torch.finfo(slopes.dtype).eps / 2
+        return units * slopes * magnitude + rounding_share(self.slope) * offsets
+
+
+def _bias(node: Affine) -> Tensor | None:
+    """Return the bias of each entry, (groups or 1, 1, entries)."""
+    if node.bias is None:
+        return None
+    bias = node.bias
+    groups = bias.shape[0] if bias.dim() > len(node.shape) else 1
+    return bias.expand(groups, *node.shape).flatten(1)[:, None]
 
 
 def objective_bounds(
@@ -193,30 +228,25 @@ def objective_bounds(
     coefficients: (n, classes). linear_bounds: of the examples, by output; an activation without is
     bounded by its interval.
     """
-    last = len(network.nodes)
-    nothing = coefficients.new_zeros(0, dtype=torch.float64)
-    values, roundings = [nothing], [nothing]
-    for rows in chunks(network, len(coefficients)):
-        bound = back_substitute(
-            network,
-            bounds,
-            last,
-            coefficients[rows].to(network.dtype),
-            owners[rows],
-            linear_bounds,
-            shared=True,
-        )
-        values.append(concretise(bound, ball, bounds, owners[rows]))
-        roundings.append(bound.rounding)
-    return LowerBounds(torch.cat(values), torch.cat(roundings))
+    value = coefficients.new_zeros(len(coefficients), dtype=torch.float64)
+    rounding = torch.zeros_like(value)
+    coefficients = coefficients.to(network.dtype)
+    for examples, rows in grouped(owners, network.n_numbers, CHUNK):
+        pick = of_examples(examples)
+        last = len(network.nodes)
+        bound = back_substitute(network, bounds, last, coefficients[rows], pick, linear_bounds)
+        value[rows] = concretise(bound, ball, bounds, pick)
+        rounding[rows] = bound.rounding
+    return LowerBounds(value, rounding)
 
 
-def chunks(
-    network: Network, n_rows: int, *, factor: int = 1, up_to: int | None = None
-) -> Iterator[slice]:
-    """Split rows so that their coefficients, `factor` times, on outputs up to up_to fit memory."""
-    shapes = [network.shape(k) for k in range((up_to or len(network.nodes)) + 1)]
-    numbers = factor * sum(map(math.prod, shapes))
-    size = max(1, _CHUNK // numbers)
+def numbers_up_to(network: Network, k: int) -> int:
+    """Return how many numbers the outputs up to output k have together."""
+    return sum(math.prod(network.shape(i)) for i in range(k + 1))
+
+
+def chunks(network: Network, n_rows: int, k: int, *, factor: int = 1) -> Iterator[slice]:
+    """Split rows so that their coefficients, `factor` times, on outputs up to k fit memory."""
+    size = max(1, CHUNK // (factor * numbers_up_to(network, k)))
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))

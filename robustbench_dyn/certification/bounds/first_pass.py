@@ -15,6 +15,8 @@ from robustbench_dyn.certification.bounds.back_substitution import (
     concretise,
 )
 from robustbench_dyn.certification.bounds.ball import Ball
+from robustbench_dyn.certification.bounds.entry_bounds import entry_bounds
+from robustbench_dyn.certification.bounds.groups import of_examples
 from robustbench_dyn.certification.bounds.intermediate import RelaxationState
 from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.network.graph import Network
@@ -83,19 +85,11 @@ def estimated_bounds(
             )
     estimate = ball.centre.new_full((n,), -math.inf)
     last = len(network.nodes)
-    for chunk in chunks(network, len(open_)):
+    for chunk in chunks(network, len(open_), last):
         owners = open_[chunk]
-        bound = back_substitute(
-            network,
-            bounds,
-            last,
-            coefficients[owners].to(network.dtype),
-            owners,
-            linear_bounds,
-            shared=True,
-            rounded=False,
-        )
-        estimate[owners] = concretise(bound, ball, bounds, owners)
+        rows, pick = coefficients[owners][:, None].to(network.dtype), of_examples(owners)
+        bound = back_substitute(network, bounds, last, rows, pick, linear_bounds, rounded=False)
+        estimate[owners] = concretise(bound, ball, bounds, pick)[:, 0]
     return estimate.nan_to_num(nan=-math.inf)
 
 
@@ -118,23 +112,17 @@ def _share(
     entries = (torch.arange(n_rows, device=z.device) * z.shape[1]) // n_rows
     entries = entries + z.shape[1] // (2 * n_rows)
     sign = (1 - 2 * (torch.arange(n_rows, device=z.device) % 2)).to(z)
-    units = torch.zeros(n_rows, z.shape[1], dtype=z.dtype, device=z.device)
-    units[torch.arange(n_rows), entries] = sign
-    owners = examples.repeat_interleave(n_rows)
-    rows = units.repeat(len(examples), 1).view(-1, *network.shape(k))
-    reached = []
-    for chunk in chunks(network, len(owners), up_to=k):
-        bound = back_substitute(
-            network,
-            bounds,
-            k,
-            rows[chunk],
-            owners[chunk],
-            linear_bounds,
-            shared=True,
-            rounded=False,
-        )
-        reached.append(concretise(bound, ball, bounds, owners[chunk]).to(z))
-    left = (sign * z[examples][:, entries] - torch.cat(reached).view(-1, n_rows)).clamp_min(0)
+    reached = entry_bounds(
+        network,
+        ball,
+        bounds,
+        k,
+        examples.repeat_interleave(n_rows),
+        entries.repeat(len(examples)),
+        sign.repeat(len(examples)),
+        linear_bounds,
+        rounded=False,
+    ).to(z)
+    left = (sign * z[examples][:, entries] - reached.view(-1, n_rows)).clamp_min(0)
     whole = torch.where(sign > 0, below[examples][:, entries], above[examples][:, entries])
     return (left.minimum(whole).sum(dim=1) / whole.sum(dim=1).clamp_min(1e-30)).clamp(0, 1)

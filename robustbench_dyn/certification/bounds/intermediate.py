@@ -14,15 +14,13 @@ from robustbench_dyn.certification.activations import Activation, LinearBounds
 from robustbench_dyn.certification.bounds.affine_prefixes import AffineMap, affine_prefixes
 from robustbench_dyn.certification.bounds.allotment import Allotment, relaxation_gap
 from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
-from robustbench_dyn.certification.bounds.back_substitution import (
-    back_substitute,
-    chunks,
-    concretise,
-)
+from robustbench_dyn.certification.bounds.back_substitution import chunks
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.budgets import BUDGET
+from robustbench_dyn.certification.bounds.entry_bounds import entry_bounds, unit_rows
 from robustbench_dyn.certification.bounds.intervals import Bounds, propagate
 from robustbench_dyn.certification.bounds.traced_network import traced_network
+from robustbench_dyn.certification.bounds.windows import WindowsOfOutputs
 from robustbench_dyn.certification.network.graph import Network, Pointwise
 from robustbench_dyn.certification.network.lowering import Handlers
 
@@ -37,8 +35,8 @@ class RelaxationState(NamedTuple):
 
     model: the module that was traced. exact, fast: see TracedNetwork. affine_prefixes: the map of
     each pre-activation that is affine in the input. fast_prefixes: the same in the fast dtype.
-    strict: whether a relaxation subtracts the worst case of rounding, or what was measured of it;
-    see rounding.allowance.
+    windows: of the fast network. strict: whether a relaxation subtracts the worst case of rounding,
+    or what was measured of it; see rounding.allowance.
     """
 
     model: nn.Module
@@ -46,6 +44,7 @@ class RelaxationState(NamedTuple):
     fast: Network
     affine_prefixes: dict[int, AffineMap]
     fast_prefixes: dict[int, AffineMap]
+    windows: WindowsOfOutputs
     strict: bool = True
 
 
@@ -85,7 +84,7 @@ def _relaxation_state(
     exact, fast = traced_network(model, input_shape, handlers)
     prefixes = affine_prefixes(exact)
     in_fast_dtype = {k: prefix.to(fast.dtype) for k, prefix in prefixes.items()}
-    return RelaxationState(model, exact, fast, prefixes, in_fast_dtype)
+    return RelaxationState(model, exact, fast, prefixes, in_fast_dtype, WindowsOfOutputs(fast))
 
 
 def interval_bounds(state: RelaxationState, ball: Ball, *, fast: bool = False) -> Bounds:
@@ -155,38 +154,39 @@ def _tighten(
     owners, entries = allotment.widest(k, relaxation_gap(activations, low, high)).nonzero(
         as_tuple=True
     )
+    if not len(owners):
+        return
     network = state.fast
-    for chunk in chunks(network, 2 * len(owners), up_to=k):
-        pairs = torch.arange(2 * len(owners), device=owners.device)[chunk]
-        sign = (1 - 2 * (pairs % 2)).to(network.dtype)
-        pairs = pairs // 2
-        row_owners, entry = owners[pairs], entries[pairs]
-        units = torch.zeros(len(pairs), low.shape[1], dtype=network.dtype, device=low.device)
-        units[torch.arange(len(pairs)), entry] = sign
-        rows = units.view(-1, *network.shape(k))
-        if n_iterations:
+    both_owners, both_entries = owners.repeat_interleave(2), entries.repeat_interleave(2)
+    signs = torch.ones(len(both_owners), dtype=network.dtype, device=low.device)
+    signs[1::2] = -1
+    if n_iterations:
+        found = torch.empty(len(signs), dtype=torch.float64, device=low.device)
+        for chunk in chunks(network, len(signs), k):
             value, rounding = optimised_bounds(
                 network,
                 network,
                 bounds,
                 ball,
                 k,
-                rows,
-                row_owners,
+                unit_rows(both_entries[chunk], signs[chunk], low.shape[1]),
+                both_owners[chunk],
                 linear_bounds,
                 n_iterations=n_iterations,
             )
-            lower_bound = value - rounding
-        else:
-            bound = back_substitute(
-                network, bounds, k, rows, row_owners, linear_bounds, shared=True
-            )
-            lower_bound = concretise(bound, ball, bounds, row_owners) - bound.rounding
-        below, above = sign > 0, sign < 0
-        low[row_owners[below], entry[below]] = torch.maximum(
-            low[row_owners[below], entry[below]], lower_bound[below]
+            found[chunk] = value - rounding
+    else:
+        found = entry_bounds(
+            network,
+            ball,
+            bounds,
+            k,
+            both_owners,
+            both_entries,
+            signs,
+            linear_bounds,
+            windows=state.windows.of(k),
         )
-        high[row_owners[above], entry[above]] = torch.minimum(
-            high[row_owners[above], entry[above]], -lower_bound[above]
-        )
+    low[owners, entries] = low[owners, entries].maximum(found[0::2])
+    high[owners, entries] = high[owners, entries].minimum(-found[1::2])
     bounds.tighten(k, low.view_as(bounds.lower[k]), high.view_as(bounds.upper[k]))

@@ -20,7 +20,7 @@ class Interval(Certifier["RelaxationState"]):
 
     name: ClassVar = "interval"
     description: ClassVar = "interval bounds of every neuron over the ball and [0, 1]"
-    version: ClassVar = 2
+    version: ClassVar = 3
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], *, strict_rounding: bool = False

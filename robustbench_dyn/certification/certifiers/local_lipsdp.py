@@ -28,7 +28,7 @@ class LocalLipSDP(Certifier["RelaxationState"]):
     )
     norms: ClassVar[frozenset[Norm]] = frozenset({"L2"})
     phase: ClassVar = Phase.AFTER_FIRST_ATTACK
-    version: ClassVar = 2
+    version: ClassVar = 3
 
     max_units: int = 2000
     max_inputs: int = 1024

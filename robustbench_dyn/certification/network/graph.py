@@ -42,7 +42,8 @@ class Affine:
     adds and subtracts again, as it computes, beside the bias that is left; it rounds all the same.
     own_units: how many units roundoff of the output's magnitude the model may err by; None for
     n_summands + 2, 0 for a step that the model does not compute, but that its operation is lowered
-    to. direct: tighter bounds, if there are any.
+    to. direct: tighter bounds, if there are any. fan_out: how many outputs one input adds to, at
+    most, where that may be more than n_summands.
     """
 
     inputs: tuple[int, ...]
@@ -55,6 +56,12 @@ class Affine:
     cancelled: Tensor | None = None
     own_units: int | None = None
     direct: Direct | None = None
+    fan_out: int = 0
+
+    @property
+    def adjoint_units(self) -> int:
+        """How many units roundoff of the sum of all absolute summands `adjoint` may err by."""
+        return max(self.n_summands, self.fan_out) + 4 if self.n_summands else 0
 
     @property
     def rounding_units(self) -> int:

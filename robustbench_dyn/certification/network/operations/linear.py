@@ -56,9 +56,14 @@ def _convolution(context: OperationContext) -> Node:
         )
 
     magnitude = kernel.abs()
-    n_products = math.prod(weight.shape[1:] if not transposed else weight.shape[2:])
+    # Of one output over the inputs, and of one input over the outputs, where a stride skips some.
+    n_products = math.prod(weight.shape[1:])
+    fan_out = weight.shape[0] // groups
+    for length, step, gap in zip(weight.shape[2:], stride, dilation, strict=True):
+        fan_out *= length if gap > 1 else -(-length // step)
     if transposed:
-        n_products *= weight.shape[0] // groups
+        n_products = weight.shape[0] // groups * math.prod(weight.shape[2:])
+        fan_out = math.prod(weight.shape[1:])
     return Affine(
         inputs=(x.index,),
         shape=context.operation.shape,
@@ -67,6 +72,7 @@ def _convolution(context: OperationContext) -> Node:
         adjoint=lambda a: (convolve(a, kernel, back=True),),
         bias=None if bias is None else context.constant(bias).view(-1, *[1] * len(size)),
         n_summands=n_products + 1,
+        fan_out=fan_out,
     )
 
 
@@ -105,6 +111,7 @@ def _matmul(
         bias=None if bias is None else beta * context.constant_per_example(bias),
         # Scaling rounds, too.
         n_summands=len(weight) + 1 + (alpha != 1 or beta != 1) * 2,
+        fan_out=weight.shape[1],
     )
 
 
@@ -131,6 +138,7 @@ def _bmm(context: OperationContext) -> Node | NodeRef:
         adjoint=adjoint,
         bias=None,
         n_summands=weight.shape[-2 if x is a else -1] + 1,
+        fan_out=weight.shape[-1 if x is a else -2],
     )
 
 
