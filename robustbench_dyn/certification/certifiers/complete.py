@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     State = BranchAndBoundState | InputSplittingState
 
 _SPLITS = ("auto", "neurons", "inputs")
+# How many examples are searched together by their inputs.
+_BALLS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,14 @@ class Complete(Certifier["State"]):
             if not few:
                 raise
             return input_splitting.prepare(model, input_shape)
+
+    def at_once(self, state: State) -> int:
+        """Return how many examples are searched together."""
+        from robustbench_dyn.certification.proofs import input_splitting
+
+        if isinstance(state, input_splitting.InputSplittingState):
+            return _BALLS_AT_ONCE
+        return super().at_once(state)
 
     def prove(
         self,
