@@ -150,28 +150,30 @@ def verdicts(norm, *, at_once):
     return found
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_verdicts_do_not_depend_on_the_batch(norm, monkeypatch):
-    # Small numbers, so that searches wait for each other.
+@pytest.fixture
+def _few_parts(monkeypatch):
+    """Let searches wait for each other, and give up early."""
     for name, value in (("_BATCH", 8), ("_TOGETHER", 20), ("_MOST_PARTS", 16)):
         monkeypatch.setattr(input_splitting, name, value)
+
+
+@pytest.mark.usefixtures("_few_parts")
+@pytest.mark.parametrize("norm", NORMS)
+def test_verdicts_do_not_depend_on_the_batch(norm):
     alone = verdicts(norm, at_once=1)
     assert len(set(alone)) > 1
     assert verdicts(norm, at_once=8) == alone
 
 
+@pytest.mark.usefixtures("_few_parts")
 def test_a_count_of_parts_that_examples_share_is_caught(monkeypatch):
-    monkeypatch.setattr(input_splitting, "_BATCH", 8)
-    taken, done = input_splitting._Waiting.take, list[int]()
+    take = input_splitting._InputSearches._take
 
-    def take(self):
-        done.append(1)
-        monkeypatch.setattr(input_splitting, "_MOST_PARTS", 16 - 8 * len(done))
-        return taken(self)
+    def counted(self):
+        searches, parts = take(self)
+        for search in searches:
+            search.n_done = max(search.n_done, len(parts.lower))
+        return searches, parts
 
-    def counted(at_once):
-        done.clear()
-        return verdicts("L2", at_once=at_once)
-
-    monkeypatch.setattr(input_splitting._Waiting, "take", take)
-    assert counted(1) != counted(8)
+    monkeypatch.setattr(input_splitting._InputSearches, "_take", counted)
+    assert verdicts("L2", at_once=8) != verdicts("L2", at_once=1)
