@@ -21,17 +21,22 @@ from torch import Tensor
 from robustbench_dyn.certification.branch_and_bound.ascent import Ascent, ascend
 from robustbench_dyn.certification.branch_and_bound.branching import neurons_to_split
 from robustbench_dyn.certification.branch_and_bound.descent import counterexample
+from robustbench_dyn.certification.branch_and_bound.giving_up import hopeless
 from robustbench_dyn.certification.branch_and_bound.leaf import minimum
 from robustbench_dyn.certification.branch_and_bound.pool import Pool
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
 from robustbench_dyn.certification.branch_and_bound.relaxation import Functions, Lines, relax
 from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
-from robustbench_dyn.certification.branch_and_bound.tightening import Tightening, tightening_cost
+from robustbench_dyn.certification.branch_and_bound.tightening import (
+    Tightening,
+    neuron_steps,
+    tightening_cost,
+)
 
 # Rows, of a subdomain and a margin each, that are bounded at a time.
 _BATCH = 256
-# Steps of ascent for each row, for those of the whole ball, and for bounds of neurons.
-_STEPS, _FIRST_STEPS, _NEURON_STEPS = 10, 20, 10
+# Steps of ascent for each row, and for those of the whole ball.
+_STEPS, _FIRST_STEPS = 10, 20
 # Steps of descent from the centre and from the minimisers of the whole ball, and from a few of each
 # batch.
 _DESCENT, _LATER_DESCENT, _DESCENDED = 10, 3, 8
@@ -39,9 +44,6 @@ _DESCENT, _LATER_DESCENT, _DESCENDED = 10, 3, 8
 _MOST_SLOPES, _MOST_NUMBERS = 50_000_000, 40_000_000
 # What bounding all neurons once may cost: more does not pay in each subdomain.
 _MOST_MULTIPLICATIONS = 5_000_000_000
-# A search is given up where the ball's bound lacks so many times the margin, and there are so many
-# unstable neurons.
-_HOPELESS, _MANY_NEURONS = 20.0, 60
 
 
 class SearchResult(NamedTuple):
@@ -104,7 +106,7 @@ class Search:
             return SearchResult(none, x, gave_up=x is None)
         if self.problem.is_dense and tightening_cost(self.problem) < _MOST_MULTIPLICATIONS:
             self._tightening = Tightening(self.problem)
-            self._tightening.over_ball(n_steps=_NEURON_STEPS)
+            self._tightening.over_ball(n_steps=neuron_steps(self.problem))
             self.problem = self._tightening.problem
         pool = Pool(Subdomains.whole(self.problem, len(self._objectives)))
         n_done = 0
@@ -136,11 +138,11 @@ class Search:
         """Say whether the bounds of the ball are too far below the margins at its centre."""
         ball = self.problem.ball
         margins = self._logits(ball.centre.view(-1, *ball.shape))[0] @ self._objectives.T
-        lacking = (self._thresholds - domains.value[0])[domains.unproved[0]]
-        reach = _HOPELESS * margins.clamp_min(0)[domains.unproved[0]]
-        many = int(domains.undecided(self.problem).sum()) > _MANY_NEURONS
-        # Written so that NaN is hopeless.
-        return many and not bool((lacking <= reach).all())
+        return hopeless(
+            (self._thresholds - domains.value[0])[domains.unproved[0]],
+            margins[domains.unproved[0]],
+            n_unstable=int(domains.undecided(self.problem).sum()),
+        )
 
     def _lines(self, domains: Subdomains, owners: Tensor, dtype: torch.dtype) -> Lines:
         lines = Lines.of(self.problem, domains.lower, domains.upper, domains.decisions, dtype)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     State = BranchAndBoundState | InputSplittingState
 
 _SPLITS = ("auto", "neurons", "inputs")
-# How many examples are searched together by their inputs.
-_BALLS_AT_ONCE = 64
+# How many examples are taken together where a search takes a moment: by the inputs, or by neurons
+# where there are so few of them.
+_AT_ONCE, _FEW_NEURONS = 64, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +68,12 @@ class Complete(Certifier["State"]):
             return input_splitting.prepare(model, input_shape)
 
     def at_once(self, state: State) -> int:
-        """Return how many examples are searched together."""
+        """Return how many examples are taken together: many where a search takes a moment."""
         from robustbench_dyn.certification.proofs import input_splitting
 
-        if isinstance(state, input_splitting.InputSplittingState):
-            return _BALLS_AT_ONCE
-        return super().at_once(state)
+        by_inputs = isinstance(state, input_splitting.InputSplittingState)
+        few = state.relaxation.exact.n_neurons <= _FEW_NEURONS
+        return _AT_ONCE if by_inputs or few else super().at_once(state)
 
     def prove(
         self,
