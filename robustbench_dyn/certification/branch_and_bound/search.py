@@ -27,16 +27,12 @@ from robustbench_dyn.certification.branch_and_bound.pool import Pool
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
 from robustbench_dyn.certification.branch_and_bound.relaxation import Functions, Lines, relax
 from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
-from robustbench_dyn.certification.branch_and_bound.tightening import (
-    Tightening,
-    neuron_steps,
-    tightening_cost,
-)
+from robustbench_dyn.certification.branch_and_bound.tightening import Tightening, tightening_cost
 
 # Rows, of a subdomain and a margin each, that are bounded at a time.
 _BATCH = 256
-# Steps of ascent for each row, and for those of the whole ball.
-_STEPS, _FIRST_STEPS = 10, 20
+# Steps of ascent for each row, for those of the whole ball, and for bounds of neurons.
+_STEPS, _FIRST_STEPS, _NEURON_STEPS = 10, 20, 10
 # Steps of descent from the centre and from the minimisers of the whole ball, and from a few of each
 # batch.
 _DESCENT, _LATER_DESCENT, _DESCENDED = 10, 3, 8
@@ -106,7 +102,7 @@ class Search:
             return SearchResult(none, x, gave_up=x is None)
         if self.problem.is_dense and tightening_cost(self.problem) < _MOST_MULTIPLICATIONS:
             self._tightening = Tightening(self.problem)
-            self._tightening.over_ball(n_steps=neuron_steps(self.problem))
+            self._tightening.over_ball(n_steps=_NEURON_STEPS)
             self.problem = self._tightening.problem
         pool = Pool(Subdomains.whole(self.problem, len(self._objectives)))
         n_done = 0

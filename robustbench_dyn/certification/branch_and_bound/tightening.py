@@ -11,11 +11,6 @@ from robustbench_dyn.certification.branch_and_bound.relaxation import Lines, arg
 
 # How many numbers the coefficients of one batch of rows may hold.
 _MOST_NUMBERS = 4_000_000
-# Steps of ascent for bounds of neurons over the ball: few, and more of them where many neurons are
-# left, which are hard to decide, as far as so many multiplications pay for them.
-_FEW_STEPS, _MANY_STEPS, _MANY_NEURONS, _FOR_STEPS = 10, 40, 60, 100_000_000_000
-# A step passes back and forth.
-_PASSES_A_STEP = 3
 
 
 def tightening_cost(problem: Problem) -> int:
@@ -26,14 +21,6 @@ def tightening_cost(problem: Problem) -> int:
         for layer in problem.layers
         if not network.is_affine(layer.argument)
     )
-
-
-def neuron_steps(problem: Problem) -> int:
-    """Return how many steps of ascent the bounds of neurons over the ball are worth."""
-    if len(problem.lower) <= _MANY_NEURONS:
-        return _FEW_STEPS
-    paid = _FOR_STEPS // (_PASSES_A_STEP * max(1, tightening_cost(problem)))
-    return min(max(paid, _FEW_STEPS), _MANY_STEPS)
 
 
 class Tightening:
