@@ -98,6 +98,13 @@ class Certifier(ABC, Generic[State]):
         computed them at x; y: (batch,), the labels.
         """
 
+    def at_once(self, state: State) -> int:
+        """Return how many examples a search takes together: after these, what it decided is kept.
+
+        It holds for certifiers of Phase.LAST, whose `prove` may take long.
+        """
+        return 4
+
     @property
     def radius_based(self) -> bool:
         """Whether one pass gives the radii for every eps."""

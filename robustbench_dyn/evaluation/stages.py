@@ -36,8 +36,8 @@ from robustbench_dyn.threat_models import Norm
 
 log = logging.getLogger(__name__)
 
-# An exhaustive search may take its whole time for each example, and what is known is kept.
-_SEARCHED_AT_ONCE = 4
+# Where certifiers have a budget, what is known before it ends is kept after so many examples.
+_WITHIN_A_BUDGET = 4
 # As long as about how many passes a proof takes, before any was measured.
 _PASSES_OF_A_PROOF = {Phase.BEFORE_ATTACKS: 30.0, Phase.AFTER_FIRST_ATTACK: 1500.0}
 _PASSES_OF_A_SEARCH = 5000.0
@@ -166,10 +166,10 @@ class CertifierStage:
         self.probabilistic = frozenset(() if certain else self.labels)
         self.passes = _PASSES_OF_A_PROOF.get(self.phase, _PASSES_OF_A_SEARCH)
         exhaustive = self.phase is Phase.LAST
-        self.at_most = _SEARCHED_AT_ONCE if exhaustive else None
+        self.at_most = prepared.certifier.at_once(prepared.state) if exhaustive else None
         if self._patience.seconds is not None and self._patience.searches:
             # Where a budget ends in the middle of a batch, all of it stays open.
-            self.at_most = _SEARCHED_AT_ONCE
+            self.at_most = _WITHIN_A_BUDGET
         elif exhaustive:
             self._patience = Patience()
         if exhaustive and self._patience.seconds is not None:

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, evaluate, evaluate_grid
 from robustbench_dyn.certification.base import radii
-from robustbench_dyn.certification.branch_and_bound import affine, search
+from robustbench_dyn.certification.branch_and_bound import affine, giving_up, search
 from robustbench_dyn.certification.branch_and_bound.search import Search
 from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.certification.certifiers import complete as certifier
 from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.proofs import complete
 from robustbench_dyn.errors import CertificateError
@@ -215,12 +216,38 @@ def test_all_searches_of_a_run_share_their_time(digits, seconds):
 
 def test_where_no_bound_nears_a_proof_the_search_is_given_up(digits, monkeypatch):
     model, x, y = digits
-    monkeypatch.setattr(search, "_HOPELESS", 1e-3)
-    monkeypatch.setattr(search, "_MANY_NEURONS", 5)
+    monkeypatch.setattr(giving_up, "_REACH", 1e-3)
+    monkeypatch.setattr(giving_up, "_MANY_UNSTABLE", 5)
     evaluation = evaluate(model, (x, y), LINF, attacks="fgsm", certifiers="complete")
     reasons = list(evaluation.examples["reason"][evaluation.examples["status"] == "undecided"])
     assert reasons
     assert set(reasons) == {"survived fgsm; complete gave up: no bound neared a proof"}
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_verdicts_do_not_depend_on_the_batch(digits, norm):
+    model, x, y = digits
+    x, y = x[:10], y[:10]
+    logits, threat_model = model(x), ThreatModel(norm, {"Linf": 0.08, "L2": 0.4}[norm])
+
+    def verdicts(at_once):
+        state = Complete().prepare(model, (1, 8, 8))
+        found = []
+        for rows in torch.arange(len(x)).split(at_once):
+            proof = Complete().prove(state, x[rows], logits[rows], y[rows], threat_model)
+            checked = check_candidates(model, proof.candidates, x[rows], y[rows], threat_model)
+            found += zip(proof.class_radii.tolist(), checked.fooled.tolist(), strict=True)
+        return found
+
+    assert verdicts(1) == verdicts(len(x))
+
+
+def test_only_short_searches_are_taken_many_at_once(digits, monkeypatch):
+    model, _, _ = digits
+    state = Complete().prepare(model, (1, 8, 8))
+    assert Complete().at_once(state) > 4
+    monkeypatch.setattr(certifier, "_FEW_NEURONS", 1)
+    assert Complete().at_once(state) == 4
 
 
 def test_large_networks_far_from_a_proof_are_not_searched(digits, monkeypatch):
@@ -236,8 +263,8 @@ def test_large_networks_far_from_a_proof_are_not_searched(digits, monkeypatch):
 
     fooled, proof = decided()
     assert fooled.all()
-    monkeypatch.setattr(complete, "_LARGE", 1)
-    monkeypatch.setattr(complete, "_HOPELESS", 1e-3)
+    monkeypatch.setattr(giving_up, "_LARGE", 1)
+    monkeypatch.setattr(giving_up, "_REACH", 1e-3)
     fooled, proof = decided()
     assert not fooled.any()
     assert proof.gave_up.all()

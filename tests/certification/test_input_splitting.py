@@ -13,6 +13,7 @@ from robustbench_dyn.certification.bounds.intermediate import (
 )
 from robustbench_dyn.certification.branch_and_bound import input_splitting
 from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.certification.proofs import input_splitting as proofs
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.freezing import frozen_eval
@@ -109,7 +110,8 @@ def test_bounds_over_boxes_contain_samples():
 def test_parts_outside_of_the_ball_alone_are_left_out(norm):
     x, threat_model = torch.full((1, *SHAPE), 0.5).double(), ThreatModel(norm, 0.3)
     ball = Ball(x, threat_model)
-    whole = input_splitting._Parts(ball.lower, ball.upper, torch.ones(1, 1, dtype=torch.bool))
+    left, first = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+    whole = input_splitting._Parts(ball.lower, ball.upper, left, first)
     parts = input_splitting._cut(whole, 8)
     kept = parts.at(input_splitting._inside(parts, ball))
     points = torch.rand(2000, *SHAPE, generator=torch.Generator().manual_seed(0)).double()
@@ -129,3 +131,49 @@ def test_networks_of_the_plane_are_decided(model):
 def test_unknown_ways_to_split_are_refused():
     with pytest.raises(InputError, match="split='sideways' is not one of auto, neurons, inputs"):
         resolve_certifiers("complete:split=sideways", nn.Identity(), SHAPE, "L2")
+
+
+def verdicts(norm, *, at_once):
+    """Return what is decided of each of eight examples, searched so many at a time."""
+    model, _ = network(1, nn.ReLU)
+    inputs = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(0)).double()
+    state, found = proofs.prepare(model, SHAPE), list[tuple]()
+    with frozen_eval(model), torch.no_grad():
+        for x in inputs.split(at_once):
+            y = model(x).argmax(dim=1)
+            proof = proofs.prove(
+                state, x, model(x), y, ThreatModel(norm, 0.2), seconds_per_example=60, seconds=600
+            )
+            refuted = (proof.candidates != x).flatten(1).any(dim=1)
+            columns = (radii(proof).nan_to_num(), refuted, proof.gave_up, proof.within_rounding)
+            found += zip(*(column.tolist() for column in columns), strict=True)
+    return found
+
+
+@pytest.fixture
+def _few_parts(monkeypatch):
+    """Let searches wait for each other, and give up early."""
+    for name, value in (("_BATCH", 8), ("_TOGETHER", 20), ("_MOST_PARTS", 16)):
+        monkeypatch.setattr(input_splitting, name, value)
+
+
+@pytest.mark.usefixtures("_few_parts")
+@pytest.mark.parametrize("norm", NORMS)
+def test_verdicts_do_not_depend_on_the_batch(norm):
+    alone = verdicts(norm, at_once=1)
+    assert len(set(alone)) > 1
+    assert verdicts(norm, at_once=8) == alone
+
+
+@pytest.mark.usefixtures("_few_parts")
+def test_a_count_of_parts_that_examples_share_is_caught(monkeypatch):
+    take = input_splitting._InputSearches._take
+
+    def counted(self):
+        searches, parts = take(self)
+        for search in searches:
+            search.n_done = max(search.n_done, len(parts.lower))
+        return searches, parts
+
+    monkeypatch.setattr(input_splitting._InputSearches, "_take", counted)
+    assert verdicts("L2", at_once=8) != verdicts("L2", at_once=1)

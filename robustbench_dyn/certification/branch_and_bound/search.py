@@ -21,6 +21,7 @@ from torch import Tensor
 from robustbench_dyn.certification.branch_and_bound.ascent import Ascent, ascend
 from robustbench_dyn.certification.branch_and_bound.branching import neurons_to_split
 from robustbench_dyn.certification.branch_and_bound.descent import counterexample
+from robustbench_dyn.certification.branch_and_bound.giving_up import hopeless
 from robustbench_dyn.certification.branch_and_bound.leaf import minimum
 from robustbench_dyn.certification.branch_and_bound.pool import Pool
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
@@ -39,9 +40,6 @@ _DESCENT, _LATER_DESCENT, _DESCENDED = 10, 3, 8
 _MOST_SLOPES, _MOST_NUMBERS = 50_000_000, 40_000_000
 # What bounding all neurons once may cost: more does not pay in each subdomain.
 _MOST_MULTIPLICATIONS = 5_000_000_000
-# A search is given up where the ball's bound lacks so many times the margin, and there are so many
-# unstable neurons.
-_HOPELESS, _MANY_NEURONS = 20.0, 60
 
 
 class SearchResult(NamedTuple):
@@ -136,11 +134,11 @@ class Search:
         """Say whether the bounds of the ball are too far below the margins at its centre."""
         ball = self.problem.ball
         margins = self._logits(ball.centre.view(-1, *ball.shape))[0] @ self._objectives.T
-        lacking = (self._thresholds - domains.value[0])[domains.unproved[0]]
-        reach = _HOPELESS * margins.clamp_min(0)[domains.unproved[0]]
-        many = int(domains.undecided(self.problem).sum()) > _MANY_NEURONS
-        # Written so that NaN is hopeless.
-        return many and not bool((lacking <= reach).all())
+        return hopeless(
+            (self._thresholds - domains.value[0])[domains.unproved[0]],
+            margins[domains.unproved[0]],
+            n_unstable=int(domains.undecided(self.problem).sum()),
+        )
 
     def _lines(self, domains: Subdomains, owners: Tensor, dtype: torch.dtype) -> Lines:
         lines = Lines.of(self.problem, domains.lower, domains.upper, domains.decisions, dtype)

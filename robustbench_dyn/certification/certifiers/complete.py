@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     State = BranchAndBoundState | InputSplittingState
 
 _SPLITS = ("auto", "neurons", "inputs")
+# How many examples are taken together where a search takes a moment: by the inputs, or by neurons
+# where there are so few of them.
+_AT_ONCE, _FEW_NEURONS = 64, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,14 @@ class Complete(Certifier["State"]):
             if not few:
                 raise
             return input_splitting.prepare(model, input_shape)
+
+    def at_once(self, state: State) -> int:
+        """Return how many examples are taken together: many where a search takes a moment."""
+        from robustbench_dyn.certification.proofs import input_splitting
+
+        by_inputs = isinstance(state, input_splitting.InputSplittingState)
+        few = state.relaxation.exact.n_neurons <= _FEW_NEURONS
+        return _AT_ONCE if by_inputs or few else super().at_once(state)
 
     def prove(
         self,

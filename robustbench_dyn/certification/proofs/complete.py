@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,6 +19,7 @@ from robustbench_dyn.certification.bounds.intermediate import (
     relaxation_state,
 )
 from robustbench_dyn.certification.branch_and_bound.affine import Composition, compose
+from robustbench_dyn.certification.branch_and_bound.giving_up import Spent, hopeless
 from robustbench_dyn.certification.branch_and_bound.problem import Problem, whole
 from robustbench_dyn.certification.branch_and_bound.reduction import reduced
 from robustbench_dyn.certification.branch_and_bound.relaxation import rounding_over_ball
@@ -42,22 +41,6 @@ from robustbench_dyn.threat_models import ThreatModel
 _TOLERANCE = 1e-4
 # Steps of ascent for the neurons of networks that are not composed.
 _NEURON_STEPS = 20
-# After so many searches in a row that decided nothing, later ones end after few subdomains; after
-# twice as many, nothing is searched.
-_PATIENCE, _FEW_SUBDOMAINS = 8, 64
-# Networks of so many neurons are not searched where the relaxation lacks so many times the margin.
-_LARGE, _HOPELESS = 2000, 20.0
-
-
-@dataclass
-class Spent:
-    """What the searches over balls of one eps took so far.
-
-    seconds: all together. in_vain: how many of the last ones in a row decided nothing.
-    """
-
-    seconds: float = 0.0
-    in_vain: int = 0
 
 
 class BranchAndBoundState(NamedTuple):
@@ -108,15 +91,14 @@ def prove(
     candidates = x.clone()
     within_rounding = torch.zeros_like(lower_bound, dtype=torch.bool)
     gave_up = torch.zeros(len(x), dtype=torch.bool)
-    spent, large = state.spent[threat_model], state.relaxation.exact.n_neurons > _LARGE
+    spent, n_neurons = state.spent[threat_model], state.relaxation.exact.n_neurons
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
     for example in torch.unique(objectives.example).tolist():
         rows = ((objectives.example == example) & ~(lower_bound > 0)).nonzero().flatten()
         if not len(rows):
             continue
-        # Written so that NaN is not near.
-        near = bool((lower_bound[rows] >= -_HOPELESS * objectives.margin[rows]).all())
-        if (large and not near) or spent.in_vain >= 2 * _PATIENCE:
+        far = hopeless(-lower_bound[rows], objectives.margin[rows], n_neurons=n_neurons)
+        if far or spent.over:
             gave_up[example] = True
             continue
         started = time.monotonic()
@@ -128,14 +110,13 @@ def prove(
             _TOLERANCE * float(scale[example]),
             min(seconds_per_example, seconds - spent.seconds),
         )
-        spent.seconds += time.monotonic() - started
+        decided = found.x is not None or bool(found.proved.all())
+        spent.count(seconds=time.monotonic() - started, decided=decided)
         lower_bound[rows[found.proved & ~forbidden]] = torch.inf
         within_rounding[rows] = forbidden
         gave_up[example] = found.gave_up
         if found.x is not None:
             candidates[example] = found.x.to(candidates)
-        decided = found.x is not None or bool(found.proved.all())
-        spent.in_vain = 0 if decided else spent.in_vain + 1
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
     return Proof(
         radii,
@@ -169,8 +150,7 @@ def _search(
         thresholds,
         lambda points: exact.outputs(points)[-1],
     )
-    few = state.spent[threat_model].in_vain >= _PATIENCE
-    found = search.run(until, most_subdomains=_FEW_SUBDOMAINS if few else math.inf)
+    found = search.run(until, most_subdomains=state.spent[threat_model].most_subdomains)
     return found, forbidden
 
 

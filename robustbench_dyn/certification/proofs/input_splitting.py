@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -66,7 +65,7 @@ def prove(
     seconds_per_example: float,
     seconds: float,
 ) -> Proof:
-    """Search the ball of each example for all classes together.
+    """Search the balls of all examples together, each for all classes.
 
     An example with an input that refutes a margin has it as a candidate; one that takes more than
     seconds_per_example stays open, and so do all others once the searches with this state took
@@ -75,30 +74,22 @@ def prove(
     relaxation = state.relaxation
     bounds = interval_bounds(relaxation, Ball(x, threat_model))
     objectives = relaxed_objectives(relaxation, bounds, x, logits, y, threat_model)
-    proved = torch.zeros_like(objectives.example, dtype=torch.bool)
-    candidates, forbidden = x.clone(), objectives.observed.isinf()
-    gave_up = torch.zeros(len(x), dtype=torch.bool)
-    for example in torch.unique(objectives.example).tolist():
-        rows = ((objectives.example == example) & ~forbidden).nonzero().flatten()
-        if not len(rows):
-            continue
-        started = time.monotonic()
-        found = search_inputs(
-            relaxation,
-            x[example : example + 1],
-            objectives.at(rows),
-            threat_model,
-            seconds=min(seconds_per_example, seconds - state.spent[threat_model]),
-        )
-        state.spent[threat_model] += time.monotonic() - started
-        proved[rows] = found.proved
-        forbidden[rows] |= found.within_rounding
-        gave_up[example] = found.gave_up
-        if found.x is not None:
-            candidates[example] = found.x[0]
+    forbidden = objectives.observed.isinf()
+    proved = torch.zeros_like(forbidden)
+    found = search_inputs(
+        relaxation,
+        x,
+        objectives.at(~forbidden),
+        threat_model,
+        seconds_per_example=seconds_per_example,
+        seconds=seconds - state.spent[threat_model],
+    )
+    state.spent[threat_model] += found.seconds
+    proved[~forbidden] = found.proved
+    rounded = forbidden | found.within_rounding[objectives.example.cpu()].to(forbidden.device)
     return Proof(
         proved_radii(objectives.at(proved), logits, y, threat_model.eps),
-        candidates,
-        within_rounding=examples_with(forbidden & ~proved, objectives, len(x)),
-        gave_up=gave_up,
+        found.x,
+        within_rounding=examples_with(rounded & ~proved, objectives, len(x)),
+        gave_up=found.gave_up,
     )
