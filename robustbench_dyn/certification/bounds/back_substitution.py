@@ -136,7 +136,7 @@ def _affine_step(node: Affine, coefficients: Tensor, magnitude: Tensor | None) -
     bias = _bias(node)
     if bias is not None:
         offset = inner_products(coefficients, bias)[:, 0]
-    if magnitude is None or not (node.n_summands or bias is not None):
+    if magnitude is None or not (node.adjoint_units or bias is not None):
         return _Step(parts, offset, total)
     lost = node.adjoint_units * torch.finfo(coefficients.dtype).eps / 2 * magnitude
     if bias is not None:

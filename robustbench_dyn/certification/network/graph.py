@@ -61,7 +61,8 @@ class Affine:
     @property
     def adjoint_units(self) -> int:
         """How many units roundoff of the sum of all absolute summands `adjoint` may err by."""
-        return max(self.n_summands, self.fan_out) + 4 if self.n_summands else 0
+        moved = not self.n_summands and self.fan_out <= 1
+        return 0 if moved else max(self.n_summands, self.fan_out) + 4
 
     @property
     def rounding_units(self) -> int:

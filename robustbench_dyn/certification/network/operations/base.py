@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -101,11 +102,13 @@ class OperationContext:
             cancelled=cancelled,
         )
 
-    def nonnegative_map(self, n_summands: int) -> Affine:
+    def nonnegative_map(self, n_summands: int, *, mean_weight: float | None = None) -> Affine:
         """Return the operation itself as an affine map that has no negative weights.
 
-        n_summands: how many numbers it adds for one entry; 0 where it only moves them. The
-        transpose follows by automatic differentiation.
+        n_summands: how many numbers it adds for one entry; 0 where it only moves them. mean_weight:
+        at most the mean of the weights other than 0 with which an input is added to outputs; None
+        where none is below 1 / n_summands, as in sums and means, or where all are 1. The transpose
+        follows by automatic differentiation.
         """
         operation = self.operation
         shapes = [self.shapes[index] for index in operation.inputs]
@@ -136,7 +139,20 @@ class OperationContext:
                     create_graph=coefficients.requires_grad,
                 )
 
-        return Affine(operation.inputs, operation.shape, linear, linear, adjoint, bias, n_summands)
+        ones = torch.ones(1, *operation.shape, dtype=self.dtype, device=self.device)
+        most = max(float(part.detach().amax()) for part in adjoint(ones))
+        least = 1 / max(1, n_summands) if mean_weight is None else mean_weight
+        fan_out = math.ceil(most / least)
+        return Affine(
+            inputs=operation.inputs,
+            shape=operation.shape,
+            linear=linear,
+            abs_linear=linear,
+            adjoint=adjoint,
+            bias=bias,
+            n_summands=n_summands,
+            fan_out=min(fan_out, math.prod(operation.shape)),
+        )
 
     def _call(self, *values: Tensor) -> Tensor:
         """Apply the operation to a batch of any size, with values in place of its NodeRefs."""

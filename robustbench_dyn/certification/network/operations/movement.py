@@ -98,17 +98,15 @@ def _repeat(context: OperationContext) -> Node:
     indexed = "index" in context.operation.name
     if indexed and context.operation.inputs != (context.args[0].index,):
         raise context.refuse(" at places that depend on the input")
-    node = context.nonnegative_map(0)
-    one = torch.ones(1, *context.operation.shape, dtype=context.dtype, device=context.device)
-    repeats = int(max(float(part.max()) for part in node.adjoint(one)))
-    # Coefficients of a number that is read several times are added.
-    return replace(node, n_summands=repeats if repeats > 1 else 0, own_units=0)
+    # Coefficients of a number that is read several times are added, but the model adds nothing.
+    return replace(context.nonnegative_map(0), own_units=0)
 
 
 def _interpolate(context: OperationContext) -> Node:
     # Up to four products each, with weights that the model computes from the places in its grid.
     largest = max(*context.operation.shape, *context.shapes[context.args[0].index])
-    return context.nonnegative_map(16 + 4 * largest)
+    # An input reaches at most three times as many outputs a dimension as its weights add up to.
+    return context.nonnegative_map(16 + 4 * largest, mean_weight=1 / 9)
 
 
 OPERATIONS: dict[str, Handler] = {
