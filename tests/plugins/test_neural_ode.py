@@ -132,11 +132,25 @@ def test_surrogates_share_weights_and_have_other_logits(method, names):
 def test_a_row_has_a_vacuous_certificate_and_transfer(norm):
     model = load_model("neural_ode", dataset="moons")
     threat_model = ThreatModel(norm, 0.2)
-    row = evaluate(model, "moons", threat_model, n_examples=8, attacks="standard").summary
+    row = evaluate(
+        model,
+        "moons",
+        threat_model,
+        n_examples=8,
+        attacks="standard",
+        certifiers="lipschitz",
+    ).summary
     assert row["certified_accuracy"] == 0.0
     assert row["certifiers"] == ("lipschitz" if norm == "L2" else "lipschitz-from-L2")
     assert row["attacks"].split("+")[-1] == "transfer"
     assert row["clean_accuracy"] == 1.0
+
+
+def test_its_traced_steps_close_the_bracket():
+    model = load_model("neural_ode", dataset="moons")
+    found = evaluate(model, "moons", ThreatModel("L2", 0.04), n_examples=8, attacks="standard")
+    assert found.summary["certified_accuracy"] == found.summary["empirical_accuracy"] == 1.0
+    assert {"linear_relaxation", "complete"} <= set(found.summary["certifiers"].split("+"))
 
 
 @pytest.mark.parametrize(
