@@ -37,10 +37,12 @@ class Loss(StrictFile):
             raise ValueError("kind hinge requires a margin, and only hinge has one")
         if (self.kind == "radius") != (self.radius is not None):
             raise ValueError("kind radius requires a radius, and only radius has one")
-        if self.kind == "hinge" and self.temperature != 1.0:
-            raise ValueError("temperature belongs to cross_entropy and radius")
-        if self.kind != "cross_entropy" and self.offset:
-            raise ValueError("offset belongs to cross_entropy")
+        if (self.kind == "hinge" and self.temperature != 1.0) or (
+            self.kind != "cross_entropy" and self.offset
+        ):
+            raise ValueError(
+                "offset and temperature belong to cross_entropy, and temperature to radius as well"
+            )
         return self
 
 

@@ -106,8 +106,8 @@ def test_each_example_is_shifted_with_a_probability(probability):
     [
         ({"loss": {"kind": "radius"}}, "requires a radius"),
         ({"loss": {"radius": 1.0}}, "only radius has one"),
-        ({"loss": {"kind": "radius", "radius": 1.0, "offset": 0.1}}, "offset belongs"),
-        ({"loss": {"kind": "hinge", "margin": 1.0, "temperature": 0.1}}, "temperature belongs"),
+        ({"loss": {"kind": "radius", "radius": 1.0, "offset": 0.1}}, "belong to cross_entropy"),
+        ({"loss": {"kind": "hinge", "margin": 1.0, "temperature": 0.1}}, "belong to cross_entropy"),
         ({"momentum": 0.0}, "nesterov needs a momentum"),
         ({"adversary": {"norm": "L2", "eps": 0.1}}, "certifies by itself"),
     ],
