@@ -208,7 +208,7 @@ def _batch_loss(
 ) -> Tensor:
     recipe, model = state.recipe, state.model
     if recipe.loss.kind == "radius":
-        return radius_loss(_rival_radii(model, x, y), recipe.loss)
+        return radius_loss(_competing_radii(model, x, y), recipe.loss)
     objective = partial(_loss, labels=y, loss=recipe.loss)
     if recipe.certified_training is not None and state.network is not None:
         settings = recipe.certified_training
@@ -221,14 +221,14 @@ def _batch_loss(
     return objective(logits)
 
 
-def _rival_radii(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _competing_radii(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the certified radii of a model against the other classes, (batch, classes - 1)."""
     if not isinstance(model, Classifier) or not isinstance(model.head, MaxAffine):
         raise InputError(
             "loss kind radius needs a Classifier whose head has affine pieces, such as MaxAffine "
             f"or Prototypes, not {type(model).__name__}; choose another kind"
         )
-    radii = model.head.rival_radii(model.features(x), y)
+    radii = model.head.competing_radii(model.features(x), y)
     return radii / lipschitz_bound(model.features)
 
 

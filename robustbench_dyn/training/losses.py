@@ -56,7 +56,7 @@ def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
 
 
 def radius_loss(radii: Tensor, loss: Loss) -> Tensor:
-    """Return the mean loss of kind radius; radii: (batch, classes - 1), against each rival."""
+    """Return the mean loss of kind radius; radii: (batch, classes - 1), to competing classes."""
     assert loss.radius is not None
     lacking = torch.logsumexp((loss.radius - radii) / loss.temperature, dim=1)
     return loss.temperature * F.softplus(lacking).mean()
