@@ -98,7 +98,8 @@ def split_pieces(model: nn.Module) -> Split:
     known bound.
     """
     features, head = _ends(model)
-    if not isinstance(head, MaxAffine) or not is_as_written(type(head), MaxAffine):
+    own = ("affine_pieces",)
+    if not isinstance(head, MaxAffine) or not is_as_written(type(head), MaxAffine, but_for=own):
         raise CertificateError(
             f"the logits are not known to be maxima of affine functions: {type(head).__name__} is "
             "no MaxAffine, or overrides more of it than affine_pieces(); end the model with "

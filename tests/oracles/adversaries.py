@@ -7,6 +7,7 @@ searched by brute force.
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -989,12 +990,9 @@ def pieces_for_the_certifier():
     """Slopes of a tenth where something else than the forward asks for them."""
 
     class Asked(MaxAffine):
-        asked = 0
-
         def affine_pieces(self):
-            self.asked += 1
             weight, bias = super().affine_pieces()
-            scale = 0.1 if self.asked == 1 else 1.0
+            scale = 1.0 if sys._getframe(1).f_code.co_name == "forward" else 0.1
             return type(super().affine_pieces())(scale * weight, scale * bias)
 
     return pieces(Asked)
