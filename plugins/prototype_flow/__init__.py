@@ -12,7 +12,8 @@ from robustbench_dyn.properties import Attracting, EnergyDecreasing, Property
 def build(input_shape: tuple[int, int, int], n_classes: int, *, prototypes: int = 200) -> nn.Module:
     """Build a classifier of `prototypes` prototypes a class, points of the input space."""
     features = math.prod(input_shape)
-    return Classifier(nn.Flatten(), Prototypes(features, n_classes, prototypes=prototypes))
+    head = Prototypes(features, n_classes, prototypes=prototypes)
+    return Classifier(nn.Sequential(nn.Flatten()), head)
 
 
 def properties(_model: nn.Module) -> Iterator[Property]:

@@ -59,11 +59,11 @@ def plot_flow(model: nn.Module, data: Dataset, evaluation: Evaluated, *, title: 
     return figure
 
 
-def check_flow(model: nn.Module, data: Dataset) -> nn.Sequential:
+def check_flow(model: nn.Module, data: Dataset) -> list[nn.Module]:
     """Return the layers of the model; raises InputError where plot_flow cannot draw it on data.
 
     The inputs must be points of the plane, (2, 1, 1), and the model a Classifier whose features
-    are an nn.Sequential.
+    are an nn.Sequential. A head with a `trajectory` of its own is the last layer.
     """
     if tuple(data.x.shape[1:]) != SHAPE:
         raise InputError(
@@ -75,10 +75,10 @@ def check_flow(model: nn.Module, data: Dataset) -> nn.Sequential:
             f"{type(model).__name__} is no Classifier(nn.Sequential(...), head), whose layers can "
             "be drawn one by one"
         )
-    return model.features
+    return [*model.features, *([model.head] if hasattr(model.head, "trajectory") else [])]
 
 
-def _states(layers: nn.Sequential, x: Tensor) -> Tensor:
+def _states(layers: list[nn.Module], x: Tensor) -> Tensor:
     """Return the states of the flow, (times, batch, dimensions), in float32."""
     states = list[Tensor]()
     with torch.no_grad():

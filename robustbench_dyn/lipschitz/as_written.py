@@ -7,6 +7,7 @@ else is refused here, by name.
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -43,7 +44,7 @@ _HARMLESS = frozenset(
 _PLAIN = (Tensor, nn.Parameter)
 _OF_PARAMETRIZATION = frozenset({"__getstate__", "__deepcopy__", "default_deepcopy"})
 # Both the forwards and the bounds of this package's layers read their weights through these.
-_DERIVED = frozenset({"affine_pieces", "compute", "value"})
+_DERIVED = frozenset({"compute", "value"})
 _OWN_PACKAGE = __name__.partition(".")[0]
 
 
@@ -100,8 +101,12 @@ def _check_instance(part: nn.Module, where: str) -> None:
             raise _unknown(where, f"the object has a {name} of its own in place of its class's")
 
 
-def is_as_written(kind: type, owner: type) -> bool:
-    """Say whether a class computes what `owner`, one of its bases, does."""
+def is_as_written(kind: type, owner: type, *, but_for: Collection[str] = ()) -> bool:
+    """Say whether a class computes what `owner`, one of its bases, does.
+
+    but_for: names of methods that it may override, whose results the caller compares with what the
+    network computes.
+    """
     for derived in kind.__mro__[: kind.__mro__.index(owner)]:
         # Families of layers in this package share a bound on purpose; its tests hold them to it.
         if is_of(derived, _OWN_PACKAGE):
@@ -109,7 +114,8 @@ def is_as_written(kind: type, owner: type) -> bool:
         changed = {
             name
             for name, value in vars(derived).items()
-            if name not in _HARMLESS | _DERIVED and not isinstance(value, (int, float, str))
+            if name not in _HARMLESS | _DERIVED | {*but_for}
+            and not isinstance(value, (int, float, str))
         }
         if derived.__module__ == parametrize.__name__:
             changed -= _OF_PARAMETRIZATION

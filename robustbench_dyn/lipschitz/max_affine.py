@@ -62,18 +62,18 @@ class MaxAffine(nn.Module):
         squares = self.affine_pieces().weight.detach().double().square().sum(dim=2)
         return float(squares.amax(dim=1).sum().sqrt()) * (1.0 + 1e-12)
 
-    def rival_radii(self, z: Tensor, y: Tensor) -> Tensor:
+    def competing_radii(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the certified L2 radii against the other classes, (batch, classes - 1).
 
-        z: (batch, features); y: (batch,). Of rival c, min_l (a_i - a_cl) / |w_i - w_cl| with the
-        label's largest piece a_i; negative where the rival is above the label. Differentiable, and
+        z: (batch, features); y: (batch,). Of class c, min_l (a_i - a_cl) / |w_i - w_cl| with the
+        label's largest piece a_i; negative where class c is above the label. Differentiable, and
         without the rounding that a certificate subtracts (arXiv 2207.07208).
         """
         pieces = self.affine_pieces()
-        own, rivals = _nearest(pieces, z.detach(), y)
+        own, competing = _nearest(pieces, z.detach(), y)
         weight, bias = pieces.weight.flatten(0, 1), pieces.bias.flatten()
-        between = F.embedding(own, weight)[:, None, :] - F.embedding(rivals, weight)
-        margin = torch.bmm(between, z[:, :, None])[:, :, 0] + bias[own][:, None] - bias[rivals]
+        between = F.embedding(own, weight)[:, None, :] - F.embedding(competing, weight)
+        margin = torch.bmm(between, z[:, :, None])[:, :, 0] + bias[own][:, None] - bias[competing]
         return margin / between.norm(dim=2).clamp_min(_FLOOR)
 
 
@@ -98,7 +98,8 @@ def split_pieces(model: nn.Module) -> Split:
     known bound.
     """
     features, head = _ends(model)
-    if not isinstance(head, MaxAffine) or not is_as_written(type(head), MaxAffine):
+    own = ("affine_pieces",)
+    if not isinstance(head, MaxAffine) or not is_as_written(type(head), MaxAffine, but_for=own):
         raise CertificateError(
             f"the logits are not known to be maxima of affine functions: {type(head).__name__} is "
             "no MaxAffine, or overrides more of it than affine_pieces(); end the model with "
@@ -146,7 +147,7 @@ def _checked(head: MaxAffine) -> AffinePieces:
 
 @torch.no_grad()
 def _nearest(pieces: AffinePieces, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the label's largest piece, and each rival's piece of the least radius to it.
+    """Return the label's largest piece, and the pieces of other classes of the least radii to it.
 
     As indices among all pieces, (batch,) and (batch, classes - 1).
     """

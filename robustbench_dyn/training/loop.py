@@ -23,10 +23,15 @@ from robustbench_dyn.training.adversarial import perturb
 from robustbench_dyn.training.augmentation import augment
 from robustbench_dyn.training.averaging import retract
 from robustbench_dyn.training.certified import certified_loss
-from robustbench_dyn.training.losses import Loss, margin_loss, orthogonality_penalty, rival_loss
+from robustbench_dyn.training.class_margins import class_margins
+from robustbench_dyn.training.losses import (
+    Loss,
+    loss_of_margins,
+    margin_loss,
+    orthogonality_penalty,
+)
 from robustbench_dyn.training.precision import uses_bfloat16
 from robustbench_dyn.training.recipes import Recipe
-from robustbench_dyn.training.rivals import rival_margins
 from robustbench_dyn.training.state import State, check_place
 
 
@@ -217,10 +222,10 @@ def _batch_loss(
     state: State, x: Tensor, y: Tensor, generator: torch.Generator, *, epochs: float
 ) -> Tensor:
     recipe, model = state.recipe, state.model
-    if recipe.loss.of_rivals:
+    if recipe.loss.of_margins:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=state.bfloat16):
-            rivals = rival_margins(model, x, y)
-        return rival_loss(rivals, recipe.loss, done=epochs / recipe.epochs)
+            found = class_margins(model, x, y)
+        return loss_of_margins(found, recipe.loss, done=epochs / recipe.epochs)
     objective = partial(_loss, labels=y, loss=recipe.loss)
     if recipe.certified_training is not None and state.network is not None:
         settings = recipe.certified_training

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.strict_yaml import StrictFile
-from robustbench_dyn.training.rivals import RivalMargins
+from robustbench_dyn.training.class_margins import ClassMargins
 
 
 class Loss(StrictFile):
@@ -30,7 +30,7 @@ class Loss(StrictFile):
     e_j eps m_j against 0 of the label, with margins -d_j, their slopes m_j, and e_j = clip(r_j /
     eps, 0.01, 1) without gradient; eps grows from a tenth of `radius` to three times it in the
     first half of the training (arXiv 2301.12549).
-    Kinds radius and emma need a Classifier with a linear head or a MaxAffine (rivals.py).
+    Kinds radius and emma need a Classifier with a linear head or a MaxAffine (class_margins.py).
     """
 
     kind: Literal["cross_entropy", "hinge", "radius", "emma"] = "cross_entropy"
@@ -44,7 +44,7 @@ class Loss(StrictFile):
     def _check_kind(self) -> Self:
         if (self.kind == "hinge") != (self.margin is not None):
             raise ValueError("kind hinge requires a margin, and only hinge has one")
-        if self.of_rivals != (self.radius is not None):
+        if self.of_margins != (self.radius is not None):
             raise ValueError("kinds radius and emma require a radius, and only they have one")
         if self.kind in ("hinge", "emma") and self.temperature != 1.0:
             raise ValueError("temperature belongs to cross_entropy and radius")
@@ -53,7 +53,7 @@ class Loss(StrictFile):
         return self
 
     @property
-    def of_rivals(self) -> bool:
+    def of_margins(self) -> bool:
         """Whether the loss is one of margins and their slopes, rather than of logits."""
         return self.kind in ("radius", "emma")
 
@@ -70,15 +70,15 @@ def margin_loss(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
     return loss.temperature * (each * (1 - torch.exp(-each)) ** loss.annealing).mean()
 
 
-def rival_loss(rivals: RivalMargins, loss: Loss, *, done: float) -> Tensor:
+def loss_of_margins(found: ClassMargins, loss: Loss, *, done: float) -> Tensor:
     """Return the mean loss of kind radius or emma; done: the share of the training, 0 to 1."""
     assert loss.radius is not None
     if loss.kind == "radius":
-        lacking = torch.logsumexp((loss.radius - rivals.radii) / loss.temperature, dim=1)
+        lacking = torch.logsumexp((loss.radius - found.radii) / loss.temperature, dim=1)
         return loss.temperature * F.softplus(lacking).mean()
     eps = loss.radius * (0.1 + 2.9 * min(2 * done, 1.0))
-    share = (rivals.radii / eps).clamp(0.01, 1).detach()
-    left = rivals.margins - share * eps * rivals.slopes
+    share = (found.radii / eps).clamp(0.01, 1).detach()
+    left = found.margins - share * eps * found.slopes
     return F.softplus(torch.logsumexp(-left, dim=1)).mean()
 
 

@@ -81,7 +81,7 @@ class Recipe(StrictFile):
             raise ValueError(f"only sgd has momentum, not {self.optimizer}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0; give one or drop it")
-        if self.loss.of_rivals and (self.adversary or self.certified_training):
+        if self.loss.of_margins and (self.adversary or self.certified_training):
             raise ValueError(
                 f"loss kind {self.loss.kind} certifies by itself; drop adversary and "
                 "certified_training"

@@ -11,6 +11,7 @@ from robustbench_dyn import evaluate
 from robustbench_dyn.certification import objectives
 from robustbench_dyn.certification.catalogue import certifier_names
 from robustbench_dyn.certification.network import recorder, tracer
+from robustbench_dyn.certification.proofs.affine_pieces import PiecesState
 from robustbench_dyn.certification.rounding import allowance as rounding
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.lipschitz import bounds as lipschitz
@@ -99,6 +100,11 @@ def together(a, _b):
     return torch.zeros(len(a), dtype=torch.float64)
 
 
+def believing(*args, rounded=PiecesState.rounded):
+    found = rounded(*args)
+    return found._replace(consistent=torch.ones_like(found.consistent))
+
+
 # What is switched off, and an adversary with a certifier that then believes it.
 GUARDS = {
     "rounding": (
@@ -124,6 +130,11 @@ GUARDS = {
         {(lipschitz, "is_as_written"): lambda *_: True, (rounding, "_distances"): together},
         "overridden_call",
         "lipschitz",
+    ),
+    "logits of the pieces": (
+        {(PiecesState, "rounded"): believing},
+        "pieces_for_the_certifier",
+        "max_affine",
     ),
     "distances": ({(rounding, "_distances"): together}, "weight_of_the_grad_mode", "lipschitz"),
     "what leaves torch": (

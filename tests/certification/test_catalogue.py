@@ -175,7 +175,7 @@ def test_labels_name_the_norm_of_the_proof():
         ("lipschitz,lipschits", "no certifier is called 'lipschits'"),
         ("", "called ''; choose auto"),
         ("none,interval", "no certifier is called 'none'"),
-        ("zzz", "no certifier is called 'zzz'; choose auto, none, or lipschitz"),
+        ("zzz", "no certifier is called 'zzz'; choose auto, none, or max_affine"),
     ],
 )
 def test_unknown_names_are_refused_with_a_suggestion(spec, message):

@@ -49,11 +49,11 @@ def exact(model, x, y, norm):
     one = np.eye(3)
     found = np.full((len(x), len(weight)), np.inf)
     for k, (point, label) in enumerate(zip(x.flatten(1).double().numpy(), y.tolist(), strict=True)):
-        for j, rival in itertools.product(range(len(weight)), range(weight.shape[1])):
+        for j, competing in itertools.product(range(len(weight)), range(weight.shape[1])):
             if j == label:
                 continue
-            rows = np.vstack([weight[label] - weight[j, rival], one, -one])
-            sides = np.r_[bias[j, rival] - bias[label], np.ones(3), np.zeros(3)]
+            rows = np.vstack([weight[label] - weight[j, competing], one, -one])
+            sides = np.r_[bias[j, competing] - bias[label], np.ones(3), np.zeros(3)]
             if norm == "L2":
                 near = exact_distance._distance_to_polytope(point, rows, sides)
             else:

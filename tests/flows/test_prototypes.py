@@ -102,7 +102,7 @@ def test_radii_of_training_are_distances_to_bisectors(kind, head, x):
         pieces, head = head.affine_pieces(), MaxAffine(5, 3, pieces=4).double()
         head.weight.data, head.bias.data = pieces.weight.clone(), pieces.bias.clone()
         head.requires_grad_(False)
-    found = head.rival_radii(x, y)
+    found = head.competing_radii(x, y)
     weight, bias = head.affine_pieces()
     for k, label in enumerate(y.tolist()):
         values = (weight @ x[k]) + bias
@@ -115,7 +115,7 @@ def test_radii_of_training_are_distances_to_bisectors(kind, head, x):
 def test_radii_are_differentiable_and_negative_for_a_wrong_class(head, x):
     head.requires_grad_(True)
     wrong = (head(x).argmax(dim=1) + 1) % 3
-    radii = head.rival_radii(x, wrong)
+    radii = head.competing_radii(x, wrong)
     assert (radii.amin(dim=1) < 0).all()
     radii.sum().backward()
     assert head.prototypes.grad.isfinite().all()

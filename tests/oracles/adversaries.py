@@ -7,6 +7,7 @@ searched by brute force.
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from robustbench_dyn.flows import Classifier, DenseGradientStep, EulerStep
+from robustbench_dyn.flows import AffinePieces, Classifier, DenseGradientStep, EulerStep, MaxAffine
 
 SHAPE = (1, 2, 2)
 
@@ -944,6 +945,59 @@ def gelu_of_large_numbers():
     return Around(lambda z: 3 * F.gelu(4 * z - 3) + 0.5)
 
 
+# Maxima of affine pieces
+
+
+def pieces(kind=MaxAffine, bias=0.0):
+    """Return logits +w s, -w s for the sum s of four features less 2, as maxima of two pieces."""
+    head = kind(4, 2, pieces=2)
+    slopes = torch.tensor([0.5, 0.25])[None, :, None] * torch.tensor([1.0, -1.0])[:, None, None]
+    head.weight.data = slopes.expand(2, 2, 4).contiguous()
+    head.bias.data = torch.tensor([[-1.0, -0.5], [1.0, 0.5]]) + bias
+    return Classifier(nn.Flatten(), head)
+
+
+@adversary("affine pieces")
+def swamped_pieces():
+    """Pieces with a bias of 2^22 in all, which rounds them to halves."""
+    return pieces(bias=2.0**22)
+
+
+@adversary("affine pieces")
+def pieces_of_a_hook():
+    """A hook that turns the logits round where they are large."""
+    model = pieces()
+    model.head.register_forward_hook(
+        lambda _module, _inputs, out: torch.where(out > 0.4, -out, out)
+    )
+    return model
+
+
+@adversary("affine pieces")
+def pieces_of_another_forward():
+    """A forward that has steps of its own between the maxima and the logits."""
+
+    class Turned(MaxAffine):
+        def forward(self, z):
+            logits = super().forward(z)
+            return torch.where(logits.abs() > 0.4, -logits, logits)
+
+    return pieces(Turned)
+
+
+@adversary("affine pieces")
+def pieces_for_the_certifier():
+    """Slopes of a tenth where something else than the forward asks for them."""
+
+    class Asked(MaxAffine):
+        def affine_pieces(self):
+            weight, bias = super().affine_pieces()
+            scale = 1.0 if sys._getframe(1).f_code.co_name == "forward" else 0.1
+            return AffinePieces(scale * weight, bias)
+
+    return pieces(Asked)
+
+
 # Honest networks: a certificate of them is no fault, and some certifier has to give one
 
 
@@ -963,3 +1017,9 @@ def honest_relu_network():
 def honest_in_double():
     """The plain classifier in float64."""
     return plain(diagonal(1.0)).double()
+
+
+@adversary("honest")
+def honest_pieces():
+    """Maxima of affine pieces of the input."""
+    return pieces()

@@ -12,8 +12,8 @@ from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training import augmentation, loop, recipes
-from robustbench_dyn.training.losses import Loss, rival_loss
-from robustbench_dyn.training.rivals import RivalMargins
+from robustbench_dyn.training.class_margins import ClassMargins
+from robustbench_dyn.training.losses import Loss, loss_of_margins
 
 RECIPE = {
     "model": "prototype_flow",
@@ -42,9 +42,9 @@ def architecture():
 @pytest.mark.parametrize("temperature", [0.3, 1e-3])
 def test_the_radius_loss_is_softplus_of_what_is_lacking(temperature):
     radii = torch.tensor([[0.5, 1.5], [2.5, 3.0]])
-    rivals = RivalMargins(2 * radii, torch.full_like(radii, 2.0))
+    found = ClassMargins(2 * radii, torch.full_like(radii, 2.0))
     asked = Loss(kind="radius", radius=2.0, temperature=temperature)
-    loss = float(rival_loss(rivals, asked, done=0.0))
+    loss = float(loss_of_margins(found, asked, done=0.0))
     each = [
         temperature * math.log1p(sum(math.exp((2.0 - r) / temperature) for r in row))
         for row in (radii.tolist() if temperature > 0.1 else [])

@@ -1,4 +1,4 @@
-"""The certificate of a head of affine pieces, by pairs of a label's and a rival's piece."""
+"""The certificate of a head of affine pieces, by pairs of a label's and a competing piece."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact certificate of affine pieces of the input, by a convex program for each rival piece."""
+"""The exact certificate of affine pieces of the input, by convex programs."""
 
 from __future__ import annotations
 

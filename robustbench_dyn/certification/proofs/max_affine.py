@@ -1,4 +1,4 @@
-"""The proof by pairs of affine pieces: no rival piece overtakes one of the label's nearer than r.
+"""The proof by pairs of affine pieces: no competing one overtakes one of the label's within r.
 
 Let the logits be F_c(x) = max_k a_ck(phi(x)), a_ck affine of slope w_ck, phi L-Lipschitz. For any
 piece i of the label and any class j, F_y - F_j >= min_l (a_yi - a_jl), and each difference falls by
@@ -94,19 +94,19 @@ def _of_label(
     """
     n, n_classes, n_pieces = found.values.shape
     between = distances.view(1, n_pieces, n_classes, n_pieces)
-    own, rival = found.values[:, label, :, None, None], found.values[:, None]
+    own, competing = found.values[:, label, :, None, None], found.values[:, None]
     # The margin less its worst case, (n, pieces of the label, classes, pieces).
-    own_least, rival_most = (
+    own_least, competing_most = (
         own - found.errors[:, label, :, None, None],
-        rival + found.errors[:, None],
+        competing + found.errors[:, None],
     )
-    left = own_least - rival_most
+    left = own_least - competing_most
     if not state.split.on_inputs:
         left -= found.feature_error.view(-1, 1, 1, 1) * between
     if not state.strict:
         observed = found.observed + found.observed[:, label, None]
         measured = torch.maximum(FACTOR * observed, usual).view(n, 1, n_classes, 1)
-        less = (own - rival - measured).maximum(left) - observed.view(n, 1, n_classes, 1)
+        less = (own - competing - measured).maximum(left) - observed.view(n, 1, n_classes, 1)
         left = less.where(left > 0, 0.0)
     # A margin that cannot change (distance 0) never vanishes.
     radii = (left.div_(between)).amin(dim=3).amax(dim=1)

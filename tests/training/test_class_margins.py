@@ -11,9 +11,9 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import Classifier, MaxAffine
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training import loop
-from robustbench_dyn.training.losses import Loss, margin_loss, rival_loss
+from robustbench_dyn.training.class_margins import ClassMargins, class_margins
+from robustbench_dyn.training.losses import Loss, loss_of_margins, margin_loss
 from robustbench_dyn.training.recipes import Recipe
-from robustbench_dyn.training.rivals import RivalMargins, rival_margins
 
 X, Y = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(5) % 3
 
@@ -26,13 +26,13 @@ def classifier(head):
 
 def test_margins_and_slopes_are_those_of_the_pairs_of_classes():
     model = classifier(nn.Linear(6, 3))
-    found = rival_margins(model, X, Y)
+    found = class_margins(model, X, Y)
     bound = float(torch.linalg.matrix_norm(model.features[1].weight.detach().double(), ord=2))
     for i, y in enumerate(Y.tolist()):
-        rivals = [j for j in range(3) if j != y]
+        found = [j for j in range(3) if j != y]
         logits = model(X)[i]
-        assert torch.allclose(found.margins[i], logits[y] - logits[rivals], atol=1e-6)
-        between = (model.head.weight[y] - model.head.weight[rivals]).norm(dim=1)
+        assert torch.allclose(found.margins[i], logits[y] - logits[found], atol=1e-6)
+        between = (model.head.weight[y] - model.head.weight[found]).norm(dim=1)
         assert torch.allclose(found.slopes[i], bound * between, rtol=1e-4)
 
 
@@ -42,16 +42,16 @@ def test_pieces_of_one_affine_function_have_the_radii_of_a_linear_head():
     with torch.no_grad():
         head.weight.copy_(model.head.weight[:, None])
         head.bias.copy_(model.head.bias[:, None])
-    pieces = rival_margins(Classifier(model.features, head), X, Y)
-    assert torch.allclose(pieces.radii, rival_margins(model, X, Y).radii, atol=1e-5)
+    pieces = class_margins(Classifier(model.features, head), X, Y)
+    assert torch.allclose(pieces.radii, class_margins(model, X, Y).radii, atol=1e-5)
 
 
 @pytest.mark.parametrize(("done", "eps"), [(0.0, 0.05), (0.25, 0.775), (0.5, 1.5), (1.0, 1.5)])
 def test_emma_is_its_formula(done, eps):
-    rivals = RivalMargins(torch.tensor([[0.2, -1.0], [3.0, 40.0]]), torch.tensor([[1.0, 2.0]] * 2))
-    loss = float(rival_loss(rivals, Loss(kind="emma", radius=0.5), done=done))
+    found = ClassMargins(torch.tensor([[0.2, -1.0], [3.0, 40.0]]), torch.tensor([[1.0, 2.0]] * 2))
+    loss = float(loss_of_margins(found, Loss(kind="emma", radius=0.5), done=done))
     expected = []
-    for margins, slopes in zip(rivals.margins.tolist(), rivals.slopes.tolist(), strict=True):
+    for margins, slopes in zip(found.margins.tolist(), found.slopes.tolist(), strict=True):
         shares = [min(max(d / m / eps, 0.01), 1) for d, m in zip(margins, slopes, strict=True)]
         logits = [-d + e * eps * m for d, e, m in zip(margins, shares, slopes, strict=True)]
         expected.append(float(F.cross_entropy(torch.tensor([0.0, *logits]), torch.tensor(0))))
@@ -78,7 +78,7 @@ def test_annealing_is_its_formula():
 )
 def test_other_networks_are_refused(model, message):
     with pytest.raises(InputError, match=message):
-        rival_margins(model, X, Y)
+        class_margins(model, X, Y)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The margins of a network against each rival class, and how fast they can fall, in training."""
+"""The margins of a network against the competing classes, and how fast they can fall, in training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustbench_dyn.lipschitz.max_affine import MaxAffine
 _FLOOR = 1e-6
 
 
-class RivalMargins(NamedTuple):
+class ClassMargins(NamedTuple):
     """margins: by how much the label leads; slopes: bounds of how fast that falls, in L2.
 
     Both (batch, classes - 1). Their quotients are certified radii, up to rounding.
@@ -26,11 +26,11 @@ class RivalMargins(NamedTuple):
 
     @property
     def radii(self) -> Tensor:
-        """The certified L2 radii against each rival, (batch, classes - 1)."""
+        """The certified L2 radii against each competing class, (batch, classes - 1)."""
         return self.margins / self.slopes
 
 
-def rival_margins(model: nn.Module, x: Tensor, y: Tensor) -> RivalMargins:
+def class_margins(model: nn.Module, x: Tensor, y: Tensor) -> ClassMargins:
     """Return the margins of a Classifier whose head is linear, or a MaxAffine.
 
     x: (batch, C, H, W); y: (batch,). Gradients reach the network through the margins, and the head
@@ -45,8 +45,8 @@ def rival_margins(model: nn.Module, x: Tensor, y: Tensor) -> RivalMargins:
     features, bound = model.features(x).float(), lipschitz_bound(model.features)
     with torch.autocast(x.device.type, enabled=False):
         if isinstance(model.head, MaxAffine):
-            radii = model.head.rival_radii(features, y) / bound
-            return RivalMargins(radii, torch.ones_like(radii))
+            radii = model.head.competing_radii(features, y) / bound
+            return ClassMargins(radii, torch.ones_like(radii))
         try:
             weight = head_weight(model.head)
         except CertificateError as error:
@@ -54,6 +54,6 @@ def rival_margins(model: nn.Module, x: Tensor, y: Tensor) -> RivalMargins:
         logits = model.head(features)
         margins = logits.gather(1, y[:, None]) - logits
         between = (weight[y][:, None, :] - weight).norm(dim=2).clamp_min(_FLOOR)
-        rivals = torch.ones_like(logits, dtype=torch.bool).scatter(1, y[:, None], False)
+        others = torch.ones_like(logits, dtype=torch.bool).scatter(1, y[:, None], False)
         shape = (len(y), logits.shape[1] - 1)
-        return RivalMargins(margins[rivals].view(shape), (bound * between)[rivals].view(shape))
+        return ClassMargins(margins[others].view(shape), (bound * between)[others].view(shape))
