@@ -1,4 +1,4 @@
-"""The margins of a network against the competing classes, and how fast they can fall, in training."""
+"""The margins of a network against competing classes, and how fast they can fall, in training."""
 
 from __future__ import annotations
 

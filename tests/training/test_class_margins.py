@@ -29,10 +29,10 @@ def test_margins_and_slopes_are_those_of_the_pairs_of_classes():
     found = class_margins(model, X, Y)
     bound = float(torch.linalg.matrix_norm(model.features[1].weight.detach().double(), ord=2))
     for i, y in enumerate(Y.tolist()):
-        found = [j for j in range(3) if j != y]
+        others = [j for j in range(3) if j != y]
         logits = model(X)[i]
-        assert torch.allclose(found.margins[i], logits[y] - logits[found], atol=1e-6)
-        between = (model.head.weight[y] - model.head.weight[found]).norm(dim=1)
+        assert torch.allclose(found.margins[i], logits[y] - logits[others], atol=1e-6)
+        between = (model.head.weight[y] - model.head.weight[others]).norm(dim=1)
         assert torch.allclose(found.slopes[i], bound * between, rtol=1e-4)
 
 
