@@ -59,6 +59,7 @@ NO_FILES_OF_DATA = [
     *("npz:", "npz:no.npz", "npz:junk", "npz:pipe", "npz:.", "npz:/dev/zero", "npz:nul\0", "nzp:x"),
     *("folder:f.txt", "folder:pipe", "folder:loop", "folder:no", "idx:f.txt", "idx:pipe,pipe"),
     *("idx:junk,junk", "idx:junk,", "idx:/dev/zero,/dev/zero", "folder:~no-such-user/x", "hf:"),
+    *("parquet:", "parquet:no/such", "parquet:/dev/zero", "parquet:."),
     *(
         f"{form}:{text}"
         for form in ("npz", "folder", "idx")
