@@ -452,3 +452,15 @@ def test_bounds_do_not_depend_on_the_batch():
 
     with replaced(Ball, "minima", coupled):
         assert (bounds_of(model, x, y, threat_model, "optimised") - alone).abs().max() > 1e-4
+
+
+def test_nothing_is_relaxed_where_intervals_prove_all():
+    # PixelUnshuffle of no example has the shape of its input.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.PixelUnshuffle(2), nn.Flatten(), nn.Linear(16, 8), nn.ReLU())
+    model = nn.Sequential(*model, nn.Linear(8, 3)).eval().requires_grad_(False)
+    x, threat_model = torch.rand(3, 1, 4, 4), ThreatModel("L2", 1e-6)
+    logits = model(x)
+    state = LinearRelaxation().prepare(model, (1, 4, 4))
+    proof = LinearRelaxation().prove(state, x, logits, logits.argmax(dim=1), threat_model)
+    assert bool((proof.class_radii > 0).all())

@@ -56,7 +56,11 @@ def prove(
     objectives, lower_bound, near, bounds = by_intervals
     unproved = ~(least_per_example(lower_bound, objectives, len(x)) > 0)
     pursued = torch.zeros_like(unproved)
-    pursued[unproved] = _within_reach(state, x, bounds, objectives, threat_model, unproved, budget)
+    # Some operations of torch give a wrong shape for no example.
+    if unproved.any():
+        pursued[unproved] = _within_reach(
+            state, x, bounds, objectives, threat_model, unproved, budget
+        )
     left = pursued[objectives.example]
     missing = left & ~near[objectives.example]
     objectives = measured(objectives, missing, state, bounds, x, logits, y, threat_model)

@@ -140,7 +140,9 @@ class OperationContext:
                 )
 
         ones = torch.ones(1, *operation.shape, dtype=self.dtype, device=self.device)
-        most = max(float(part.detach().amax()) for part in adjoint(ones))
+        most = max(
+            (float(part.detach().max()) for part in adjoint(ones) if part.numel()), default=0
+        )
         least = 1 / max(1, n_summands) if mean_weight is None else mean_weight
         fan_out = math.ceil(most / least)
         return Affine(
