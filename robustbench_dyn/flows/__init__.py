@@ -18,8 +18,19 @@ from robustbench_dyn.flows.linear import (
 )
 from robustbench_dyn.flows.mass import FluxField, TransportStep
 from robustbench_dyn.flows.multiscale import two_scales
-from robustbench_dyn.flows.orthogonal import Orthonormal, Rotation, ShiftedRotation
+from robustbench_dyn.flows.orthogonal import (
+    Orthonormal,
+    OrthonormalLinear,
+    Rotation,
+    ShiftedRotation,
+)
 from robustbench_dyn.flows.periodic import PeriodicConv
+from robustbench_dyn.flows.runge_kutta import (
+    ConvRungeKuttaStep,
+    DenseRungeKuttaStep,
+    RungeKuttaGradientStep,
+    circle_radius,
+)
 from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
 from robustbench_dyn.flows.sphere import SphereField, SphereStep
 from robustbench_dyn.flows.switching import NaiveStep, SwitchingPair
@@ -45,7 +56,9 @@ __all__ = [
     "Classifier",
     "ConvGradientStep",
     "ConvPotential",
+    "ConvRungeKuttaStep",
     "DenseGradientStep",
+    "DenseRungeKuttaStep",
     "EulerStep",
     "Flow",
     "FluxField",
@@ -56,8 +69,10 @@ __all__ = [
     "NonautonomousConv",
     "Orthonormal",
     "OrthonormalGradientStep",
+    "OrthonormalLinear",
     "PeriodicConv",
     "Rotation",
+    "RungeKuttaGradientStep",
     "ShearStep",
     "ShiftedRotation",
     "SphereField",
@@ -67,6 +82,7 @@ __all__ = [
     "UnitNormConv",
     "UnitRowLinear",
     "ZeroPadChannels",
+    "circle_radius",
     "conv_norm",
     "frozen_eval",
     "lipschitz_bound",
