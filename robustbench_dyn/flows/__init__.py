@@ -16,6 +16,7 @@ from robustbench_dyn.flows.linear import (
     UnitNormConv,
     ZeroPadChannels,
 )
+from robustbench_dyn.flows.lognorm import LogNormFlow
 from robustbench_dyn.flows.mass import FluxField, TransportStep
 from robustbench_dyn.flows.multiscale import two_scales
 from robustbench_dyn.flows.orthogonal import (
@@ -64,6 +65,7 @@ __all__ = [
     "FluxField",
     "GradientStep",
     "HamiltonianStep",
+    "LogNormFlow",
     "MaxMin",
     "NaiveStep",
     "NonautonomousConv",

@@ -14,6 +14,7 @@ from robustbench_dyn.properties.invariants import (
 )
 from robustbench_dyn.properties.jacobians import (
     Lipschitz,
+    LogarithmicNorm,
     Nonexpansive,
     Symplectic,
     VolumePreserving,
@@ -28,6 +29,7 @@ __all__ = [
     "Finding",
     "Invertible",
     "Lipschitz",
+    "LogarithmicNorm",
     "MassPreserving",
     "Nonexpansive",
     "NormPreserving",
