@@ -50,5 +50,5 @@ def properties(model: nn.Module) -> Iterator[Property]:
     """Claim that each field has a logarithmic norm of delta, and each flow the bound of it."""
     for name, module in model.named_modules():
         if isinstance(module, LogNormFlow):
-            yield LogarithmicNorm(f"{name}.field", bound=module.delta)
+            yield LogarithmicNorm(name, bound=module.delta)
             yield Lipschitz(name, bound=(1 + module.h * module.delta) ** module.n_steps)

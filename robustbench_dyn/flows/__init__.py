@@ -1,6 +1,11 @@
 """Building blocks of architectures: fields, integrators, and layers with rigorous norm bounds."""
 
 from robustbench_dyn.flows.activations import MaxMin
+from robustbench_dyn.flows.contractive import (
+    ContractiveHamiltonianStep,
+    ConvContractiveHamiltonianStep,
+    DenseContractiveHamiltonianStep,
+)
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
 from robustbench_dyn.flows.gradient import (
@@ -55,9 +60,12 @@ __all__ = [
     "Autonomous",
     "CachedParametrization",
     "Classifier",
+    "ContractiveHamiltonianStep",
+    "ConvContractiveHamiltonianStep",
     "ConvGradientStep",
     "ConvPotential",
     "ConvRungeKuttaStep",
+    "DenseContractiveHamiltonianStep",
     "DenseGradientStep",
     "DenseRungeKuttaStep",
     "EulerStep",

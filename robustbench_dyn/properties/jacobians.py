@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -143,14 +143,16 @@ class LogarithmicNorm(Property):
     """The logarithmic norm of a field's Jacobian, the largest eigenvalue of its symmetric part.
 
     It is at most `bound`, so that two solutions of x' = f(x) part by no more than exp(bound t). The
-    defect is the logarithmic norm less the bound, found by power iteration, from below.
+    part must have `field(x)`. The defect is the logarithmic norm less the bound, found by power
+    iteration, from below.
     """
 
     name: ClassVar[str] = "logarithmic-norm"
     bound: float = 0.0
 
     def defects(self, part: nn.Module, x: Tensor) -> Tensor:
-        return logarithmic_norms(part, x) - self.bound
+        flow: Any = part
+        return logarithmic_norms(flow.field, x) - self.bound
 
     def tolerance(self, part: nn.Module) -> float:
         # The Jacobians of what ships have norms of order one; weights are rounded to float32.
@@ -160,19 +162,19 @@ class LogarithmicNorm(Property):
         return f"largest {float(defects.max()) + self.bound:.4g} of at most {self.bound:.4g}"
 
 
-def logarithmic_norms(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def logarithmic_norms(field: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return lower bounds on the logarithmic norms of the Jacobians at x, (batch,), with a graph.
 
     Power iteration on the symmetric part, shifted by the Jacobian's norm so that the largest
     eigenvalue is the one of largest modulus, ends in a Rayleigh quotient.
     """
     with torch.no_grad():
-        shift = 1e-3 + operator_norms(part, x).reshape(-1, *[1] * (x.dim() - 1))
-        v, transposed = _unit(x, torch.Generator().manual_seed(0)), vjp(part, x)[1]
+        shift = 1e-3 + operator_norms(field, x).reshape(-1, *[1] * (x.dim() - 1))
+        v, transposed = _unit(x, torch.Generator().manual_seed(0)), vjp(field, x)[1]
         for _ in range(_LOGARITHMIC_ITERATIONS):
-            image = jvp(part, (x,), (v,))[1] + transposed(v)[0]
+            image = jvp(field, (x,), (v,))[1] + transposed(v)[0]
             v = _normalised(image / 2 + shift * v)
-    rayleigh: Tensor = (v * jvp(part, (x,), (v,))[1]).flatten(1).sum(dim=1)
+    rayleigh: Tensor = (v * jvp(field, (x,), (v,))[1]).flatten(1).sum(dim=1)
     return rayleigh
 
 

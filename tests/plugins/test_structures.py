@@ -15,6 +15,8 @@ from robustbench_dyn.properties.architectures import check_architecture
 SMALL = {
     "nonexpansive_rk": {"channels": 4, "terms": 8, "depth": 1, "dense_depth": 2},
     "lipschitz_universal": {"channels": 4, "depth": 1, "width": 12, "dense_depth": 2},
+    "lognorm_ode": {"features": 16, "depth": 2},
+    "contractive_hamiltonian": {"channels": 4, "terms": 8, "depth": 1, "dense_depth": 2},
 }
 
 
