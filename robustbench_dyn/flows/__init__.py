@@ -6,6 +6,7 @@ from robustbench_dyn.flows.contractive import (
     ConvContractiveHamiltonianStep,
     DenseContractiveHamiltonianStep,
 )
+from robustbench_dyn.flows.equilibrium import MonotoneEquilibrium
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
 from robustbench_dyn.flows.gradient import (
@@ -75,6 +76,7 @@ __all__ = [
     "HamiltonianStep",
     "LogNormFlow",
     "MaxMin",
+    "MonotoneEquilibrium",
     "NaiveStep",
     "NonautonomousConv",
     "Orthonormal",

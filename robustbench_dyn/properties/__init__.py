@@ -5,6 +5,7 @@ from robustbench_dyn.properties.check import check_properties, claims_for_all
 from robustbench_dyn.properties.convergence import Convergent
 from robustbench_dyn.properties.determinism import BatchIndependent, Deterministic
 from robustbench_dyn.properties.invariants import (
+    AtEquilibrium,
     EnergyDecreasing,
     EquilibriumPreserving,
     Invertible,
@@ -21,6 +22,7 @@ from robustbench_dyn.properties.jacobians import (
 )
 
 __all__ = [
+    "AtEquilibrium",
     "BatchIndependent",
     "Convergent",
     "Deterministic",

@@ -16,10 +16,12 @@ SMALL = {
     "nonexpansive_rk": {"channels": 4, "terms": 8, "depth": 1, "dense_depth": 2},
     "lipschitz_universal": {"channels": 4, "depth": 1, "width": 12, "dense_depth": 2},
     "lognorm_ode": {"features": 16, "depth": 2},
+    "monotone_equilibrium": {"features": 12, "depth": 2},
     "contractive_hamiltonian": {"channels": 4, "terms": 8, "depth": 1, "dense_depth": 2},
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_the_claims_hold_at_the_weights_for_moons(name):
     findings = list(
