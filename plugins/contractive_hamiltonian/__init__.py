@@ -1,6 +1,7 @@
 """Damped Hamiltonian systems x' = (J - g I) grad H(x) whose explicit Euler steps contract."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +33,7 @@ def build(
     angle: between a step and the gradient; the larger, the more Hamiltonian. bound: of the
     Lipschitz constant of each step. terms: number of terms (hidden units) of each dense potential.
     """
-    options = {"angle": angle, "bound": bound, "activation": activation}
+    options: dict[str, Any] = {"angle": angle, "bound": bound, "activation": activation}
 
     def steps(width: int, kernel_size: int) -> list[nn.Module]:
         return [

@@ -49,7 +49,7 @@ class MonotoneEquilibrium(CachedParametrization):
         self.bias = nn.Parameter(torch.zeros(n))
 
     def compute(self) -> Tensor:
-        """Return G, (2 features, 2 features).
+        """Return I - s G, (2 features, 2 features), by which an iteration contracts its rounding.
 
         A is `factor`, its columns divided by the roots of their diagonal bound (arXiv 2208.03160)
         where that is above 1; S is the skew part of `rotation`, scaled down to its largest row sum.
@@ -60,12 +60,12 @@ class MonotoneEquilibrium(CachedParametrization):
             s = self.rotation - self.rotation.t()
             s = s * (self.skew / s.abs().sum(dim=1).max().clamp_min(max(self.skew, 1e-12)))
             identity = torch.eye(len(a), dtype=a.dtype, device=a.device)
-            return identity + _SAFETY * (a.t() @ a + s)
+            return (1 - _STEP) * identity - _STEP * _SAFETY * (a.t() @ a + s)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last iterate, (batch, 2 features); x: (batch, features)."""
         drive, matrix = self._drive(x), self.value()
-        z = F.relu(_STEP * drive)
+        z = F.relu(drive)
         for _ in range(self.n_iterations - 1):
             z = self._iterate(matrix, drive, z)
         return z
@@ -76,20 +76,20 @@ class MonotoneEquilibrium(CachedParametrization):
 
     def first(self, x: Tensor) -> Tensor:
         """Return the first iterate, by which the solver's error is measured."""
-        return F.relu(_STEP * self._drive(x))
+        return F.relu(self._drive(x))
 
     def _drive(self, x: Tensor) -> Tensor:
-        return self.gain * (torch.cat([x, -x], dim=1) * math.sqrt(0.5) + self.bias)
+        """Return s c (E x + b)."""
+        drive = torch.cat([x, -x], dim=1) * math.sqrt(0.5) + self.bias
+        return _STEP * self.gain * drive
 
     @staticmethod
     def _iterate(matrix: Tensor, drive: Tensor, z: Tensor) -> Tensor:
-        return F.relu(z - _STEP * (F.linear(z, matrix) - drive))
+        return F.relu(F.linear(z, matrix) + drive)
 
     def rate(self) -> float:
         """Return a rigorous bound of q = |I - s G| for the current weights."""
-        matrix = self.value().detach().double()
-        identity = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
-        squared, rounding = gram(identity - _STEP * matrix)
+        squared, rounding = gram(self.value())
         return math.sqrt(max(0.0, largest_eigenvalue(squared) + rounding)) * (1 + 1e-12)
 
     def solver_error(self) -> float:

@@ -20,9 +20,10 @@ def trained(*, kind=MonotoneEquilibrium, noise=0.5, **options):
 
 
 def exact_equilibrium(made, x):
-    """Return z by trying each set I of active units: G z = d and z >= 0 there, G z >= d elsewhere."""
-    matrix, drive = made.value(), made._drive(x)[0]
-    n = len(matrix)
+    """Return z by trying all sets of active units: there G z = d, z >= 0, elsewhere G z >= d."""
+    iteration, drive = made.value(), made._drive(x)[0]
+    n = len(iteration)
+    matrix = torch.eye(n, dtype=torch.float64) - iteration
     for bits in range(2**n):
         active = [i for i in range(n) if bits >> i & 1]
         z = torch.zeros(n, dtype=torch.float64)
@@ -47,9 +48,9 @@ def test_the_iteration_ends_at_the_exact_equilibrium(skew):
 @pytest.mark.parametrize("skew", [0.0, 0.2, 0.8])
 def test_rate_and_bounds_hold_by_construction(skew):
     made = trained(skew=skew, noise=2.0)
-    matrix = made.value()
+    matrix = (torch.eye(8, dtype=torch.float64) - made.value()) * 1.5
     assert float(torch.linalg.eigvalsh((matrix + matrix.T) / 2)[0]) >= 1 - 1e-12
-    exact = float(torch.linalg.matrix_norm(torch.eye(8) - 2 / 3 * matrix, 2))
+    exact = float(torch.linalg.matrix_norm(made.value(), 2))
     assert exact <= made.rate() <= min(exact * (1 + 1e-9), (1 + 2 * skew) / 3)
     assert made.solver_error() <= 1e-6
     assert lipschitz_bound(made) <= 1
@@ -62,7 +63,7 @@ class NotMonotone(MonotoneEquilibrium):
     """Its operator has a negative eigenvalue, so that an equilibrium need not exist."""
 
     def compute(self):
-        return super().compute() - 3 * torch.eye(8, dtype=self.factor.dtype)
+        return super().compute() + 2 * torch.eye(8, dtype=self.factor.dtype)
 
 
 class TooFew(MonotoneEquilibrium):
