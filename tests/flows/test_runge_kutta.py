@@ -95,7 +95,7 @@ class TooLong(DenseRungeKuttaStep):
     """Its steps are 1.5 times as long as the radius allows."""
 
     def compute(self):
-        return 1.5 * super().compute()
+        return 1.5**0.5 * super().compute()
 
 
 @pytest.mark.parametrize("method", EXPLICIT)
@@ -119,6 +119,15 @@ def test_a_smaller_step_of_heun_follows_the_flow_to_order_two():
 
     coarse, middle, fine = (after(n) for n in (16, 32, 64))
     assert float((coarse - middle).norm() / (middle - fine).norm()) == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize(("kind", "shape", "of_state"), CASES)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh"])
+def test_a_step_of_euler_descends_the_energy(kind, shape, of_state, activation):
+    step = trained(kind, *shape, method="euler", activation=activation)
+    x = torch.randn(3, *of_state, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(step.energy(x).sum(), x)
+    torch.testing.assert_close(step(x), x - gradient)
 
 
 def test_the_frozen_step_computes_what_the_trainable_one_does():
