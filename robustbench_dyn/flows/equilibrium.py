@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_dyn.lipschitz.eigenvalues import gram, largest_eigenvalue
+from robustbench_dyn.lipschitz.eigenvalues import gram, root_of_gram
 from robustbench_dyn.lipschitz.norms import abs_gram
 from robustbench_dyn.models.freezing import CachedParametrization
 
@@ -89,8 +89,7 @@ class MonotoneEquilibrium(CachedParametrization):
 
     def rate(self) -> float:
         """Return a rigorous bound of q = |I - s G| for the current weights."""
-        squared, rounding = gram(self.value())
-        return math.sqrt(max(0.0, largest_eigenvalue(squared) + rounding)) * (1 + 1e-12)
+        return root_of_gram(*gram(self.value()))
 
     def solver_error(self) -> float:
         """Return e with |z - z*| <= e |z_1|: infinite where the iteration may not converge."""

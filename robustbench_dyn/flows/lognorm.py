@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_dyn.flows.activations import find_activation
-from robustbench_dyn.lipschitz.eigenvalues import gram, largest_eigenvalue
+from robustbench_dyn.lipschitz.eigenvalues import gram, root_of_gram
 
 # Keeps the float32 weights inside their constraint; the rounding of a retraction is far less.
 _SAFETY = 1e-6
@@ -132,11 +132,13 @@ class LogNormFlow(nn.Module):
         D = c + r E with |E| <= 1, so for any t > 0: |(I + h D A) x|^2 <= (1 + t) |(I + h c A) x|^2
         + (1 + 1 / t) |h r A x|^2, a quadratic form whose largest eigenvalue is bounded.
         """
+        if not bool(self.field.weight.isfinite().all()):
+            return math.nan
         t = self._best_split(self.field.weight)
         (middle, first), (spread, second) = map(gram, self._parts(self.field.weight))
         total = (1 + t) * middle + (1 + 1 / t) * spread
         rounding = 2 * ((1 + t) * first + (1 + 1 / t) * second)
-        return math.sqrt(max(0.0, largest_eigenvalue(total) + rounding)) * (1 + 1e-12)
+        return root_of_gram(total, rounding)
 
     def lipschitz_bound(self) -> float:
         """Return the bound of n_steps steps: at most exp(delta T) after a retraction."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ def largest_eigenvalue(matrix: Tensor) -> float:
     """
     matrix = matrix.detach().double().cpu()
     if not bool(matrix.isfinite().all()):
-        return float("nan")
+        return math.nan
     symmetric = (matrix + matrix.T) / 2
     values, vectors = torch.linalg.eigh(symmetric)
     unit = (len(matrix) + 4) * torch.finfo(torch.float64).eps
@@ -39,3 +41,13 @@ def gram(matrix: Tensor) -> tuple[Tensor, float]:
     matrix = matrix.detach().double()
     unit = (len(matrix) + 2) * torch.finfo(torch.float64).eps
     return matrix.T @ matrix, unit * float((matrix.abs().T @ matrix.abs()).norm()) * _ROUNDING
+
+
+def root_of_gram(matrix: Tensor, rounding: float) -> float:
+    """Return an upper bound of the norm of A from A^T A, (n, n), that is off by at most rounding.
+
+    NaN where an entry is not finite.
+    """
+    squared = largest_eigenvalue(matrix) + rounding
+    # Written so that NaN stays NaN: max(0, nan) would be 0.
+    return 0.0 if squared <= 0 else math.sqrt(squared) * _ROUNDING

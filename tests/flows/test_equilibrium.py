@@ -92,6 +92,14 @@ def test_a_solver_that_stops_early_is_found_out():
     assert not any(f.holds for f in early)
 
 
+@pytest.mark.parametrize("part", ["factor", "rotation"])
+def test_weights_that_are_not_finite_have_no_bound(part):
+    made = trained()
+    getattr(made, part)[0, 1] = math.nan
+    assert not lipschitz_bound(made) < math.inf
+    assert made.solver_error() == math.inf
+
+
 def test_a_smaller_tolerance_takes_more_iterations():
     counts = [MonotoneEquilibrium(4, tolerance=t).n_iterations for t in (1e-2, 1e-4, 1e-8)]
     assert counts == sorted(set(counts))

@@ -1,4 +1,4 @@
-"""Plugins with a Lipschitz bound by construction: claims at shipped weights, and broken weights."""
+"""Plugins with a Lipschitz bound by construction keep it in training; what they represent."""
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from robustbench_dyn.flows import (
     lipschitz_bound,
 )
 from robustbench_dyn.models.loading import build_model, discover
-from robustbench_dyn.properties.architectures import check_architecture
 
 SMALL = {
     "nonexpansive_rk": {"channels": 4, "terms": 8, "depth": 1, "dense_depth": 2},
@@ -19,16 +18,6 @@ SMALL = {
     "monotone_equilibrium": {"features": 12, "depth": 2},
     "contractive_hamiltonian": {"channels": 4, "terms": 8, "depth": 1, "dense_depth": 2},
 }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_the_claims_hold_at_the_weights_for_moons(name):
-    findings = list(
-        check_architecture(discover().get(name), dataset="moons", n_examples=2, search=False)
-    )
-    assert [f for f in findings if not f.holds] == []
-    assert len(findings) > 5
 
 
 @pytest.mark.parametrize("name", SMALL)
