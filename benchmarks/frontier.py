@@ -24,6 +24,7 @@ from robustbench_dyn.plugins import find_plugins
 
 mpl.use("agg")
 GRID = (0.25, 0.5, 1.0, 1.58)
+BASELINES = ("naive_lipschitz", "orthogonal_cnn", "sll")
 MARKERS = "osD^vP*X<>ph8d"
 
 
@@ -66,23 +67,23 @@ def points(n_examples: int, architectures: list[str] | None) -> list[dict[str, A
 
 
 def draw(table: pd.DataFrame) -> None:
-    figure, axes = plt.subplots(1, len(GRID), figsize=(13, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, len(GRID), figsize=(13, 4.2), layout="constrained")
     for axis, eps in zip(axes, GRID, strict=True):
         for marker, (name, rows) in zip(MARKERS, table.groupby("architecture"), strict=False):
             ordered = rows.sort_values("clean_accuracy")
-            grey = "black" if "flow" in str(name) else "0.55"
             axis.plot(
                 100 * ordered["clean_accuracy"],
                 100 * ordered[f"certified_{eps:g}"],
                 marker=marker,
-                color=grey,
+                color="0.55" if name in BASELINES else "black",
                 linestyle=":",
                 label=str(name),
             )
         axis.set(title=f"eps {eps:g}", xlabel="clean %")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("certified %")
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, ncols=6, loc="outside lower center")
     figure.savefig(measuring.RESULTS / "frontier.png", dpi=110)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustbench_dyn.errors import RegistryError
 from robustbench_dyn.flows import (
     OrthonormalGradientStep,
     OrthonormalLinear,
@@ -36,6 +37,14 @@ def test_training_steps_keep_the_bound(name, input_shape):
             if callable(retract := getattr(module, "retract", None)):
                 retract()
         assert lipschitz_bound(model.features) <= 1 + 1e-4
+
+
+@pytest.mark.parametrize("name", ["lognorm_ode", "monotone_equilibrium"])
+def test_images_smaller_than_the_state_are_refused(name):
+    with pytest.raises(RegistryError, match="fewer than features=65"):
+        build_model(
+            discover().get(name), input_shape=(1, 8, 8), n_classes=3, options={"features": 65}
+        )
 
 
 # lipschitz_universal: piecewise affine functions that such layers represent exactly
