@@ -1,6 +1,12 @@
 """Building blocks of architectures: fields, integrators, and layers with rigorous norm bounds."""
 
 from robustbench_dyn.flows.activations import MaxMin
+from robustbench_dyn.flows.contractive import (
+    ContractiveHamiltonianStep,
+    ConvContractiveHamiltonianStep,
+    DenseContractiveHamiltonianStep,
+)
+from robustbench_dyn.flows.equilibrium import MonotoneEquilibrium
 from robustbench_dyn.flows.euler import EulerStep, residual_features
 from robustbench_dyn.flows.fields import Autonomous, ConvPotential, NonautonomousConv
 from robustbench_dyn.flows.gradient import (
@@ -16,11 +22,23 @@ from robustbench_dyn.flows.linear import (
     UnitNormConv,
     ZeroPadChannels,
 )
+from robustbench_dyn.flows.lognorm import LogNormFlow
 from robustbench_dyn.flows.mass import FluxField, TransportStep
 from robustbench_dyn.flows.multiscale import two_scales
-from robustbench_dyn.flows.orthogonal import Orthonormal, Rotation, ShiftedRotation
+from robustbench_dyn.flows.orthogonal import (
+    Orthonormal,
+    OrthonormalLinear,
+    Rotation,
+    ShiftedRotation,
+)
 from robustbench_dyn.flows.periodic import PeriodicConv
 from robustbench_dyn.flows.prototypes import Prototypes
+from robustbench_dyn.flows.runge_kutta import (
+    ConvRungeKuttaStep,
+    DenseRungeKuttaStep,
+    RungeKuttaGradientStep,
+    circle_radius,
+)
 from robustbench_dyn.flows.shear import HamiltonianStep, ShearStep
 from robustbench_dyn.flows.sphere import SphereField, SphereStep
 from robustbench_dyn.flows.switching import NaiveStep, SwitchingPair
@@ -46,23 +64,32 @@ __all__ = [
     "Autonomous",
     "CachedParametrization",
     "Classifier",
+    "ContractiveHamiltonianStep",
+    "ConvContractiveHamiltonianStep",
     "ConvGradientStep",
     "ConvPotential",
+    "ConvRungeKuttaStep",
+    "DenseContractiveHamiltonianStep",
     "DenseGradientStep",
+    "DenseRungeKuttaStep",
     "EulerStep",
     "Flow",
     "FluxField",
     "GradientStep",
     "HamiltonianStep",
+    "LogNormFlow",
     "MaxAffine",
     "MaxMin",
+    "MonotoneEquilibrium",
     "NaiveStep",
     "NonautonomousConv",
     "Orthonormal",
     "OrthonormalGradientStep",
+    "OrthonormalLinear",
     "PeriodicConv",
     "Prototypes",
     "Rotation",
+    "RungeKuttaGradientStep",
     "ShearStep",
     "ShiftedRotation",
     "SphereField",
@@ -72,6 +99,7 @@ __all__ = [
     "UnitNormConv",
     "UnitRowLinear",
     "ZeroPadChannels",
+    "circle_radius",
     "conv_norm",
     "frozen_eval",
     "lipschitz_bound",

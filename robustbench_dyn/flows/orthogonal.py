@@ -47,6 +47,22 @@ class Orthonormal(nn.Module):
         return float(gram.abs().sum(dim=1).max()) * (1 + 1e-10) + 1e-12
 
 
+class OrthonormalLinear(Orthonormal):
+    """x -> W x + b with orthonormal rows of W: (batch, columns) -> (batch, rows), 1-Lipschitz."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(out_features, in_features)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return W x + b."""
+        return F.linear(x, self.weight, self.bias)
+
+    def lipschitz_bound(self) -> float:
+        """Return a bound of |W|, which is 1 up to the rounding of the retraction."""
+        return self.squared_norm() ** 0.5 * (1 + 1e-12)
+
+
 class Rotation(Orthonormal):
     """A x = Q x: an orthogonal matrix over the channels, the same at each pixel."""
 

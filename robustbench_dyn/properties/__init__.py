@@ -6,6 +6,7 @@ from robustbench_dyn.properties.check import check_properties, claims_for_all
 from robustbench_dyn.properties.convergence import Convergent
 from robustbench_dyn.properties.determinism import BatchIndependent, Deterministic
 from robustbench_dyn.properties.invariants import (
+    AtEquilibrium,
     EnergyDecreasing,
     EquilibriumPreserving,
     Invertible,
@@ -15,12 +16,14 @@ from robustbench_dyn.properties.invariants import (
 )
 from robustbench_dyn.properties.jacobians import (
     Lipschitz,
+    LogarithmicNorm,
     Nonexpansive,
     Symplectic,
     VolumePreserving,
 )
 
 __all__ = [
+    "AtEquilibrium",
     "Attracting",
     "BatchIndependent",
     "Convergent",
@@ -30,6 +33,7 @@ __all__ = [
     "Finding",
     "Invertible",
     "Lipschitz",
+    "LogarithmicNorm",
     "MassPreserving",
     "Nonexpansive",
     "NormPreserving",

@@ -134,6 +134,28 @@ class EquilibriumPreserving(Property):
 
 
 @dataclass(frozen=True)
+class AtEquilibrium(Property):
+    """The output is an equilibrium, up to the error that the part states for its solver.
+
+    The part has `refined(factor)`, the same solver with that many times as many iterations,
+    `first(x)`, its first iterate, and `solver_error()`: a bound of the distance from the
+    equilibrium over the norm of that iterate. The defect is this distance, with four times as many
+    iterations in place of the equilibrium.
+    """
+
+    name: ClassVar[str] = "at-equilibrium"
+
+    def defects(self, part: nn.Module, x: Tensor) -> Tensor:
+        solver: Any = part
+        return relative(solver(x) - solver.refined(4)(x), solver.first(x))
+
+    def tolerance(self, part: nn.Module) -> float:
+        solver: Any = part
+        # The reference has an error of its own.
+        return 2.0 * float(solver.solver_error()) + ROUNDING
+
+
+@dataclass(frozen=True)
 class Invertible(Property):
     """`part.inverse` is the inverse of the part on both sides, relative to the state."""
 

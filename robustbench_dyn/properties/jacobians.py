@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ _LARGEST_JACOBIAN = 4096
 _SEARCHED_WHOLE = 256
 _POWER_ITERATIONS = 20
 _SEARCH_ITERATIONS = 5
+_LOGARITHMIC_ITERATIONS = 50
 # The step across which a search takes its slope, as a share of the state's norm.
 _REACH = 0.05
 
@@ -135,6 +136,46 @@ class Nonexpansive(Lipschitz):
         except CertificateError:
             return ROUNDING
         return max(excess, ROUNDING) if excess < 1e-2 else ROUNDING
+
+
+@dataclass(frozen=True)
+class LogarithmicNorm(Property):
+    """The logarithmic norm of a field's Jacobian, the largest eigenvalue of its symmetric part.
+
+    It is at most `bound`, so that two solutions of x' = f(x) part by no more than exp(bound t). The
+    part must have `field(x)`. The defect is the logarithmic norm less the bound, found by power
+    iteration, from below.
+    """
+
+    name: ClassVar[str] = "logarithmic-norm"
+    bound: float = 0.0
+
+    def defects(self, part: nn.Module, x: Tensor) -> Tensor:
+        flow: Any = part
+        return logarithmic_norms(flow.field, x) - self.bound
+
+    def tolerance(self, part: nn.Module) -> float:
+        # The Jacobians of what ships have norms of order one; weights are rounded to float32.
+        return 1e-6
+
+    def note(self, part: nn.Module, x: Tensor, defects: Tensor) -> str:
+        return f"largest {float(defects.max()) + self.bound:.4g} of at most {self.bound:.4g}"
+
+
+def logarithmic_norms(field: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return lower bounds on the logarithmic norms of the Jacobians at x, (batch,), with a graph.
+
+    Power iteration on the symmetric part, shifted by the Jacobian's norm so that the largest
+    eigenvalue is the one of largest modulus, ends in a Rayleigh quotient.
+    """
+    with torch.no_grad():
+        shift = 1e-3 + operator_norms(field, x).reshape(-1, *[1] * (x.dim() - 1))
+        v, transposed = _unit(x, torch.Generator().manual_seed(0)), vjp(field, x)[1]
+        for _ in range(_LOGARITHMIC_ITERATIONS):
+            image = jvp(field, (x,), (v,))[1] + transposed(v)[0]
+            v = _normalised(image / 2 + shift * v)
+    rayleigh: Tensor = (v * jvp(field, (x,), (v,))[1]).flatten(1).sum(dim=1)
+    return rayleigh
 
 
 def operator_norms(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
