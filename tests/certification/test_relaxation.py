@@ -20,8 +20,10 @@ from robustbench_dyn.certification.bounds.intermediate import (
     interval_bounds,
     relaxation_state,
 )
+from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.certifiers.interval import Interval
 from robustbench_dyn.certification.certifiers.linear_relaxation import LinearRelaxation
+from robustbench_dyn.certification.certifiers.local_lipsdp import LocalLipSDP
 from robustbench_dyn.certification.objectives import Objectives, margin_objectives
 from robustbench_dyn.certification.proofs import linear_relaxation
 from robustbench_dyn.flows import (
@@ -474,3 +476,32 @@ def test_nothing_is_relaxed_where_intervals_prove_all():
     state = LinearRelaxation().prepare(model, (1, 4, 4))
     proof = LinearRelaxation().prove(state, x, logits, logits.argmax(dim=1), threat_model)
     assert bool((proof.class_radii > 0).all())
+
+
+class WithNothing(nn.Module):
+    """A network with an output of no numbers on the way, as steps over few inputs have."""
+
+    def __init__(self, *, nothing):
+        super().__init__()
+        self.nothing, self.hidden, self.head = nothing, nn.Linear(2, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        hidden = self.hidden(x.flatten(1)).relu()
+        if self.nothing:
+            hidden = torch.cat([hidden[:, :0].tanh(), hidden], dim=1)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("certifier", [Interval, LinearRelaxation, Complete, LocalLipSDP])
+def test_outputs_without_numbers_change_nothing(certifier):
+    found = []
+    for nothing in (False, True):
+        torch.manual_seed(0)
+        model = WithNothing(nothing=nothing).eval().requires_grad_(False)
+        x, threat_model = torch.rand(4, 2, 1, 1), ThreatModel("L2", 0.02)
+        logits = model(x)
+        state = certifier().prepare(model, (2, 1, 1))
+        proof = certifier().prove(state, x, logits, logits.argmax(dim=1), threat_model)
+        found.append(proof.class_radii)
+    assert bool((found[0] > 0).all(dim=1).any())
+    assert torch.allclose(*found)

@@ -130,8 +130,10 @@ class _Step(NamedTuple):
 
 def _affine_step(node: Affine, coefficients: Tensor, magnitude: Tensor | None) -> _Step:
     """Step through an affine node; magnitude: (groups, entries), None to leave out rounding."""
-    found = node.adjoint(coefficients.reshape(-1, *node.shape))
-    parts = tuple(part.reshape(*coefficients.shape[:2], -1) for part in found)
+    n_groups, n_rows, _ = coefficients.shape
+    # Outputs may be empty, so that no size is left to be inferred.
+    found = node.adjoint(coefficients.reshape(n_groups * n_rows, *node.shape))
+    parts = tuple(part.flatten(1).unflatten(0, (n_groups, n_rows)) for part in found)
     offset, total = coefficients.new_zeros((), dtype=torch.float64), 0.0
     bias = _bias(node)
     if bias is not None:

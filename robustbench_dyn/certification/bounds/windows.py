@@ -187,7 +187,7 @@ def _seen(network: Network, k: int, entries: Tensor) -> dict[int, Tensor]:
         parts: tuple[Tensor, ...] = (row,)
         if isinstance(node, Affine):
             varied = row * torch.linspace(1, 2, row.shape[1]).to(row)
-            parts = node.adjoint(varied.view(-1, *node.shape))
+            parts = node.adjoint(varied.view(len(row), *node.shape))
         for source, part in zip(node.inputs, parts, strict=True):
             found = (part.flatten(1) != 0).to(row)
             waiting[source] = found.maximum(waiting[source]) if source in waiting else found
@@ -211,7 +211,9 @@ def _window_node(
     # Windows that are smaller than others have rows that are not needed.
     rows = needed[i].gather(1, indices[i])
     parts, fan_out = [], 0
-    for j, found in zip(node.inputs, node.adjoint(units.view(-1, *node.shape)), strict=True):
+    for j, found in zip(
+        node.inputs, node.adjoint(units.view(len(units), *node.shape)), strict=True
+    ):
         matrix = found.flatten(1)
         nonzero = matrix != 0
         parts.append(

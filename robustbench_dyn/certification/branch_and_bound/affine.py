@@ -42,7 +42,7 @@ def compose(network: Network) -> Composition | None:
     for source in (0, *network.activations):
         shape = network.shape(source)
         units = torch.eye(sizes[source], dtype=network.dtype, device=zero.device)
-        columns = {source: units.view(-1, *shape)}
+        columns = {source: units.view(len(units), *shape)}
         for k, node in enumerate(network.nodes[source:], start=source + 1):
             if not isinstance(node, Affine) or not any(i in columns for i in node.inputs):
                 continue

@@ -201,7 +201,7 @@ def _dense(
         linear=lambda *values: times(maps, values),
         abs_linear=lambda *values: times(absolute, values),
         adjoint=lambda a: tuple(
-            (a @ m).view(-1, *shape) for m, shape in zip(maps, shapes, strict=True)
+            (a @ m).view(len(a), *shape) for m, shape in zip(maps, shapes, strict=True)
         ),
         bias=bias,
         n_summands=sum(math.prod(shape) for shape in shapes) + 1,

@@ -106,8 +106,8 @@ def incremental_system(network: Network, sectors: Mapping[int, Sector]) -> Incre
         z, magnitude = changes[i].flatten(1), magnitudes[i].flatten(1)
         rows.append(z[:, units_here] * width)
         row_magnitudes.append(magnitude[:, units_here] * width)
-        changes.append((z * low + psi).view(-1, *node.shape))
-        magnitudes.append((magnitude * low.abs() + psi).view(-1, *node.shape))
+        changes.append((z * low + psi).view(d + n, *node.shape))
+        magnitudes.append((magnitude * low.abs() + psi).view(d + n, *node.shape))
         n_summands += 4
     return IncrementalSystem(
         rows=torch.cat(rows, dim=1).T.contiguous(),
