@@ -173,7 +173,7 @@ def test_weights_that_are_not_finite_are_not_written(
                 next(model.parameters()).fill_(float("inf"))
 
     steps = []
-    monkeypatch.setattr(training, "_retract", spoil)
+    monkeypatch.setattr(training, "retract", spoil)
     with pytest.raises(TrainingError, match="a weight is not finite"):
         train(recipe, architecture, out)
     assert not out.exists()
@@ -186,7 +186,7 @@ def test_weights_without_a_factorisation_end_the_training(
     def retract(_):
         torch.linalg.cholesky(-torch.eye(2))
 
-    monkeypatch.setattr(training, "_retract", retract)
+    monkeypatch.setattr(training, "retract", retract)
     with pytest.raises(TrainingError, match=r"step 1: .*not positive-definite.*nothing is kept"):
         train(recipe, architecture, tmp_path / "w.safetensors")
 
