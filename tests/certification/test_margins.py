@@ -1,6 +1,7 @@
 """Lower bounds of margins, which tell how far a certifier is from a proof."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -16,15 +17,17 @@ from robustbench_dyn.threat_models import ThreatModel
 CERTIFIERS = ["interval", "linear_relaxation", "lipschitz_in_box"]
 
 
-def prove(name, eps, *, seconds=""):
-    """Return the proof of tiny networks' predictions, and the exact least margins."""
+def network():
+    """Return a tiny network, points, and its predictions there."""
     model, x = tiny_network(1), uniform(6, 1, 1, 3)
-    with frozen_eval(model), torch.no_grad():
-        logits = model(x)
-        y = logits.argmax(dim=1)
-        (prepared,) = resolve_certifiers(name + seconds, model, (1, 1, 3), "Linf")
-        proof = prepared.prove(x, logits, y, ThreatModel("Linf", eps))
-    exact = [
+    with torch.no_grad():
+        return model, x, model(x).argmax(dim=1)
+
+
+@cache
+def exact_margins(eps):
+    model, x, y = network()
+    return [
         min(
             least_difference(model, point, label, other, "Linf", eps)
             for other in range(3)
@@ -32,7 +35,16 @@ def prove(name, eps, *, seconds=""):
         )
         for point, label in zip(x.flatten(1).numpy(), y.tolist(), strict=True)
     ]
-    return proof, torch.tensor(exact)
+
+
+def prove(name, eps, *, seconds=""):
+    """Return the proof of a tiny network's predictions, and the exact least margins."""
+    model, x, y = network()
+    with frozen_eval(model), torch.no_grad():
+        logits = model(x)
+        (prepared,) = resolve_certifiers(name + seconds, model, (1, 1, 3), "Linf")
+        proof = prepared.prove(x, logits, y, ThreatModel("Linf", eps))
+    return proof, torch.tensor(exact_margins(eps))
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.3])
