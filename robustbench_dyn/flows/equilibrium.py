@@ -28,11 +28,13 @@ class MonotoneEquilibrium(CachedParametrization):
     What is computed is the forward-backward iteration z -> relu(z - s (G z - c (E x + b))), with s
     = 2/3, n_iterations times from 0; their number is fixed, so that no example depends on its
     batch. With q = |I - s G|, at most (1 + 2 skew) / 3 by construction:
+
     - n iterations are s c (1 + q + ... + q^(n - 1))-Lipschitz in x, as relu is nonexpansive. That
       is the bound of the network as it is computed; c = (1 - q) / s, with q of the construction,
       makes it at most 1.
     - they end within q^n / (1 - q) |z_1| of the equilibrium (Banach), z_1 the first iterate.
       n_iterations is the least number that makes this at most tolerance |z_1|.
+
     Raises ValueError where skew is not in [0, 1) or tolerance not in (0, 1).
     """
 
