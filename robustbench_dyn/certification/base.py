@@ -142,6 +142,11 @@ class PreparedCertifier(NamedTuple):
         """Return the certifier's Proof for examples of this model."""
         return self.certifier.prove(self.state, x, logits, y, threat_model)
 
+    @property
+    def at_once(self) -> int:
+        """How many examples a search of this model takes together; see Certifier.at_once."""
+        return self.certifier.at_once(self.state)
+
     def label(self, norm: Norm) -> str:
         """Return the certifier's name in tables."""
         return self.certifier.label(norm)

@@ -35,10 +35,14 @@ _TO_PREPARE = 10
 
 
 class _There(NamedTuple):
-    """Where a certifier is prepared: the model, and the number of the selection."""
+    """Where certifiers are prepared: the model, and the number of the selection.
+
+    at_once: by name, how many examples each takes together.
+    """
 
     model: IsolatedModel
     selection: int
+    at_once: Mapping[str, int]
 
 
 class PreparedInProcess(PreparedCertifier):
@@ -50,7 +54,7 @@ class PreparedInProcess(PreparedCertifier):
         The process does not get the labels: it proves what holds of the predictions. Of other
         labels nothing is proved. Raises RuntimeError where the answer is no Proof.
         """
-        model, selection = self.state
+        model, selection, _ = self.state
         about = {
             "selection": selection,
             "certifier": self.certifier.name,
@@ -69,6 +73,12 @@ class PreparedInProcess(PreparedCertifier):
         return proof._replace(
             class_radii=proof.class_radii.where(predicted[:, None], 0.0).to(x.device)
         )
+
+    @property
+    def at_once(self) -> int:
+        """How many examples a search of this model takes together."""
+        there: _There = self.state
+        return there.at_once[self.certifier.name]
 
 
 class Prepared(NamedTuple):
@@ -105,9 +115,10 @@ def prepare_in_process(
     try:
         facts = told.content
         reasons = {str(name): str(reason) for name, reason in facts["not_applicable"].items()}
+        at_once = {str(name): max(1, _whole(number)) for name, _, number in facts["ready"]}
         return Prepared(
-            _There(model, _whole(facts["selection"])),
-            [(str(name), dict(settings)) for name, settings in facts["ready"]],
+            _There(model, _whole(facts["selection"]), at_once),
+            [(str(name), dict(settings)) for name, settings, _ in facts["ready"]],
             reasons,
             [str(name) for name in facts["crashed"] if name in reasons],
         )

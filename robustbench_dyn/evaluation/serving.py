@@ -141,7 +141,9 @@ def select(state: State, message: Message) -> Message:
         "selected",
         {
             "selection": len(state["selections"]) - 1,
-            "ready": [[p.certifier.name, p.certifier.settings()] for p in selection.ready],
+            "ready": [
+                [p.certifier.name, p.certifier.settings(), p.at_once] for p in selection.ready
+            ],
             "not_applicable": selection.not_applicable,
             "crashed": selection.crashed,
         },

@@ -166,7 +166,7 @@ class CertifierStage:
         self.probabilistic = frozenset(() if certain else self.labels)
         self.passes = _PASSES_OF_A_PROOF.get(self.phase, _PASSES_OF_A_SEARCH)
         exhaustive = self.phase is Phase.LAST
-        self.at_most = prepared.certifier.at_once(prepared.state) if exhaustive else None
+        self.at_most = prepared.at_once if exhaustive else None
         if self._patience.seconds is not None and self._patience.searches:
             # Where a budget ends in the middle of a batch, all of it stays open.
             self.at_most = _WITHIN_A_BUDGET

@@ -40,7 +40,7 @@ class Lying:
 
 
 def prove(process, y=LABELS):
-    there = _There(IsolatedModel(process, FACTS), 0)
+    there = _There(IsolatedModel(process, FACTS), 0, {})
     return PreparedInProcess(CERTIFIERS.create("lipschitz"), there).prove(X, LOGITS, y, L2)
 
 
@@ -92,6 +92,8 @@ def test_what_is_no_proof_is_refused(content, tensors):
         {"selection": 0, "ready": [["lipschitz"]], "not_applicable": {}, "crashed": []},
         {"selection": "x", "ready": [], "not_applicable": {}, "crashed": []},
         {"selection": 0, "ready": [], "not_applicable": [], "crashed": []},
+        {"selection": 0, "ready": [["lipschitz", {}]], "not_applicable": {}, "crashed": []},
+        {"selection": 0, "ready": [["lipschitz", {}, "x"]], "not_applicable": {}, "crashed": []},
     ],
 )
 def test_a_selection_that_makes_no_sense_is_refused(told):
@@ -100,7 +102,7 @@ def test_a_selection_that_makes_no_sense_is_refused(told):
 
 
 @pytest.mark.parametrize(
-    "ready", [[["exit", {}]], [["lipschitz", {"mine": 1}]], [["smoothing", {}]]]
+    "ready", [[["exit", {}, 4]], [["lipschitz", {"mine": 1}, 4]], [["smoothing", {}, 4]]]
 )
 def test_a_certifier_that_was_not_asked_for_is_refused(ready):
     told = {"selection": 0, "ready": ready, "not_applicable": {}, "crashed": []}

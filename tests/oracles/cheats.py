@@ -417,7 +417,7 @@ def memory():
     return Remembering(linear())
 
 
-@cheat("harmless")
+@cheat("flagged")
 def call_counter():
     """After some calls, it gives the logits of its first calls again."""
 
@@ -522,7 +522,7 @@ def cut_gradient():
     return Cut()
 
 
-@cheat("flagged")
+@cheat("harmless")
 def gradient_detached():
     """Logits without a graph."""
 
@@ -533,7 +533,7 @@ def gradient_detached():
     return Detached()
 
 
-@cheat("flagged")
+@cheat("harmless")
 def gradient_of_another_function():
     """The gradient is that of other logits."""
 
@@ -774,7 +774,7 @@ def false_comparison():
     return Spoilt()
 
 
-@cheat("not caught", why_not="code in this process may replace any part of torch")
+@cheat("harmless")
 def patched_argmax():
     """Replaces Tensor.argmax by one that names the class of the first call."""
 

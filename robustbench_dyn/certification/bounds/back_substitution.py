@@ -133,7 +133,7 @@ def _affine_step(node: Affine, coefficients: Tensor, magnitude: Tensor | None) -
     n_groups, n_rows, _ = coefficients.shape
     # Outputs may be empty, so that no size is left to be inferred.
     found = node.adjoint(coefficients.reshape(n_groups * n_rows, *node.shape))
-    parts = tuple(part.flatten(1).unflatten(0, (n_groups, n_rows)) for part in found)
+    parts = tuple(part.flatten(1).view(n_groups, n_rows, part[0].numel()) for part in found)
     offset, total = coefficients.new_zeros((), dtype=torch.float64), 0.0
     bias = _bias(node)
     if bias is not None:

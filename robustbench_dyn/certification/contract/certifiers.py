@@ -13,6 +13,7 @@ from robustbench_dyn.certification.base import Certifier, PreparedCertifier, Pro
 from robustbench_dyn.certification.contract.exact_distance import exact_distances, tiny_network
 from robustbench_dyn.certification.contract.findings import Findings
 from robustbench_dyn.errors import CertificateError
+from robustbench_dyn.lipschitz.max_affine import MaxAffine
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.machine_errors import is_machine_error
 from robustbench_dyn.plugins.contract import Finding
@@ -107,7 +108,10 @@ def _cases(seed: int, norms: list[Norm]) -> Iterator[_Case]:
         y = model(x).argmax(dim=1)
         # The last label is wrong.
         y[-1] = (y[-1] + 1) % 3
-        yield _case(f"widths {widths}, seed {seed + k}", model, x, y, norms)
+        case = _case(f"widths {widths}, seed {seed + k}", model, x, y, norms)
+        yield case
+        if not widths:
+            yield case._replace(name="halfspaces as affine pieces", model=_as_pieces(model))
     # Class 1 has the second largest logit, and class 2 is nearer.
     model = _halfspaces([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 10.0, 0.0]], [0.0, -0.5, -2.0])
     x = torch.tensor([[0.0, 0.1, 0.5], [0.1, 0.0, 0.0]]).double().view(2, *_SHAPE)
@@ -116,6 +120,14 @@ def _cases(seed: int, norms: list[Norm]) -> Iterator[_Case]:
 
 def _case(name: str, model: nn.Sequential, x: Tensor, y: Tensor, norms: list[Norm]) -> _Case:
     return _Case(name, model, x, y, {norm: exact_distances(model, x, y, norm) for norm in norms})
+
+
+def _as_pieces(model: nn.Sequential) -> nn.Sequential:
+    """Return the same linear classifier, whose head has one affine piece a class."""
+    linear = cast(nn.Linear, model[-1])
+    head = MaxAffine(linear.in_features, linear.out_features, pieces=1).double()
+    head.weight.data, head.bias.data = linear.weight.data[:, None], linear.bias.data[:, None]
+    return nn.Sequential(*list(model)[:-1], head).eval().requires_grad_(False)
 
 
 def _halfspaces(weight: list[list[float]], bias: list[float]) -> nn.Sequential:
