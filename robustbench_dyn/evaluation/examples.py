@@ -83,9 +83,10 @@ class Examples:
 
     def need_passes(self, eps: float, later: Sequence[Later]) -> bool:
         """Say whether some example still needs a pass of the model at this eps."""
+        if any(verdict.next_stage for verdict in self.verdicts.values()):
+            return True
         known = self.known_from_other_eps(eps, later)
-        verdicts = (*self.verdicts.values(), *known.values())
-        return len(known) < len(self.new()) or any(verdict.next_stage for verdict in verdicts)
+        return len(known) < len(self.new()) or any(v.next_stage for v in known.values())
 
     def withdraw(self, labels: Collection[str] | None, why: str, later: Sequence[Later]) -> bool:
         """Withdraw the certificates of some certifiers, or of all, at every eps in the store.

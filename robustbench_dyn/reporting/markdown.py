@@ -113,17 +113,19 @@ def _reported(level: str, reported: Iterable[Reported]) -> Iterator[str]:
     if rows:
         yield f"{level} Reported by papers, not run here"
         heads = ["table", "model", "certified %", "empirical %", "clean %", "examples", "source"]
-        rule = ["---", "---", *["---:"] * 4, "---"]
-        yield "\n".join(f"| {' | '.join(row)} |" for row in [heads, rule, *rows])
+        yield _lines(heads, ["---", "---", *["---:"] * 4, "---"], rows)
 
 
 def _rows(columns: Sequence[ShownColumn], shown: Sequence[Line]) -> str:
     """Return a table with a heading, a row a line."""
-    rows = [[column.heading for column in columns]]
     # Numbers need no escapes, which would make them hard to read in a pipe.
-    rows += [
+    rows = [
         [c.text(line) if c.number else to_markdown_text(c.text(line)) for c in columns]
         for line in shown
     ]
     rule = ["---:" if column.number else "---" for column in columns]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
+    return _lines([column.heading for column in columns], rule, rows)
+
+
+def _lines(heads: Sequence[str], rule: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, rule, *rows])

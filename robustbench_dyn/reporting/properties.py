@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.reporting.csv_lines import read_lines
 from robustbench_dyn.reporting.folder import settled
 from robustbench_dyn.results.cells import from_csv_text, to_csv_cell
 
@@ -103,16 +103,8 @@ def read_findings(path: Path) -> Findings:
     path = settled(path.parent) / path.name
     if not path.is_file():
         return Findings()
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            if tuple(next(reader, ())) != Measured._fields:
-                raise InputError(f"{path} must have the columns {', '.join(Measured._fields)}")
-            return Findings([_read(cells, f"{path}, line {reader.line_num}") for cells in reader])
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no table of findings: {error}") from error
+    lines = read_lines(path, Measured._fields, what="findings")
+    return Findings(_read(cells, place) for cells, place in lines)
 
 
 def to_csv(findings: Findings) -> str:

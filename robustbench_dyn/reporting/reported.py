@@ -5,13 +5,13 @@ They are shown apart from the rows of the tables, and never ranked with them.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.reporting.csv_lines import read_lines
 from robustbench_dyn.reporting.folder import settled
 from robustbench_dyn.results.cells import from_csv_text
 from robustbench_dyn.threat_models import NORMS
@@ -53,16 +53,8 @@ def read_reported(folder: Path) -> list[Reported]:
     path = settled(folder) / REPORTED
     if not path.is_file():
         return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            if tuple(next(reader, ())) != Reported._fields:
-                raise InputError(f"{path} must have the columns {', '.join(Reported._fields)}")
-            found = [_read(cells, f"{path}, line {reader.line_num}") for cells in reader]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no table of reported figures: {error}") from error
+    lines = read_lines(path, Reported._fields, what="reported figures")
+    found = [_read(cells, place) for cells, place in lines]
     return sorted(found, key=lambda one: (one.table, -(one.certified or 0), one.model))
 
 

@@ -16,9 +16,9 @@ class Augmentation(StrictFile):
     """Random shifts of up to `shift` or `crop` pixels with zero padding, flips, Gaussian noise.
 
     shift draws one offset per batch, crop one per example, and leaves an example as it is with
-    probability 1 - crop_probability. noise: standard deviation in raw input
-    units; the result is not clipped to [0, 1]. Train a network that will be smoothed with the noise
-    of the smoothing (arXiv 1902.02918, Section 3.3).
+    probability 1 - crop_probability. noise: standard deviation in raw input units; the result is
+    not clipped to [0, 1]. Train a network that will be smoothed with the noise of the smoothing
+    (arXiv 1902.02918, Section 3.3).
     """
 
     shift: Annotated[int, Field(ge=0, le=8)] = 0

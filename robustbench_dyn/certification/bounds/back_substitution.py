@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -242,13 +241,8 @@ def objective_bounds(
     return LowerBounds(value, rounding)
 
 
-def numbers_up_to(network: Network, k: int) -> int:
-    """Return how many numbers the outputs up to output k have together."""
-    return sum(math.prod(network.shape(i)) for i in range(k + 1))
-
-
 def chunks(network: Network, n_rows: int, k: int, *, factor: int = 1) -> Iterator[slice]:
     """Split rows so that their coefficients, `factor` times, on outputs up to k fit memory."""
-    size = max(1, CHUNK // (factor * numbers_up_to(network, k)))
+    size = max(1, CHUNK // (factor * network.numbers_up_to(k)))
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))

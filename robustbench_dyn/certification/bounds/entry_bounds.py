@@ -12,7 +12,6 @@ from robustbench_dyn.certification.bounds.back_substitution import (
     CHUNK,
     back_substitute,
     concretise,
-    numbers_up_to,
 )
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.groups import grouped, of_examples
@@ -48,7 +47,7 @@ def entry_bounds(
     """
     found = bounds.lower[k].new_zeros(len(owners), dtype=torch.float64)
     n, keys = len(ball.centre), owners
-    n_entries, row_numbers = bounds.lower[k][0].numel(), numbers_up_to(network, k)
+    n_entries, row_numbers = bounds.lower[k][0].numel(), network.numbers_up_to(k)
     if windows is not None:
         keys = owners + n * windows.of_entry[entries]
         entries, n_entries, row_numbers = windows.place[entries], windows.size(k), windows.n_numbers

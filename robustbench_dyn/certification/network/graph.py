@@ -171,7 +171,11 @@ class Network:
     @property
     def n_numbers(self) -> int:
         """How many numbers all outputs of one example have together, the input included."""
-        return sum(math.prod(self.shape(k)) for k in range(len(self.nodes) + 1))
+        return self.numbers_up_to(len(self.nodes))
+
+    def numbers_up_to(self, k: int) -> int:
+        """Return how many numbers the outputs up to output k have together."""
+        return sum(math.prod(self.shape(i)) for i in range(k + 1))
 
     def shape(self, k: int) -> tuple[int, ...]:
         """Return the shape of one example's output k."""

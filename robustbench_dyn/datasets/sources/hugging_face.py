@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import numpy as np
 from robustbench_dyn.datasets.dataset import DatasetInfo, Split
 from robustbench_dyn.datasets.preprocessing import preprocess
 from robustbench_dyn.datasets.sources.examples import Examples, as_labels, data_set, mixed
+from robustbench_dyn.datasets.sources.hub_names import LABELS, SPLITS
 from robustbench_dyn.datasets.sources.images import ImageExamples
 from robustbench_dyn.errors import DataUnavailableError, InputError, one_line
 
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-# What data sets of the hub call a split, first choice first.
-_SPLITS: Mapping[Split, tuple[str, ...]] = {
-    "test": ("test", "validation", "valid", "val"),
-    "train": ("train",),
-}
-# Of several columns of labels, the one that is meant.
-_LABELS = ("label", "labels", "fine_label", "target", "class")
 # What the library's save_to_disk writes.
 _SAVED = ("dataset_dict.json", "state.json")
 
@@ -47,7 +41,7 @@ def from_huggingface(
     preprocess(preprocessing)  # refuses an unknown name before anything is downloaded
     found = _load(os.fspath(where))
     splits, classes = dict[Split, Examples](), tuple[str, ...]()
-    for split, names in _SPLITS.items():
+    for split, names in SPLITS.items():
         part = next((found[one] for one in names if one in found), None)
         if part is not None:
             origin = f"the {split} split of hf:{where}"
@@ -56,7 +50,7 @@ def from_huggingface(
     if "test" not in splits:
         raise InputError(
             f"hf:{where} has the splits {', '.join(found)}; one of them must be "
-            f"{' or '.join(_SPLITS['test'])}"
+            f"{' or '.join(SPLITS['test'])}"
         )
     return data_set(
         splits,
@@ -122,14 +116,14 @@ def _columns(part: Any, origin: str) -> tuple[str, str, tuple[str, ...]]:
     labels += [
         name
         for name, feature in part.features.items()
-        if name in _LABELS and "int" in str(getattr(feature, "dtype", "")) and name not in labels
+        if name in LABELS and "int" in str(getattr(feature, "dtype", "")) and name not in labels
     ]
     if not images or not labels:
         raise InputError(
             f"{origin} has the columns {', '.join(f'{n} ({k})' for n, k in kinds.items())}; one "
             "must be an Image, and one a ClassLabel or whole numbers"
         )
-    label = next((name for name in _LABELS if name in labels), labels[0])
+    label = next((name for name in LABELS if name in labels), labels[0])
     names = getattr(part.features[label], "names", None) or ()
     return images[0], label, tuple(names)
 

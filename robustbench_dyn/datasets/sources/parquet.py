@@ -7,7 +7,7 @@ import json
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustbench_dyn.datasets.dataset import DatasetInfo, Split
-from robustbench_dyn.datasets.file_hashes import hash_files, reading
+from robustbench_dyn.datasets.file_hashes import hash_file, reading
 from robustbench_dyn.datasets.preprocessing import preprocess
 from robustbench_dyn.datasets.sources.examples import (
     N_SAMPLED,
@@ -26,6 +26,7 @@ from robustbench_dyn.datasets.sources.examples import (
     existing,
     mixed,
 )
+from robustbench_dyn.datasets.sources.hub_names import LABELS, SPLITS
 from robustbench_dyn.datasets.sources.images import ImageExamples
 from robustbench_dyn.errors import InputError, IntegrityError, one_line
 
@@ -33,15 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-# What files of a split are called before -00000-of-00003.parquet or .parquet, first choice first.
-_SPLITS: Mapping[Split, tuple[str, ...]] = {
-    "test": ("test", "validation", "valid", "val"),
-    "train": ("train",),
-}
+# A split, and its part where it has several: test-00000-of-00003.parquet.
 _NAME = re.compile(r"(?P<split>[a-z]+)(-\d+-of-\d+)?\.parquet")
-# Of several columns, the one that is meant.
+# Of several columns of images, the one that is meant.
 _IMAGES = ("img", "image")
-_LABELS = ("label", "labels", "fine_label", "target", "class")
 
 
 def from_parquet(
@@ -64,12 +60,13 @@ def from_parquet(
     if found.is_dir():
         files = _files_of(found)
     if "test" not in files:
-        choices = " or ".join(f"{split}.parquet" for split in _SPLITS["test"][:2])
+        choices = " or ".join(f"{split}.parquet" for split in SPLITS["test"][:2])
         raise InputError(f"{found} has no test split; it must hold {choices}, or parts of it")
-    splits: dict[Split, Examples] = {
+    images = {
         split: ParquetImages(paths, preprocessing=preprocessing) for split, paths in files.items()
     }
-    classes = next(iter(c for paths in files.values() if (c := class_names(paths[0]))), ())
+    splits: dict[Split, Examples] = {**images}
+    classes = next((one.class_names for one in images.values() if one.class_names), ())
     return data_set(
         splits,
         name=name,
@@ -80,11 +77,14 @@ def from_parquet(
 
 
 class ParquetImages(ImageExamples):
-    """The images of a split, in the order of files and rows; mixed where labels are sorted."""
+    """The images of a split, in the order of files and rows; mixed where labels are sorted.
+
+    class_names: as the schema of the first file has them; none where it has not.
+    """
 
     def __init__(self, paths: Sequence[Path], *, preprocessing: str = "") -> None:
-        n_classes = len(class_names(paths[0]))
-        labels = [_labels(path, n_classes) for path in paths]
+        self.class_names = _class_names(paths[0])
+        labels = [_labels(path, len(self.class_names)) for path in paths]
         self._paths, self._starts = paths, [0, *np.cumsum([len(part) for part in labels]).tolist()]
         y = np.concatenate(labels)
         if not len(y):
@@ -116,7 +116,7 @@ class ParquetImages(ImageExamples):
 
     def contents(self) -> Sequence[str]:
         # Of whole files, which are hashed once and then remembered.
-        return [sha for path in self._paths for sha in hash_files(path.parent, [path.name])]
+        return [hash_file(path) for path in self._paths]
 
     def _place(self, i: int) -> tuple[Path, int]:
         """Return the file of an example, and its row there."""
@@ -137,7 +137,7 @@ class ParquetImages(ImageExamples):
         }
 
 
-def class_names(path: Path) -> tuple[str, ...]:
+def _class_names(path: Path) -> tuple[str, ...]:
     """Return the names of the classes that the schema of a file has; nothing where there are none.
 
     The library `datasets` writes them into the schema's metadata.
@@ -163,7 +163,7 @@ def _files_of(folder: Path) -> dict[Split, list[Path]]:
                 named.setdefault(match["split"], []).append(path)
     found = {
         split: next((named[one] for one in names if one in named), [])
-        for split, names in _SPLITS.items()
+        for split, names in SPLITS.items()
     }
     return {split: paths for split, paths in found.items() if paths}
 
@@ -188,12 +188,12 @@ def _label_column(file: Any, path: Path) -> str:
 
     schema = file.schema_arrow
     whole = [field.name for field in schema if pa.types.is_integer(field.type)]
-    for name in (*_LABELS, *(whole if len(whole) == 1 else ())):
+    for name in (*LABELS, *(whole if len(whole) == 1 else ())):
         if name in whole:
             return name
     raise InputError(
         f"{path} has the columns {_told(schema)}; one of whole numbers must be called "
-        f"{', '.join(_LABELS[:-1])} or {_LABELS[-1]}, and hold the labels"
+        f"{', '.join(LABELS[:-1])} or {LABELS[-1]}, and hold the labels"
     )
 
 

@@ -49,10 +49,10 @@ def write_page(
 
     entries: with ranks and open flags in their rows. findings: measured properties of the models.
     tables: the folder whose CSV and Parquet files the site offers for download, and whose
-    reported.csv it shows. data_dir: where to
-    look for the data sets whose images are shown. budget: characters of images in the page of one
-    model. Returns the paths written. Raises InputError where there is no entry, or the folder holds
-    a file that is none of a site; OutputError where it cannot be written.
+    reported.csv it shows. data_dir: where to look for the data sets whose images are shown. budget:
+    characters of images in the page of one model. Returns the paths written. Raises InputError
+    where there is no entry, or the folder holds a file that is none of a site; OutputError where it
+    cannot be written.
     """
     if tables:
         check_site(site, tables=tables)
@@ -61,14 +61,13 @@ def write_page(
     of_tables = tables_of(lines(entries))
     rows = [row for table in of_tables for part in table["parts"] for row in part["rows"]]
     render = _renderer(title, rows)
-    elsewhere = reported = read_reported(tables) if tables else []
+    reported = read_reported(tables) if tables else []
+    places = [(table["dataset"], table["norm"], table["eps"]) for table in of_tables]
     with replacing_folder(site, marker=MARKER) as new:
         _copy_static(new / "static")
-        for table in of_tables:
+        for table, place in zip(of_tables, places, strict=True):
             table["downloads"] = _copy_downloads(tables, table["table"], new / "downloads")
-            place = (table["dataset"], table["norm"], table["eps"])
             table["reported"] = reported_for(reported, place)
-            elsewhere = [one for one in elsewhere if one.table != place]
         pages = {
             "index.html": render(
                 "index",
@@ -76,7 +75,7 @@ def write_page(
                 choices=choices(rows),
                 all_rows=rows,
                 n_rows=len(rows),
-                reported_elsewhere=elsewhere,
+                reported_elsewhere=[one for one in reported if one.table not in places],
             ),
             "curves.html": render("curves", data=curves(rows)),
             "compare.html": render("compare", data=comparisons(rows)),
