@@ -300,6 +300,17 @@ def test_square_long_gives_up_on_no_example():
         assert (model.forward_passes >= n_queries * len(x)) == (name == "square-long")
 
 
+@pytest.mark.parametrize("n_queries", [1, 2, 3, 9])
+def test_square_with_few_queries_takes_them_and_ends(n_queries):
+    model = CountingModel(Rows())
+    x, y = examples(model)
+    found = candidates(
+        "square-long", "L2", model, x, y, scale=0.01, settings={"n_queries": n_queries}
+    )
+    assert torch.equal(found, x)
+    assert n_queries * len(x) <= model.forward_passes <= 64 * n_queries * len(x)
+
+
 def broken_at(name, norm, *, scale=1.0, **settings):
     """Return which of 24 examples an attack breaks, at what distances, and its forward passes."""
     model = CountingModel(Rows())

@@ -62,7 +62,9 @@ def _search(problem: AttackProblem, n_queries: int, *, gives_up: bool) -> Tensor
     best = proposals.first(x, streams)
     margin = margins_of(logits_of(problem, best), y)
     query, check = torch.zeros_like(y), torch.zeros_like(y)
-    checks = torch.tensor([math.ceil(share * n_queries) for share in _CHECKS], device=y.device)
+    # Few queries have fewer checks.
+    counts = sorted({math.ceil(share * n_queries) for share in _CHECKS})
+    checks = torch.tensor(counts, device=y.device)
     margin_then = margin
     accepted = 1.0
     while True:
