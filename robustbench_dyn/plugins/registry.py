@@ -105,10 +105,13 @@ class Registry(Generic[T]):
         return iter(self.entries())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.entries()
+        return name in self._built_in or name in self.entries()
 
     def entry(self, name: str) -> Entry:
         """Return one entry; raises `error`, with the nearest name, where there is none."""
+        # Plugins cannot take such a name, and are not looked for.
+        if name in self._built_in:
+            return self._built_in[name]
         entries = self.entries()
         if name not in entries:
             usable = [known for known, entry in entries.items() if not entry.problem]

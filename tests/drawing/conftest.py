@@ -17,4 +17,4 @@ def flow():
 
 @pytest.fixture(scope="package")
 def evaluation(flow, moons):
-    return evaluate_distances(flow, moons, "L2")
+    return evaluate_distances(flow, moons, "L2", certifiers="lipschitz,interval")

@@ -3,7 +3,7 @@
 import pytest
 from oracles.command import dynbench_here
 
-from robustbench_dyn import ThreatModel, evaluate, evaluate_distances, load_model
+from robustbench_dyn import ThreatModel, evaluate, evaluate_distances, load_dataset, load_model
 from robustbench_dyn.drawing.curves import plot_curves
 from robustbench_dyn.evaluation.result import CurveEvaluation
 from robustbench_dyn.reporting.curves import curve
@@ -14,7 +14,7 @@ def test_curves_bracket_each_model(moons, evaluation):
     cheap = "lipschitz,interval"
     evaluations = {
         name: evaluate_distances(load_model(name, dataset="moons"), moons, "L2", certifiers=cheap)
-        for name in ("lipflow", "hamiltonian")
+        for name in ("lipflow", "feedforward")
     }
     (axes,) = plot_curves(evaluations).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(evaluations)
@@ -24,7 +24,9 @@ def test_curves_bracket_each_model(moons, evaluation):
 
 
 def test_curves_claim_nothing_between_two_radii(moons, flow):
-    evaluation = evaluate_distances(flow, moons, "L2", radii=[0.0, 0.1, 0.2])
+    evaluation = evaluate_distances(
+        flow, moons, "L2", radii=[0.0, 0.1, 0.2], certifiers="lipschitz"
+    )
     (axes,) = plot_curves({"lipflow": evaluation}).axes
     empirical, certified = axes.lines
     # Between two radii: certified as at the larger radius, empirical as at the smaller one.
@@ -90,24 +92,24 @@ def test_a_curve_has_the_certificates_that_a_run_has(moons, norm, eps):
     assert curve(lipschitz)["certified_accuracy"].tolist() < [single["certified_accuracy"]]
 
 
-def test_the_command_draws_with_the_certifiers_of_a_run(moons, tmp_path, monkeypatch, capsys):
-    drawn = {}
+def test_the_command_draws_with_the_certifiers_of_a_run(tmp_path, monkeypatch, capsys):
+    drawn, points = {}, load_dataset("moons", n_examples=2)
 
     def keep(evaluations, **options):
         drawn.update(evaluations)
         return plot_curves(evaluations, **options)
 
     monkeypatch.setattr("robustbench_dyn.drawing.curves.plot_curves", keep)
-    arguments = ["plot", "curves", "--dataset", "moons", "--n-examples", 12, "--to", "c.pdf"]
-    for name in ("lipflow", "gradient_flow"):
+    arguments = ["plot", "curves", "--dataset", "moons", "--n-examples", 2, "--to", "c.pdf"]
+    for name in ("prototype_flow", "naive_lipschitz"):
         arguments += ["--model", name]
     result = dynbench_here(arguments, tmp_path, monkeypatch, capsys)
     assert (result.returncode, result.stdout) == (0, "written to c.pdf\n"), result.stderr
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
-    assert list(drawn) == ["lipflow", "gradient_flow"]
+    assert list(drawn) == ["prototype_flow", "naive_lipschitz"]
     for name, evaluation in drawn.items():
         assert isinstance(evaluation, CurveEvaluation)
         network = load_model(name, dataset="moons", norm="L2")
-        single = evaluate(network, moons, ThreatModel("L2", 0.1), attacks="none").summary
+        single = evaluate(network, points, ThreatModel("L2", 0.1), attacks="none").summary
         certified = curve(evaluation, [0.1])["certified_accuracy"][0]
         assert certified == single["certified_accuracy"] > 0.5

@@ -59,7 +59,7 @@ def test_attacks_say_nothing_beyond_their_eps():
 
 def test_the_command_draws_radii(tmp_path, monkeypatch, capsys):
     arguments = ["plot", "radii", "--model", "lipflow", "--dataset", "moons"]
-    arguments += ["--n-examples", 4, "--to", "radii.svg"]
+    arguments += ["--certifiers", "lipschitz", "--n-examples", 4, "--to", "radii.svg"]
     result = dynbench_here(arguments, tmp_path, monkeypatch, capsys)
     assert (result.returncode, result.stdout) == (0, "written to radii.svg\n"), result.stderr
     assert "lipflow on 4 examples of moons" in (tmp_path / "radii.svg").read_text()
