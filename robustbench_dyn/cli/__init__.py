@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, NoReturn
 
@@ -61,11 +62,16 @@ plot = typer.Typer(
 )
 
 
+@cache
+def command() -> typer.core.TyperGroup:
+    """Return the command with all below it; to build it from their signatures takes long."""
+    return typer.main.get_group(app)
+
+
 def main() -> NoReturn:
     """Run the command; the exit codes are those of `failures`, and 0."""
     if completion.VARIABLE in os.environ:
-        command = typer.main.get_command(app)
-        sys.exit(completion.answer(command, os.environ[completion.VARIABLE]))
+        sys.exit(completion.answer(command(), os.environ[completion.VARIABLE]))
     interruption.listen()
     reserve_stdout()
     # OpenMP reads this when torch is loaded, which happens later.
@@ -78,9 +84,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command with these arguments; return the exit code."""
     # Without typer's own ends of a command, which hide Ctrl-C and trust any SystemExit.
     try:
-        command = typer.main.get_command(app)
-        with command.make_context("dynbench", [*arguments]) as context:
-            command.invoke(context)
+        dynbench = command()
+        with dynbench.make_context("dynbench", [*arguments]) as context:
+            dynbench.invoke(context)
         sys.stdout.flush()
     except BaseException as error:
         return failures.end(error)
