@@ -35,7 +35,7 @@ def run(monkeypatch, command):
     app = typer.Typer(add_completion=False)
     app.callback()(lambda: None)
     app.command("do")(reserving_stdout(command))
-    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(cli, "command", lambda: typer.main.get_command(app))
     return cli.run(["do"])
 
 
