@@ -161,13 +161,14 @@ def test_a_model_that_fails_does_not_end_a_sweep(fault, tmp_path):
         "attacks": "none",
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    result = dynbench("sweep", "sweep.yaml", "--plugins", "plugins", "--json", cwd=tmp_path)
+    options = ("sweep.yaml", "--plugins", "plugins", "--workers", "1")
+    result = dynbench("sweep", *options, "--json", cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     document = json.loads(result.stdout)
     assert [row["model"] for row in document["rows"]] == ["sound"]
     assert [*document["run"]["failed"]] == ["odd digits L2 seed 0 examples 0-3"]
     assert "\x1b" not in result.stderr
-    shown = dynbench("sweep", "sweep.yaml", "--plugins", "plugins", cwd=tmp_path)
+    shown = dynbench("sweep", *options, cwd=tmp_path)
     assert shown.returncode == 2
     assert "Traceback" not in shown.stderr
     assert "sound" in shown.stdout
