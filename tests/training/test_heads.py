@@ -1,0 +1,152 @@
+"""Training of prototypes on a trunk: two optimizers, a start at published features, saturation."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from robustbench_dyn import load_model
+from robustbench_dyn.errors import InputError
+from robustbench_dyn.lipschitz.bounds import Classifier
+from robustbench_dyn.models.loading import build_model, discover
+from robustbench_dyn.training import loop, recipes
+from robustbench_dyn.training.class_margins import ClassMargins
+from robustbench_dyn.training.losses import Loss, loss_of_margins
+
+TINY = 1e-30
+OPTIONS = {"channels": 16, "terms": 16, "depth": 4, "dense_depth": 8, "prototypes": 4}
+RECIPE = {
+    "model": "lipflow",
+    "dataset": "moons",
+    "norm": "L2",
+    "options": OPTIONS,
+    "loss": {"kind": "radius", "radius": 0.5, "temperature": 0.2},
+    "learning_rate": TINY,
+    "head_optimizer": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1},
+    "epochs": 2,
+    "batch_size": 250,
+}
+
+
+def recipe(**changes):
+    return recipes.Recipe(**{**RECIPE, **changes})
+
+
+@pytest.fixture(scope="module")
+def architecture():
+    return discover().get("lipflow")
+
+
+def change(path, start):
+    """Return the largest change of the features' weights, and of the head's."""
+    changes = {"features": 0.0, "head": 0.0}
+    for name, tensor in load_file(path).items():
+        part = name.partition(".")[0]
+        changes[part] = max(changes[part], float((tensor - start[name]).abs().max()))
+    return changes["features"], changes["head"]
+
+
+@pytest.mark.parametrize("model", ["lipflow", "orthogonal_cnn"])
+def test_an_option_puts_prototypes_in_the_head(model):
+    architecture = discover().get(model)
+    for prototypes, head in ((0, "UnitRowLinear"), (5, "Prototypes")):
+        network = build_model(
+            architecture,
+            input_shape=(1, 8, 8),
+            n_classes=3,
+            options={"channels": 4, "dense_depth": 1, "prototypes": prototypes},
+        )
+        assert type(network.head).__name__ == head
+        assert network(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_head_is_trained_at_a_rate_of_its_own(apart, architecture, tmp_path):
+    asked = recipe() if apart else recipe(head_optimizer=None)
+    starts = []
+    for epochs in (1, 3):
+        out = tmp_path / f"{epochs}.safetensors"
+        loop.train(asked.model_copy(update={"epochs": epochs}), architecture, out)
+        starts.append(load_file(out))
+    features, head = change(tmp_path / "3.safetensors", starts[0])
+    # The features are retracted in each step, which rounds.
+    assert features < 1e-4
+    assert (head > 1e-2) == apart
+
+
+def test_a_training_with_two_optimizers_resumes_exactly(architecture, tmp_path):
+    def stop(report):
+        if report.epoch == 1:
+            raise KeyboardInterrupt
+
+    asked = recipe(learning_rate=0.01, averaging=0.9)
+    loop.train(asked, architecture, tmp_path / "whole.safetensors")
+    out = tmp_path / "resumed.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(asked, architecture, out, progress=stop)
+    loop.train(asked, architecture, out)
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("features_from", ["lipflow", None])
+def test_a_training_begins_at_published_features(features_from, architecture, tmp_path):
+    published = load_model("lipflow", dataset="moons").features.state_dict()
+    trained = loop.train(
+        recipe(features_from=features_from), architecture, tmp_path / "w.safetensors"
+    )
+    own = trained.model.features.state_dict()
+    difference = max(float((own[name] - published[name]).abs().max()) for name in published)
+    assert (difference < 1e-4) == (features_from is not None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"features_from": "sll"}, "of another model than 'lipflow'"),
+        ({"features_from": "lipflow/eps-9"}, "has no weights for dataset 'moons'"),
+        ({"features_from": "lipflow", "options": OPTIONS | {"depth": 2}}, "do not fit the options"),
+        ({"dataset": "digits", "features_from": "lipflow"}, "has no weights for dataset 'digits'"),
+    ],
+)
+def test_features_that_cannot_be_taken_are_refused(changes, rule, architecture, tmp_path):
+    with pytest.raises(InputError, match=rule):
+        loop.train(recipe(**changes), architecture, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), "needs a Classifier of features and a head"),
+        (Classifier(nn.Flatten(), nn.Linear(2, 2)), "features of the model have no parameters"),
+    ],
+)
+def test_a_head_optimizer_needs_a_head_and_features(network, rule, architecture, tmp_path):
+    built = dataclasses.replace(architecture, build=lambda **_: network)
+    with pytest.raises(InputError, match=rule):
+        loop.train(recipe(), built, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"head_optimizer": {"momentum": 0.9}}, "only sgd has momentum, not adam"),
+        ({"head_optimizer": {"optimizer": "sgd", "nesterov": True}}, "nesterov needs a momentum"),
+        ({"loss": {"saturation": 1.0}}, "saturation belongs to radius"),
+    ],
+)
+def test_settings_of_heads_that_contradict_are_refused(changes, rule):
+    with pytest.raises(ValueError, match=rule):
+        recipe(**changes)
+
+
+def test_saturation_bounds_the_loss_of_each_example():
+    lacking = torch.tensor([-3.0, 0.5, 4.0, 1000.0])
+    # A small temperature gives the hinge, max(0, what is lacking).
+    asked = Loss(kind="radius", radius=1.0, temperature=1e-3, saturation=2.0)
+    for value in lacking.tolist():
+        radii = torch.tensor([[1.0 - value]])
+        loss = float(loss_of_margins(ClassMargins(radii, torch.ones(1, 1)), asked, done=0.0))
+        assert loss == pytest.approx(2 * (1 - math.exp(-max(0.0, value) / 2)), abs=1e-3)
