@@ -216,7 +216,9 @@ def _batch_loss(
     objective = partial(_loss, labels=y, loss=recipe.loss)
     if recipe.certified_training is not None and state.network is not None:
         settings = recipe.certified_training
-        return certified_loss(model, state.network, x, y, objective, settings, epochs=epochs)
+        return certified_loss(
+            model, state.network, x, y, objective, settings, generator, epochs=epochs
+        )
     with torch.autocast(x.device.type, torch.bfloat16, enabled=state.bfloat16):
         if recipe.adversary is not None:
             x = perturb(model, x, objective, recipe.adversary, generator)
