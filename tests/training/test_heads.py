@@ -10,6 +10,7 @@ from torch import nn
 
 from robustbench_dyn import load_model
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.flows import ConvGradientStep
 from robustbench_dyn.lipschitz.bounds import Classifier
 from robustbench_dyn.models.loading import build_model, discover
 from robustbench_dyn.training import loop, recipes
@@ -61,6 +62,17 @@ def test_an_option_puts_prototypes_in_the_head(model):
         )
         assert type(network.head).__name__ == head
         assert network(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_a_negative_start_bias_puts_steps_near_the_identity(architecture):
+    x, distances = torch.rand(20, 1, 8, 8), []
+    for start_bias in (0.0, -0.3, -100.0):
+        torch.manual_seed(0)
+        options = {"channels": 4, "dense_depth": 0, "start_bias": start_bias}
+        network = build_model(architecture, input_shape=(1, 8, 8), n_classes=3, options=options)
+        isometry = [part for part in network.features if not isinstance(part, ConvGradientStep)]
+        distances.append(float((network.features(x) - nn.Sequential(*isometry)(x)).norm()))
+    assert distances[0] > distances[1] > distances[2] == 0
 
 
 @pytest.mark.parametrize("apart", [True, False])
