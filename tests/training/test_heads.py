@@ -69,7 +69,9 @@ def test_a_negative_start_bias_puts_steps_near_the_identity(architecture):
     for start_bias in (0.0, -0.3, -100.0):
         torch.manual_seed(0)
         options = {"channels": 4, "dense_depth": 0, "start_bias": start_bias}
-        network = build_model(architecture, input_shape=(1, 8, 8), n_classes=3, options=options)
+        network = build_model(
+            architecture, input_shape=(1, 8, 8), n_classes=3, options=options
+        ).requires_grad_(False)
         isometry = [part for part in network.features if not isinstance(part, ConvGradientStep)]
         distances.append(float((network.features(x) - nn.Sequential(*isometry)(x)).norm()))
     assert distances[0] > distances[1] > distances[2] == 0
