@@ -5,7 +5,8 @@
 MODEL is NAME or NAME/VARIANT; each KEY=VALUE changes its recipe for Fashion-MNIST, in dots for keys
 within keys. The last 5,000 training images are not trained on, and judge the weights by the
 certifier that follows from the clean pass; no test image is looked at. One thread; seconds are
-processor time. A try is one seed. Needs the training split of Fashion-MNIST.
+processor time. A try is one seed. run_by: rows of a script of their own began at the prototypes of
+published weights, with which a recipe cannot begin. Needs the training split of Fashion-MNIST.
 Results: a row in benchmarks/results/recipe_tries.csv, in place of one with the same settings; the
 frontier plot (benchmarks/frontier.py) shows them.
 """
@@ -92,6 +93,7 @@ def main() -> None:
     row = {
         "model": options.model,
         "changes": " ".join(options.changes),
+        "run_by": Path(__file__).name,
         "n_examples": recipe.held_out,
         "epochs": recipe.epochs,
         "training_seconds": round(trained.seconds, 1),

@@ -113,6 +113,24 @@ def frontier() -> str:
     return markdown(("weights", "parameters", "training, s", "clean", *eps), shown)
 
 
+def recipe_tries() -> str:
+    """Return the accuracies that changed recipes gave on held-out training images."""
+    rows = pd.read_csv(measuring.RESULTS / "recipe_tries.csv")
+    radii = [column for column in rows if str(column).startswith("certified_")]
+    shown = [
+        (
+            row["model"],
+            row["changes"],
+            f"{row['training_seconds']:.0f}",
+            percent(row["clean_accuracy"]),
+            *(percent(row[column]) for column in radii),
+        )
+        for row in rows.to_dict("records")
+    ]
+    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
+    return markdown(("recipe", "changes", "training, s", "clean", *eps), shown)
+
+
 def training_cost() -> str:
     """Return the cost of a training step, also relative to lipflow."""
     rows = pd.read_csv(measuring.RESULTS / "training_cost.csv")
@@ -368,6 +386,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "certifier_cost": certifier_cost,
     "small_brackets": small_brackets,
     "frontier": frontier,
+    "recipe_tries": recipe_tries,
     "training_cost": training_cost,
     "zoo": zoo,
     "claims": claims,

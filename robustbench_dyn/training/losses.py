@@ -27,7 +27,8 @@ class Loss(StrictFile):
     against the other classes and T the temperature; a small T gives the hinge max_j max(0, radius -
     r_j) (arXiv 2207.07208). saturation S makes S (1 - exp(-l / S)) of each example's loss l, so
     that an example far on the wrong side counts little, as in a ramp loss (Collobert, Sinz, Weston
-    & Bottou, ICML 2006): more is certified at wide radii, at the cost of clean accuracy.
+    & Bottou, ICML 2006): more is certified at wide radii, at the cost of clean accuracy. It falls
+    from infinity to S in the first half of the training.
     kind emma: cross-entropy of the margins less what they can lose within a radius: logits d_j +
     e_j eps m_j against 0 of the label, with margins -d_j, their slopes m_j, and e_j = clip(r_j /
     eps, 0.01, 1) without gradient; eps grows from a tenth of `radius` to three times it in the
@@ -81,8 +82,9 @@ def loss_of_margins(found: ClassMargins, loss: Loss, *, done: float) -> Tensor:
     if loss.kind == "radius":
         lacking = torch.logsumexp((loss.radius - found.radii) / loss.temperature, dim=1)
         each = loss.temperature * F.softplus(lacking)
-        if loss.saturation is not None:
-            each = -loss.saturation * torch.expm1(-each / loss.saturation)
+        if loss.saturation is not None and done:
+            most = loss.saturation / min(2 * done, 1.0)
+            each = -most * torch.expm1(-each / most)
         return each.mean()
     eps = loss.radius * (0.1 + 2.9 * min(2 * done, 1.0))
     share = (found.radii / eps).clamp(0.01, 1).detach()

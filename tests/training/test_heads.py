@@ -156,11 +156,12 @@ def test_settings_of_heads_that_contradict_are_refused(changes, rule):
         recipe(**changes)
 
 
-def test_saturation_bounds_the_loss_of_each_example():
-    lacking = torch.tensor([-3.0, 0.5, 4.0, 1000.0])
+@pytest.mark.parametrize(("done", "most"), [(0.0, math.inf), (0.25, 4.0), (0.5, 2.0), (1.0, 2.0)])
+def test_saturation_bounds_the_loss_of_each_example(done, most):
     # A small temperature gives the hinge, max(0, what is lacking).
     asked = Loss(kind="radius", radius=1.0, temperature=1e-3, saturation=2.0)
-    for value in lacking.tolist():
-        radii = torch.tensor([[1.0 - value]])
-        loss = float(loss_of_margins(ClassMargins(radii, torch.ones(1, 1)), asked, done=0.0))
-        assert loss == pytest.approx(2 * (1 - math.exp(-max(0.0, value) / 2)), abs=1e-3)
+    for lacking in (-3.0, 0.5, 4.0, 1000.0):
+        found = ClassMargins(torch.tensor([[1.0 - lacking]]), torch.ones(1, 1))
+        loss, hinge = float(loss_of_margins(found, asked, done=done)), max(0.0, lacking)
+        expected = hinge if most == math.inf else most * (1 - math.exp(-hinge / most))
+        assert loss == pytest.approx(expected, abs=1e-3)
