@@ -31,7 +31,7 @@ from robustbench_dyn.training.losses import (
 )
 from robustbench_dyn.training.precision import uses_bfloat16
 from robustbench_dyn.training.recipes import Recipe
-from robustbench_dyn.training.start import start_head, take_features
+from robustbench_dyn.training.start import start_head, take_weights
 from robustbench_dyn.training.state import State, check_place
 
 
@@ -107,15 +107,16 @@ def train(
             n_classes=data.n_classes,
             options=recipe.options,
         )
-    take_features(model, recipe, architecture)
+    spent = take_weights(model, recipe, architecture)
     state = State(recipe, model.to(device), data.x, checkpoint)
     state.bfloat16 = uses_bfloat16(recipe.precision, torch.device(device))
     state.resume()
     if state.epoch == 0:
         started = _clock(device)
-        start_head(state.model, data.x, data.y, seed=recipe.seed)
+        if recipe.weights_from is None:
+            start_head(state.model, data.x, data.y, seed=recipe.seed)
         state.begin_average()
-        state.seconds += _clock(device) - started
+        state.seconds = spent + _clock(device) - started
     for epoch in range(state.epoch, recipe.epochs):
         loss = _train_epoch(state, epoch, data.x, data.y, device, progress)
         if at_epoch is not None:

@@ -37,8 +37,9 @@ class Recipe(OptimizerSettings):
     """All settings of a training, as recipes/*.yaml holds them.
 
     optimizer and the other keys of OptimizerSettings: of the whole network, or of all but its head
-    where head_optimizer has others for the head. features_from: a set of weights of this model for
-    the data set, such as NAME/VARIANT, with whose features the training begins; the head is new.
+    where head_optimizer has others for the head. weights_from: a set of weights of this model for
+    the data set, such as NAME/VARIANT, with which the training begins; features_from: one with
+    whose features it begins, and with a new head.
     orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
     the one-cycle schedule. averaging: the share that the
     average of the weights keeps in each step (averaging.py), such as 0.999; 0 for the last weights.
@@ -60,6 +61,7 @@ class Recipe(OptimizerSettings):
     certified_training: CertifiedTraining | None = None
     orthogonality: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     head_optimizer: OptimizerSettings | None = None
+    weights_from: str | None = None
     features_from: str | None = None
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
     warmup: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -75,6 +77,8 @@ class Recipe(OptimizerSettings):
             raise ValueError(
                 "augmentation.noise leaves [0, 1], and an adversary must not; drop one of them"
             )
+        if self.weights_from is not None and self.features_from is not None:
+            raise ValueError("a training begins at one set of weights; drop features_from")
         self._check_certified_training()
         if self.loss.of_margins and (self.adversary or self.certified_training):
             raise ValueError(

@@ -13,32 +13,40 @@ from robustbench_dyn.models.weights import fill_with
 from robustbench_dyn.training.recipes import Recipe
 
 
-def take_features(model: nn.Module, recipe: Recipe, architecture: Architecture) -> None:
-    """Give a network the features of the weights that `features_from` names, if it names some.
+def take_weights(model: nn.Module, recipe: Recipe, architecture: Architecture) -> float:
+    """Give a network the weights that its recipe begins with; return the seconds spent on them.
 
-    Raises InputError where there are no such weights, or their features are of another shape.
+    All weights of `weights_from`, or those of the features of `features_from`; none where the
+    recipe has neither. Raises InputError where there are no such weights, or they do not fit.
     """
-    if recipe.features_from is None:
-        return
-    name, variant = split_name(recipe.features_from)
+    key = "features_from" if recipe.weights_from is None else "weights_from"
+    named = recipe.features_from if recipe.weights_from is None else recipe.weights_from
+    if named is None:
+        return 0.0
+    name, variant = split_name(named)
     if name != architecture.name:
         raise InputError(
-            f"features_from={recipe.features_from!r} is of another model than {architecture.name!r}"
-            "; name weights of this model"
+            f"{key}={named!r} is of another model than {architecture.name!r}; name weights of this "
+            "model"
         )
-    other = load_weights(architecture, architecture.weights_for(recipe.dataset, None, variant))
-    if not isinstance(model, Classifier) or not isinstance(other, Classifier):
-        raise InputError(
-            f"features_from needs a Classifier of features and a head, not {type(model).__name__}; "
-            "drop features_from"
-        )
+    weights = architecture.weights_for(recipe.dataset, None, variant)
+    published = load_weights(architecture, weights)
+    taken, given = model, published
+    if recipe.weights_from is None:
+        if not isinstance(model, Classifier) or not isinstance(published, Classifier):
+            raise InputError(
+                f"features_from needs a Classifier of features and a head, not "
+                f"{type(model).__name__}; give weights_from"
+            )
+        taken, given = model.features, published.features
     try:
-        fill_with(model.features, other.features.state_dict())
+        fill_with(taken, given.state_dict())
     except IntegrityError as error:
         raise InputError(
-            f"the features of features_from={recipe.features_from!r} do not fit the options of the "
-            f"recipe: {error}; give the options of these weights"
+            f"the weights of {key}={named!r} do not fit the options of the recipe: {error}; give "
+            "the options of these weights"
         ) from error
+    return weights.training_seconds or 0.0
 
 
 def start_head(model: nn.Module, x: Tensor, y: Tensor, *, seed: int) -> None:

@@ -105,15 +105,50 @@ def test_a_training_with_two_optimizers_resumes_exactly(architecture, tmp_path):
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("features_from", ["lipflow", None])
-def test_a_training_begins_at_published_features(features_from, architecture, tmp_path):
-    published = load_model("lipflow", dataset="moons").features.state_dict()
-    trained = loop.train(
-        recipe(features_from=features_from), architecture, tmp_path / "w.safetensors"
+def differences(model, published):
+    """Return the largest difference of the features' weights, and of all weights."""
+    both = zip(model.state_dict().items(), published.state_dict().values(), strict=True)
+    found = {name: float((own - other).abs().max()) for (name, own), other in both}
+    of_features = [value for name, value in found.items() if name.startswith("features.")]
+    return max(of_features), max(found.values())
+
+
+@pytest.mark.parametrize("key", ["features_from", "weights_from", None])
+def test_a_training_begins_at_published_weights(key, architecture, tmp_path):
+    linear = {name: value for name, value in OPTIONS.items() if name != "prototypes"}
+    start = {} if key is None else {key: "lipflow"}
+    asked = recipe(**start, options=linear, head_optimizer=None)
+    trained = loop.train(asked, architecture, tmp_path / "w.safetensors")
+    features, whole = differences(trained.model, load_model("lipflow", dataset="moons"))
+    assert (features < 1e-4) == (key is not None)
+    assert (whole < 1e-4) == (key == "weights_from")
+
+
+def test_the_time_of_the_weights_at_the_start_counts(architecture, tmp_path):
+    (weights,) = [w for w in architecture.card.weights if w.dataset == "moons"]
+    known = weights.model_copy(update={"training_seconds": 5000.0})
+    card = architecture.card.model_copy(update={"weights": [known]})
+    of_card = dataclasses.replace(architecture, card=card)
+    asked = recipe(features_from="lipflow")
+    assert loop.train(asked, of_card, tmp_path / "a.safetensors").seconds > 5000
+    assert loop.train(recipe(), of_card, tmp_path / "b.safetensors").seconds < 5000
+
+
+def test_prototypes_begin_at_published_ones(tmp_path):
+    architecture = discover().get("prototype_flow")
+    asked = recipe(
+        model="prototype_flow",
+        options={"prototypes": 12},
+        head_optimizer=None,
+        weights_from="prototype_flow",
     )
-    own = trained.model.features.state_dict()
-    difference = max(float((own[name] - published[name]).abs().max()) for name in published)
-    assert (difference < 1e-4) == (features_from is not None)
+    trained = loop.train(asked, architecture, tmp_path / "w.safetensors")
+    published = load_model("prototype_flow", dataset="moons")
+    assert torch.allclose(trained.model.head.prototypes, published.head.prototypes)
+    elsewhere = loop.train(
+        asked.model_copy(update={"weights_from": None}), architecture, tmp_path / "v.safetensors"
+    )
+    assert not torch.allclose(elsewhere.model.head.prototypes, published.head.prototypes)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +157,7 @@ def test_a_training_begins_at_published_features(features_from, architecture, tm
         ({"features_from": "sll"}, "of another model than 'lipflow'"),
         ({"features_from": "lipflow/eps-9"}, "has no weights for dataset 'moons'"),
         ({"features_from": "lipflow", "options": OPTIONS | {"depth": 2}}, "do not fit the options"),
+        ({"weights_from": "lipflow"}, "do not fit the options"),
         ({"dataset": "digits", "features_from": "lipflow"}, "has no weights for dataset 'digits'"),
     ],
 )
@@ -149,6 +185,7 @@ def test_a_head_optimizer_needs_a_head_and_features(network, rule, architecture,
         ({"head_optimizer": {"momentum": 0.9}}, "only sgd has momentum, not adam"),
         ({"head_optimizer": {"optimizer": "sgd", "nesterov": True}}, "nesterov needs a momentum"),
         ({"loss": {"saturation": 1.0}}, "saturation belongs to radius"),
+        ({"weights_from": "lipflow", "features_from": "lipflow"}, "begins at one set of weights"),
     ],
 )
 def test_settings_of_heads_that_contradict_are_refused(changes, rule):
