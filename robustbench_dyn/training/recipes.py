@@ -41,12 +41,11 @@ class Recipe(OptimizerSettings):
     the data set, such as NAME/VARIANT, with which the training begins; features_from: one with
     whose features it begins, and with a new head.
     orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
-    the one-cycle schedule. averaging: the share that the
-    average of the weights keeps in each step (averaging.py), such as 0.999; 0 for the last weights.
-    precision: of the forward pass; bfloat16 only on devices on which it is fast (precision.py).
-    held_out: so many examples at the end of the training split are not trained on; settings are
-    chosen by the accuracies on them. variant: name of the weights, for an architecture with several
-    sets of weights for one data set.
+    the one-cycle schedule. averaging: the share that the average of the weights keeps in each step
+    (averaging.py), such as 0.999; 0 for the last weights. precision: of the forward pass; bfloat16
+    only on devices on which it is fast (precision.py). held_out: so many examples at the end of the
+    training split are not trained on; settings are chosen by the accuracies on them. variant: name
+    of the weights, for an architecture with several sets of weights for one data set.
     """
 
     model: Name
