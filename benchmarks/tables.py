@@ -141,7 +141,7 @@ def recipe_tries() -> str:
     shown = [
         (
             row["model"],
-            row["changes"],
+            "" if pd.isna(row["changes"]) else row["changes"],
             f"{row['training_seconds']:.0f}",
             percent(row["clean_accuracy"]),
             *(percent(row[column]) for column in radii),
