@@ -1,4 +1,4 @@
-"""Where the weights of a training begin: at published features, and prototypes at their means."""
+"""The weights that a training begins with: published ones, and prototypes at means of features."""
 
 from __future__ import annotations
 
