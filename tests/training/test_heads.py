@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from robustbench_dyn import load_model
+from robustbench_dyn import ThreatModel, load_model
+from robustbench_dyn.certification.base import radii
+from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import ConvGradientStep
 from robustbench_dyn.lipschitz.bounds import Classifier
@@ -61,7 +63,14 @@ def test_an_option_puts_prototypes_in_the_head(model):
             options={"channels": 4, "dense_depth": 1, "prototypes": prototypes},
         )
         assert type(network.head).__name__ == head
-        assert network(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+        x, y = torch.rand(20, 1, 8, 8), torch.arange(20) % 3
+        network.requires_grad_(False)
+        logits = network(x)
+        certifier = "max_affine" if prototypes else "lipschitz"
+        (prepared,) = resolve_certifiers(certifier, network, (1, 8, 8), "L2")
+        certified = radii(prepared.prove(x, logits, y, ThreatModel("L2", 0.01)))
+        assert bool((certified > 0).any())
+        assert bool((certified[logits.argmax(dim=1) != y] <= 0).all())
 
 
 def test_a_negative_start_bias_puts_steps_near_the_identity(architecture):
