@@ -5,7 +5,8 @@
 All test images of Fashion-MNIST, with the certifier that follows from the clean pass (max_affine
 for heads of affine pieces, lipschitz for all others) and no attack. Each set of weights is
 a point on the frontier of its architecture: a larger margin in training trades clean for certified
-accuracy. With --model, which may be repeated, the rows of the other architectures are kept.
+accuracy. With --model, which may be repeated, the rows of the other architectures are kept. Small
+crosses are tries of recipes, on training images held out of them (benchmarks/recipe_tries.py).
 Results: benchmarks/results/frontier.csv, frontier.png.
 """
 
@@ -69,7 +70,7 @@ def points(n_examples: int, architectures: list[str] | None) -> list[dict[str, A
     return rows
 
 
-def draw(table: pd.DataFrame) -> None:
+def draw(table: pd.DataFrame, tries: pd.DataFrame) -> None:
     figure, axes = plt.subplots(1, len(GRID), figsize=(13, 4.2), layout="constrained")
     for axis, eps in zip(axes, GRID, strict=True):
         for marker, (name, rows) in zip(MARKERS, table.groupby("architecture"), strict=False):
@@ -82,6 +83,14 @@ def draw(table: pd.DataFrame) -> None:
                 linestyle=":",
                 label=str(name),
             )
+        axis.scatter(
+            100 * tries["clean_accuracy"],
+            100 * tries[f"certified_{eps:g}"],
+            marker="+",
+            s=14,
+            color="0.35",
+            label="tries, on held-out images",
+        )
         axis.set(title=f"eps {eps:g}", xlabel="clean %")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("certified %")
@@ -103,7 +112,7 @@ def main() -> None:
         table = measuring.joined(pd.read_csv(path), table, ("architecture", "model"))
     table = table.sort_values(["architecture", "model"], kind="stable")
     table.to_csv(path, index=False, lineterminator="\n")
-    draw(table)
+    draw(table, pd.read_csv(measuring.RESULTS / "recipe_tries.csv"))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ in between. No number there is typed by hand.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +18,13 @@ import measuring
 import pandas as pd
 
 from robustbench_dyn.certification.proofs.lipschitz import LARGEST_NONVACUOUS_BOUND
+from robustbench_dyn.models.architectures import full_name
+from robustbench_dyn.plugins import find_plugins
 
 DOCS = Path(__file__).parents[1] / "docs"
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
 DATASET = "fashion_mnist"
+BUDGETS = (100, 300, 1000, math.inf)
 CLAIMS_OF_ALL = ("deterministic", "batch-independent", "lipschitz")
 
 
@@ -113,6 +117,41 @@ def frontier() -> str:
     return markdown(("weights", "parameters", "training, s", "clean", *eps), shown)
 
 
+def budgets() -> str:
+    """Return the best certified accuracy at each radius of weights trained within a time."""
+    rows = pd.read_csv(measuring.RESULTS / "frontier.csv")
+    radii = [column for column in rows if str(column).startswith("certified_")]
+    shown = []
+    for most in BUDGETS:
+        within = rows[rows["training_seconds"] <= most]
+        best = [within.loc[within[column].idxmax()] for column in radii]
+        cells = [
+            f"{percent(row[column])} {row['model']}"
+            for row, column in zip(best, radii, strict=True)
+        ]
+        shown.append(("any" if most == math.inf else f"at most {most:,.0f}", *cells))
+    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
+    return markdown(("training, s", *eps), shown)
+
+
+def recipe_tries() -> str:
+    """Return the accuracies that changed recipes gave on held-out training images."""
+    rows = pd.read_csv(measuring.RESULTS / "recipe_tries.csv")
+    radii = [column for column in rows if str(column).startswith("certified_")]
+    shown = [
+        (
+            row["model"],
+            "" if pd.isna(row["changes"]) else row["changes"],
+            f"{row['training_seconds']:.0f}",
+            percent(row["clean_accuracy"]),
+            *(percent(row[column]) for column in radii),
+        )
+        for row in rows.to_dict("records")
+    ]
+    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
+    return markdown(("recipe", "changes", "training, s", "clean", *eps), shown)
+
+
 def training_cost() -> str:
     """Return the cost of a training step, also relative to lipflow."""
     rows = pd.read_csv(measuring.RESULTS / "training_cost.csv")
@@ -196,10 +235,12 @@ def zoo() -> str:
     tables = [brackets(threat) for threat in threats]
     models = pd.concat(tables)
     models = models[~models.index.duplicated()]
+    seconds = seconds_of_training()
     shown = [
         (
             name,
             row["family"],
+            "" if (spent := seconds.get(str(name).partition("~")[0])) is None else f"{spent:.0f}",
             percent(row["clean"]),
             *(
                 f"{percent(table.loc[name, 'certified'])} / {percent(table.loc[name, 'empirical'])}"
@@ -210,8 +251,25 @@ def zoo() -> str:
         )
         for name, row in models.iterrows()
     ]
-    heading = ("model", "family", "clean", *(threat.replace("_", "/") for threat in threats))
+    heading = (
+        "model",
+        "family",
+        "training, s",
+        "clean",
+        *(threat.replace("_", "/") for threat in threats),
+    )
     return markdown(heading, shown)
+
+
+def seconds_of_training() -> dict[str, float | None]:
+    """Return the training time that cards record, by the name of the weights."""
+    return {
+        full_name(plugin.name, weights.variant): weights.training_seconds
+        for plugin in find_plugins()
+        if plugin.card
+        for weights in plugin.card.weights
+        if weights.dataset == DATASET
+    }
 
 
 def gaps() -> str:
@@ -368,6 +426,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "certifier_cost": certifier_cost,
     "small_brackets": small_brackets,
     "frontier": frontier,
+    "budgets": budgets,
+    "recipe_tries": recipe_tries,
     "training_cost": training_cost,
     "zoo": zoo,
     "claims": claims,

@@ -8,6 +8,7 @@ from robustbench_dyn.flows import (
     Classifier,
     ConvGradientStep,
     OrthonormalGradientStep,
+    Prototypes,
     UnitRowLinear,
     two_scales,
 )
@@ -22,12 +23,16 @@ def build(
     terms: int = 96,
     depth: int = 3,
     dense_depth: int = 12,
+    prototypes: int = 0,
+    start_bias: float = 0.0,
 ) -> nn.Module:
     """Build convolutional gradient steps at half and quarter resolution, then dense ones.
 
     All layers before the head are isometries and gradient steps, so that no bottleneck loses norm.
     channels: at half resolution. terms: number of terms (hidden units) of each dense potential.
-    depth: convolutional steps per scale. dense_depth: dense steps.
+    depth: convolutional steps per scale. dense_depth: dense steps. prototypes: number of prototypes
+    a class in the head, points among the features; 0 for a linear head. start_bias: of the
+    convolutional steps before training; a negative one makes them near the identity.
     """
 
     def steps(width: int, kernel_size: int) -> list[nn.Module]:
@@ -36,9 +41,17 @@ def build(
         return [ConvGradientStep(width, n_terms, kernel_size=kernel_size) for _ in range(depth)]
 
     layers, features = two_scales(input_shape, channels, steps)
+    for layer in layers:
+        if start_bias and isinstance(layer, ConvGradientStep):
+            nn.init.constant_(layer.bias, start_bias)
     terms = min(terms, features)
     layers += [OrthonormalGradientStep(features, terms) for _ in range(dense_depth)]
-    return Classifier(nn.Sequential(*layers), UnitRowLinear(features, n_classes))
+    head = (
+        Prototypes(features, n_classes, prototypes=prototypes)
+        if prototypes
+        else UnitRowLinear(features, n_classes)
+    )
+    return Classifier(nn.Sequential(*layers), head)
 
 
 def properties(_model: nn.Module) -> Iterator[Property]:

@@ -13,6 +13,7 @@ from robustbench_dyn.flows import (
     CachedParametrization,
     Classifier,
     MaxMin,
+    Prototypes,
     UnitRowLinear,
     conv_norm,
     matrix_norm,
@@ -88,12 +89,14 @@ def build(
     channels: int = 32,
     features: int = 512,
     dense_depth: int = 2,
+    prototypes: int = 0,
 ) -> nn.Module:
     """Build the network "Large" of BCOP (Li et al., arXiv 1911.00937), with MaxMin between layers.
 
     Images: two 3 x 3 convolutions to `channels`, then a 4 x 4 convolution of stride 2 and a 3 x 3
     one to twice as many. Points, with H = W = 1: no convolutions. Then dense_depth dense layers to
-    `features`. Height and width must be divisible by 4.
+    `features`. Height and width must be divisible by 4. prototypes: number of prototypes a class in
+    the head, points among the features; 0 for a linear head.
     """
     n_in, height, width = input_shape
     layers = list[nn.Module]()
@@ -111,7 +114,12 @@ def build(
     for _ in range(dense_depth):
         layers += [OrthogonalLinear(length, features), MaxMin()]
         length = features
-    return Classifier(nn.Sequential(*layers), UnitRowLinear(length, n_classes))
+    head = (
+        Prototypes(length, n_classes, prototypes=prototypes)
+        if prototypes
+        else UnitRowLinear(length, n_classes)
+    )
+    return Classifier(nn.Sequential(*layers), head)
 
 
 def properties(_model: nn.Module) -> Iterator[Property]:

@@ -1,4 +1,4 @@
-"""Data augmentation: shifts, crops, flips, Gaussian noise."""
+"""Data augmentation: shifts, crops, flips, small affine changes, Gaussian noise."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_dyn.strict_yaml import StrictFile
+from robustbench_dyn.training.affine import Affine, change_affinely
 
 
 class Augmentation(StrictFile):
     """Random shifts of up to `shift` or `crop` pixels with zero padding, flips, Gaussian noise.
 
     shift draws one offset per batch, crop one per example, and leaves an example as it is with
-    probability 1 - crop_probability. noise: standard deviation in raw input units; the result is
-    not clipped to [0, 1]. Train a network that will be smoothed with the noise of the smoothing
-    (arXiv 1902.02918, Section 3.3).
+    probability 1 - crop_probability. affine: small rotations, scalings and shears (affine.py).
+    noise: standard deviation in raw input units; the result is not clipped to [0, 1]. Train a
+    network that will be smoothed with the noise of the smoothing (arXiv 1902.02918, Section 3.3).
     """
 
     shift: Annotated[int, Field(ge=0, le=8)] = 0
     crop: Annotated[int, Field(ge=0, le=8)] = 0
     crop_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    affine: Affine | None = None
     flip: bool = False
     noise: Annotated[float, Field(ge=0, le=10)] = 0.0
 
@@ -39,6 +41,8 @@ def augment(x: Tensor, augmentation: Augmentation, generator: torch.Generator) -
         height, width = x.shape[2:]
         padded = F.pad(x, (margin,) * 4)
         x = padded[:, :, down : down + height, right : right + width]
+    if augmentation.affine is not None:
+        x = change_affinely(x, augmentation.affine, generator)
     if augmentation.crop:
         x = _crop(x, augmentation.crop, augmentation.crop_probability, generator)
     if augmentation.noise:

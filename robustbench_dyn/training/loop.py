@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from robustbench_dyn.datasets import dataset_info, load_dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.files import write_bytes
-from robustbench_dyn.lipschitz.bounds import Classifier
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model
 from robustbench_dyn.threat_models import ThreatModel
@@ -32,6 +31,7 @@ from robustbench_dyn.training.losses import (
 )
 from robustbench_dyn.training.precision import uses_bfloat16
 from robustbench_dyn.training.recipes import Recipe
+from robustbench_dyn.training.start import start_head, take_weights
 from robustbench_dyn.training.state import State, check_place
 
 
@@ -107,12 +107,16 @@ def train(
             n_classes=data.n_classes,
             options=recipe.options,
         )
+    spent = take_weights(model, recipe, architecture)
     state = State(recipe, model.to(device), data.x, checkpoint)
     state.bfloat16 = uses_bfloat16(recipe.precision, torch.device(device))
     state.resume()
     if state.epoch == 0:
-        _start(state, data.x, data.y)
+        started = _clock(device)
+        if recipe.weights_from is None:
+            start_head(state.model, data.x, data.y, seed=recipe.seed)
         state.begin_average()
+        state.seconds = spent + _clock(device) - started
     for epoch in range(state.epoch, recipe.epochs):
         loss = _train_epoch(state, epoch, data.x, data.y, device, progress)
         if at_epoch is not None:
@@ -139,22 +143,6 @@ def _n_learnt(recipe: Recipe, asked: int | None, data_dir: Path | None) -> int |
             f"{recipe.dataset}, and {asked or 'at least 1'} must be left; hold out fewer"
         )
     return left if asked is None else asked
-
-
-def _start(state: State, x: Tensor, y: Tensor) -> None:
-    """Let a head that has `start_from` begin at the features of the examples."""
-    model = state.model
-    start = getattr(getattr(model, "head", None), "start_from", None)
-    if not isinstance(model, Classifier) or start is None:
-        return
-    started = _clock(str(x.device))
-    generator = torch.Generator().manual_seed(state.recipe.seed)
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.no_grad():
-        features = [model.features(part.to(device)) for part in torch.split(x, 1000)]
-    start(torch.cat(features), y.to(device), generator)
-    state.seconds += _clock(str(device)) - started
 
 
 def _train_epoch(
@@ -201,11 +189,11 @@ def _step(
     loss = _batch_loss(state, x, y, generator, epochs=epochs)
     if state.recipe.orthogonality:
         loss = loss + state.recipe.orthogonality * orthogonality_penalty(state.model)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.model.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    state.optimizer.step()
+    for descent in state.descents:
+        descent.step()
     retract(state.model)
-    state.schedule.step()
     if state.average is not None:
         state.average.update(state.model)
     return float(loss.detach())
@@ -229,7 +217,9 @@ def _batch_loss(
     objective = partial(_loss, labels=y, loss=recipe.loss)
     if recipe.certified_training is not None and state.network is not None:
         settings = recipe.certified_training
-        return certified_loss(model, state.network, x, y, objective, settings, epochs=epochs)
+        return certified_loss(
+            model, state.network, x, y, objective, settings, generator, epochs=epochs
+        )
     with torch.autocast(x.device.type, torch.bfloat16, enabled=state.bfloat16):
         if recipe.adversary is not None:
             x = perturb(model, x, objective, recipe.adversary, generator)

@@ -25,7 +25,10 @@ class Loss(StrictFile):
     (Crammer & Singer, JMLR 2, 2001).
     kind radius: T softplus(log sum_j exp((radius - r_j) / T)) for the certified L2 radii r_j
     against the other classes and T the temperature; a small T gives the hinge max_j max(0, radius -
-    r_j) (arXiv 2207.07208).
+    r_j) (arXiv 2207.07208). saturation S makes S (1 - exp(-l / S)) of each example's loss l, so
+    that an example far on the wrong side counts little, as in a ramp loss (Collobert, Sinz, Weston
+    & Bottou, ICML 2006): more is certified at wide radii, at the cost of clean accuracy. It falls
+    from infinity to S in the first half of the training.
     kind emma: cross-entropy of the margins less what they can lose within a radius: logits d_j +
     e_j eps m_j against 0 of the label, with margins -d_j, their slopes m_j, and e_j = clip(r_j /
     eps, 0.01, 1) without gradient; eps grows from a tenth of `radius` to three times it in the
@@ -39,6 +42,7 @@ class Loss(StrictFile):
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     margin: Annotated[float, Field(gt=0, le=1e6)] | None = None
     radius: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    saturation: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
@@ -48,6 +52,8 @@ class Loss(StrictFile):
             raise ValueError("kinds radius and emma require a radius, and only they have one")
         if self.kind in ("hinge", "emma") and self.temperature != 1.0:
             raise ValueError("temperature belongs to cross_entropy and radius")
+        if self.saturation is not None and self.kind != "radius":
+            raise ValueError("saturation belongs to radius")
         if self.kind != "cross_entropy" and (self.offset or self.annealing):
             raise ValueError("offset and annealing belong to cross_entropy")
         return self
@@ -75,7 +81,11 @@ def loss_of_margins(found: ClassMargins, loss: Loss, *, done: float) -> Tensor:
     assert loss.radius is not None
     if loss.kind == "radius":
         lacking = torch.logsumexp((loss.radius - found.radii) / loss.temperature, dim=1)
-        return loss.temperature * F.softplus(lacking).mean()
+        each = loss.temperature * F.softplus(lacking)
+        if loss.saturation is not None and done:
+            most = loss.saturation / min(2 * done, 1.0)
+            each = -most * torch.expm1(-each / most)
+        return each.mean()
     eps = loss.radius * (0.1 + 2.9 * min(2 * done, 1.0))
     share = (found.radii / eps).clamp(0.01, 1).detach()
     left = found.margins - share * eps * found.slopes

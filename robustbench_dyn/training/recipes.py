@@ -10,13 +10,13 @@ from pydantic import AfterValidator, Field, model_validator
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.names import check_name
-from robustbench_dyn.strict_yaml import Name, Option, StrictFile, Variant, read_yaml
+from robustbench_dyn.strict_yaml import Name, Option, Variant, read_yaml
 from robustbench_dyn.threat_models import Norm
 from robustbench_dyn.training.adversarial import Adversary
 from robustbench_dyn.training.augmentation import Augmentation
 from robustbench_dyn.training.certified import CertifiedTraining
 from robustbench_dyn.training.losses import Loss
-from robustbench_dyn.training.optimizers import Decay, OptimizerName
+from robustbench_dyn.training.optimizers import Decay, OptimizerSettings
 
 
 def _checked_name(name: str) -> str:
@@ -25,7 +25,6 @@ def _checked_name(name: str) -> str:
 
 
 DatasetName = Annotated[str, AfterValidator(_checked_name)]
-Positive = Annotated[float, Field(gt=0, le=1e3)]
 # A million times the seed must stay a 64-bit integer (loop.py).
 Seed = Annotated[int, Field(ge=-(2**40), le=2**40)]
 
@@ -34,16 +33,19 @@ Seed = Annotated[int, Field(ge=-(2**40), le=2**40)]
 _USUAL = "fashion_mnist"
 
 
-class Recipe(StrictFile):
+class Recipe(OptimizerSettings):
     """All settings of a training, as recipes/*.yaml holds them.
 
+    optimizer and the other keys of OptimizerSettings: of the whole network, or of all but its head
+    where head_optimizer has others for the head. weights_from: a set of weights of this model for
+    the data set, such as NAME/VARIANT, with which the training begins; features_from: one with
+    whose features it begins, and with a new head.
     orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
-    the one-cycle schedule. nesterov: the momentum looks ahead. averaging: the share that the
-    average of the weights keeps in each step (averaging.py), such as 0.999; 0 for the last weights.
-    precision: of the forward pass; bfloat16 only on devices on which it is fast (precision.py).
-    held_out: so many examples at the end of the training split are not trained on; settings are
-    chosen by the accuracies on them. variant: name of the weights, for an architecture with several
-    sets of weights for one data set.
+    the one-cycle schedule. averaging: the share that the average of the weights keeps in each step
+    (averaging.py), such as 0.999; 0 for the last weights. precision: of the forward pass; bfloat16
+    only on devices on which it is fast (precision.py). held_out: so many examples at the end of the
+    training split are not trained on; settings are chosen by the accuracies on them. variant: name
+    of the weights, for an architecture with several sets of weights for one data set.
     """
 
     model: Name
@@ -57,11 +59,9 @@ class Recipe(StrictFile):
     adversary: Adversary | None = None
     certified_training: CertifiedTraining | None = None
     orthogonality: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    optimizer: OptimizerName = "adam"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    nesterov: bool = False
-    learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    head_optimizer: OptimizerSettings | None = None
+    weights_from: str | None = None
+    features_from: str | None = None
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
     warmup: Annotated[float, Field(gt=0, lt=1)] = 0.2
     decay: Decay | None = None
@@ -76,11 +76,9 @@ class Recipe(StrictFile):
             raise ValueError(
                 "augmentation.noise leaves [0, 1], and an adversary must not; drop one of them"
             )
+        if self.weights_from is not None and self.features_from is not None:
+            raise ValueError("a training begins at one set of weights; drop features_from")
         self._check_certified_training()
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"only sgd has momentum, not {self.optimizer}")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0; give one or drop it")
         if self.loss.of_margins and (self.adversary or self.certified_training):
             raise ValueError(
                 f"loss kind {self.loss.kind} certifies by itself; drop adversary and "

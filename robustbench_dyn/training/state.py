@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -14,9 +13,15 @@ from torch import Tensor, nn
 
 from robustbench_dyn.errors import InputError, IntegrityError, TrainingError
 from robustbench_dyn.files import check_writable, write_bytes
+from robustbench_dyn.lipschitz.bounds import Classifier
 from robustbench_dyn.training.averaging import AveragedWeights
 from robustbench_dyn.training.certified import trace_for_training
-from robustbench_dyn.training.optimizers import make_optimizer, make_schedule
+from robustbench_dyn.training.optimizers import (
+    Descent,
+    OptimizerSettings,
+    make_optimizer,
+    make_schedule,
+)
 from robustbench_dyn.training.recipes import Recipe
 
 SUFFIX = ".safetensors"
@@ -36,32 +41,18 @@ def check_place(out: Path) -> Path:
 
 
 class State:
-    """The network, its optimizer and schedule after `epoch` epochs of `seconds` in all.
+    """The network, its optimizers and schedules after `epoch` epochs of `seconds` in all.
 
-    average: of the weights, where the recipe asks for one. bfloat16: whether steps compute in
-    bfloat16, which depends on the machine.
+    descents: of the whole network, or of what is before the head and of the head. average: of the
+    weights, where the recipe asks for one. bfloat16: whether steps compute in bfloat16, which
+    depends on the machine.
     """
 
     def __init__(self, recipe: Recipe, model: nn.Module, x: Tensor, checkpoint: Path) -> None:
         self.recipe, self.model, self.checkpoint = recipe, model, checkpoint
         n_examples, input_shape = len(x), tuple(x.shape[1:])
         self.steps_per_epoch = n_examples // recipe.batch_size
-        self.optimizer = make_optimizer(
-            recipe.optimizer,
-            model.parameters(),
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-        )
-        self.schedule = make_schedule(
-            self.optimizer,
-            recipe.decay,
-            learning_rate=recipe.learning_rate,
-            warmup=recipe.warmup,
-            epochs=recipe.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-        )
+        self.descents = [self._descent(*part) for part in _parts(model, recipe)]
         self.network = None
         if recipe.certified_training is not None:
             self.network = trace_for_training(model, input_shape)
@@ -69,6 +60,18 @@ class State:
         self.begin_average()
         self.epoch, self.seconds, self.bfloat16 = 0, 0.0, False
         self.fingerprint = f"{recipe.model_dump_json()} {n_examples}"
+
+    def _descent(self, settings: OptimizerSettings, parameters: list[nn.Parameter]) -> Descent:
+        recipe, optimizer = self.recipe, make_optimizer(settings, parameters)
+        schedule = make_schedule(
+            optimizer,
+            recipe.decay,
+            learning_rate=settings.learning_rate,
+            warmup=recipe.warmup,
+            epochs=recipe.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        return Descent(optimizer, schedule)
 
     def begin_average(self) -> None:
         """Begin the average, where the recipe asks for one, at the weights as they are."""
@@ -89,8 +92,7 @@ class State:
                 "epoch": self.epoch,
                 "seconds": self.seconds,
                 "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
+                "descents": [descent.state_dict() for descent in self.descents],
                 "average": None if self.average is None else self.average.state_dict(),
             },
             content,
@@ -123,7 +125,8 @@ class State:
             raise IntegrityError(damaged)
         try:
             self.model.load_state_dict(checkpoint["model"])
-            self._load_optimizer(checkpoint["optimizer"], checkpoint["schedule"])
+            for descent, kept in zip(self.descents, checkpoint["descents"], strict=True):
+                descent.load_state_dict(kept)
             if self.average is not None:
                 self.average.load_state_dict(checkpoint["average"])
         except Exception as error:
@@ -136,19 +139,6 @@ class State:
                 "restart"
             )
         self.epoch, self.seconds = epoch, seconds
-
-    def _load_optimizer(self, optimizer: dict[str, Any], schedule: dict[str, Any]) -> None:
-        """Load both; raises where a value has not the type or shape of this training's own."""
-        _check_like(schedule, self.schedule.state_dict())
-        groups, own = optimizer["param_groups"], self.optimizer.state_dict()["param_groups"]
-        for group, expected in zip(groups, own, strict=True):
-            _check_like(group, expected)
-        self.optimizer.load_state_dict(optimizer)
-        self.schedule.load_state_dict(schedule)
-        for parameter, kept in self.optimizer.state.items():
-            for name, value in kept.items():
-                if isinstance(value, Tensor) and value.shape not in ((), parameter.shape):
-                    raise ValueError(f"{name} has shape {tuple(value.shape)}")
 
     def check_finite(self, *, epoch: int, step: int, loss: float | None = None) -> None:
         """Raise TrainingError where the loss of a step, or else a weight, is not finite."""
@@ -187,12 +177,23 @@ def are_finite(tensors: Iterable[object]) -> bool:
     return all(bool(t.isfinite().all()) for t in tensors if isinstance(t, Tensor))
 
 
-def _check_like(content: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the keys are those expected, with values of the same types."""
-    if set(content) != set(expected):
-        raise ValueError(f"it has the keys {sorted(content)}")
-    for name, value in expected.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        kinds = (int, float) if number else type(value)
-        if not isinstance(content[name], kinds):
-            raise ValueError(f"{name} is {content[name]!r}")
+def _parts(model: nn.Module, recipe: Recipe) -> list[tuple[OptimizerSettings, list[nn.Parameter]]]:
+    """Return each optimizer's settings, and its parameters; raise InputError where it has none."""
+    if recipe.head_optimizer is None:
+        return [(recipe, list(model.parameters()))]
+    if not isinstance(model, Classifier):
+        raise InputError(
+            f"head_optimizer needs a Classifier of features and a head, not {type(model).__name__};"
+            " drop head_optimizer"
+        )
+    parts = [
+        (recipe, list(model.features.parameters())),
+        (recipe.head_optimizer, list(model.head.parameters())),
+    ]
+    for (_, parameters), name in zip(parts, ("features", "head"), strict=True):
+        if not parameters:
+            raise InputError(
+                f"the {name} of the model have no parameters, so that one optimizer is enough; "
+                "drop head_optimizer"
+            )
+    return parts

@@ -215,7 +215,11 @@ def damaged(change):
 
 
 def spoil_moment(checkpoint):
-    checkpoint["optimizer"]["state"][0]["exp_avg"] = torch.zeros(99)
+    checkpoint["descents"][0]["optimizer"]["state"][0]["exp_avg"] = torch.zeros(99)
+
+
+def spoil_rate(checkpoint):
+    checkpoint["descents"][0]["optimizer"]["param_groups"][0]["lr"] = "x"
 
 
 def spoil_weights(checkpoint):
@@ -239,9 +243,13 @@ def spoil_weights(checkpoint):
         (damaged(lambda c: c.update(epoch=-1)), "cannot be read"),
         (damaged(lambda c: c.update(seconds=float("nan"))), "cannot be read"),
         (damaged(lambda c: c["model"].popitem() and None), "cannot be read"),
-        (damaged(lambda c: c.update(optimizer={})), "cannot be read"),
-        (damaged(lambda c: c.update(schedule={"last_epoch": "x"})), "cannot be read"),
-        (damaged(lambda c: c["optimizer"]["param_groups"][0].update(lr="x")), "cannot be read"),
+        (damaged(lambda c: c["descents"][0].update(optimizer={})), "cannot be read"),
+        (
+            damaged(lambda c: c["descents"][0].update(schedule={"last_epoch": "x"})),
+            "cannot be read",
+        ),
+        (damaged(lambda c: c.update(descents=[])), "cannot be read"),
+        (damaged(spoil_rate), "cannot be read"),
         (damaged(spoil_moment), "cannot be read"),
         (damaged(spoil_weights), "not finite"),
     ],

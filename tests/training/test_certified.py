@@ -15,7 +15,7 @@ from robustbench_dyn.errors import InputError
 from robustbench_dyn.flows import EulerStep, HamiltonianStep, UnitRowLinear
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.models.loading import discover
-from robustbench_dyn.threat_models import NORMS, ThreatModel, project
+from robustbench_dyn.threat_models import NORMS, ThreatModel, distance, project
 from robustbench_dyn.training import (
     certified as certified_training,
 )
@@ -220,6 +220,38 @@ def test_radius_and_share_grow_to_what_the_recipe_says():
     assert CertifiedTraining(norm="L2", eps=0.1).at(0) == (0.1, 0)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("box", [1.0, 0.5, 0.1])
+def test_small_boxes_lie_inside_the_ball(norm, box, monkeypatch):
+    model, (x, y) = strided(), images()
+    whole, boxes = ThreatModel(norm, EPS[norm]), []
+
+    def loss_of(network, at, y, threat_model):
+        boxes.append((at, threat_model))
+        return worst_logits(network, at, y, threat_model)
+
+    monkeypatch.setattr(certified_training, "worst_logits", loss_of)
+    found = [
+        certified_training.certified_loss(
+            model,
+            trainable_network(model, (1, 8, 8)),
+            x,
+            y,
+            lambda logits: F.cross_entropy(logits, y),
+            CertifiedTraining(norm=norm, eps=EPS[norm], box=share),
+            torch.Generator().manual_seed(0),
+            epochs=1,
+        )
+        for share in (1.0, box)
+    ]
+    at, threat_model = boxes[1]
+    assert threat_model.eps == box * EPS[norm]
+    # Projections leave float32 rounding of the step.
+    assert (distance(at, x, norm) + threat_model.eps <= whole.eps * (1 + 1e-6)).all()
+    assert bool((at != x).any()) == (box < 1)
+    assert (found[1] < found[0]) == (box < 1)
+
+
 def test_an_unknown_operation_is_named():
     class Sine(nn.Module):
         def forward(self, x):
@@ -322,6 +354,8 @@ def test_a_stopped_certified_training_ends_with_the_same_weights(stop_at, archit
         (("eps: 16/255", "eps: 16"), r"wider than the input range \[0, 1\]"),
         (("eps: 16/255", "eps: wide"), "not a number"),
         (("norm: Linf", "norm: L3"), "certified_training.norm"),
+        (("kappa: 0", "box: 0"), "certified_training.box"),
+        (("kappa: 0", "n_steps: 3"), "n_steps belongs to a box below 1"),
         (("ramp_epochs", "ramp"), "unknown key 'certified_training.ramp'"),
         (("ramp_epochs: 4", "ramp_epochs: 8"), "less than epochs=10"),
         (("seed: 0", "precision: bfloat16"), "needs precision float32"),

@@ -20,7 +20,12 @@ from robustbench_dyn.training import augmentation, recipes
 from robustbench_dyn.training import loop as training
 from robustbench_dyn.training.cards import card_entry
 from robustbench_dyn.training.losses import Loss, orthogonality_penalty
-from robustbench_dyn.training.optimizers import Decay, make_optimizer, make_schedule
+from robustbench_dyn.training.optimizers import (
+    Decay,
+    OptimizerSettings,
+    make_optimizer,
+    make_schedule,
+)
 
 PUBLISHED = Path(__file__).parents[2] / "benchmarks" / "seed_experiment"
 
@@ -259,13 +264,8 @@ def test_training_by_sgd_in_steps_on_a_hinge_learns_and_resumes(architecture, tm
 
 def test_the_learning_rate_falls_in_steps_or_in_one_cycle():
     def rates(decay):
-        optimizer = make_optimizer(
-            "sgd",
-            [torch.nn.Parameter(torch.zeros(1))],
-            learning_rate=0.8,
-            weight_decay=0.0,
-            momentum=0.9,
-        )
+        settings = OptimizerSettings(optimizer="sgd", learning_rate=0.8, momentum=0.9)
+        optimizer = make_optimizer(settings, [torch.nn.Parameter(torch.zeros(1))])
         schedule = make_schedule(
             optimizer, decay, learning_rate=0.8, warmup=0.2, epochs=5, steps_per_epoch=2
         )

@@ -1,0 +1,107 @@
+"""Tries of recipes: what changed settings give on images that are held out of the training.
+
+    python benchmarks/recipe_tries.py prototype_flow loss.saturation=1 loss.radius=1.4 epochs=4
+
+MODEL is NAME or NAME/VARIANT; each KEY=VALUE changes its recipe for Fashion-MNIST, in dots for keys
+within keys. The last 5,000 training images are not trained on, and judge the weights by the
+certifier that follows from the clean pass; no test image is looked at. One thread; seconds are
+processor time. A try is one seed. run_by: rows of a script of their own began at the prototypes of
+published weights, with which a recipe cannot begin. Needs the training split of Fashion-MNIST.
+Results: a row in benchmarks/results/recipe_tries.csv, in place of one with the same settings; the
+frontier plot (benchmarks/frontier.py) shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import measuring
+import pandas as pd
+import torch
+import yaml
+
+from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset
+from robustbench_dyn.lipschitz.max_affine import ends_with_pieces
+from robustbench_dyn.models.architectures import split_name
+from robustbench_dyn.models.loading import discover
+from robustbench_dyn.training.loop import Trained, train
+from robustbench_dyn.training.recipes import Recipe, find_recipe
+
+DATASET, HELD_OUT = "fashion_mnist", 5000
+GRID = (0.25, 0.5, 1.0, 1.58)
+PATH = measuring.RESULTS / "recipe_tries.csv"
+
+
+def changed_recipe(model: str, changes: list[str]) -> Recipe:
+    """Return the recipe of a model with KEY=VALUE changes, and 5,000 images held out."""
+    name, variant = split_name(model)
+    path = find_recipe(discover().get(name), DATASET, variant)
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    for change in changes:
+        key, _, value = change.partition("=")
+        *outer, last = key.split(".")
+        place = content
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = yaml.safe_load(value)
+    return Recipe.model_validate({**content, "held_out": HELD_OUT})
+
+
+def measured(trained: Trained, recipe: Recipe) -> dict[str, float]:
+    """Return the clean and certified accuracies of trained weights on the held-out images."""
+    data = load_dataset(DATASET, split="train")
+    evaluations = evaluate_grid(
+        trained.model,
+        data.rows(len(data) - recipe.held_out, len(data)),
+        [ThreatModel("L2", eps) for eps in GRID],
+        attacks="none",
+        certifiers="max_affine" if ends_with_pieces(trained.model) else "lipschitz",
+    )
+    return {
+        "clean_accuracy": evaluations[0].summary["clean_accuracy"],
+        **{
+            f"certified_{e.threat_model.eps:g}": e.summary["certified_accuracy"]
+            for e in evaluations
+        },
+    }
+
+
+def add(row: dict[str, Any]) -> None:
+    """Put a row into the table of tries."""
+    rows = pd.DataFrame([{**row, "machine": measuring.machine()}])
+    if PATH.is_file():
+        rows = measuring.joined(pd.read_csv(PATH), rows, ("model", "changes"))
+    rows.to_csv(PATH, index=False, lineterminator="\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, help="keep the weights in this .safetensors file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    recipe = changed_recipe(options.model, options.changes)
+    with tempfile.TemporaryDirectory() as folder:
+        out = options.out or Path(folder) / "weights.safetensors"
+        trained = train(recipe, discover().get(recipe.model), out)
+    row = {
+        "model": options.model,
+        "changes": " ".join(options.changes),
+        "run_by": Path(__file__).name,
+        "n_examples": recipe.held_out,
+        "epochs": recipe.epochs,
+        "training_seconds": round(trained.seconds, 1),
+        **measured(trained, recipe),
+    }
+    print(row, flush=True)
+    add(row)
+
+
+if __name__ == "__main__":
+    main()
