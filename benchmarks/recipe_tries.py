@@ -1,14 +1,16 @@
 """Tries of recipes: what changed settings give on images that are held out of the training.
 
     python benchmarks/recipe_tries.py prototype_flow loss.saturation=1 loss.radius=1.4 epochs=4
+    python benchmarks/recipe_tries.py lipflow/prototypes --published
 
 MODEL is NAME or NAME/VARIANT; each KEY=VALUE changes its recipe for Fashion-MNIST, in dots for keys
 within keys. The last 5,000 training images are not trained on, and judge the weights by the
-certifier that follows from the clean pass; no test image is looked at. One thread; seconds are
-processor time. A try is one seed. run_by: rows of a script of their own began at the prototypes of
-published weights, with which a recipe cannot begin. Needs the training split of Fashion-MNIST.
-Results: a row in benchmarks/results/recipe_tries.csv, in place of one with the same settings; the
-frontier plot (benchmarks/frontier.py) shows them.
+certifier that follows from the clean pass; no test image is looked at. --published: judge the
+weights that ship instead of training. One thread; seconds are processor time. A try is one seed.
+run_by: rows of a script of their own began at the prototypes of published weights, with which a
+recipe cannot begin. Needs the training split of Fashion-MNIST. Results: a row in
+benchmarks/results/recipe_tries.csv, in place of one with the same settings; the frontier plot
+(benchmarks/frontier.py) shows them.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ import measuring
 import pandas as pd
 import torch
 import yaml
+from torch import nn
 
-from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset
+from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.lipschitz.max_affine import ends_with_pieces
 from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
-from robustbench_dyn.training.loop import Trained, train
+from robustbench_dyn.training.loop import train
 from robustbench_dyn.training.recipes import Recipe, find_recipe
 
 DATASET, HELD_OUT = "fashion_mnist", 5000
@@ -50,15 +53,27 @@ def changed_recipe(model: str, changes: list[str]) -> Recipe:
     return Recipe.model_validate({**content, "held_out": HELD_OUT})
 
 
-def measured(trained: Trained, recipe: Recipe) -> dict[str, float]:
-    """Return the clean and certified accuracies of trained weights on the held-out images."""
+def published_seconds(model: str) -> float:
+    """Return how long the weights that ship were trained, as the card says."""
+    name, variant = split_name(model)
+    (weights,) = (
+        weights
+        for weights in discover().get(name).card.weights
+        if (weights.dataset, weights.variant) == (DATASET, variant)
+    )
+    assert weights.training_seconds is not None
+    return weights.training_seconds
+
+
+def measured(model: nn.Module, recipe: Recipe) -> dict[str, float]:
+    """Return the clean and certified accuracies of a network on the held-out images."""
     data = load_dataset(DATASET, split="train")
     evaluations = evaluate_grid(
-        trained.model,
+        model,
         data.rows(len(data) - recipe.held_out, len(data)),
         [ThreatModel("L2", eps) for eps in GRID],
         attacks="none",
-        certifiers="max_affine" if ends_with_pieces(trained.model) else "lipschitz",
+        certifiers="max_affine" if ends_with_pieces(model) else "lipschitz",
     )
     return {
         "clean_accuracy": evaluations[0].summary["clean_accuracy"],
@@ -84,20 +99,27 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, help="keep the weights in this .safetensors file")
+    parser.add_argument("--published", action="store_true", help="judge the weights that ship")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recipe = changed_recipe(options.model, options.changes)
-    with tempfile.TemporaryDirectory() as folder:
-        out = options.out or Path(folder) / "weights.safetensors"
-        trained = train(recipe, discover().get(recipe.model), out)
+    if options.published:
+        model, seconds = (
+            load_model(options.model, dataset=DATASET),
+            published_seconds(options.model),
+        )
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            out = options.out or Path(folder) / "weights.safetensors"
+            model, _, _, seconds = train(recipe, discover().get(recipe.model), out)
     row = {
         "model": options.model,
         "changes": " ".join(options.changes),
-        "run_by": Path(__file__).name,
+        "run_by": "the published training" if options.published else Path(__file__).name,
         "n_examples": recipe.held_out,
         "epochs": recipe.epochs,
-        "training_seconds": round(trained.seconds, 1),
-        **measured(trained, recipe),
+        "training_seconds": round(seconds, 1),
+        **measured(model, recipe),
     }
     print(row, flush=True)
     add(row)
