@@ -11,31 +11,38 @@ from robustbench_dyn.certification.bounds.ball import Ball
 
 
 @torch.enable_grad()
-def counterexample(
+def counterexamples(
     logits: Callable[[Tensor], Tensor],
     ball: Ball,
     objectives: Tensor,
     limits: Tensor,
     start: Tensor,
+    example: Tensor,
     *,
     n_steps: int,
-) -> Tensor | None:
-    """Return a point of the ball where an objective is at most its limit, or None.
+) -> dict[int, Tensor]:
+    """Return a point of the ball where an objective is at most its limit, by example, where found.
 
     logits: of points (n, *input_shape), float64, differentiable. objectives: (n, classes);
-    limits: (n,); start: (n, *input_shape), a point of the ball for each. From there it takes steps
-    of Frank and Wolfe: towards the minimiser of the linearised objective, ever shorter ones.
+    limits: (n,); start: (n, *input_shape), points of the balls of the examples, (n,). From there it
+    takes steps of Frank and Wolfe: towards the minimiser of the linearised objective, ever shorter
+    ones.
     """
-    x = start
-    owners = torch.zeros(len(x), dtype=torch.long)
+    x, found = start, dict[int, Tensor]()
     for step in range(n_steps + 1):
         x = x.detach().requires_grad_(step < n_steps)
         values = (logits(x) * objectives).sum(dim=1) - limits
-        least, at = values.detach().min(dim=0)
-        if float(least) <= 0:
-            return x[int(at)].detach()
-        if step < n_steps:
-            (gradient,) = torch.autograd.grad(values.sum(), x)
-            corner = ball.minimiser(gradient, owners)
-            x = x + (corner - x) / (1 + step / 2)
-    return None
+        below = (values.detach() <= 0).nonzero().flatten()
+        if len(below):
+            # The first of each example is the one of its least value.
+            below = below[values.detach()[below].argsort(stable=True)]
+            for owner, row in zip(example[below].tolist(), below.tolist(), strict=True):
+                found.setdefault(owner, x[row].detach())
+        left = (~torch.isin(example, example[below])).nonzero().flatten()
+        if step == n_steps or not len(left):
+            break
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+        corner = ball.minimiser(gradient[left], example[left])
+        x = x[left] + (corner - x[left]) / (1 + step / 2)
+        objectives, limits, example = objectives[left], limits[left], example[left]
+    return found

@@ -22,7 +22,7 @@ from robustbench_dyn.certification.branch_and_bound.affine import Composition, c
 from robustbench_dyn.certification.branch_and_bound.giving_up import Spent, hopeless
 from robustbench_dyn.certification.branch_and_bound.problem import Problem, whole
 from robustbench_dyn.certification.branch_and_bound.reduction import reduced
-from robustbench_dyn.certification.branch_and_bound.relaxation import rounding_over_ball
+from robustbench_dyn.certification.branch_and_bound.relaxation import rounding_over_balls
 from robustbench_dyn.certification.branch_and_bound.search import Search, SearchResult
 from robustbench_dyn.certification.network.graph import Pointwise
 from robustbench_dyn.certification.objectives import (
@@ -92,31 +92,30 @@ def prove(
     within_rounding = torch.zeros_like(lower_bound, dtype=torch.bool)
     gave_up = torch.zeros(len(x), dtype=torch.bool)
     spent, n_neurons = state.spent[threat_model], state.relaxation.exact.n_neurons
-    scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
-    for example in torch.unique(objectives.example).tolist():
-        rows = ((objectives.example == example) & ~(lower_bound > 0)).nonzero().flatten()
-        if not len(rows):
-            continue
+    scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)
+    examples = list[int]()
+    for example in torch.unique(objectives.example[~(lower_bound > 0)]).tolist():
+        rows = (objectives.example == example) & ~(lower_bound > 0)
         far = hopeless(-lower_bound[rows], objectives.margin[rows], n_neurons=n_neurons)
-        if far or spent.over:
-            gave_up[example] = True
-            continue
-        started = time.monotonic()
+        gave_up[example] = far
+        examples += [] if far else [example]
+    for some in torch.split(torch.tensor(examples, dtype=torch.long), _n_together(state)):
+        chosen = torch.isin(objectives.example, some) & ~(lower_bound > 0)
+        rows = chosen.nonzero().flatten()
         found, forbidden = _search(
             state,
-            x[example : example + 1],
-            objectives.at(rows),
+            x[some],
+            objectives.at(rows)._replace(example=torch.searchsorted(some, objectives.example[rows])),
             threat_model,
-            _TOLERANCE * float(scale[example]),
-            min(seconds_per_example, seconds - spent.seconds),
+            _TOLERANCE * scale[objectives.example[rows]],
+            seconds_per_example=seconds_per_example,
+            seconds=seconds - spent.seconds,
         )
-        decided = found.x is not None or bool(found.proved.all())
-        spent.count(seconds=time.monotonic() - started, decided=decided)
         lower_bound[rows[found.proved & ~forbidden]] = torch.inf
         within_rounding[rows] = forbidden
-        gave_up[example] = found.gave_up
-        if found.x is not None:
-            candidates[example] = found.x.to(candidates)
+        gave_up[some] = found.gave_up
+        for k, point in found.x.items():
+            candidates[some[k]] = point.to(candidates)
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
     return Proof(
         radii,
@@ -127,20 +126,33 @@ def prove(
     )
 
 
+def is_joint(state: BranchAndBoundState) -> bool:
+    """Say whether many examples are searched at a time, on the network that they share."""
+    return state.composition is not None and state.composition.n_entries <= _MOST_SHARED
+
+
+def _n_together(state: BranchAndBoundState) -> int:
+    """Return how many examples are searched at a time."""
+    import os
+    return int(os.environ.get('TOG', '64'))
+
+
 def _search(
     state: BranchAndBoundState,
     x: Tensor,
     objectives: Objectives,
     threat_model: ThreatModel,
-    tolerance: float,
+    tolerance: Tensor,
+    *,
+    seconds_per_example: float,
     seconds: float,
 ) -> tuple[SearchResult, Tensor]:
-    """Search for one example's margins, and say which ones rounding forbids to prove."""
-    until = time.monotonic() + seconds
-    exact = state.relaxation.exact
+    """Search for the margins of some examples, and say which ones rounding forbids to prove."""
+    started = time.monotonic()
+    exact, spent = state.relaxation.exact, state.spent[threat_model]
     problem = _problem(state, Ball(x, threat_model))
-    thresholds = objectives.allowance(rounding_over_ball(problem, objectives.coefficients))
-    forbidden = thresholds.isinf()
+    rounding = rounding_over_balls(problem, objectives.coefficients, objectives.example)
+    forbidden = objectives.allowance(rounding).isinf()
     # The bounds of a search heed the model's rounding themselves. Where it forbids a proof, a
     # counterexample may be found.
     thresholds = objectives.observed.where(~forbidden, 0.0) + tolerance
@@ -148,9 +160,14 @@ def _search(
         problem,
         objectives.coefficients,
         thresholds,
+        objectives.example,
         lambda points: exact.outputs(points)[-1],
     )
-    found = search.run(until, most_subdomains=state.spent[threat_model].most_subdomains)
+    taken = time.monotonic() - started
+    spent.seconds += taken
+    found = search.run(
+        spent, seconds_per_example=seconds_per_example - taken / len(x), seconds=seconds - taken
+    )
     return found, forbidden
 
 
