@@ -80,8 +80,9 @@ def prove(problem: Problem, margins: Margins, domains: Subdomains, rows: Rows) -
 
 def solve(problem: Problem, margins: Margins, domains: Subdomains, k: int) -> Tensor | None:
     """Bound the margins of a fully split subproblem; return its minimiser where one fails."""
-    example, lines = int(domains.example[k]), domains.at(slice(k, k + 1)).lines(
-        problem, torch.float64
+    example, lines = (
+        int(domains.example[k]),
+        domains.at(slice(k, k + 1)).lines(problem, torch.float64),
     )
     for slot in domains.unproved[k].nonzero().flatten().tolist():
         leaf = minimum(

@@ -81,4 +81,3 @@ def _split_neurons(problem: Problem, lines: Lines, split: Tensor) -> tuple[Tenso
         rows.append(found.coefficients)
         offsets.append(found.constant)
     return torch.cat(rows), torch.cat(offsets)
-

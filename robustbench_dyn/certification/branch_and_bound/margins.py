@@ -12,14 +12,14 @@ class Margins(NamedTuple):
     """Linear functions of the logits that are to exceed thresholds, a few for each example.
 
     coefficients: (examples, margins, classes), float64. thresholds: (examples, margins), float64.
-    exists: of the same shape, bool: an example may have fewer than others. index: of the same
-    shape, which of the objectives each is.
+    exists: of the same shape, bool: an example may have fewer than others. objective: of the
+    same shape, which one each is, of those that were given.
     """
 
     coefficients: Tensor
     thresholds: Tensor
     exists: Tensor
-    index: Tensor
+    objective: Tensor
 
     @classmethod
     def of(

@@ -6,7 +6,6 @@ import heapq
 import itertools
 
 import torch
-from torch import Tensor
 
 from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
 

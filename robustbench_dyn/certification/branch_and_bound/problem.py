@@ -77,7 +77,8 @@ class Problem(NamedTuple):
 
     @property
     def start_slopes(self) -> Tensor:
-        """The slopes of lower lines that an ascent begins with, (examples, neurons): of less area."""
+        """The slopes of lower lines that an ascent begins with, (examples, neurons)."""
+        # Those of the lines that leave less area below the upper ones.
         return torch.where(self.upper > -self.lower, 1.0, self.min_slope)
 
     def without_rounding(self) -> Problem:

@@ -15,9 +15,9 @@ from robustbench_dyn.certification.network.graph import Affine, Network, Pointwi
 class Lines(NamedTuple):
     """The lines around each neuron, (rows, neurons) each, in a subdomain of an example's ball.
 
-    example: (rows,). relaxed: bool, whether it has two lines. fixed: the slope of all others, and 0 of these. secant,
-    intercept: of the upper lines; fixed and 0 for all others. decisions: the sign of each split
-    neuron, 0 for those that are not split.
+    example: (rows,). relaxed: bool, whether it has two lines. fixed: the slope of all others, and 0
+    of these. secant, intercept: of the upper lines; fixed and 0 for all others. decisions: the sign
+    of each split neuron, 0 for those that are not split.
     """
 
     example: Tensor

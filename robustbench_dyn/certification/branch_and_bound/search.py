@@ -17,21 +17,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.branch_and_bound import bounding
+from robustbench_dyn.certification.branch_and_bound import bounding, descent
 from robustbench_dyn.certification.branch_and_bound.branching import neurons_to_split
-from robustbench_dyn.certification.branch_and_bound.descent import counterexamples
 from robustbench_dyn.certification.branch_and_bound.giving_up import Spent, hopeless
 from robustbench_dyn.certification.branch_and_bound.margins import Margins
 from robustbench_dyn.certification.branch_and_bound.pool import Pool
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
 from robustbench_dyn.certification.branch_and_bound.subdomains import Subdomains
 from robustbench_dyn.certification.branch_and_bound.tightening import Tightening, tightening_cost
+from robustbench_dyn.certification.branch_and_bound.turns import Progress, next_turn
 
 # Rows, of a subdomain and a margin each, that are bounded at a time: of one example; of several, as
 # many as these numbers allow: of rows, and of the outputs of the network for all of them.
@@ -63,18 +62,6 @@ class SearchResult(NamedTuple):
     seconds: Tensor
 
 
-@dataclass
-class _Example:
-    """One example's search: what was spent on it, and whether it decided all, once it ended."""
-
-    number: int
-    n_done: int = 0
-    seconds: float = 0.0
-    decided: bool | None = None
-    gave_up: bool = False
-    x: Tensor | None = None
-
-
 class Search:
     """The search for margins above thresholds over the balls of examples.
 
@@ -94,7 +81,7 @@ class Search:
         self._margins = Margins.of(objectives, thresholds, example, problem.n_examples)
         self._pool = Pool(*self._margins.exists.shape)
         self._proved = torch.zeros_like(self._margins.exists)
-        self._examples = [_Example(number) for number in range(problem.n_examples)]
+        self._searches = [Progress(number) for number in range(problem.n_examples)]
         self._together = max(_BATCH, min(_TOGETHER, _MOST_NUMBERS // problem.exact.n_numbers))
         self._tightening: Tightening | None = None
 
@@ -107,67 +94,51 @@ class Search:
         started = time.monotonic()
         while True:
             over = time.monotonic() - started > seconds
-            new, going = self._next(spent, seconds_per_example, over=over)
-            if not new and not going:
+            turn = next_turn(self._searches, spent, seconds_per_example, over=over)
+            for number in (*turn.timed_out, *turn.given_up):
+                self._end(number, gave_up=number in turn.given_up)
+            if not turn.starting and not turn.going_on:
                 break
             begun = time.monotonic()
-            shares = self._start(new) if new else self._go_on(going)
+            shares = self._start(turn.starting) if turn.starting else self._go_on(turn.going_on)
             taken = time.monotonic() - begun
             for number, rows in enumerate(shares.tolist()):
-                self._examples[number].seconds += taken * rows / max(1, int(shares.sum()))
-        for one in self._examples:
+                self._searches[number].seconds += taken * rows / max(1, int(shares.sum()))
+        for one in self._searches:
             spent.count(seconds=one.seconds, decided=bool(one.decided))
         return self._result()
 
-    def _next(
-        self, spent: Spent, seconds_per_example: float, *, over: bool
-    ) -> tuple[list[int], list[int]]:
-        """End searches that may not go on; return the others that are to start, and to go on."""
-        most = spent.most_subdomains([one.decided for one in self._examples])
-        new, going = list[int](), list[int]()
-        before_are_over = True
-        for one, limit in zip(self._examples, most, strict=True):
-            if one.decided is not None:
-                continue
-            if over or one.seconds > seconds_per_example:
-                self._end(one)
-            elif one.n_done < limit:
-                (going if one.n_done else new).append(one.number)
-            elif before_are_over:
-                # Otherwise it waits, and may go on once one before it decides all.
-                self._end(one, gave_up=True)
-            before_are_over = before_are_over and one.decided is not None
-        return new, going
-
-    def _end(self, one: _Example, *, gave_up: bool = False, x: Tensor | None = None) -> None:
+    def _end(self, number: int, *, gave_up: bool = False, x: Tensor | None = None) -> None:
         """End a search with what is proved so far."""
+        one, exists = self._searches[number], self._margins.exists[number]
         if one.n_done:
-            exists, unproved = self._margins.exists[one.number], self._pool.unproved[one.number]
-            self._proved[one.number] = exists & (unproved == 0)
-        decided = x is not None or bool((self._proved | ~self._margins.exists)[one.number].all())
-        one.decided, one.gave_up, one.x = decided, gave_up, x
-        self._pool.drop(one.number)
+            self._proved[number] = exists & (self._pool.unproved[number] == 0)
+        one.decided = x is not None or bool((self._proved[number] | ~exists).all())
+        one.gave_up, one.x = gave_up, x
+        self._pool.drop(number)
 
     def _start(self, new: list[int]) -> Tensor:
         """Search for counterexamples near the centres, and bound the margins of whole balls.
 
-        Returns how many rows each example had, (examples,).
+        Returns how many rows each example had in the pass, (examples,).
         """
         margins, ball = self._margins, self.problem.ball
-        examples = torch.tensor(new, device=margins.index.device)
+        examples = torch.tensor(new, device=margins.objective.device)
         owners, slots = margins.exists[examples].nonzero(as_tuple=True)
         example = examples[owners]
         centre = ball.centre[example].view(-1, *ball.shape)
-        found = self._descend(example, slots, centre, _DESCENT)
+        found = descent.from_points(
+            self._logits, ball, margins, example, slots, centre, n_steps=_DESCENT
+        )
         for number, x in found.items():
-            self._end(self._examples[number], x=x)
+            self._end(number, x=x)
         rest = [number for number in new if number not in found]
         if margins.exists.shape[1] * len(self.problem.min_slope) > _MOST_SLOPES:
             for number in rest:
-                self._end(self._examples[number], gave_up=True)
+                self._end(number, gave_up=True)
         elif rest:
             self._bound_balls(examples.new_tensor(rest))
-        return torch.bincount(example, minlength=len(self._examples))
+        return torch.bincount(example, minlength=len(self._searches))
 
     def _bound_balls(self, examples: Tensor) -> None:
         if self.problem.is_dense and tightening_cost(self.problem) < _MOST_MULTIPLICATIONS:
@@ -181,7 +152,7 @@ class Search:
     def _go_on(self, going: list[int]) -> Tensor:
         """Bound subdomains of as many examples as a pass has room for, as _start does."""
         # Those that had the least so far come first.
-        going.sort(key=lambda number: self._examples[number].n_done)
+        going.sort(key=lambda number: self._searches[number].n_done)
         if self._pool.is_full:
             going = [min(going)]
         unproved = self._pool.unproved.sum(dim=1).clamp_max(_BATCH).tolist()
@@ -190,18 +161,26 @@ class Search:
             taken.append(going.pop(0))
             n += unproved[taken[-1]]
         domains = self._pool.pop(taken, _BATCH)
+        example = domains.example[domains.unproved.nonzero()[:, 0]]
         self._bound(domains, first=False)
-        return torch.bincount(domains.example, minlength=len(self._examples))
+        return torch.bincount(example, minlength=len(self._searches))
 
     def _bound(self, domains: Subdomains, *, first: bool) -> None:
         """Bound subdomains, split what is unproved, and end searches that are through."""
         problem, margins = self.problem, self._margins
         numbers = domains.example.tolist()
         for number in numbers:
-            self._examples[number].n_done += 1
+            self._searches[number].n_done += 1
         n_steps = _FIRST_STEPS if first else _STEPS
         rows = bounding.bound(problem, margins, domains, n_steps=n_steps)
-        found = self._counterexamples(rows, first=first)
+        found = descent.from_minimisers(
+            self._logits,
+            problem.ball,
+            margins,
+            rows,
+            n_steps=_DESCENT if first else _LATER_DESCENT,
+            most=None if first else _DESCENDED,
+        )
         bounding.prove(problem, margins, domains, rows)
         left = domains.unproved.any(dim=1)
         leaves = left & ~domains.undecided(problem).any(dim=1)
@@ -219,8 +198,7 @@ class Search:
             self._pool.push(self._split(domains, split, rows))
         for number in set(numbers):
             if number in found or number in lost or not self._pool.n_waiting(number):
-                one = self._examples[number]
-                self._end(one, gave_up=number in lost, x=found.get(number))
+                self._end(number, gave_up=number in lost, x=found.get(number))
 
     def _hopeless(self, domains: Subdomains) -> set[int]:
         """Return the examples whose balls' bounds are too far below the margins at the centres."""
@@ -235,32 +213,6 @@ class Search:
             if hopeless(lacking[k, unproved], values[k, unproved], n_unstable=n_unstable[k])
         }
 
-    def _counterexamples(self, rows: bounding.Rows, *, first: bool) -> dict[int, Tensor]:
-        """Search from the minimisers of the relaxations."""
-        ball, margins, example = self.problem.ball, self._margins, rows.example
-        x = ball.minimiser(rows.ascent.coefficients.double().view(-1, *ball.shape), example)
-        if first:
-            return self._descend(example, rows.margins, x, _DESCENT)
-        values = (self._logits(x) * margins.coefficients[example, rows.margins]).sum(dim=1)
-        order = (values - margins.limits[example, rows.margins]).argsort()
-        order = order[example[order].argsort(stable=True)]
-        _, counts = torch.unique_consecutive(example[order], return_counts=True)
-        firsts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-        least = order[torch.arange(len(order), device=order.device) - firsts < _DESCENDED]
-        return self._descend(example[least], rows.margins[least], x[least], _LATER_DESCENT)
-
-    def _descend(self, example: Tensor, slots: Tensor, x: Tensor, n_steps: int) -> dict[int, Tensor]:
-        """Search for counterexamples from some points, one for each margin."""
-        return counterexamples(
-            self._logits,
-            self.problem.ball,
-            self._margins.coefficients[example, slots],
-            self._margins.limits[example, slots],
-            x,
-            example,
-            n_steps=n_steps,
-        )
-
     def _split(self, domains: Subdomains, left: Tensor, rows: bounding.Rows) -> Subdomains:
         """Split subdomains in two each, and tighten the bounds behind the split neurons."""
         neurons = neurons_to_split(self.problem, domains, rows)[left]
@@ -270,12 +222,12 @@ class Search:
         return split.at(~split.empty)
 
     def _result(self) -> SearchResult:
-        proved = torch.zeros_like(self._margins.index[self._margins.exists], dtype=torch.bool)
-        proved[self._margins.index[self._margins.exists]] = self._proved[self._margins.exists]
+        proved = torch.zeros_like(self._margins.objective[self._margins.exists], dtype=torch.bool)
+        proved[self._margins.objective[self._margins.exists]] = self._proved[self._margins.exists]
         return SearchResult(
             proved,
-            {one.number: one.x for one in self._examples if one.x is not None},
-            gave_up=torch.tensor([one.gave_up for one in self._examples]),
-            n_subdomains=torch.tensor([one.n_done for one in self._examples]),
-            seconds=torch.tensor([one.seconds for one in self._examples]),
+            {one.number: one.x for one in self._searches if one.x is not None},
+            gave_up=torch.tensor([one.gave_up for one in self._searches]),
+            n_subdomains=torch.tensor([one.n_done for one in self._searches]),
+            seconds=torch.tensor([one.seconds for one in self._searches]),
         )

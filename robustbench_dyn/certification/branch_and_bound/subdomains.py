@@ -32,7 +32,7 @@ class Subdomains(NamedTuple):
 
     @classmethod
     def whole(cls, problem: Problem, examples: Tensor, unproved: Tensor) -> Subdomains:
-        """Return the balls of some examples as one subdomain each; unproved: (examples, margins)."""
+        """Return the balls of some examples, of which the margins are (examples, margins)."""
         lower, upper = problem.lower[examples], problem.upper[examples]
         n_margins = unproved.shape[1]
         slopes = problem.start_slopes[examples, None].to(problem.fast.dtype)

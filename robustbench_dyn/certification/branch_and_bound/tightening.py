@@ -72,7 +72,7 @@ class Tightening:
                     slopes.new_full((len(slopes),), torch.inf),
                     n_steps=n_steps,
                 )
-                found = ascent.slopes.unflatten(0, (2, len(part))).transpose(0, 1)
+                found = ascent.slopes.view(2, len(part), columns.start).transpose(0, 1)
                 self._slopes[which][of, :, these] = found
                 lines = Lines.over_balls(self.problem, of.repeat(2), torch.float64)
                 low, high = self._bounds(which, lines.before(columns.start), these)

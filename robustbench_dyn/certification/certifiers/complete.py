@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     State = BranchAndBoundState | InputSplittingState
 
 _SPLITS = ("auto", "neurons", "inputs")
-# How many examples are taken together where a search takes a moment: by the inputs, or by neurons
-# where there are so few of them.
-_AT_ONCE, _FEW_NEURONS = 64, 256
+# How many examples are taken together where they are searched in one pass.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +67,12 @@ class Complete(Certifier["State"]):
             return input_splitting.prepare(model, input_shape)
 
     def at_once(self, state: State) -> int:
-        """Return how many examples are taken together: many where a search takes a moment."""
-        from robustbench_dyn.certification.proofs import input_splitting
+        """Return how many examples are taken together: many where one pass searches them all."""
+        from robustbench_dyn.certification.proofs import complete, input_splitting
 
-        by_inputs = isinstance(state, input_splitting.InputSplittingState)
-        few = state.relaxation.exact.n_neurons <= _FEW_NEURONS
-        return _AT_ONCE if by_inputs or few else super().at_once(state)
+        if isinstance(state, input_splitting.InputSplittingState):
+            return _AT_ONCE
+        return _AT_ONCE if complete.shares_a_network(state) else super().at_once(state)
 
     def prove(
         self,

@@ -41,6 +41,9 @@ from robustbench_dyn.threat_models import ThreatModel
 _TOLERANCE = 1e-4
 # Steps of ascent for the neurons of networks that are not composed.
 _NEURON_STEPS = 20
+# Examples share a network whose composed maps have so many entries at most: where they are more,
+# leaving out the neurons that are stable on one ball saves more than a joint pass.
+_MOST_SHARED = 100_000
 
 
 class BranchAndBoundState(NamedTuple):
@@ -99,21 +102,24 @@ def prove(
         far = hopeless(-lower_bound[rows], objectives.margin[rows], n_neurons=n_neurons)
         gave_up[example] = far
         examples += [] if far else [example]
-    for some in torch.split(torch.tensor(examples, dtype=torch.long), _n_together(state)):
-        chosen = torch.isin(objectives.example, some) & ~(lower_bound > 0)
+    size = _n_together(state, len(x))
+    for some in (examples[k : k + size] for k in range(0, len(examples), size)):
+        these = objectives.example.new_tensor(some)
+        chosen = torch.isin(objectives.example, these) & ~(lower_bound > 0)
         rows = chosen.nonzero().flatten()
+        own = objectives.at(rows)
         found, forbidden = _search(
             state,
             x[some],
-            objectives.at(rows)._replace(example=torch.searchsorted(some, objectives.example[rows])),
+            own._replace(example=torch.searchsorted(these, own.example)),
             threat_model,
-            _TOLERANCE * scale[objectives.example[rows]],
+            _TOLERANCE * scale[own.example],
             seconds_per_example=seconds_per_example,
             seconds=seconds - spent.seconds,
         )
         lower_bound[rows[found.proved & ~forbidden]] = torch.inf
         within_rounding[rows] = forbidden
-        gave_up[some] = found.gave_up
+        gave_up[torch.tensor(some)] = found.gave_up
         for k, point in found.x.items():
             candidates[some[k]] = point.to(candidates)
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
@@ -126,15 +132,16 @@ def prove(
     )
 
 
-def is_joint(state: BranchAndBoundState) -> bool:
-    """Say whether many examples are searched at a time, on the network that they share."""
-    return state.composition is not None and state.composition.n_entries <= _MOST_SHARED
+def shares_a_network(state: BranchAndBoundState) -> bool:
+    """Say whether many examples are searched on one network, rather than each on its own."""
+    composition = state.composition
+    return composition is not None and composition.n_entries <= _MOST_SHARED
 
 
-def _n_together(state: BranchAndBoundState) -> int:
-    """Return how many examples are searched at a time."""
-    import os
-    return int(os.environ.get('TOG', '64'))
+def _n_together(state: BranchAndBoundState, n: int) -> int:
+    """Return how many of n examples are searched at a time."""
+    alone = state.composition is not None and not shares_a_network(state)
+    return 1 if alone else n
 
 
 def _search(
