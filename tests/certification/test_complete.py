@@ -13,6 +13,7 @@ from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.branch_and_bound import affine, giving_up, search, turns
 from robustbench_dyn.certification.branch_and_bound.search import Search
 from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.certification.certifiers import complete as certifier
 from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.proofs import complete
 from robustbench_dyn.errors import CertificateError
@@ -263,12 +264,15 @@ def test_verdicts_do_not_depend_on_the_batch(digits, norm, path, monkeypatch):
     assert 0 < sum(fooled for _, fooled in alone) < len(alone)
 
 
-def test_examples_that_share_a_network_are_taken_many_at_once(digits, monkeypatch):
+@pytest.mark.parametrize(
+    ("most_shared", "few", "at_once"), [(100_000, 1, 64), (1, 256, 64), (1, 1, 4)]
+)
+def test_only_short_searches_are_taken_many_at_once(digits, most_shared, few, at_once, monkeypatch):
     model, _, _ = digits
     state = Complete().prepare(model, (1, 8, 8))
-    assert Complete().at_once(state) > 4
-    monkeypatch.setattr(complete, "_MOST_SHARED", 1)
-    assert Complete().at_once(state) == 4
+    monkeypatch.setattr(complete, "_MOST_SHARED", most_shared)
+    monkeypatch.setattr(certifier, "_FEW_NEURONS", few)
+    assert Complete().at_once(state) == at_once
 
 
 def test_large_networks_far_from_a_proof_are_not_searched(digits, monkeypatch):

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     State = BranchAndBoundState | InputSplittingState
 
 _SPLITS = ("auto", "neurons", "inputs")
-# How many examples are taken together where they are searched in one pass.
-_AT_ONCE = 64
+# How many examples are taken together where they are searched in one pass, or where there are so
+# few neurons that each search takes a moment.
+_AT_ONCE, _FEW_NEURONS = 64, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +68,13 @@ class Complete(Certifier["State"]):
             return input_splitting.prepare(model, input_shape)
 
     def at_once(self, state: State) -> int:
-        """Return how many examples are taken together: many where one pass searches them all."""
+        """Return how many examples are taken together: many where a search takes a moment."""
         from robustbench_dyn.certification.proofs import complete, input_splitting
 
         if isinstance(state, input_splitting.InputSplittingState):
             return _AT_ONCE
-        return _AT_ONCE if complete.shares_a_network(state) else super().at_once(state)
+        few = state.relaxation.exact.n_neurons <= _FEW_NEURONS
+        return _AT_ONCE if few or complete.shares_a_network(state) else super().at_once(state)
 
     def prove(
         self,
