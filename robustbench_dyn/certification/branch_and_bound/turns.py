@@ -1,4 +1,4 @@
-"""Which examples' searches start, go on and end, by what was spent on them."""
+"""The order of searches: those that start, go on and end, by what was spent on each example."""
 
 from __future__ import annotations
 
