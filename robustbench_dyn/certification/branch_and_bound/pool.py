@@ -19,8 +19,10 @@ class Pool:
     unproved: (examples, margins), how many of the example's subdomains have the margin unproved.
     """
 
-    def __init__(self, n_examples: int, n_margins: int) -> None:
-        self.unproved = torch.zeros(n_examples, n_margins, dtype=torch.long)
+    def __init__(
+        self, n_examples: int, n_margins: int, *, device: torch.device | None = None
+    ) -> None:
+        self.unproved = torch.zeros(n_examples, n_margins, dtype=torch.long, device=device)
         # By example: the least bound, the order of arrival, the row of the store, and how many
         # margins are unproved.
         self._queues = [list[tuple[float, int, int, int]]() for _ in range(n_examples)]

@@ -79,7 +79,7 @@ class Search:
     ) -> None:
         self.problem, self._logits = problem, logits
         self._margins = Margins.of(objectives, thresholds, example, problem.n_examples)
-        self._pool = Pool(*self._margins.exists.shape)
+        self._pool = Pool(*self._margins.exists.shape, device=thresholds.device)
         self._proved = torch.zeros_like(self._margins.exists)
         self._searches = [Progress(number) for number in range(problem.n_examples)]
         self._together = max(_BATCH, min(_TOGETHER, _MOST_NUMBERS // problem.exact.n_numbers))
