@@ -97,6 +97,31 @@ def small_brackets() -> str:
     return markdown(heading.split("|"), shown) + f"\n\n{told}"
 
 
+def joint_search() -> str:
+    """Return what searching many examples in one pass saves."""
+    rows = pd.read_csv(measuring.RESULTS / "joint_search.csv")
+    shown = [
+        (
+            row["model"],
+            row["neurons"],
+            f"{row['entries']:,}",
+            row["norm"],
+            f"{row['eps']:.2g}",
+            row["decided"],
+            "yes" if row["same"] else "no",
+            *(f"{row[f'seconds_{way}']:.1f}" for way in ("apart", "together")),
+            f"{row['seconds_apart'] / row['seconds_together']:.1f}",
+        )
+        for row in rows.to_dict("records")
+    ]
+    heading = (
+        "network|neurons|entries|norm|eps|decided|same verdicts|apart, s|together, s|times faster"
+    )
+    images, machine = rows["n_examples"].iloc[0], rows["machine"].iloc[0]
+    told = f"Moons, {images} examples each, processor seconds. Measured on: {machine}."
+    return markdown(heading.split("|"), shown) + f"\n\n{told}"
+
+
 def frontier() -> str:
     """Return clean and certified accuracy of all weights with an L2 certificate."""
     rows = pd.read_csv(measuring.RESULTS / "frontier.csv")
@@ -425,6 +450,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "soundness": soundness,
     "certifier_cost": certifier_cost,
     "small_brackets": small_brackets,
+    "joint_search": joint_search,
     "frontier": frontier,
     "budgets": budgets,
     "recipe_tries": recipe_tries,

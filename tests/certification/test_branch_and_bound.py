@@ -1,7 +1,5 @@
 """Branch and bound by the signs of neurons: exact, and never more than what is true."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -14,11 +12,14 @@ from robustbench_dyn import ThreatModel, load_model
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import intermediate_bounds
-from robustbench_dyn.certification.branch_and_bound import leaf, search
+from robustbench_dyn.certification.branch_and_bound import bounding, leaf, search
+from robustbench_dyn.certification.branch_and_bound import pool as pool_module
 from robustbench_dyn.certification.branch_and_bound.ascent import ascend
-from robustbench_dyn.certification.branch_and_bound.descent import counterexample
+from robustbench_dyn.certification.branch_and_bound.descent import from_points
+from robustbench_dyn.certification.branch_and_bound.giving_up import Spent
 from robustbench_dyn.certification.branch_and_bound.leaf import minimum
 from robustbench_dyn.certification.branch_and_bound.leaf_lp import LeafSolution
+from robustbench_dyn.certification.branch_and_bound.margins import Margins
 from robustbench_dyn.certification.branch_and_bound.pool import Pool
 from robustbench_dyn.certification.branch_and_bound.problem import Problem, whole
 from robustbench_dyn.certification.branch_and_bound.reduction import reduced
@@ -63,8 +64,8 @@ def problem_of(model, x, threat_model, kind="reduced") -> Problem:
 def prove_above(found, model, objective, threshold, *, seconds=60.0):
     """Return the result of the search for one margin."""
     thresholds = torch.tensor([threshold], dtype=torch.float64)
-    the_search = Search(found, objective[None], thresholds, model)
-    return the_search.run(time.monotonic() + seconds)
+    the_search = Search(found, objective[None], thresholds, torch.tensor([0]), model)
+    return the_search.run(Spent(), seconds_per_example=seconds, seconds=seconds)
 
 
 def moved_points(x, threat_model, n, seed):
@@ -120,7 +121,7 @@ def test_bounds_below_the_minimum_are_proved_others_refuted(seed, norm, eps, dis
         assert bool(prove_above(found, model, objective, exact - distance).proved)
         above = prove_above(found, model, objective, exact + distance)
         assert not bool(above.proved)
-        logits = model(above.x.view_as(x))[0]
+        logits = model(above.x[0].view_as(x))[0]
         assert float(logits[int(y)] - logits[competitor]) <= exact + distance + EXACT
 
 
@@ -139,12 +140,17 @@ def test_the_minimum_of_leaky_networks_is_known_from_both_sides(seed, norm, eps)
         if bool(answer.proved):
             low = middle
             continue
-        point = answer.x.view_as(x)
+        point = answer.x[0].view_as(x)
         assert ((point - x).abs().sum() if norm == "L1" else (point - x).abs().max()) <= eps + EXACT
         assert float(model(point)[0] @ objective) <= middle + EXACT
         high = middle
     points = moved_points(x, threat_model, 2000, seed)
     assert low <= float((model(points) @ objective).min())
+
+
+def first_of(rows):
+    """Say that rows are of the only example there is."""
+    return torch.zeros(len(rows), dtype=torch.long)
 
 
 def overshoot(seed, dual_variables, norm, kind):
@@ -155,7 +161,7 @@ def overshoot(seed, dual_variables, norm, kind):
     points = moved_points(x, threat_model, 500, seed)
     draw, above = torch.Generator().manual_seed(seed), -np.inf
     decisions, lower, upper = decided_at(found, points, draw)
-    lines = Lines.of(found, lower, upper, decisions, torch.float64)
+    lines = Lines.of(found, first_of(points), lower, upper, decisions, torch.float64)
     for competitor in {0, 1, 2} - {int(y)}:
         objective = torch.zeros(500, 3, dtype=torch.float64)
         objective[:, y], objective[:, competitor] = 1.0, -1.0
@@ -184,6 +190,33 @@ def test_any_slopes_and_dual_variables_bound_the_subdomain(norm, kind):
     assert max(overshoot(seed, lambda *a: -positive(*a), norm, kind) for seed in range(10)) > 0.01
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_row_is_bounded_over_the_ball_of_its_example(norm, kind):
+    model, _, _ = problem(3)
+    x = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1)).double()
+    threat_model = ThreatModel(norm, 0.1)
+    found = problem_of(model, x, threat_model, kind)
+    assert found.n_examples == 4
+    points = [moved_points(one[None], threat_model, 300, 0) for one in x]
+    for z in points:
+        assert torch.allclose(found.exact.outputs(z)[-1], model(z), atol=1e-12, rtol=0)
+    rows = torch.eye(3, dtype=torch.float64).repeat(4, 1)
+    least = torch.cat([model(z).amin(dim=0) for z in points])
+    example = torch.arange(4).repeat_interleave(3)
+
+    def bounds(example):
+        lines = Lines.over_balls(found, example, torch.float64)
+        functions, slopes = Functions.of(found.exact, rows), found.start_slopes[example]
+        return relax(found, found.exact, functions, lines, slopes, proving=True).value
+
+    assert (bounds(example) <= least).all()
+    alone = [problem_of(model, one[None], threat_model, kind) for one in x]
+    assert all((one.lower.shape[1] <= found.lower.shape[1]) for one in alone)
+    # Negative control: the ball of another example.
+    assert (bounds(example.roll(3)) > least).any()
+
+
 def residual(dtype=torch.float32, scale=1.0):
     """A network with skip connections, leaky neurons and an activation that is read twice."""
 
@@ -210,7 +243,7 @@ def test_the_reduced_network_computes_what_the_whole_does(eps):
     small = problem_of(model, x, threat_model)
     large = problem_of(model, x, threat_model, "whole")
     points = moved_points(x, threat_model, 200, 0)
-    assert len(small.lower) < len(large.lower)
+    assert small.lower.shape[1] < large.lower.shape[1]
     assert torch.allclose(small.exact.outputs(points)[-1], model(points), atol=1e-12, rtol=0)
     # Negative control: outside the ball other neurons are active.
     far = torch.rand(200, *SHAPE, generator=torch.Generator().manual_seed(1)).double()
@@ -223,8 +256,8 @@ def test_bounds_hold_for_the_network_as_it_is_computed(kind):
     threat_model = ThreatModel("Linf", 1e-7)
     found = problem_of(model, x, threat_model, kind)
     rows = torch.eye(3, dtype=torch.float64)
-    lines = Lines.of(found, *found.start(), torch.float64).at(torch.zeros(3, dtype=torch.long))
-    slopes = torch.ones(3, len(found.lower), dtype=torch.float64)
+    lines = Lines.over_balls(found, first_of(rows), torch.float64)
+    slopes = torch.ones(3, found.lower.shape[1], dtype=torch.float64)
     functions = Functions.of(found.exact, rows)
     points = moved_points(x, threat_model, 500, 0).float()
     computed = model(points).double().amin(dim=0)
@@ -243,14 +276,17 @@ def test_tightened_bounds_hold_in_their_subdomains(norm):
         model, x, _ = problem(seed)
         threat_model = ThreatModel(norm, 0.4)
         tightening = Tightening(problem_of(model, x, threat_model))
-        tightening.over_ball(n_steps=5)
+        tightening.over_balls(torch.tensor([0]), n_steps=5)
         found = tightening.problem
         points = moved_points(x, threat_model, 300, seed)
         draw = torch.Generator().manual_seed(seed)
         decisions, lower, upper = decided_at(found, points, draw)
         before = (upper - lower).sum()
-        first = torch.zeros(len(points), dtype=torch.long)
-        tightening.tighten(lower, upper, decisions, first)
+        nothing = torch.ones(len(points), 0, dtype=torch.bool)
+        whole_balls = Subdomains.whole(found, first_of(points), nothing)
+        changed = {"decisions": decisions.to(torch.int8), "lower": lower, "upper": upper}
+        domains = Subdomains(**{**whole_balls._asdict(), **changed})
+        tightening.tighten(domains, first_of(points))
         tighter += bool((upper - lower).sum() < before)
         values = found.exact.outputs(points)
         parts = [values[layer.argument].flatten(1) for layer in found.layers]
@@ -299,8 +335,8 @@ def test_a_bound_that_is_too_high_proves_what_is_false(monkeypatch):
     exact = least_difference(model, x.flatten(), int(y), competitor, "Linf", 0.3)
     found = problem_of(model, x, ThreatModel("Linf", 0.3))
     assert not bool(prove_above(found, model, objective, exact + 0.2).proved)
-    monkeypatch.setattr(search, "relax", too_high)
-    monkeypatch.setattr(search, "ascend", too_high_as_well)
+    monkeypatch.setattr(bounding, "relax", too_high)
+    monkeypatch.setattr(bounding, "ascend", too_high_as_well)
     assert bool(prove_above(found, model, objective + 0.0, exact + 0.2).proved)
 
 
@@ -312,12 +348,12 @@ def test_a_fully_split_subproblem_is_bounded_by_its_minimum(norm):
         found = problem_of(model, x, ThreatModel(norm, 0.4))
         objective = margin_objectives(x, model(x), y).coefficients[:1]
         draw = torch.Generator().manual_seed(seed)
-        decisions = (torch.rand(1, len(found.lower), generator=draw) < 0.5).double() * 2 - 1
-        lower = found.lower[None].where(decisions < 0, 0.0)
-        upper = found.upper[None].where(decisions > 0, 0.0)
-        lines = Lines.of(found, lower, upper, decisions, torch.float64)
+        decisions = (torch.rand(found.lower.shape, generator=draw) < 0.5).double() * 2 - 1
+        lower = found.lower.where(decisions < 0, 0.0)
+        upper = found.upper.where(decisions > 0, 0.0)
+        lines = Lines.of(found, first_of(lower), lower, upper, decisions, torch.float64)
         solved = minimum(found, objective, lines, torch.zeros_like(decisions))
-        normals, offsets = leaf._split_neurons(found, lines, torch.arange(len(found.lower)))
+        normals, offsets = leaf._split_neurons(found, lines, torch.arange(found.lower.shape[1]))
         slack = normals @ solved.x.flatten() + offsets
         if len(slack) and float(slack.min()) < -EXACT:
             empty += 1
@@ -338,10 +374,10 @@ def test_wrong_solutions_of_the_linear_program_prove_nothing(norm, monkeypatch):
     monkeypatch.setattr(search, "_FIRST_STEPS", 1)
     calls, solve = [], leaf.solve
 
-    def wrong(slope, normals, offsets, ball):
+    def wrong(slope, normals, offsets, ball, *, example):
         calls.append(len(offsets))
         noise = 1e3 * torch.rand(len(offsets), generator=draw).double()
-        return LeafSolution(noise, solve(slope, normals, offsets, ball).x)
+        return LeafSolution(noise, solve(slope, normals, offsets, ball, example=example).x)
 
     for seed in range(10):
         model, x, y = problem(seed, gain=2.0)
@@ -390,46 +426,67 @@ def test_out_of_time_nothing_is_proved():
     found = problem_of(model, x, ThreatModel("L2", 0.1))
     answer = prove_above(found, model, torch.tensor([1.0, -1.0, 0.0]).double(), -1e9, seconds=-1)
     assert not bool(answer.proved)
-    assert answer.x is None
+    assert not answer.x
 
 
-def subdomains(values, n_margins=2):
+def subdomains(values, n_margins=2, example=None):
     """Subdomains of three neurons with these bounds of all margins."""
     n = len(values)
     zeros = torch.zeros(n, 3, dtype=torch.float64)
     slopes = torch.zeros(n, n_margins, 3)
     return Subdomains(
+        example=torch.zeros(n, dtype=torch.long) if example is None else torch.tensor(example),
         decisions=zeros.to(torch.int8),
         lower=zeros - 1,
         upper=zeros + 1,
         unproved=torch.ones(n, n_margins, dtype=torch.bool),
         slopes=slopes,
-        dual_variables=slopes,
+        dual_variables=slopes.clone(),
         value=torch.tensor(values)[:, None].expand(n, n_margins).clone(),
     )
 
 
 def test_the_pool_gives_the_least_bounds_first_until_it_is_full(monkeypatch):
-    pool = Pool(subdomains([-1.0, -3.0, -2.0, -5.0]))
-    assert pool.pop(4).value[:, 0].tolist() == [-5.0, -3.0]
-    assert pool.unproved.tolist() == [2, 2]
+    pool = Pool(1, 2)
+    first = subdomains([-1.0, -3.0, -2.0, -5.0])
+    pool.push(first)
+    assert pool.pop([0], 4).value[:, 0].tolist() == [-5.0, -3.0]
+    assert pool.unproved.tolist() == [[2, 2]]
+    assert not pool.is_full
     pool.push(subdomains([-4.0, -0.5]))
-    monkeypatch.setattr(pool, "_most", 1)
-    assert pool.pop(4).value[:, 0].tolist() == [-0.5, -1.0]
-    assert len(pool) == 2
+    monkeypatch.setattr(pool_module, "_MOST_BYTES", first.n_bytes)
+    assert pool.is_full
+    assert pool.pop([0], 4).value[:, 0].tolist() == [-0.5, -1.0]
+    assert pool.n_waiting(0) == 2
+
+
+def test_each_example_has_a_queue_of_its_own_in_the_pool():
+    pool = Pool(3, 2)
+    pool.push(subdomains([-1.0, -3.0, -2.0, -5.0, -4.0], example=[0, 1, 0, 1, 2]))
+    taken = pool.pop([0, 1], 1)
+    assert taken.value[:, 0].tolist() == [-2.0, -5.0]
+    assert taken.example.tolist() == [0, 1]
+    # More than there was room for, some in the place of those that were taken.
+    pool.push(subdomains([-7.0, -6.0, -8.0, -9.0], example=[0, 1, 1, 0]))
+    assert pool.unproved.tolist() == [[3, 3], [3, 3], [1, 1]]
+    pool.drop(0)
+    assert [pool.n_waiting(example) for example in range(3)] == [0, 3, 1]
+    assert pool.pop([1, 2], 9).value[:, 0].tolist() == [-8.0, -6.0, -3.0, -4.0]
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_descent_ends_at_a_counterexample_within_the_ball(norm):
     model, x, y = problem(4)
     objective = margin_objectives(x, model(x), y).coefficients
+    example, nothing = first_of(objective), torch.zeros(len(objective), dtype=torch.float64)
+    margins, which = Margins.of(objective, nothing, example, 1), torch.arange(len(objective))
     found = {}
     for eps in (0.05, 0.9):
         ball = Ball(x, ThreatModel(norm, eps))
         start = x.expand(len(objective), *SHAPE)
-        limits = torch.zeros(len(start), dtype=torch.float64)
-        found[eps] = counterexample(model, ball, objective, limits, start, n_steps=20)
-    assert found[0.05] is None
-    assert float((model(found[0.9][None]) @ objective.T).min()) <= 0
-    checked = check_candidates(model, found[0.9][None], x, y, ThreatModel(norm, 0.9))
+        found[eps] = from_points(model, ball, margins, example, which, start, n_steps=20)
+    assert not found[0.05]
+    point = found[0.9][0]
+    assert float((model(point[None]) @ objective.T).min()) <= 0
+    checked = check_candidates(model, point[None], x, y, ThreatModel(norm, 0.9))
     assert bool(checked.fooled[0])

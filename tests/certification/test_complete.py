@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, evaluate, evaluate_grid
 from robustbench_dyn.certification.base import radii
-from robustbench_dyn.certification.branch_and_bound import affine, giving_up, search
+from robustbench_dyn.certification.branch_and_bound import affine, giving_up, search, turns
 from robustbench_dyn.certification.branch_and_bound.search import Search
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.certifiers import complete as certifier
@@ -19,6 +19,7 @@ from robustbench_dyn.certification.proofs import complete
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.flows import Classifier, EulerStep
+from robustbench_dyn.threat_models import NORMS
 
 LINF = ThreatModel("Linf", 0.08)
 
@@ -157,9 +158,10 @@ def test_out_of_time_an_example_stays_undecided(digits):
 
 
 def test_a_candidate_that_is_not_adversarial_decides_nothing(digits, monkeypatch):
-    def lying(state, x, objectives, *_):
+    def lying(state, x, objectives, *_, **options):
         nothing = torch.zeros(len(objectives.example), dtype=torch.bool)
-        return search.SearchResult(nothing, x[0].clone()), nothing
+        points, none = dict(enumerate(x.clone())), torch.zeros(len(x))
+        return search.SearchResult(nothing, points, none.bool(), none, none), nothing
 
     monkeypatch.setattr(complete, "_search", lying)
     model, x, y = digits
@@ -224,30 +226,53 @@ def test_where_no_bound_nears_a_proof_the_search_is_given_up(digits, monkeypatch
     assert set(reasons) == {"survived fgsm; complete gave up: no bound neared a proof"}
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_verdicts_do_not_depend_on_the_batch(digits, norm):
+def verdicts(model, x, y, threat_model, at_once):
+    """Return the radii and whether the candidates fool, and how many examples share searches."""
+    state = Complete().prepare(model, tuple(x.shape[1:]))
+    logits, found = model(x), []
+    for rows in torch.arange(len(x)).split(at_once):
+        proof = Complete().prove(state, x[rows], logits[rows], y[rows], threat_model)
+        checked = check_candidates(model, proof.candidates, x[rows], y[rows], threat_model)
+        found += zip(proof.class_radii.tolist(), checked.fooled.tolist(), strict=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("norm", "path"),
+    [
+        pytest.param(norm, path, marks=pytest.mark.slow if norm != "Linf" else ())
+        for norm in NORMS
+        for path in ("shared", "apart", "whole")
+    ],
+)
+def test_verdicts_do_not_depend_on_the_batch(digits, norm, path, monkeypatch):
+    if path == "apart":
+        monkeypatch.setattr(complete, "_MOST_SHARED", 0)
+    if path == "whole":
+        monkeypatch.setattr(affine, "_MOST_ENTRIES", 0)
+    sizes = []
+    monkeypatch.setattr(complete, "Search", lambda *a: sizes.append(a[0].n_examples) or Search(*a))
     model, x, y = digits
-    x, y = x[:10], y[:10]
-    logits, threat_model = model(x), ThreatModel(norm, {"Linf": 0.08, "L2": 0.4}[norm])
-
-    def verdicts(at_once):
-        state = Complete().prepare(model, (1, 8, 8))
-        found = []
-        for rows in torch.arange(len(x)).split(at_once):
-            proof = Complete().prove(state, x[rows], logits[rows], y[rows], threat_model)
-            checked = check_candidates(model, proof.candidates, x[rows], y[rows], threat_model)
-            found += zip(proof.class_radii.tolist(), checked.fooled.tolist(), strict=True)
-        return found
-
-    assert verdicts(1) == verdicts(len(x))
+    rows = slice(16) if path == "shared" else slice(8)
+    threat_model = ThreatModel(norm, {"Linf": 0.08, "L2": 0.4, "L1": 1.0}[norm])
+    alone = verdicts(model, x[rows], y[rows], threat_model, 1)
+    assert set(sizes) == {1}
+    sizes.clear()
+    assert verdicts(model, x[rows], y[rows], threat_model, len(x)) == alone
+    assert (max(sizes) > 1) == (path != "apart")
+    # Both kinds of answers are among them.
+    assert 0 < sum(fooled for _, fooled in alone) < len(alone)
 
 
-def test_only_short_searches_are_taken_many_at_once(digits, monkeypatch):
+@pytest.mark.parametrize(
+    ("most_shared", "few", "at_once"), [(100_000, 1, 64), (1, 256, 64), (1, 1, 4)]
+)
+def test_only_short_searches_are_taken_many_at_once(digits, most_shared, few, at_once, monkeypatch):
     model, _, _ = digits
     state = Complete().prepare(model, (1, 8, 8))
-    assert Complete().at_once(state) > 4
-    monkeypatch.setattr(certifier, "_FEW_NEURONS", 1)
-    assert Complete().at_once(state) == 4
+    monkeypatch.setattr(complete, "_MOST_SHARED", most_shared)
+    monkeypatch.setattr(certifier, "_FEW_NEURONS", few)
+    assert Complete().at_once(state) == at_once
 
 
 def test_large_networks_far_from_a_proof_are_not_searched(digits, monkeypatch):
@@ -270,28 +295,64 @@ def test_large_networks_far_from_a_proof_are_not_searched(digits, monkeypatch):
     assert proof.gave_up.all()
 
 
-def test_after_searches_in_vain_the_next_ones_are_short(digits, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 30])
+def test_after_searches_in_vain_the_next_ones_are_short(digits, at_once, monkeypatch):
     model, x, y = digits
-    logits = model(x)
-    rows = (logits.argmax(dim=1) == y).nonzero().flatten()[:20]
-    lengths = []
+    rows = (model(x).argmax(dim=1) == y).nonzero().flatten()[:20]
+    x, y, far = x[rows], y[rows], ThreatModel("Linf", 0.3)
+    logits, bounded = model(x), []
 
-    def in_vain(self, until, *, most_subdomains):
-        lengths.append(most_subdomains)
-        return search.SearchResult(torch.zeros(len(self._objectives), dtype=torch.bool))
+    def in_vain(self, domains, *, first):
+        # Each pass bounds 32 subdomains of each of its examples, and proves none.
+        for number in domains.example.tolist():
+            self._searches[number].n_done += 32
+            bounded.append(number)
+            self._searches[number].seconds += 1.0
+        self._pool.push(domains)
 
-    monkeypatch.setattr(Search, "run", in_vain)
+    monkeypatch.setattr(search.descent, "from_points", lambda *_, **__: {})
+    monkeypatch.setattr(Search, "_bound", in_vain)
     state = Complete().prepare(model, (1, 8, 8))
-    far = ThreatModel("Linf", 0.3)
-    proof = Complete().prove(state, x[rows], logits[rows], y[rows], far)
-    assert not (radii(proof) >= far.eps).any()
-    assert set(lengths[:8]) == {math.inf}
-    assert lengths[8:] == [64] * 8
-    # The others are not searched.
-    assert len(rows) > 16
-    assert proof.gave_up[16:].all()
-    assert not proof.gave_up[:16].any()
+
+    def gave_up(threat_model):
+        proofs = [
+            Complete(seconds_per_example=9.5).prove(state, *batch, threat_model)
+            for batch in zip(*(part.split(at_once) for part in (x, logits, y)), strict=True)
+        ]
+        assert not any(bool((radii(proof) >= threat_model.eps).any()) for proof in proofs)
+        return torch.cat([proof.gave_up for proof in proofs])
+
+    # Eight run out of time, after ten seconds each, and the next eight end after 64 subdomains.
+    answers = gave_up(far)
+    assert answers.tolist() == [False] * 8 + [True] * 12
+    assert len(bounded) == 8 * 10 + 8 * 2
     # At another eps, the count begins anew.
-    lengths.clear()
-    Complete().prove(state, x[rows], logits[rows], y[rows], ThreatModel("Linf", 0.29))
-    assert lengths[0] == math.inf
+    assert gave_up(ThreatModel("Linf", 0.29)).tolist() == answers.tolist()
+
+
+@pytest.mark.parametrize(
+    ("decided", "most"),
+    [
+        ([None] * 18, [math.inf] * 8 + [64] * 8 + [0] * 2),
+        ([False] * 7 + [True, None], [math.inf] * 9),
+        ([False] * 7 + [None, True, None, None], [math.inf] * 8 + [64] + [math.inf] * 2),
+    ],
+)
+def test_a_search_is_as_short_as_those_before_it_say(decided, most):
+    assert giving_up.Spent().most_subdomains(decided) == most
+    assert giving_up.Spent(in_vain=1).most_subdomains(decided[1:]) == most[1:]
+
+
+def test_a_search_waits_for_those_that_say_how_long_it_is():
+    searches = [turns.Progress(number, n_done=100, decided=False) for number in range(7)]
+    searches += [turns.Progress(number, n_done=100) for number in range(7, 10)]
+    turn = turns.next_turn(searches, giving_up.Spent(), 60.0, over=False)
+    assert (turn.going_on, turn.given_up) == ([7], [])
+    searches[7].decided = False
+    turn = turns.next_turn(searches, giving_up.Spent(), 60.0, over=False)
+    assert (turn.going_on, turn.given_up) == ([], [8, 9])
+    searches[7].decided = True
+    turn = turns.next_turn(searches, giving_up.Spent(), 60.0, over=False)
+    assert (turn.going_on, turn.given_up) == ([8, 9], [])
+    turn = turns.next_turn(searches, giving_up.Spent(), 60.0, over=True)
+    assert turn.timed_out == [8, 9]

@@ -12,6 +12,7 @@ from robustbench_dyn.certification.bounds.intermediate import (
     relaxation_state,
 )
 from robustbench_dyn.certification.branch_and_bound import input_splitting
+from robustbench_dyn.certification.branch_and_bound.parts import Parts, cut, inside
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.proofs import input_splitting as proofs
 from robustbench_dyn.errors import InputError
@@ -79,7 +80,7 @@ def test_a_part_left_out_too_soon_is_caught_by_the_grid(monkeypatch):
         away = torch.maximum(parts.lower - ball.centre, ball.centre - parts.upper).clamp_min(0)
         return away.norm(dim=1) <= ball.eps / 2
 
-    monkeypatch.setattr(input_splitting, "_inside", halved)
+    monkeypatch.setattr(input_splitting, "inside", halved)
     assert prove(model, x, threat_model)[0].any()
 
 
@@ -111,9 +112,9 @@ def test_parts_outside_of_the_ball_alone_are_left_out(norm):
     x, threat_model = torch.full((1, *SHAPE), 0.5).double(), ThreatModel(norm, 0.3)
     ball = Ball(x, threat_model)
     left, first = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
-    whole = input_splitting._Parts(ball.lower, ball.upper, left, first)
-    parts = input_splitting._cut(whole, 8)
-    kept = parts.at(input_splitting._inside(parts, ball))
+    whole = Parts(ball.lower, ball.upper, left, first)
+    parts = cut(whole, 8)
+    kept = parts.at(inside(parts, ball))
     points = torch.rand(2000, *SHAPE, generator=torch.Generator().manual_seed(0)).double()
     points = project(points, x.expand_as(points), threat_model).flatten(1)
     among = (kept.lower <= points[:, None]) & (points[:, None] <= kept.upper)

@@ -24,6 +24,11 @@ class Composition(NamedTuple):
     maps: dict[int, dict[int, Tensor]]
     offsets: dict[int, Tensor]
 
+    @property
+    def n_entries(self) -> int:
+        """How many numbers the maps have all together."""
+        return sum(part.numel() for parts in self.maps.values() for part in parts.values())
+
 
 def compose(network: Network) -> Composition | None:
     """Compose all affine maps between the activations; None where they would be too large.

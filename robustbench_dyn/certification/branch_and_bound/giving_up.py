@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -37,15 +38,18 @@ class Spent:
     seconds: float = 0.0
     in_vain: int = 0
 
-    @property
-    def over(self) -> bool:
-        """Whether so many searches decided nothing that there are to be no more."""
-        return self.in_vain >= 2 * _PATIENCE
+    def most_subdomains(self, decided: Sequence[bool | None]) -> list[float]:
+        """Return how many subdomains each of the next searches may bound, in their order.
 
-    @property
-    def most_subdomains(self) -> float:
-        """How many subdomains the next search may bound."""
-        return _FEW_SUBDOMAINS if self.in_vain >= _PATIENCE else math.inf
+        decided: whether each did so; None for those that go on, which count as if they did not.
+        Thus none of several searches at a time goes further than it may after those before it.
+        """
+        in_vain, most = self.in_vain, list[float]()
+        for answer in decided:
+            few = _FEW_SUBDOMAINS if in_vain < 2 * _PATIENCE else 0
+            most.append(math.inf if in_vain < _PATIENCE else few)
+            in_vain = 0 if answer else in_vain + 1
+        return most
 
     def count(self, *, seconds: float, decided: bool) -> None:
         """Count a search."""

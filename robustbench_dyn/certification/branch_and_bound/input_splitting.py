@@ -21,8 +21,9 @@ from torch import Tensor
 from robustbench_dyn.certification.bounds.back_substitution import objective_bounds
 from robustbench_dyn.certification.bounds.ball import Ball, Box
 from robustbench_dyn.certification.bounds.intermediate import RelaxationState, intermediate_bounds
+from robustbench_dyn.certification.branch_and_bound.parts import Parts, cut, inside
 from robustbench_dyn.certification.objectives import Objectives
-from robustbench_dyn.threat_models import ThreatModel, distance, project
+from robustbench_dyn.threat_models import ThreatModel, project
 
 # Each cut halves a part; the first ones are made before anything is bounded, which fills a batch.
 _FIRST_CUTS, _CUTS = 4, 2
@@ -53,32 +54,16 @@ class InputSearch(NamedTuple):
     seconds: float
 
 
-class _Parts(NamedTuple):
-    """Parts of boxes, each of one example's.
-
-    lower, upper: (parts, inputs). left: (parts, objectives of an example) bool, which are unproved.
-    example: (parts,).
-    """
-
-    lower: Tensor
-    upper: Tensor
-    left: Tensor
-    example: Tensor
-
-    def at(self, rows: Tensor | slice) -> _Parts:
-        return _Parts(*(part[rows] for part in self))
-
-
 @dataclass
 class _Waiting:
     """What is left of one example's ball, the last parts first, and what was spent on it."""
 
     example: int
-    parts: list[_Parts]
+    parts: list[Parts]
     n_done: int = 0
     seconds: float = 0.0
 
-    def take(self) -> _Parts:
+    def take(self) -> Parts:
         """Take the parts that are bounded next, whatever other examples there are."""
         parts = self.parts.pop()
         if len(parts.lower) > _BATCH:
@@ -118,11 +103,11 @@ class _InputSearches:
         self._index = torch.zeros_like(self._has, dtype=torch.long)
         order = objectives.example.argsort(stable=True)
         self._index[self._has] = order
-        whole = _Parts(
+        whole = Parts(
             self._ball.lower, self._ball.upper, self._has, torch.arange(len(x), device=x.device)
         )
-        parts = _cut(whole, _FIRST_CUTS)
-        parts = parts.at(_inside(parts, self._ball))
+        parts = cut(whole, _FIRST_CUTS)
+        parts = parts.at(inside(parts, self._ball))
         self._waiting = deque[_Waiting]()
         for example in counts.nonzero().flatten().tolist():
             self._waiting.append(_Waiting(example, [parts.at(parts.example == example)]))
@@ -174,40 +159,40 @@ class _InputSearches:
                 self._go_on(search, parts.at(own), within_rounding=bool(lost[own].any()))
         return self._result._replace(seconds=time.monotonic() - started)
 
-    def _take(self) -> tuple[list[_Waiting], _Parts]:
+    def _take(self) -> tuple[list[_Waiting], Parts]:
         """Take parts of as many examples as are bounded together."""
-        searches, taken, n = list[_Waiting](), list[_Parts](), 0
+        searches, taken, n = list[_Waiting](), list[Parts](), 0
         while self._waiting and (not taken or n < self._together):
             searches.append(self._waiting.popleft())
             taken.append(searches[-1].take())
             n += len(taken[-1].lower)
-        return searches, _Parts(*(torch.cat(column) for column in zip(*taken, strict=True)))
+        return searches, Parts(*(torch.cat(column) for column in zip(*taken, strict=True)))
 
-    def _spend(self, searches: list[_Waiting], parts: _Parts, seconds: float) -> None:
+    def _spend(self, searches: list[_Waiting], parts: Parts, seconds: float) -> None:
         """Charge each search with the share of a pass that its parts are."""
         counts = torch.bincount(parts.example, minlength=len(self._x)).tolist()
         for search in searches:
             search.seconds += seconds * counts[search.example] / max(1, len(parts.example))
 
-    def _go_on(self, search: _Waiting, parts: _Parts, *, within_rounding: bool) -> None:
+    def _go_on(self, search: _Waiting, parts: Parts, *, within_rounding: bool) -> None:
         """Cut what is unproved of an example's parts, or end its search."""
         if within_rounding:
             self._result.within_rounding[search.example] = True
             self._end(search, parts)
             return
-        parts = _cut(parts.at(parts.left.any(dim=1)), _CUTS)
-        parts = parts.at(_inside(parts, self._ball))
+        parts = cut(parts.at(parts.left.any(dim=1)), _CUTS)
+        parts = parts.at(inside(parts, self._ball))
         if len(parts.lower):
             search.parts.append(parts)
         if search.parts:
             self._waiting.append(search)
 
-    def _end(self, search: _Waiting, parts: _Parts) -> None:
+    def _end(self, search: _Waiting, parts: Parts) -> None:
         """End a search with the objectives that are proved on all parts."""
         left = torch.cat([some.left for some in (parts, *search.parts)]).any(dim=0)
         self._result.proved[self._index[search.example, left]] = False
 
-    def _middles(self, parts: _Parts) -> tuple[Tensor, Tensor]:
+    def _middles(self, parts: Parts) -> tuple[Tensor, Tensor]:
         """Return the middles of parts, put into the ball, and the exact margins there.
 
         They are (parts, *input_shape), of x's dtype, and (parts, objectives), float64; inf where
@@ -221,7 +206,7 @@ class _InputSearches:
         margins = (coefficients * logits[:, None]).sum(dim=2)
         return points, margins.where(self._has[parts.example], torch.inf)
 
-    def _bounded(self, parts: _Parts, margins: Tensor) -> tuple[_Parts, Tensor]:
+    def _bounded(self, parts: Parts, margins: Tensor) -> tuple[Parts, Tensor]:
         """Return parts without what is proved on them, and where rounding forbids the rest.
 
         margins: (parts, objectives), at their middles. Where one is no more than rounding, and so
@@ -246,25 +231,3 @@ class _InputSearches:
         hopeless = torch.zeros_like(narrow)
         hopeless[owners[(lost | narrow[owners]) & ~proved]] = True
         return parts._replace(left=left), hopeless
-
-
-def _cut(parts: _Parts, times: int) -> _Parts:
-    """Halve each part so many times across its longest side."""
-    for _ in range(times):
-        longest = (parts.upper - parts.lower).argmax(dim=1, keepdim=True)
-        low, high = parts.lower.gather(1, longest), parts.upper.gather(1, longest)
-        middle = (low + high) / 2
-        twice = _Parts(*(torch.cat([part, part]) for part in parts))
-        parts = twice._replace(
-            lower=torch.cat([parts.lower, parts.lower.scatter(1, longest, middle)]),
-            upper=torch.cat([parts.upper.scatter(1, longest, middle), parts.upper]),
-        )
-    return parts
-
-
-def _inside(parts: _Parts, ball: Ball) -> Tensor:
-    """Say which parts have a point in their example's ball, (parts,) bool."""
-    centre = ball.centre[parts.example]
-    away = torch.maximum(parts.lower - centre, centre - parts.upper).clamp_min(0)
-    # The distance errs by less than a share of 1e-12.
-    return ~(distance(away, torch.zeros_like(away), ball.norm) * (1 - 1e-12) > ball.eps)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.branch_and_bound.ascent import ascend
 from robustbench_dyn.certification.branch_and_bound.leaf_lp import solve
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
@@ -43,13 +42,14 @@ def minimum(problem: Problem, objective: Tensor, lines: Lines, dual_variables: T
         split = lines.decisions[0].nonzero().flatten()
         normals, offsets = _split_neurons(problem, lines, split)
         slope = relax(problem, network, functions, lines, slopes).coefficients[0]
-        solution = solve(slope, normals, offsets, ball)
+        solution = solve(slope, normals, offsets, ball, example=int(lines.example))
     if solution is None:
         aim = torch.full((1,), torch.inf, dtype=torch.float64)
         found = ascend(
             problem, network, functions, lines, slopes, dual_variables, aim, n_steps=_STEPS
         )
-        dual_variables, x = found.dual_variables, _minimiser(ball, found.coefficients)
+        dual_variables, slope = found.dual_variables, found.coefficients
+        x = ball.minimiser(slope.view(1, *ball.shape), lines.example)[0]
     else:
         dual_variables = torch.zeros_like(dual_variables)
         dual_variables[0, split] = solution.dual_variables
@@ -81,8 +81,3 @@ def _split_neurons(problem: Problem, lines: Lines, split: Tensor) -> tuple[Tenso
         rows.append(found.coefficients)
         offsets.append(found.constant)
     return torch.cat(rows), torch.cat(offsets)
-
-
-def _minimiser(ball: Ball, rows: Tensor) -> Tensor:
-    owners = torch.zeros(1, dtype=torch.long)
-    return ball.minimiser(rows.view(1, *ball.shape), owners)[0]

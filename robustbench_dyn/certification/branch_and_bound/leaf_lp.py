@@ -27,8 +27,10 @@ class LeafSolution(NamedTuple):
     x: Tensor
 
 
-def solve(slope: Tensor, normals: Tensor, offsets: Tensor, ball: Ball) -> LeafSolution | None:
-    """Minimise slope x over the ball of one example where normals x + offsets >= 0.
+def solve(
+    slope: Tensor, normals: Tensor, offsets: Tensor, ball: Ball, *, example: int
+) -> LeafSolution | None:
+    """Minimise slope x over the ball of an example where normals x + offsets >= 0.
 
     slope: (inputs,); normals: (constraints, inputs); offsets: (constraints,); all float64. The dual
     variables are what HiGHS returns: they give a bound, which is proved elsewhere. None: it found
@@ -40,11 +42,11 @@ def solve(slope: Tensor, normals: Tensor, offsets: Tensor, ball: Ball) -> LeafSo
     cost = np.append(slope.numpy(), penalty)
     rows = sparse.csr_matrix(np.hstack([-normals.numpy(), -np.ones((n, 1))]))
     sides = offsets.numpy()
-    box = zip(ball.lower[0].tolist(), ball.upper[0].tolist(), strict=True)
+    box = zip(ball.lower[example].tolist(), ball.upper[example].tolist(), strict=True)
     bounds: list[tuple[float, float | None]] = [*box, (0.0, None)]
     if ball.norm == "L1":
         # Steps, at least the distance in each coordinate, with the budget as their sum.
-        centre, unit = ball.centre[0].numpy(), sparse.eye(d)
+        centre, unit = ball.centre[example].numpy(), sparse.eye(d)
         nothing = sparse.csr_matrix((d, 1))
         rows = sparse.bmat(
             [

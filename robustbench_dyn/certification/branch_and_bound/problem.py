@@ -1,4 +1,4 @@
-"""The network that is searched, over the ball of one example, with the rounding of its outputs."""
+"""The network that is searched, over the balls of examples, with the rounding of its outputs."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Layer(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A network of ReLU and leaky ReLU over the ball of one example.
+    """A network of ReLU and leaky ReLU over the balls of some examples.
 
     exact, fast: the same network, in float64 for proofs and in the dtype in which a search is
-    fastest. layers: in the order in which they are computed. roundings: by output, (entries,)
-    float64: what the output, as the model computes it, may differ by from what its inputs, as
-    computed, give in exact arithmetic; and what a proof's arithmetic errs by in a step of
-    back-substitution from it, for coefficients of 1. lower, upper: (neurons,), of the arguments of
-    activations, as the model computes them. min_slope: (neurons,). is_dense: its maps are matrices,
-    of which few rows are quickly bounded.
+    fastest. layers: in the order in which they are computed. roundings: by output, (examples,
+    entries) float64: what the output, as the model computes it, may differ by from what its inputs,
+    as computed, give in exact arithmetic; and what a proof's arithmetic errs by in a step of
+    back-substitution from it, for coefficients of 1. lower, upper: (examples, neurons), of the
+    arguments of activations, as the model computes them. min_slope: (neurons,). is_dense: its maps
+    are matrices, of which few rows are quickly bounded.
     """
 
     exact: Network
@@ -65,18 +65,20 @@ class Problem(NamedTuple):
     ) -> Problem:
         """Return the problem of two networks that are the same but for the dtype."""
         layers = layers_of(exact)
-        slopes = torch.zeros_like(lower)
+        slopes = torch.zeros_like(lower[0])
         for layer in layers:
             slopes[layer.columns] = layer.a
         return cls(exact, fast, ball, layers, roundings, lower, upper, slopes, is_dense)
 
-    def start(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return bounds over the whole ball and no decisions, (1, neurons) each."""
-        return self.lower[None], self.upper[None], torch.zeros_like(self.lower)[None]
+    @property
+    def n_examples(self) -> int:
+        """Over how many balls the network is searched."""
+        return len(self.lower)
 
     @property
     def start_slopes(self) -> Tensor:
-        """The slopes of lower lines that an ascent begins with, (neurons,): of less area."""
+        """The slopes of lower lines that an ascent begins with, (examples, neurons)."""
+        # Those of the lines that leave less area below the upper ones.
         return torch.where(self.upper > -self.lower, 1.0, self.min_slope)
 
     def without_rounding(self) -> Problem:
@@ -102,8 +104,8 @@ def layers_of(network: Network) -> tuple[Layer, ...]:
 
 
 def whole(exact: Network, fast: Network, bounds: Bounds, ball: Ball) -> Problem:
-    """Return the problem of a whole network; bounds: over the ball of one example."""
-    magnitudes = [magnitude[0].flatten() for magnitude in bounds.magnitudes]
+    """Return the problem of a whole network; bounds: over the balls of the examples."""
+    magnitudes = [magnitude.flatten(1) for magnitude in bounds.magnitudes]
     roundings = [torch.zeros_like(magnitudes[0])]
     for k, node in enumerate(exact.nodes, start=1):
         magnitude, own = magnitudes[k], step_units(exact.nodes, math.prod(node.shape)) * UNIT
@@ -115,9 +117,9 @@ def whole(exact: Network, fast: Network, bounds: Bounds, ball: Ball) -> Problem:
             passed = magnitudes[node.inputs[0]]
             roundings.append(with_margin(units * magnitude + own * (passed + magnitude)))
     layers = layers_of(exact)
-    none = roundings[0][:0]
+    none = roundings[0][:, :0]
     sides = [
-        torch.cat([none, *(side[layer.argument][0].flatten() for layer in layers)])
+        torch.cat([none, *(side[layer.argument].flatten(1) for layer in layers)], dim=1)
         for side in (bounds.lower, bounds.upper)
     ]
     return Problem.of(

@@ -1,7 +1,7 @@
-"""A network over one ball with only those neurons whose sign is not known there.
+"""A network over some balls with only those neurons whose sign is not the same on all of them.
 
-Neurons that are active or inactive on the whole ball are affine. They are composed with the maps
-around them, so that what is left is small.
+Neurons that are active on all balls, or inactive, are affine. They are composed with the maps
+around them, so that what is left of a network over one ball is small.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class _Neurons(NamedTuple):
 
     parts: by source, the input or the activation of neurons that are left, (entries, neurons left).
     errors: by activation, (entries, neurons), the map of what the model's rounding changes in
-    arguments that are passed on by affine neurons. own: (entries,), what its rounding changes in
-    these entries beside. magnitude: (entries,), at least the sums of the absolute values of all
-    summands, before any of them cancel. kept: (entries,) bool, the neurons that are left; slope:
-    (entries,), of the others.
+    arguments that are passed on by affine neurons. own: (examples, entries), what its rounding
+    changes in these entries beside. magnitude: (examples, entries), at least the sums of the
+    absolute values of all summands, before any of them cancel. kept: (entries,) bool, the neurons
+    that are left; slope: (entries,), of the others.
     """
 
     parts: dict[int, Tensor]
@@ -48,25 +48,26 @@ class _Neurons(NamedTuple):
 
 
 def reduced(network: Network, composition: Composition, bounds: Bounds, ball: Ball) -> Problem:
-    """Return the problem of one example's ball without the neurons that are affine there.
+    """Return the problem of the examples' balls without the neurons that are affine on all of them.
 
-    network: of float64. bounds: over the ball, of the outputs as the model computes them.
+    network: of float64. bounds: over the balls, of the outputs as the model computes them.
     """
     own = _own_roundings(network, bounds)
     layers = {layer.output: layer for layer in layers_of(network)}
     found = dict[int, _Neurons]()
     for s, layer in layers.items():
-        lower, upper = (side[layer.argument][0].flatten() for side in (bounds.lower, bounds.upper))
+        lower, upper = (side[layer.argument].flatten(1) for side in (bounds.lower, bounds.upper))
         # Written so that a neuron whose bounds are NaN is left.
-        kept = ~((lower >= 0) | (upper <= 0)) & (layer.a < 1)
-        slope = torch.full_like(lower, layer.a).where(lower < 0, 1.0).where(~kept, 0.0)
+        active, inactive = (lower >= 0).all(dim=0), (upper <= 0).all(dim=0)
+        kept = ~(active | inactive) & (layer.a < 1)
+        slope = torch.full_like(lower[0], layer.a).where(~active, 1.0).where(~kept, 0.0)
         # The activation rounds what it passes on, at most once.
-        passed = network.unit * bounds.magnitudes[layer.argument][0].flatten()
+        passed = network.unit * bounds.magnitudes[layer.argument].flatten(1)
         rounding = own[layer.argument] + (passed if layer.a else 0.0)
         found[s] = _substitute(composition, layer.argument, found, ball, rounding, kept, slope)
     last = len(network.nodes)
-    none = torch.zeros_like(own[last], dtype=torch.bool)
-    logits = _substitute(composition, last, found, ball, own[last], none, own[last])
+    none = torch.zeros_like(own[last][0], dtype=torch.bool)
+    logits = _substitute(composition, last, found, ball, own[last], none, own[last][0])
     return _problem(network, bounds, ball, layers, found, logits)
 
 
@@ -81,7 +82,7 @@ def _substitute(
 ) -> _Neurons:
     """Write output k as a function of what is left; found: the activations before it."""
     offset = composition.offsets[k].clone()
-    magnitude = offset.abs()
+    magnitude = offset.abs().expand_as(own)
     parts, errors = dict[int, Tensor](), dict[int, Tensor]()
 
     def add(to: dict[int, Tensor], source: int, part: Tensor) -> None:
@@ -90,7 +91,7 @@ def _substitute(
     for s, matrix in composition.maps[k].items():
         if s == 0:
             add(parts, 0, matrix)
-            magnitude = magnitude + matrix.abs() @ ball.upper[0].abs()
+            magnitude = magnitude + ball.upper.abs() @ matrix.abs().T
             continue
         before = found[s]
         if before.kept.any():
@@ -104,7 +105,7 @@ def _substitute(
         add(errors, s, matrix * before.slope)
         offset = offset + passed @ before.offset[affine]
         weights = matrix.abs() * before.slope.where(~before.kept, 1.0)
-        magnitude = magnitude + weights @ before.magnitude
+        magnitude = magnitude + before.magnitude @ weights.T
     if not parts:
         parts[0] = offset.new_zeros(len(offset), ball.centre.shape[1])
     return _Neurons(parts, errors, offset, own, magnitude, kept, slope)
@@ -120,7 +121,7 @@ def _own_roundings(network: Network, bounds: Bounds) -> dict[int, Tensor]:
             errors.append(error * (1 + 1e-9) + node.rounding_units * network.unit * magnitude)
         else:
             errors.append(torch.zeros_like(magnitude))
-    return {k: error[0].flatten() for k, error in enumerate(errors)}
+    return {k: error.flatten(1) for k, error in enumerate(errors)}
 
 
 def _problem(
@@ -134,8 +135,8 @@ def _problem(
     """Return the problem of the neurons that are left, layer after layer."""
     index, values = {0: 0}, [(layers[s], n) for s, n in found.items() if bool(n.kept.any())]
     exact, fast = list[Node](), list[Node]()
-    roundings = [torch.zeros_like(ball.centre[0])]
-    lower, upper = [roundings[0][:0]], [roundings[0][:0]]
+    roundings = [torch.zeros_like(ball.centre)]
+    lower, upper = [roundings[0][:, :0]], [roundings[0][:, :0]]
     depth = 8 * (len(layers) + 1)
 
     def add(neurons: _Neurons, rows: Tensor) -> None:
@@ -149,12 +150,12 @@ def _problem(
         exact.append(_dense(inputs, shapes, maps, neurons.offset[rows]))
         single = [m.float() for m in maps]
         fast.append(_dense(inputs, shapes, single, neurons.offset[rows].float()))
-        model = neurons.own + sum(e.abs() @ found[s].own for s, e in neurons.errors.items())
+        model = neurons.own + sum(found[s].own @ e.abs().T for s, e in neurons.errors.items())
         n_summands = sum(m.shape[1] for m in maps) + len(rows) + network_width
         # Composition errs by as much as a step does, once for each layer.
         n_units = depth * (n_summands + 16) + step_units(network.nodes, len(rows))
         arithmetic = n_units * UNIT * neurons.magnitude
-        roundings.append(with_margin(model + arithmetic)[rows])
+        roundings.append(with_margin(model + arithmetic)[:, rows])
 
     network_width = max(len(n.offset) for n in (*found.values(), logits))
     for layer, neurons in values:
@@ -165,10 +166,10 @@ def _problem(
         index[layer.output] = len(exact)
         # The neuron's argument is bounded, and its value is no larger.
         arithmetic = step_units(network.nodes, len(rows)) * UNIT * neurons.magnitude
-        model = network.unit * bool(layer.a) * bounds.magnitudes[layer.argument][0].flatten()
-        roundings.append(with_margin(model + arithmetic)[rows])
-        lower.append(bounds.lower[layer.argument][0].flatten()[rows])
-        upper.append(bounds.upper[layer.argument][0].flatten()[rows])
+        model = network.unit * bool(layer.a) * bounds.magnitudes[layer.argument].flatten(1)
+        roundings.append(with_margin(model + arithmetic)[:, rows])
+        lower.append(bounds.lower[layer.argument].flatten(1)[:, rows])
+        upper.append(bounds.upper[layer.argument].flatten(1)[:, rows])
     add(logits, torch.arange(len(logits.offset), device=logits.offset.device))
     networks = [
         Network(network.input_shape, tuple(nodes), dtype, network.model_dtype)
@@ -179,8 +180,8 @@ def _problem(
         fast=networks[1],
         ball=ball,
         roundings=roundings,
-        lower=torch.cat(lower),
-        upper=torch.cat(upper),
+        lower=torch.cat(lower, dim=1),
+        upper=torch.cat(upper, dim=1),
         is_dense=True,
     )
 

@@ -13,13 +13,14 @@ from robustbench_dyn.certification.network.graph import Affine, Network, Pointwi
 
 
 class Lines(NamedTuple):
-    """The lines around each neuron, (rows, neurons) each.
+    """The lines around each neuron, (rows, neurons) each, in a subdomain of an example's ball.
 
-    relaxed: bool, whether it has two lines. fixed: the slope of all others, and 0 of these. secant,
-    intercept: of the upper lines; fixed and 0 for all others. decisions: the sign of each split
-    neuron, 0 for those that are not split.
+    example: (rows,). relaxed: bool, whether it has two lines. fixed: the slope of all others, and 0
+    of these. secant, intercept: of the upper lines; fixed and 0 for all others. decisions: the sign
+    of each split neuron, 0 for those that are not split.
     """
 
+    example: Tensor
     relaxed: Tensor
     fixed: Tensor
     secant: Tensor
@@ -30,14 +31,16 @@ class Lines(NamedTuple):
     def of(
         cls,
         problem: Problem,
+        example: Tensor,
         lower: Tensor,
         upper: Tensor,
-        decisions: Tensor,
+        decisions: Tensor | None,
         dtype: torch.dtype,
     ) -> Lines:
         """Return the lines between bounds of the neurons, (rows, neurons), float64.
 
-        decisions: (rows, neurons); bounds are 0 at a side that a decision excludes.
+        example: (rows,). decisions: (rows, neurons), or None; bounds are 0 at a side that a
+        decision excludes.
         """
         a = problem.min_slope
         # Written so that NaN is no sign, and no bound follows from it.
@@ -46,7 +49,16 @@ class Lines(NamedTuple):
         width = (upper - lower).where(relaxed, 1.0)
         secant = ((upper - a * lower) / width).where(relaxed, fixed)
         intercept = ((1 - a) * upper * -lower / width).where(relaxed, 0.0)
-        return cls(relaxed, *(part.to(dtype) for part in (fixed, secant, intercept, decisions)))
+        if decisions is None:
+            decisions = torch.zeros_like(lower)
+        parts = (part.to(dtype) for part in (fixed, secant, intercept, decisions))
+        return cls(example, relaxed, *parts)
+
+    @classmethod
+    def over_balls(cls, problem: Problem, examples: Tensor, dtype: torch.dtype) -> Lines:
+        """Return the lines over the whole balls of some examples."""
+        lower, upper = problem.lower[examples], problem.upper[examples]
+        return cls.of(problem, examples, lower, upper, None, dtype)
 
     def at(self, rows: Tensor) -> Lines:
         """Return those of some rows."""
@@ -54,7 +66,7 @@ class Lines(NamedTuple):
 
     def before(self, column: int) -> Lines:
         """Return those of the first neurons."""
-        return Lines(*(part[:, :column] for part in self))
+        return Lines(self.example, *(part[:, :column] for part in self[1:]))
 
 
 class Functions(NamedTuple):
@@ -119,7 +131,7 @@ def relax(
             continue
         coefficients = waiting.pop(i)
         node = network.nodes[i - 1]
-        value = value - coefficients.abs() @ problem.roundings[i].to(coefficients)
+        value = value - _products(coefficients.abs(), problem.roundings[i], lines.example)
         if isinstance(node, Pointwise):
             columns = layers[i].columns
             neurons[i] = coefficients
@@ -137,7 +149,7 @@ def relax(
     last = waiting.pop(0, None)
     if last is None:
         last = value.new_zeros(n, problem.ball.centre.shape[1])
-    constant, value = value, value + _minimum(problem.ball, last, proving)
+    constant, value = value, value + _minimum(problem.ball, last, lines.example, proving)
     n_neurons = lines.relaxed.shape[1]
     of_layers = [value.new_zeros(n, 0)]
     for layer in problem.layers:
@@ -172,16 +184,23 @@ def _through(
     return passed, constant
 
 
-def _minimum(ball: Ball, rows: Tensor, proving: bool) -> Tensor:
-    """Return the minimum of linear functions over the ball, (rows,); rounded down if proving."""
+def _minimum(ball: Ball, rows: Tensor, example: Tensor, proving: bool) -> Tensor:
+    """Return the minimum of linear functions over balls, (rows,); rounded down if proving."""
     if ball.norm != "Linf":
-        owners = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-        return ball.minimum(rows.double().view(-1, *ball.shape), owners).to(rows)
-    middle, radius = (ball.upper + ball.lower)[0] / 2, (ball.upper - ball.lower)[0] / 2
+        return ball.minimum(rows.double().view(-1, *ball.shape), example).to(rows)
+    middle, radius = (ball.upper + ball.lower) / 2, (ball.upper - ball.lower) / 2
     if proving:
         # The sums over the inputs, which are at most 1, and the box itself are rounded.
         radius = radius + 4 * (rows.shape[1] + 16) * UNIT
-    return rows @ middle.to(rows) - rows.abs() @ radius.to(rows)
+    return _products(rows, middle, example) - _products(rows.abs(), radius, example)
+
+
+def _products(rows: Tensor, values: Tensor, example: Tensor) -> Tensor:
+    """Return <rows[i], values[example[i]]>, (rows,); values: (examples, entries)."""
+    values = values.to(rows)
+    if len(values) == 1:
+        return rows @ values[0]
+    return (rows * values[example]).sum(dim=1)
 
 
 def arguments(network: Network, layer: Layer) -> Functions:
@@ -200,14 +219,13 @@ def arguments(network: Network, layer: Layer) -> Functions:
     return Functions(both, torch.cat([bias, -bias]))
 
 
-def rounding_over_ball(problem: Problem, objectives: Tensor) -> Tensor:
-    """Return what rounding takes off bounds of <objectives[i], logits> over the ball, (n,).
+def rounding_over_balls(problem: Problem, objectives: Tensor, example: Tensor) -> Tensor:
+    """Return what rounding takes off bounds of <objectives[i], logits> over balls, (n,).
 
-    The lines are those that a search begins with.
+    example: (n,), whose ball. The lines are those that a search begins with.
     """
-    rows = torch.zeros(len(objectives), dtype=torch.long)
-    lines = Lines.of(problem, *problem.start(), torch.float64).at(rows)
-    slopes = problem.start_slopes.expand(len(objectives), -1)
+    lines = Lines.over_balls(problem, example, torch.float64)
+    slopes = problem.start_slopes[example]
     functions = Functions.of(problem.exact, objectives)
     values = [
         relax(each, problem.exact, functions, lines, slopes, proving=True).value

@@ -1,4 +1,4 @@
-"""Subdomains of a ball: where some neurons are decided to be active or inactive."""
+"""Subdomains of balls: where some neurons are decided to be active or inactive."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
+from robustbench_dyn.certification.branch_and_bound.relaxation import Lines
 
 
 class Subdomains(NamedTuple):
-    """Subdomains of one ball, in which several margins are to be bounded.
+    """Subdomains of the balls of some examples, in which several margins are to be bounded.
 
-    decisions: (subdomains, neurons) int8, the sign of each split neuron, 0 for those that are not
-    split. lower, upper: of the same shape, float64, proved bounds of the arguments of neurons in
-    the subdomain. unproved: (subdomains, margins) bool. slopes, dual_variables: (subdomains,
-    margins, neurons), of the search's dtype. value: (subdomains, margins), the bound that was
-    reached before; no proof.
+    example: (subdomains,), of which ball each one is a part. decisions: (subdomains, neurons) int8,
+    the sign of each split neuron, 0 for those that are not split. lower, upper: of the same shape,
+    float64, proved bounds of the arguments of neurons in the subdomain. unproved: (subdomains,
+    margins) bool. slopes, dual_variables: (subdomains, margins, neurons), of the search's dtype.
+    value: (subdomains, margins), the bound that was reached before; no proof.
     """
 
+    example: Tensor
     decisions: Tensor
     lower: Tensor
     upper: Tensor
@@ -29,30 +31,26 @@ class Subdomains(NamedTuple):
     value: Tensor
 
     @classmethod
-    def whole(cls, problem: Problem, n_margins: int) -> Subdomains:
-        """Return the ball as one subdomain."""
-        lower, upper = problem.lower[None].clone(), problem.upper[None].clone()
-        slopes = problem.start_slopes.to(problem.fast.dtype).expand(n_margins, -1)[None].clone()
+    def whole(cls, problem: Problem, examples: Tensor, unproved: Tensor) -> Subdomains:
+        """Return the balls of some examples, of which the margins are (examples, margins)."""
+        lower, upper = problem.lower[examples], problem.upper[examples]
+        n_margins = unproved.shape[1]
+        slopes = problem.start_slopes[examples, None].to(problem.fast.dtype)
+        slopes = slopes.expand(-1, n_margins, -1).clone()
         return cls(
-            torch.zeros_like(lower, dtype=torch.int8),
-            lower,
-            upper,
-            torch.ones(1, n_margins, dtype=torch.bool),
-            slopes,
-            torch.zeros_like(slopes),
-            slopes.new_full((1, n_margins), -torch.inf),
+            example=examples,
+            decisions=torch.zeros_like(lower, dtype=torch.int8),
+            lower=lower,
+            upper=upper,
+            unproved=unproved.clone(),
+            slopes=slopes,
+            dual_variables=torch.zeros_like(slopes),
+            value=slopes.new_full(unproved.shape, -torch.inf),
         )
 
     def at(self, rows: Tensor | slice) -> Subdomains:
         """Return some of the subdomains."""
         return Subdomains(*(part[rows] for part in self))
-
-    @classmethod
-    def joined(cls, parts: list[Subdomains]) -> Subdomains:
-        """Return the subdomains of several."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def __len__(self) -> int:
         return len(self.decisions)
@@ -61,6 +59,10 @@ class Subdomains(NamedTuple):
     def n_bytes(self) -> int:
         """How many bytes one of them takes."""
         return sum(part[0].numel() * part.element_size() for part in self)
+
+    def lines(self, problem: Problem, dtype: torch.dtype) -> Lines:
+        """Return the lines around the neurons in each subdomain."""
+        return Lines.of(problem, self.example, self.lower, self.upper, self.decisions, dtype)
 
     def undecided(self, problem: Problem) -> Tensor:
         """Return whether a neuron can be split, (subdomains, neurons)."""

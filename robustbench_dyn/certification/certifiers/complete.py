@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     State = BranchAndBoundState | InputSplittingState
 
 _SPLITS = ("auto", "neurons", "inputs")
-# How many examples are taken together where a search takes a moment: by the inputs, or by neurons
-# where there are so few of them.
+# How many examples are taken together where they are searched in one pass, or where there are so
+# few neurons that each search takes a moment.
 _AT_ONCE, _FEW_NEURONS = 64, 256
 
 
@@ -69,11 +69,12 @@ class Complete(Certifier["State"]):
 
     def at_once(self, state: State) -> int:
         """Return how many examples are taken together: many where a search takes a moment."""
-        from robustbench_dyn.certification.proofs import input_splitting
+        from robustbench_dyn.certification.proofs import complete, input_splitting
 
-        by_inputs = isinstance(state, input_splitting.InputSplittingState)
+        if isinstance(state, input_splitting.InputSplittingState):
+            return _AT_ONCE
         few = state.relaxation.exact.n_neurons <= _FEW_NEURONS
-        return _AT_ONCE if by_inputs or few else super().at_once(state)
+        return _AT_ONCE if few or complete.shares_a_network(state) else super().at_once(state)
 
     def prove(
         self,

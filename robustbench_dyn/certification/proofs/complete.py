@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustbench_dyn.certification.activations import LeakyReLU
 from robustbench_dyn.certification.base import Proof
 from robustbench_dyn.certification.bounds.ball import Ball
+from robustbench_dyn.certification.bounds.budgets import N_ITERATIONS
 from robustbench_dyn.certification.bounds.intermediate import (
     RelaxationState,
     intermediate_bounds,
@@ -22,7 +23,7 @@ from robustbench_dyn.certification.branch_and_bound.affine import Composition, c
 from robustbench_dyn.certification.branch_and_bound.giving_up import Spent, hopeless
 from robustbench_dyn.certification.branch_and_bound.problem import Problem, whole
 from robustbench_dyn.certification.branch_and_bound.reduction import reduced
-from robustbench_dyn.certification.branch_and_bound.relaxation import rounding_over_ball
+from robustbench_dyn.certification.branch_and_bound.relaxation import rounding_over_balls
 from robustbench_dyn.certification.branch_and_bound.search import Search, SearchResult
 from robustbench_dyn.certification.network.graph import Pointwise
 from robustbench_dyn.certification.objectives import (
@@ -41,6 +42,9 @@ from robustbench_dyn.threat_models import ThreatModel
 _TOLERANCE = 1e-4
 # Steps of ascent for the neurons of networks that are not composed.
 _NEURON_STEPS = 20
+# Examples share a network whose composed maps have so many entries at most: where they are more,
+# leaving out the neurons that are stable on one ball saves more than a joint pass.
+_MOST_SHARED = 100_000
 
 
 class BranchAndBoundState(NamedTuple):
@@ -87,36 +91,42 @@ def prove(
     """
     bounds = interval_bounds(state.relaxation, Ball(x, threat_model))
     objectives = relaxed_objectives(state.relaxation, bounds, x, logits, y, threat_model)
-    lower_bound = relaxed_margins(state.relaxation, x, objectives, threat_model)
+    # A joint search optimises the slopes of all examples as quickly.
+    n_iterations = 0 if shares_a_network(state) else N_ITERATIONS
+    lower_bound = relaxed_margins(
+        state.relaxation, x, objectives, threat_model, n_iterations=n_iterations
+    )
     candidates = x.clone()
     within_rounding = torch.zeros_like(lower_bound, dtype=torch.bool)
     gave_up = torch.zeros(len(x), dtype=torch.bool)
     spent, n_neurons = state.spent[threat_model], state.relaxation.exact.n_neurons
-    scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0).cpu()
-    for example in torch.unique(objectives.example).tolist():
-        rows = ((objectives.example == example) & ~(lower_bound > 0)).nonzero().flatten()
-        if not len(rows):
-            continue
+    scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)
+    examples = list[int]()
+    for example in torch.unique(objectives.example[~(lower_bound > 0)]).tolist():
+        rows = (objectives.example == example) & ~(lower_bound > 0)
         far = hopeless(-lower_bound[rows], objectives.margin[rows], n_neurons=n_neurons)
-        if far or spent.over:
-            gave_up[example] = True
-            continue
-        started = time.monotonic()
+        gave_up[example] = far
+        examples += [] if far else [example]
+    size = _n_together(state, len(x))
+    for some in (examples[k : k + size] for k in range(0, len(examples), size)):
+        these = objectives.example.new_tensor(some)
+        chosen = torch.isin(objectives.example, these) & ~(lower_bound > 0)
+        rows = chosen.nonzero().flatten()
+        own = objectives.at(rows)
         found, forbidden = _search(
             state,
-            x[example : example + 1],
-            objectives.at(rows),
+            x[some],
+            own._replace(example=torch.searchsorted(these, own.example)),
             threat_model,
-            _TOLERANCE * float(scale[example]),
-            min(seconds_per_example, seconds - spent.seconds),
+            _TOLERANCE * scale[own.example],
+            seconds_per_example=seconds_per_example,
+            seconds=seconds - spent.seconds,
         )
-        decided = found.x is not None or bool(found.proved.all())
-        spent.count(seconds=time.monotonic() - started, decided=decided)
         lower_bound[rows[found.proved & ~forbidden]] = torch.inf
         within_rounding[rows] = forbidden
-        gave_up[example] = found.gave_up
-        if found.x is not None:
-            candidates[example] = found.x.to(candidates)
+        gave_up[torch.tensor(some)] = found.gave_up
+        for k, point in found.x.items():
+            candidates[some[k]] = point.to(candidates)
     radii = proved_radii(objectives.at(lower_bound > 0), logits, y, threat_model.eps)
     return Proof(
         radii,
@@ -127,20 +137,34 @@ def prove(
     )
 
 
+def shares_a_network(state: BranchAndBoundState) -> bool:
+    """Say whether many examples are searched on one network, rather than each on its own."""
+    composition = state.composition
+    return composition is not None and composition.n_entries <= _MOST_SHARED
+
+
+def _n_together(state: BranchAndBoundState, n: int) -> int:
+    """Return how many of n examples are searched at a time."""
+    alone = state.composition is not None and not shares_a_network(state)
+    return 1 if alone else n
+
+
 def _search(
     state: BranchAndBoundState,
     x: Tensor,
     objectives: Objectives,
     threat_model: ThreatModel,
-    tolerance: float,
+    tolerance: Tensor,
+    *,
+    seconds_per_example: float,
     seconds: float,
 ) -> tuple[SearchResult, Tensor]:
-    """Search for one example's margins, and say which ones rounding forbids to prove."""
-    until = time.monotonic() + seconds
-    exact = state.relaxation.exact
+    """Search for the margins of some examples, and say which ones rounding forbids to prove."""
+    started = time.monotonic()
+    exact, spent = state.relaxation.exact, state.spent[threat_model]
     problem = _problem(state, Ball(x, threat_model))
-    thresholds = objectives.allowance(rounding_over_ball(problem, objectives.coefficients))
-    forbidden = thresholds.isinf()
+    rounding = rounding_over_balls(problem, objectives.coefficients, objectives.example)
+    forbidden = objectives.allowance(rounding).isinf()
     # The bounds of a search heed the model's rounding themselves. Where it forbids a proof, a
     # counterexample may be found.
     thresholds = objectives.observed.where(~forbidden, 0.0) + tolerance
@@ -148,9 +172,14 @@ def _search(
         problem,
         objectives.coefficients,
         thresholds,
+        objectives.example,
         lambda points: exact.outputs(points)[-1],
     )
-    found = search.run(until, most_subdomains=state.spent[threat_model].most_subdomains)
+    taken = time.monotonic() - started
+    spent.seconds += taken
+    found = search.run(
+        spent, seconds_per_example=seconds_per_example - taken / len(x), seconds=seconds - taken
+    )
     return found, forbidden
 
 
