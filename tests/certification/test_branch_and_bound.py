@@ -17,7 +17,7 @@ from robustbench_dyn.certification.branch_and_bound import pool as pool_module
 from robustbench_dyn.certification.branch_and_bound.ascent import ascend
 from robustbench_dyn.certification.branch_and_bound.descent import from_points
 from robustbench_dyn.certification.branch_and_bound.giving_up import Spent
-from robustbench_dyn.certification.branch_and_bound.leaf import minimum
+from robustbench_dyn.certification.branch_and_bound.leaf import minima
 from robustbench_dyn.certification.branch_and_bound.leaf_lp import LeafSolution
 from robustbench_dyn.certification.branch_and_bound.margins import Margins
 from robustbench_dyn.certification.branch_and_bound.pool import Pool
@@ -352,7 +352,7 @@ def test_a_fully_split_subproblem_is_bounded_by_its_minimum(norm):
         lower = found.lower.where(decisions < 0, 0.0)
         upper = found.upper.where(decisions > 0, 0.0)
         lines = Lines.of(found, first_of(lower), lower, upper, decisions, torch.float64)
-        solved = minimum(found, objective, lines, torch.zeros_like(decisions))
+        solved = minima(found, objective, lines, torch.zeros_like(decisions))
         normals, offsets = leaf._split_neurons(found, lines, torch.arange(found.lower.shape[1]))
         slack = normals @ solved.x.flatten() + offsets
         if len(slack) and float(slack.min()) < -EXACT:
@@ -364,6 +364,25 @@ def test_a_fully_split_subproblem_is_bounded_by_its_minimum(norm):
             assert solved.lower_bound == pytest.approx(value, abs=1e-5)
             assert solved.lower_bound <= value + 1e-9
     assert min(empty, full) >= 3
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_fully_split_subproblems_are_bounded_alike_together_and_alone(norm):
+    model, x, y = problem(3)
+    found = problem_of(model, x, ThreatModel(norm, 0.4))
+    objectives = margin_objectives(x, model(x), y).coefficients[:1].expand(4, -1)
+    draw = torch.Generator().manual_seed(0)
+    signs = (torch.rand(4, found.lower.shape[1], generator=draw) < 0.5).double() * 2 - 1
+    lower, upper = found.lower.where(signs < 0, 0.0), found.upper.where(signs > 0, 0.0)
+    example = torch.zeros(4, dtype=torch.long)
+    lines = Lines.of(found, example, lower, upper, signs, torch.float64)
+    together = minima(found, objectives, lines, torch.zeros_like(signs))
+    for row in range(4):
+        one = torch.tensor([row])
+        alone = minima(found, objectives[one], lines.at(one), torch.zeros_like(signs[one]))
+        torch.testing.assert_close(alone.lower_bound, together.lower_bound[one])
+        torch.testing.assert_close(alone.x, together.x[one])
+    assert len(together.lower_bound.unique()) > 1
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.branch_and_bound.ascent import Ascent, ascend
-from robustbench_dyn.certification.branch_and_bound.leaf import minimum
+from robustbench_dyn.certification.branch_and_bound.leaf import minima
 from robustbench_dyn.certification.branch_and_bound.margins import Margins
 from robustbench_dyn.certification.branch_and_bound.problem import Problem
 from robustbench_dyn.certification.branch_and_bound.relaxation import Functions, relax
@@ -78,23 +78,36 @@ def prove(problem: Problem, margins: Margins, domains: Subdomains, rows: Rows) -
         domains.unproved[of[proved], which[proved]] = False
 
 
-def solve(problem: Problem, margins: Margins, domains: Subdomains, k: int) -> Tensor | None:
-    """Bound the margins of a fully split subproblem; return its minimiser where one fails."""
-    example, lines = (
-        int(domains.example[k]),
-        domains.at(slice(k, k + 1)).lines(problem, torch.float64),
-    )
-    for slot in domains.unproved[k].nonzero().flatten().tolist():
-        leaf = minimum(
+def solve(
+    problem: Problem, margins: Margins, domains: Subdomains, leaves: Tensor
+) -> dict[int, Tensor]:
+    """Bound the margins of fully split subproblems; leaves: (n,), which ones are.
+
+    Returns the minimiser of one that fails, by example.
+    """
+    found = dict[int, Tensor]()
+    unproved = domains.unproved & torch.zeros_like(domains.unproved).index_fill(0, leaves, True)
+    owners, slots = unproved.nonzero(as_tuple=True)
+    lines, rows = domains.lines(problem, torch.float64), torch.arange(len(owners))
+    # Linear programs are solved one by one anyway, and none for an example that is decided.
+    parts = _chunks(problem, rows) if problem.ball.norm == "L2" else torch.split(rows, 1)
+    for some in parts:
+        of, which = owners[some], slots[some]
+        example = domains.example[of]
+        if int(example[0]) in found and len(some) == 1:
+            continue
+        bounded = minima(
             problem,
-            margins.coefficients[example, slot : slot + 1],
-            lines,
-            domains.dual_variables[k, slot][None].double(),
+            margins.coefficients[example, which],
+            lines.at(of),
+            domains.dual_variables[of, which].double(),
         )
-        if not leaf.lower_bound > margins.thresholds[example, slot]:
-            return leaf.x
-        domains.unproved[k, slot] = False
-    return None
+        # Written so that NaN stays open.
+        proved = bounded.lower_bound > margins.thresholds[example, which]
+        domains.unproved[of[proved], which[proved]] = False
+        for row in (~proved).nonzero().flatten().tolist():
+            found.setdefault(int(example[row]), bounded.x[row])
+    return found
 
 
 def _chunks(problem: Problem, rows: Tensor) -> Iterable[Tensor]:

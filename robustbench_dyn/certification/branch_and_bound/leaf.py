@@ -21,41 +21,68 @@ from robustbench_dyn.certification.branch_and_bound.relaxation import (
 _STEPS = 400
 
 
-class Leaf(NamedTuple):
-    """The bound of a fully split subproblem, proved, and its minimiser, of the ball's shape."""
+class Leaves(NamedTuple):
+    """Proved bounds of margins in fully split subproblems, (rows,), and their minimisers.
 
-    lower_bound: float
+    x: (rows, *ball.shape).
+    """
+
+    lower_bound: Tensor
     x: Tensor
 
 
-def minimum(problem: Problem, objective: Tensor, lines: Lines, dual_variables: Tensor) -> Leaf:
-    """Bound one margin in a subdomain where no neuron is relaxed.
+def minima(problem: Problem, objectives: Tensor, lines: Lines, dual_variables: Tensor) -> Leaves:
+    """Bound margins in subdomains where no neuron is relaxed.
 
-    objective: (1, classes); lines: of one row, float64; dual_variables: (1, neurons), where an
-    ascent begins.
+    objectives: (rows, classes); lines: of as many rows, float64; dual_variables: (rows, neurons),
+    where an ascent begins.
     """
     network, ball = problem.exact, problem.ball
-    functions = Functions.of(network, objective)
-    slopes = problem.min_slope[None]
-    solution = None
-    if ball.norm != "L2":
-        split = lines.decisions[0].nonzero().flatten()
-        normals, offsets = _split_neurons(problem, lines, split)
-        slope = relax(problem, network, functions, lines, slopes).coefficients[0]
-        solution = solve(slope, normals, offsets, ball, example=int(lines.example))
-    if solution is None:
-        aim = torch.full((1,), torch.inf, dtype=torch.float64)
+    functions = Functions.of(network, objectives)
+    slopes = problem.min_slope.expand(len(objectives), -1)
+    duals = dual_variables.clone()
+    x = dual_variables.new_zeros(len(objectives), *ball.shape)
+    ascending = list[int]()
+    for row in range(len(objectives)):
+        if ball.norm == "L2" or not _solved(problem, functions, lines, row, duals, x):
+            ascending.append(row)
+    if ascending:
+        # All at once: a step costs hardly more than that of one.
+        rows = torch.tensor(ascending, device=duals.device)
         found = ascend(
-            problem, network, functions, lines, slopes, dual_variables, aim, n_steps=_STEPS
+            problem,
+            network,
+            functions.at(rows),
+            lines.at(rows),
+            slopes[rows],
+            dual_variables[rows],
+            torch.full_like(dual_variables[rows, 0], torch.inf),
+            n_steps=_STEPS,
         )
-        dual_variables, slope = found.dual_variables, found.coefficients
-        x = ball.minimiser(slope.view(1, *ball.shape), lines.example)[0]
-    else:
-        dual_variables = torch.zeros_like(dual_variables)
-        dual_variables[0, split] = solution.dual_variables
-        x = solution.x.view(ball.shape)
-    proof = relax(problem, network, functions, lines, slopes, dual_variables, proving=True)
-    return Leaf(float(proof.value), x)
+        duals[rows] = found.dual_variables
+        coefficients = found.coefficients.view(-1, *ball.shape)
+        x[rows] = ball.minimiser(coefficients, lines.example[rows])
+    proof = relax(problem, network, functions, lines, slopes, duals, proving=True)
+    return Leaves(proof.value, x)
+
+
+def _solved(
+    problem: Problem, functions: Functions, lines: Lines, row: int, duals: Tensor, x: Tensor
+) -> bool:
+    """Fill in a row of the dual variables and of the minimisers by a linear program, if it can."""
+    ball = problem.ball
+    this = torch.tensor([row], device=duals.device)
+    one, slopes = lines.at(this), problem.min_slope[None]
+    split = one.decisions[0].nonzero().flatten()
+    normals, offsets = _split_neurons(problem, one, split)
+    slope = relax(problem, problem.exact, functions.at(this), one, slopes).coefficients[0]
+    solution = solve(slope, normals, offsets, ball, example=int(one.example))
+    if solution is None:
+        return False
+    duals[row] = 0.0
+    duals[row, split] = solution.dual_variables
+    x[row] = solution.x.view(ball.shape)
+    return True
 
 
 def _split_neurons(problem: Problem, lines: Lines, split: Tensor) -> tuple[Tensor, Tensor]:
