@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset
+from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_plugins
 from robustbench_dyn.datasets import Dataset, dataset_info
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.models.architectures import Architecture
@@ -58,6 +58,7 @@ WEAK_STEPS, WEAK_STEP = 10, 0.025
 
 
 def architecture() -> Architecture:
+    load_plugins(HERE, trust=True)
     return discover((HERE,)).get("published_resnet")
 
 

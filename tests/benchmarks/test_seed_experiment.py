@@ -120,6 +120,10 @@ def test_nonfinite_weights_have_no_finite_bound():
         assert not lipschitz_bound(model.features) < math.inf
 
 
+def test_the_script_runs_its_own_plugin_inside_its_process(untrusted):
+    assert run.architecture().card.name == "published_resnet"
+
+
 def test_unknown_steps_are_refused():
     with pytest.raises(RegistryError, match="steps='magic' is unknown; choose one of uncon"):
         network("magic")
