@@ -20,17 +20,16 @@ from typing import Any, NamedTuple
 import measuring
 import pandas as pd
 import torch
+from colour import COPIES, weights_of_copies
 from torch import nn
 
 from robustbench_dyn import Evaluation, ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.models.architectures import full_name
-from robustbench_dyn.plugins import find_plugins
 from robustbench_dyn.results.verdicts import Status
 from robustbench_dyn.threat_models import Norm
 
-COPIES, ORIGINALS = "cifar10_jpeg", "test_originals.parquet"
+ORIGINALS = "test_originals.parquet"
 GRID: dict[Norm, tuple[float, ...]] = {
     "L2": (36 / 255, 72 / 255, 108 / 255, 0.5),
     "Linf": (2 / 255, 8 / 255),
@@ -111,22 +110,12 @@ def _standing(status: Status) -> bool:
     return status in (Status.CERTIFIED, Status.UNDECIDED)
 
 
-def names_of_weights() -> list[str]:
-    """Name all weights that were trained on the copies."""
-    return sorted(
-        full_name(plugin.name, weights.variant)
-        for plugin in find_plugins()
-        for weights in (plugin.card.weights if plugin.card else ())
-        if weights.dataset == COPIES
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=names_of_weights())
+    parser.add_argument("--models", nargs="+", default=sorted(weights_of_copies()))
     parser.add_argument("--attacks", default="apgd-ce,apgd-t")
     options = parser.parse_args()
     place = options.data_dir / COPIES / ORIGINALS

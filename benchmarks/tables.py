@@ -181,6 +181,25 @@ def seed_experiment_in_colour() -> str:
     return markdown(heading.split("|"), shown)
 
 
+def colour() -> str:
+    """Return clean and certified accuracy of all weights for colour, on all test copies."""
+    path = measuring.RESULTS / "colour.csv"
+    rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["model"])
+    radii = [column for column in rows if str(column).startswith("certified_")]
+    shown: list[tuple[object, ...]] = [
+        (
+            row["model"],
+            f"{row['parameters']:,}",
+            "" if pd.isna(row["training_seconds"]) else f"{row['training_seconds']:.0f}",
+            percent(row["clean"]),
+            *(percent(row[column]) for column in radii),
+        )
+        for row in rows.to_dict("records")
+    ]
+    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
+    return markdown(("weights", "parameters", "training, s", "clean", *eps), shown)
+
+
 def copies() -> str:
     """Return on how many pairs of an original and its copy the verdicts of a network differ."""
     path = measuring.RESULTS / "copies.csv"
@@ -424,6 +443,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims,
     "seed_experiment": seed_experiment,
     "seed_experiment_in_colour": seed_experiment_in_colour,
+    "colour": colour,
     "copies": copies,
     "gaps": gaps,
     "masked_gradients": masked_gradients,
