@@ -2,7 +2,8 @@
 
     python benchmarks/seed_experiment/run.py --dataset fashion_mnist [--steps naive] [--margin 0.5]
 
-Trains the missing networks (into benchmarks/seed_experiment/trained/; resumes a stopped training),
+Trains the missing networks (into --trained, by default benchmarks/seed_experiment/trained/; resumes
+a stopped training),
 then measures for each network and each eps in L2: the accuracy under the published attack (ten
 steps of 0.025 eps, which together move an image by at most a quarter of eps), the accuracy under
 AutoAttack, and the certified accuracy, whose Lipschitz bound covers all layers from pixels to
@@ -233,8 +234,12 @@ def main() -> None:
     parser.add_argument("--margin", nargs="+", type=float, help="of the hinge loss")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--device", default="cpu", help="of the training and the attacks")
+    parser.add_argument(
+        "--trained", type=Path, default=HERE / "trained", help="folder of weights and verdicts"
+    )
     options = parser.parse_args()
-    folder, dataset = HERE / "trained", options.dataset
+    folder, dataset = options.trained, options.dataset
+    folder.mkdir(parents=True, exist_ok=True)
     n_examples = options.n_examples or N_EXAMPLES[dataset]
     data = load_dataset(dataset, n_examples=n_examples, data_dir=options.data_dir)
     path = measuring.RESULTS / f"seed_experiment_{dataset}.csv"

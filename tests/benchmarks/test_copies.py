@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustbench_dyn import ThreatModel, evaluate, load_dataset
+from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.errors import InputError
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -21,7 +21,8 @@ def copies(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    sys.modules.pop("measuring", None)
+    for name in ("measuring", "colour"):
+        sys.modules.pop(name, None)
 
 
 def digits(n=40):
@@ -88,3 +89,18 @@ def test_differences_count_the_pairs_whose_verdicts_differ(copies):
     assert row["certified_differ"] == abs(row["certified_originals"] - row["certified_copies"]) == 1
     same = copies.differences(both[0], both[0])
     assert not any(value for name, value in same.items() if name.endswith(("differ", "apart")))
+
+
+def test_certified_accuracies_in_colour_fall_with_eps(copies):
+    colour = sys.modules["colour"]
+    known = colour.weights_of_copies()
+    assert known["lipflow"].dataset == "cifar10_jpeg"
+    x = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = load_model("lipflow", dataset="cifar10_jpeg")(x).argmax(dim=1)
+    data = replace(digits(20), x=x, y=y, name="noise")
+    row = colour.measure("lipflow", known["lipflow"], data)
+    certified = [row[f"certified_{told}"] for told in colour.GRID]
+    assert row["clean"] == 1
+    assert certified == sorted(certified, reverse=True)
+    assert certified[0] > certified[-1]
