@@ -2,17 +2,16 @@
 
     python benchmarks/seed_experiment/run.py --dataset fashion_mnist [--steps naive] [--margin 0.5]
 
-Trains the missing networks (into --trained, by default benchmarks/seed_experiment/trained/; resumes
-a stopped training),
-then measures for each network and each eps in L2: the accuracy under the published attack (ten
-steps of 0.025 eps, which together move an image by at most a quarter of eps), the accuracy under
-AutoAttack, and the certified accuracy, whose Lipschitz bound covers all layers from pixels to
-logits. CIFAR-10 is set up as published: lifts with free scales and a head with free rows. For
-Fashion-MNIST, and for the JPEG copies of CIFAR-10, the networks are smaller, and lifts and heads
-have norm one, so that a margin is a distance. On the copies the margins are those that were
-published as the best; on Fashion-MNIST each network is trained with several, and the figure shows
-the one with the best accuracy under AutoAttack at eps 0.5, as the published table does for its
-attack.
+Trains the missing networks (into --trained, by default benchmarks/seed_experiment/trained/;
+resumes a stopped training), then measures for each network and each eps in L2: the accuracy under
+the published attack (ten steps of 0.025 eps, which together move an image by at most a quarter of
+eps), the accuracy under AutoAttack, and the certified accuracy, whose Lipschitz bound covers all
+layers from pixels to logits. CIFAR-10 is set up as published: lifts with free scales and a head
+with free rows. For Fashion-MNIST, and for the JPEG copies of CIFAR-10, the networks are smaller,
+and lifts and heads have norm one, so that a margin is a distance. On the copies the margins are
+those that were published as the best; on Fashion-MNIST each network is trained with several, and
+the figure shows the one with the best accuracy under AutoAttack at eps 0.5, as the published table
+does for its attack.
 Results: benchmarks/results/seed_experiment_DATASET.csv and .png; the rows of a network replace its
 earlier ones, and the file keeps those of other networks and margins.
 """
