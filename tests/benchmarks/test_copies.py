@@ -91,6 +91,7 @@ def test_differences_count_the_pairs_whose_verdicts_differ(copies):
     assert not any(value for name, value in same.items() if name.endswith(("differ", "apart")))
 
 
+@pytest.mark.slow
 def test_certified_accuracies_in_colour_fall_with_eps(copies):
     colour = sys.modules["colour"]
     known = colour.weights_of_copies()
