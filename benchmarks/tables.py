@@ -213,7 +213,7 @@ def copies() -> str:
                 f"{row[f'{what}_originals']}, {row[f'{what}_copies']}, {row[f'{what}_differ']}"
                 for what in ("clean", "certified", "empirical")
             ),
-            "" if pd.isna(row["median_radius_apart"]) else f"{row['median_radius_apart']:.3f}",
+            "" if pd.isna(row["median_radius_apart"]) else f"{row['median_radius_apart']:.2g}",
         )
         for row in rows.to_dict("records")
     ]
