@@ -20,9 +20,11 @@ import pandas as pd
 from robustbench_dyn.certification.proofs.lipschitz import LARGEST_NONVACUOUS_BOUND
 from robustbench_dyn.models.architectures import full_name
 from robustbench_dyn.plugins import find_plugins
+from robustbench_dyn.threat_models import format_eps
 
 DOCS = Path(__file__).parents[1] / "docs"
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
+SEED = Path(__file__).parent / "seed_experiment"
 DATASET = "fashion_mnist"
 BUDGETS = (100, 300, 1000, math.inf)
 CLAIMS_OF_ALL = ("deterministic", "batch-independent", "lipschitz")
@@ -212,6 +214,74 @@ def seed_experiment() -> str:
         for row in rows[rows["eps"] == 0.5].to_dict("records")
     ]
     heading = "steps|margin|Lipschitz bound|clean|published PGD|AutoAttack|certified"
+    return markdown(heading.split("|"), shown)
+
+
+def seed_experiment_in_colour() -> str:
+    """Return the published accuracies at eps 0.5 beside those measured on the JPEG copies."""
+    published = pd.read_csv(SEED / "published.csv").set_index("steps")
+    path = measuring.RESULTS / "seed_experiment_cifar10_jpeg.csv"
+    rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["eps", "steps", "margin"])
+    shown: list[tuple[object, ...]] = []
+    for steps, one in published.iterrows():
+        own = rows[(rows["steps"] == steps) & (rows["margin"] == one["margin"])]
+        found = ["not measured", *[""] * 5]
+        if len(own):
+            clean, at = own[own["eps"] == 0].iloc[0], own[own["eps"] == 0.5].iloc[0]
+            narrow = own[(own["eps"] - 36 / 255).abs() < 1e-9].iloc[0]
+            found = [
+                percent(clean["certified"]),
+                *(percent(at[column]) for column in ("weak_pgd", "autoattack", "certified")),
+                percent(narrow["certified"]),
+                f"{at['lipschitz_bound']:.3g}",
+            ]
+        shown.append(
+            (steps, f"{one['margin']:g}", percent(one["eps_0"]), percent(one["eps_0.5"]), *found)
+        )
+    heading = (
+        "steps|margin|clean, published|PGD, published|clean|PGD|AutoAttack|certified|"
+        "certified at 36/255|Lipschitz bound"
+    )
+    return markdown(heading.split("|"), shown)
+
+
+def colour() -> str:
+    """Return clean and certified accuracy of all weights for colour, on all test copies."""
+    path = measuring.RESULTS / "colour.csv"
+    rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["model"])
+    radii = [column for column in rows if str(column).startswith("certified_")]
+    shown: list[tuple[object, ...]] = [
+        (
+            row["model"],
+            f"{row['parameters']:,}",
+            "" if pd.isna(row["training_seconds"]) else f"{row['training_seconds']:.0f}",
+            percent(row["clean"]),
+            *(percent(row[column]) for column in radii),
+        )
+        for row in rows.to_dict("records")
+    ]
+    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
+    return markdown(("weights", "parameters", "training, s", "clean", *eps), shown)
+
+
+def copies() -> str:
+    """Return on how many pairs of an original and its copy the verdicts of a network differ."""
+    path = measuring.RESULTS / "copies.csv"
+    rows = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    shown: list[tuple[object, ...]] = [
+        (
+            row["model"],
+            row["norm"],
+            format_eps(row["eps"]),
+            *(
+                f"{row[f'{what}_originals']}, {row[f'{what}_copies']}, {row[f'{what}_differ']}"
+                for what in ("clean", "certified", "empirical")
+            ),
+            "" if pd.isna(row["median_radius_apart"]) else f"{row['median_radius_apart']:.2g}",
+        )
+        for row in rows.to_dict("records")
+    ]
+    heading = "network|norm|eps|clean|certified|not broken|radii apart, median"
     return markdown(heading.split("|"), shown)
 
 
@@ -458,6 +528,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "zoo": zoo,
     "claims": claims,
     "seed_experiment": seed_experiment,
+    "seed_experiment_in_colour": seed_experiment_in_colour,
+    "colour": colour,
+    "copies": copies,
     "gaps": gaps,
     "masked_gradients": masked_gradients,
     "rounding": rounding,

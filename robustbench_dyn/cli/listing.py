@@ -84,6 +84,7 @@ def _models() -> Listing:
 
 def _of_model(plugin: Plugin) -> list[Record]:
     """Return one record for each name that stands for weights; one for a model without any."""
+    from robustbench_dyn.datasets.catalogue import served_by
     from robustbench_dyn.models.architectures import full_name
 
     if plugin.problem or plugin.card is None:
@@ -91,7 +92,7 @@ def _of_model(plugin: Plugin) -> list[Record]:
     card = plugin.card
     datasets = {full_name(card.name, weights.variant): list[str]() for weights in card.weights}
     for weights in card.weights:
-        datasets[full_name(card.name, weights.variant)].append(weights.dataset)
+        datasets[full_name(card.name, weights.variant)].extend(served_by(weights.dataset))
     return [
         _record(name, plugin.origin, datasets=list(dict.fromkeys(of_name)), family=card.family)
         for name, of_name in sorted((datasets or {plugin.name: []}).items())

@@ -243,16 +243,17 @@ class _HeldOut:
     """
 
     def __init__(self, config: Recipe, data_dir: Path | None, eps: float | None) -> None:
-        from robustbench_dyn.datasets import load_dataset
+        from robustbench_dyn.datasets import dataset_info, load_dataset
 
+        sizes = dataset_info(config.dataset, data_dir=data_dir).sizes
         if config.held_out:
-            data = load_dataset(config.dataset, split="train", data_dir=data_dir)
-            self.data = data.rows(max(0, len(data) - config.held_out), len(data))
-            self.what = f"the {len(self.data)} held-out training examples of {data.name}"
+            first = max(0, sizes.get("train", 0) - config.held_out)
+            self.data = load_dataset(config.dataset, split="train", first=first, data_dir=data_dir)
+            self.what = f"the {len(self.data)} held-out training examples of {self.data.name}"
         else:
-            data = load_dataset(config.dataset, data_dir=data_dir)
-            self.data = data.rows(0, min(_N_HELD_OUT, len(data)))
-            self.what = f"the first {len(self.data)} test examples of {data.name}"
+            n = min(_N_HELD_OUT, sizes["test"])
+            self.data = load_dataset(config.dataset, n_examples=n, data_dir=data_dir)
+            self.what = f"the first {len(self.data)} test examples of {self.data.name}"
         self.threat_model = _ball(config, tuple(self.data.x.shape[1:]), eps)
 
     def clean(self, model: nn.Module) -> float:

@@ -51,6 +51,10 @@ DATASETS: Registry[DatasetInfo] = Registry(
     hint=f"files ({_usages()}) or ",
     from_plugins=from_plugins("datasets", _check_type, of_foreign=isolated.of_foreign_plugin),
 )
+_COPIES = {
+    cifar10.INFO.name: (cifar10_jpeg.INFO.name,),
+    cifar10_jpeg.INFO.name: (cifar10.INFO.name,),
+}
 # Of files that this process has opened, so that weights which were trained on them can be filled:
 # their facts by their name in results, and that name by the one that the user gave.
 _OPENED, _NAMES = dict[str, DatasetInfo](), dict[str, str]()
@@ -64,6 +68,14 @@ def dataset_names() -> tuple[str, ...]:
 def opened(name: str) -> DatasetInfo | None:
     """Return the files of that name, as results have it, where this process has opened them."""
     return _OPENED.get(name)
+
+
+def served_by(name: str) -> tuple[str, ...]:
+    """Name the data sets whose weights serve this one: itself, then one that it shares images with.
+
+    That is a set of copies, with the same classes, and its original. Results never mix the two.
+    """
+    return (name, *_COPIES.get(name, ()))
 
 
 def dataset_name(name: str, *, data_dir: Path | None = None) -> str:

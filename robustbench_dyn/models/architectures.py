@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_dyn.datasets.catalogue import served_by
 from robustbench_dyn.datasets.dataset import is_name_of_files
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.plugins import Card, Weights
@@ -45,10 +46,14 @@ class Architecture:
 def weights_for(card: Card, dataset: str, norm: Norm | None = None, variant: str = "") -> Weights:
     """Return the weights of that variant trained on dataset, those for norm first.
 
-    Raises InputError, naming the weights there are, where none fit.
+    Where there are none, those trained on its copies or originals (catalogue.served_by). Raises
+    InputError, naming the weights there are, where none fit.
     """
-    fitting = [w for w in card.weights if (w.dataset, w.variant) == (dataset, variant)]
-    if not fitting:
+    for trained_on in served_by(dataset):
+        fitting = [w for w in card.weights if (w.dataset, w.variant) == (trained_on, variant)]
+        if fitting:
+            break
+    else:
         existing = sorted(
             {f"{full_name(card.name, w.variant)} on {w.dataset}" for w in card.weights}
         )

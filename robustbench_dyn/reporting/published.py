@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from robustbench_dyn.errors import InputError, StoreError
 from robustbench_dyn.reporting.folder import settled
-from robustbench_dyn.reporting.reported import REPORTED
+from robustbench_dyn.reporting.reported import is_reported
 from robustbench_dyn.reporting.rows import (
     OF_TABLES,
     Row,
@@ -109,7 +109,8 @@ def read_table(path: Path) -> list[Entry]:
 def tables_in(folder: Path) -> list[Path]:
     """Return the CSVs of a folder that are tables of ranked rows."""
     found = sorted(settled(folder).glob("*.csv"))
-    return [path for path in found if path.name not in (WITHDRAWN, PROPERTIES, REPORTED)]
+    others = (WITHDRAWN, PROPERTIES)
+    return [path for path in found if not (path.name in others or is_reported(path.name))]
 
 
 def read_folder(folder: Path) -> list[Entry]:

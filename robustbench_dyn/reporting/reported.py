@@ -1,6 +1,7 @@
 """Accuracies that papers report, which were not run here: reported.csv, beside the tables.
 
-They are shown apart from the rows of the tables, and never ranked with them.
+More files may be called reported-NAME.csv, such as reported-cifar10.csv. The figures are shown
+apart from the rows of the tables, and never ranked with them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from robustbench_dyn.results.cells import from_csv_text
 from robustbench_dyn.threat_models import NORMS
 
 REPORTED: Final = "reported.csv"
+_NAME = re.compile(r"reported(-.+)?\.csv")
 _LINK = re.compile(r"https://[^\s<>\"]+")
 _OPTIONAL: Final = ("clean", "certified", "empirical")
 
@@ -45,16 +47,22 @@ class Reported(NamedTuple):
         return self.dataset, self.norm, self.eps
 
 
-def read_reported(folder: Path) -> list[Reported]:
-    """Return what the reported.csv of a folder holds, the best certified first; may be empty.
+def is_reported(name: str) -> bool:
+    """Say whether a file of this name holds reported figures."""
+    return bool(_NAME.fullmatch(name))
 
-    Raises InputError, with the line, for a file or a figure that breaks a rule.
+
+def read_reported(folder: Path) -> list[Reported]:
+    """Return what the files of reported figures in a folder hold, the best certified first.
+
+    The list may be empty. Raises InputError, with the line, for a file or a figure that breaks a
+    rule.
     """
-    path = settled(folder) / REPORTED
-    if not path.is_file():
-        return []
-    lines = read_lines(path, Reported._fields, what="reported figures")
-    found = [_read(cells, place) for cells, place in lines]
+    found = list[Reported]()
+    for path in sorted(settled(folder).glob("reported*.csv")):
+        if is_reported(path.name):
+            lines = read_lines(path, Reported._fields, what="reported figures")
+            found += [_read(cells, place) for cells, place in lines]
     return sorted(found, key=lambda one: (one.table, -(one.certified or 0), one.model))
 
 

@@ -19,7 +19,7 @@ from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.models.loading import build_model
 from robustbench_dyn.threat_models import ThreatModel
 from robustbench_dyn.training.adversarial import perturb
-from robustbench_dyn.training.augmentation import augment
+from robustbench_dyn.training.augmentation import augment, mix
 from robustbench_dyn.training.averaging import retract
 from robustbench_dyn.training.certified import certified_loss
 from robustbench_dyn.training.class_margins import class_margins
@@ -223,6 +223,11 @@ def _batch_loss(
     with torch.autocast(x.device.type, torch.bfloat16, enabled=state.bfloat16):
         if recipe.adversary is not None:
             x = perturb(model, x, objective, recipe.adversary, generator)
+        if recipe.augmentation.mixes:
+            x, others, share = mix(x, y, recipe.augmentation, generator)
+            logits = model(x)
+            other_loss = _loss(logits, others, recipe.loss)
+            return share * objective(logits) + (1 - share) * other_loss
         logits = model(x)
     return objective(logits)
 

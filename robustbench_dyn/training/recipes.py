@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from robustbench_dyn.datasets.catalogue import served_by
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.models.architectures import Architecture
 from robustbench_dyn.names import check_name
@@ -78,6 +79,7 @@ class Recipe(OptimizerSettings):
             )
         if self.weights_from is not None and self.features_from is not None:
             raise ValueError("a training begins at one set of weights; drop features_from")
+        self._check_mixes()
         self._check_certified_training()
         if self.loss.of_margins and (self.adversary or self.certified_training):
             raise ValueError(
@@ -87,6 +89,16 @@ class Recipe(OptimizerSettings):
         if self.decay is not None and self.warmup != type(self).model_fields["warmup"].default:
             raise ValueError("warmup belongs to the one-cycle schedule; drop warmup or decay")
         return self
+
+    def _check_mixes(self) -> None:
+        plain = self.loss.kind == "cross_entropy" and not (self.loss.offset or self.loss.annealing)
+        others = self.adversary is not None or self.certified_training is not None
+        if self.augmentation.mixes and (others or not plain):
+            raise ValueError(
+                "mixup and cutmix give an image two labels, between which there is no margin: they "
+                "need cross_entropy without offset and annealing, and neither adversary nor "
+                "certified_training; drop them"
+            )
 
     def _check_certified_training(self) -> None:
         certified = self.certified_training
@@ -108,6 +120,7 @@ def find_recipe(architecture: Architecture, dataset: str | None, variant: str = 
     """Return the path of a plugin's recipe: DATASET.yaml, or DATASET-VARIANT.yaml.
 
     dataset: None, as for files of the user's own, for that of Fashion-MNIST, or else the only one.
+    A data set without a recipe has that of its copies or originals (catalogue.served_by).
     Raises InputError, naming the existing recipes, if there is no such file.
     """
     folder = architecture.folder / "recipes"
@@ -118,7 +131,8 @@ def find_recipe(architecture: Architecture, dataset: str | None, variant: str = 
         name = of_variant[0] if usual not in existing and len(of_variant) == 1 else usual
     else:
         check_name(f"{dataset}/{variant}" if variant else dataset, "recipe")
-        name = _file_of(dataset, variant)
+        names = [_file_of(one, variant) for one in served_by(dataset)]
+        name = next((name for name in names if name in existing), names[0])
     if name not in existing:
         raise InputError(
             f"model {architecture.name!r} has no recipe {name} (it has: "

@@ -74,6 +74,20 @@ def test_recipes_differ_only_in_steps_margin_and_penalty(dataset):
 
 
 @pytest.mark.parametrize("steps", run.STEPS)
+def test_the_networks_in_colour_keep_the_published_margins(steps):
+    own, published = run.recipe_for("cifar10_jpeg", steps), run.recipe_for("cifar10", steps)
+    table = pd.read_csv(FOLDER / "published.csv").set_index("steps")
+    assert own.loss == published.loss
+    assert own.loss.margin == table.loc[steps, "margin"]
+    assert own.epochs >= 12
+    model = network(**own.options)
+    # Lifts and head have norm one up to the start's rounding, so that a margin is a distance.
+    if steps in ("naive", "nonexpansive"):
+        assert lipschitz_bound(model.features) <= 1 + 1e-4
+    assert torch.allclose(model.head.value().norm(dim=1), torch.ones(10))
+
+
+@pytest.mark.parametrize("steps", run.STEPS)
 @pytest.mark.parametrize("free_scales", [True, False])
 def test_the_bound_exceeds_every_jacobian_norm(steps, free_scales):
     small = {"channels": 4, "n_blocks": 2, "free_scales": free_scales}
@@ -104,6 +118,10 @@ def test_nonfinite_weights_have_no_finite_bound():
                 next(name for name, _ in model.features[1].named_parameters() if "weight" in name)
             ).fill_(math.nan)
         assert not lipschitz_bound(model.features) < math.inf
+
+
+def test_the_script_runs_its_own_plugin_inside_its_process(untrusted):
+    assert run.architecture().card.name == "published_resnet"
 
 
 def test_unknown_steps_are_refused():

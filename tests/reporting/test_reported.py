@@ -32,6 +32,20 @@ def test_a_line_is_read_as_it_stands(tmp_path):
     ]
 
 
+def test_further_files_are_read_like_the_first_and_are_no_tables(tmp_path):
+    write(tmp_path, LINE)
+    more = "\n".join([HEAD, LINE.replace("digits", "moons")]) + "\n"
+    (tmp_path / "reported-moons.csv").write_text(more)
+    assert [one.dataset for one in read_reported(tmp_path)] == ["digits", "moons"]
+    assert tables_in(tmp_path) == []
+    (tmp_path / "reportedly.csv").write_text(more)
+    assert len(read_reported(tmp_path)) == 2
+    assert [path.name for path in tables_in(tmp_path)] == ["reportedly.csv"]
+    (tmp_path / "reported-moons.csv").write_text("model\n")
+    with pytest.raises(InputError, match=r"reported-moons\.csv must have the columns"):
+        read_reported(tmp_path)
+
+
 def test_without_a_file_nothing_is_reported(tmp_path):
     assert read_reported(tmp_path) == []
 
@@ -92,4 +106,8 @@ def test_without_figures_of_papers_no_part_is_made():
 
 def test_the_shipped_figures_are_read():
     reported = read_reported(shipped("leaderboards"))
-    assert any(one.table == ("fashion_mnist", "L2", 0.3) for one in reported)
+    tables = {one.table for one in reported}
+    assert ("fashion_mnist", "L2", 0.3) in tables
+    assert ("cifar10", "L2", 36 / 255) in tables
+    # What papers report of CIFAR-10 stands beside no table of its copies.
+    assert not any(dataset == "cifar10_jpeg" for dataset, _, _ in tables)

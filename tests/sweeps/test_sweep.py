@@ -23,8 +23,10 @@ from robustbench_dyn import (
 from robustbench_dyn.attacks import APGD, APGDT, FABT, HopSkipJump, Square, SquareLong
 from robustbench_dyn.attacks.native.apgd import apgd
 from robustbench_dyn.errors import RegistryError
+from robustbench_dyn.models.loading import check_model
 from robustbench_dyn.plugins import Registry
 from robustbench_dyn.reporting.leaderboard import leaderboard
+from robustbench_dyn.resources import shipped
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Outcome
 from robustbench_dyn.sweeps.engines import ENGINES
@@ -272,3 +274,13 @@ def test_a_hit_in_one_shard_calls_back_the_spared_of_the_others(plugins, tmp_pat
     assert [v.example_id for v in verdicts if v.status is Status.BROKEN] == weak
     assert "square+" in rows[0]["attacks"]
     assert not any(step.outcome is Outcome.SPARED for v in verdicts for step in v.trail)
+
+
+@pytest.mark.parametrize("name", ["sweep.yaml", "sweep-cifar10_jpeg.yaml"])
+def test_the_shipped_sweeps_name_models_with_weights(name):
+    config = read_sweep(shipped("leaderboards") / name)
+    for dataset in config.datasets:
+        for entry in config.models:
+            check_model(entry.name, dataset=dataset)
+        with pytest.raises(InputError, match="has no weights"):
+            check_model("lipflow/untrained", dataset=dataset)
