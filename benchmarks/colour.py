@@ -15,28 +15,18 @@ from typing import Any
 
 import measuring
 import pandas as pd
+from zoo import weights_of
 
 from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.evaluation.cheap import cheap_certifiers
-from robustbench_dyn.models.architectures import full_name
-from robustbench_dyn.plugins import Weights, find_plugins
+from robustbench_dyn.plugins import Weights
 
 COPIES = "cifar10_jpeg"
 # By the numerators over 255 that the field reports, and the two wider radii of the tables.
 GRID = {"36/255": 36 / 255, "72/255": 72 / 255, "108/255": 108 / 255, "0.5": 0.5, "1": 1.0}
 
 FROM_THE_CLEAN_PASS = ("max_affine", "lipschitz")
-
-
-def weights_of_copies() -> dict[str, Weights]:
-    """Return all weights that were trained on the copies, by the name of their model."""
-    return {
-        full_name(plugin.name, weights.variant): weights
-        for plugin in find_plugins()
-        for weights in (plugin.card.weights if plugin.card else ())
-        if weights.dataset == COPIES
-    }
 
 
 def measure(name: str, weights: Weights, data: Dataset) -> dict[str, Any]:
@@ -69,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = weights_of_copies()
+    known = weights_of(COPIES)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--models", nargs="+", choices=sorted(known), default=sorted(known))
     options = parser.parse_args()

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import measuring
 import pandas as pd
 import torch
-from colour import COPIES, weights_of_copies
+from colour import COPIES
 from torch import nn
+from zoo import weights_of
 
 from robustbench_dyn import Evaluation, ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
@@ -115,7 +116,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=sorted(weights_of_copies()))
+    parser.add_argument("--models", nargs="+", default=sorted(weights_of(COPIES)))
     parser.add_argument("--attacks", default="apgd-ce,apgd-t")
     options = parser.parse_args()
     place = options.data_dir / COPIES / ORIGINALS

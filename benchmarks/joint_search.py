@@ -10,7 +10,6 @@ Results: benchmarks/results/joint_search.csv; `python benchmarks/tables.py` puts
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ from unittest import mock
 
 import measuring
 import torch
-from small_brackets import DATASET, NORMS, OF_THE_DOCS, small_networks
+from small_brackets import NORMS, OF_THE_DOCS, asked_for
 from torch import nn
 
-from robustbench_dyn import ThreatModel, load_dataset
+from robustbench_dyn import ThreatModel
 from robustbench_dyn.certification.base import PreparedCertifier, radii
 from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.proofs import complete
@@ -71,17 +70,9 @@ def decide(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--n-examples", type=int, default=100)
-    parser.add_argument("--model", action="append")
-    options = parser.parse_args()
     rows = list[dict[str, Any]]()
-    data = load_dataset(DATASET, n_examples=options.n_examples)
-    for name, model, count in small_networks(data):
-        if options.model and name not in options.model:
-            continue
+    data, networks = asked_for(__doc__)
+    for name, model, count in networks:
         for norm in NORMS:
             threat_model, found = ThreatModel(norm, OF_THE_DOCS), dict[str, Answers]()
             with frozen_eval(model):

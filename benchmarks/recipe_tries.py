@@ -24,17 +24,17 @@ import measuring
 import pandas as pd
 import torch
 import yaml
+from frontier import accuracies, judged
 from torch import nn
+from zoo import weights_of
 
-from robustbench_dyn import ThreatModel, evaluate_grid, load_dataset, load_model
-from robustbench_dyn.lipschitz.max_affine import ends_with_pieces
+from robustbench_dyn import load_dataset, load_model
 from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training.loop import train
 from robustbench_dyn.training.recipes import Recipe, find_recipe
 
 DATASET, HELD_OUT = "fashion_mnist", 5000
-GRID = (0.25, 0.5, 1.0, 1.58)
 PATH = measuring.RESULTS / "recipe_tries.csv"
 
 
@@ -53,42 +53,18 @@ def changed_recipe(model: str, changes: list[str]) -> Recipe:
     return Recipe.model_validate({**content, "held_out": HELD_OUT})
 
 
-def published_seconds(model: str) -> float:
-    """Return how long the weights that ship were trained, as the card says."""
-    name, variant = split_name(model)
-    (weights,) = (
-        weights
-        for weights in discover().get(name).card.weights
-        if (weights.dataset, weights.variant) == (DATASET, variant)
-    )
-    assert weights.training_seconds is not None
-    return weights.training_seconds
-
-
 def measured(model: nn.Module, recipe: Recipe) -> dict[str, float]:
     """Return the clean and certified accuracies of a network on the held-out images."""
     data = load_dataset(DATASET, split="train")
-    evaluations = evaluate_grid(
-        model,
-        data.rows(len(data) - recipe.held_out, len(data)),
-        [ThreatModel("L2", eps) for eps in GRID],
-        attacks="none",
-        certifiers="max_affine" if ends_with_pieces(model) else "lipschitz",
-    )
-    return {
-        "clean_accuracy": evaluations[0].summary["clean_accuracy"],
-        **{
-            f"certified_{e.threat_model.eps:g}": e.summary["certified_accuracy"]
-            for e in evaluations
-        },
-    }
+    return accuracies(judged(model, data.rows(len(data) - recipe.held_out, len(data))))
 
 
 def add(row: dict[str, Any]) -> None:
     """Put a row into the table of tries."""
     rows = pd.DataFrame([{**row, "machine": measuring.machine()}])
     if PATH.is_file():
-        rows = measuring.joined(pd.read_csv(PATH), rows, ("model", "changes"))
+        kept = pd.read_csv(PATH, converters={"changes": str})
+        rows = measuring.joined(kept, rows, ("model", "changes"))
     rows.to_csv(PATH, index=False, lineterminator="\n")
 
 
@@ -104,10 +80,9 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = changed_recipe(options.model, options.changes)
     if options.published:
-        model, seconds = (
-            load_model(options.model, dataset=DATASET),
-            published_seconds(options.model),
-        )
+        model = load_model(options.model, dataset=DATASET)
+        seconds = weights_of(DATASET)[options.model].training_seconds
+        assert seconds is not None
     else:
         with tempfile.TemporaryDirectory() as folder:
             out = options.out or Path(folder) / "weights.safetensors"

@@ -51,18 +51,23 @@ def small_networks(data: Dataset) -> Iterator[tuple[str, nn.Module, int | None]]
                     yield full, model, count
 
 
-def main() -> None:
+def asked_for(description: str | None) -> tuple[Dataset, list[tuple[str, nn.Module, int | None]]]:
+    """Read the command line; return the examples, and the small networks to be measured."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--n-examples", type=int, default=100)
     parser.add_argument("--model", action="append")
     options = parser.parse_args()
-    rows = list[dict[str, Any]]()
     data = load_dataset(DATASET, n_examples=options.n_examples)
-    for name, model, count in small_networks(data):
-        if options.model and name not in options.model:
-            continue
+    found = small_networks(data)
+    return data, [one for one in found if not options.model or one[0] in options.model]
+
+
+def main() -> None:
+    rows = list[dict[str, Any]]()
+    data, networks = asked_for(__doc__)
+    for name, model, count in networks:
         default = dataset_info(DATASET).eps_for
         for norm, eps in [(n, e) for n in NORMS for e in (default(n), OF_THE_DOCS)]:
             started = time.process_time()

@@ -16,10 +16,9 @@ from pathlib import Path
 import extending
 import measuring
 import pandas as pd
+from zoo import weights_of
 
 from robustbench_dyn.certification.proofs.lipschitz import LARGEST_NONVACUOUS_BOUND
-from robustbench_dyn.models.architectures import full_name
-from robustbench_dyn.plugins import find_plugins
 from robustbench_dyn.threat_models import format_eps
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -124,10 +123,19 @@ def joint_search() -> str:
     return markdown(heading.split("|"), shown) + f"\n\n{told}"
 
 
+def certified_at(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the headings of the certified accuracies, by column."""
+    return {
+        column: f"at {eps}"
+        for column in map(str, rows)
+        if (eps := column.removeprefix("certified_")) != column
+    }
+
+
 def frontier() -> str:
     """Return clean and certified accuracy of all weights with an L2 certificate."""
     rows = pd.read_csv(measuring.RESULTS / "frontier.csv")
-    radii = [column for column in rows if str(column).startswith("certified_")]
+    radii = certified_at(rows)
     shown = []
     for row in rows.sort_values("certified_0.5", ascending=False).to_dict("records"):
         seconds = row["training_seconds"]
@@ -140,14 +148,13 @@ def frontier() -> str:
                 *(percent(row[column]) for column in radii),
             )
         )
-    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
-    return markdown(("weights", "parameters", "training, s", "clean", *eps), shown)
+    return markdown(("weights", "parameters", "training, s", "clean", *radii.values()), shown)
 
 
 def budgets() -> str:
     """Return the best certified accuracy at each radius of weights trained within a time."""
     rows = pd.read_csv(measuring.RESULTS / "frontier.csv")
-    radii = [column for column in rows if str(column).startswith("certified_")]
+    radii = certified_at(rows)
     shown = []
     for most in BUDGETS:
         within = rows[rows["training_seconds"] <= most]
@@ -157,14 +164,13 @@ def budgets() -> str:
             for row, column in zip(best, radii, strict=True)
         ]
         shown.append(("any" if most == math.inf else f"at most {most:,.0f}", *cells))
-    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
-    return markdown(("training, s", *eps), shown)
+    return markdown(("training, s", *radii.values()), shown)
 
 
 def recipe_tries() -> str:
     """Return the accuracies that changed recipes gave on held-out training images."""
     rows = pd.read_csv(measuring.RESULTS / "recipe_tries.csv")
-    radii = [column for column in rows if str(column).startswith("certified_")]
+    radii = certified_at(rows)
     shown = [
         (
             row["model"],
@@ -175,8 +181,7 @@ def recipe_tries() -> str:
         )
         for row in rows.to_dict("records")
     ]
-    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
-    return markdown(("recipe", "changes", "training, s", "clean", *eps), shown)
+    return markdown(("recipe", "changes", "training, s", "clean", *radii.values()), shown)
 
 
 def training_cost() -> str:
@@ -249,7 +254,7 @@ def colour() -> str:
     """Return clean and certified accuracy of all weights for colour, on all test copies."""
     path = measuring.RESULTS / "colour.csv"
     rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["model"])
-    radii = [column for column in rows if str(column).startswith("certified_")]
+    radii = certified_at(rows)
     shown: list[tuple[object, ...]] = [
         (
             row["model"],
@@ -260,8 +265,7 @@ def colour() -> str:
         )
         for row in rows.to_dict("records")
     ]
-    eps = (f"at {str(column).removeprefix('certified_')}" for column in radii)
-    return markdown(("weights", "parameters", "training, s", "clean", *eps), shown)
+    return markdown(("weights", "parameters", "training, s", "clean", *radii.values()), shown)
 
 
 def copies() -> str:
@@ -330,7 +334,7 @@ def zoo() -> str:
     tables = [brackets(threat) for threat in threats]
     models = pd.concat(tables)
     models = models[~models.index.duplicated()]
-    seconds = seconds_of_training()
+    seconds = {name: one.training_seconds for name, one in weights_of(DATASET).items()}
     shown = [
         (
             name,
@@ -354,17 +358,6 @@ def zoo() -> str:
         *(threat.replace("_", "/") for threat in threats),
     )
     return markdown(heading, shown)
-
-
-def seconds_of_training() -> dict[str, float | None]:
-    """Return the training time that cards record, by the name of the weights."""
-    return {
-        full_name(plugin.name, weights.variant): weights.training_seconds
-        for plugin in find_plugins()
-        if plugin.card
-        for weights in plugin.card.weights
-        if weights.dataset == DATASET
-    }
 
 
 def gaps() -> str:

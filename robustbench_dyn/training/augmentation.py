@@ -21,11 +21,11 @@ class Augmentation(StrictFile):
     probability 1 - crop_probability. affine: small rotations, scalings and shears (affine.py).
     noise: standard deviation in raw input units; the result is not clipped to [0, 1]. Train a
     network that will be smoothed with the noise of the smoothing (arXiv 1902.02918, Section 3.3).
-    cutout: side of a square of zeros around a random pixel of each
-    example, 0 for none (arXiv 1708.04552). mixup and cutmix: the parameter a of a Beta(a, a)
-    distribution, from which each batch draws the share of an example in its mix with another one:
-    of all pixels (mixup, arXiv 1710.09412), or of the area outside a rectangle (cutmix, arXiv
-    1905.04899); 0 for none. The loss is mixed likewise from those of the two labels.
+    cutout: side of a square of zeros around a random pixel of each example, 0 for none (arXiv
+    1708.04552). mixup and cutmix: the parameter a of a Beta(a, a) distribution, from which each
+    batch draws the share of an example in its mix with another one: of all pixels (mixup, arXiv
+    1710.09412), or of the area outside a rectangle (cutmix, arXiv 1905.04899); 0 for none. The loss
+    is mixed likewise from those of the two labels.
     """
 
     shift: Annotated[int, Field(ge=0, le=8)] = 0

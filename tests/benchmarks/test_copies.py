@@ -94,7 +94,7 @@ def test_differences_count_the_pairs_whose_verdicts_differ(copies):
 @pytest.mark.slow
 def test_certified_accuracies_in_colour_fall_with_eps(copies):
     colour = sys.modules["colour"]
-    known = colour.weights_of_copies()
+    known = colour.weights_of(colour.COPIES)
     assert known["lipflow"].dataset == "cifar10_jpeg"
     # Plain colours: noise lies near the boundaries of all classes.
     x = torch.rand(20, 3, 1, 1, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 32, 32)

@@ -24,3 +24,12 @@ def test_images_are_held_out_whatever_the_recipe_says():
 def test_a_change_of_no_setting_is_refused(change):
     with pytest.raises(ValueError, match="1 validation error"):
         recipe_tries.changed_recipe("prototype_flow", [change])
+
+
+def test_a_row_without_changes_replaces_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe_tries, "PATH", tmp_path / "tries.csv")
+    for clean in (0.5, 0.6):
+        recipe_tries.add({"model": "prototype_flow", "changes": "", "clean_accuracy": clean})
+    recipe_tries.add({"model": "prototype_flow", "changes": "epochs=3", "clean_accuracy": 0.7})
+    found = recipe_tries.pd.read_csv(tmp_path / "tries.csv")
+    assert found["clean_accuracy"].tolist() == [0.6, 0.7]

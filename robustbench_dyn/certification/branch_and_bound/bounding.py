@@ -61,6 +61,8 @@ def prove(problem: Problem, margins: Margins, domains: Subdomains, rows: Rows) -
     """Prove what seems to exceed its threshold; rows whose bound does are not unproved."""
     owners, slots, example, ascent = rows
     seems = (ascent.value > margins.aims[example, slots]).nonzero().flatten()
+    if not len(seems):
+        return
     lines = domains.lines(problem, torch.float64)
     for some in _chunks(problem, seems):
         of, which = owners[some], slots[some]
@@ -86,25 +88,24 @@ def solve(
     Returns the minimiser of one that fails, by example.
     """
     found = dict[int, Tensor]()
-    unproved = domains.unproved & torch.zeros_like(domains.unproved).index_fill(0, leaves, True)
-    owners, slots = unproved.nonzero(as_tuple=True)
-    lines, rows = domains.lines(problem, torch.float64), torch.arange(len(owners))
+    split, by_ascent = domains.at(leaves), problem.ball.norm == "L2"
+    owners, slots = split.unproved.nonzero(as_tuple=True)
+    lines, rows = split.lines(problem, torch.float64), torch.arange(len(owners))
     # Linear programs are solved one by one anyway, and none for an example that is decided.
-    parts = _chunks(problem, rows) if problem.ball.norm == "L2" else torch.split(rows, 1)
-    for some in parts:
+    for some in _chunks(problem, rows) if by_ascent else torch.split(rows, 1):
         of, which = owners[some], slots[some]
-        example = domains.example[of]
-        if int(example[0]) in found and len(some) == 1:
+        example = split.example[of]
+        if not by_ascent and int(example[0]) in found:
             continue
         bounded = minima(
             problem,
             margins.coefficients[example, which],
             lines.at(of),
-            domains.dual_variables[of, which].double(),
+            split.dual_variables[of, which].double(),
         )
         # Written so that NaN stays open.
         proved = bounded.lower_bound > margins.thresholds[example, which]
-        domains.unproved[of[proved], which[proved]] = False
+        domains.unproved[leaves[of[proved]], which[proved]] = False
         for row in (~proved).nonzero().flatten().tolist():
             found.setdefault(int(example[row]), bounded.x[row])
     return found

@@ -184,10 +184,9 @@ class Search:
         bounding.prove(problem, margins, domains, rows)
         left = domains.unproved.any(dim=1)
         leaves = left & ~domains.undecided(problem).any(dim=1)
-        open_leaves = leaves & ~torch.tensor([n in found for n in numbers], device=left.device)
-        if open_leaves.any():
-            rest = open_leaves.nonzero().flatten()
-            found |= bounding.solve(problem, margins, domains, rest)
+        rest = [k for k in leaves.nonzero().flatten().tolist() if numbers[k] not in found]
+        if rest:
+            found |= bounding.solve(problem, margins, domains, torch.tensor(rest))
         lost = self._hopeless(domains) if first else set[int]()
         over = torch.tensor([number in found or number in lost for number in numbers])
         # What is left of searches that are over is not split, but is unproved.
