@@ -63,7 +63,7 @@ def add(row: dict[str, Any]) -> None:
     """Put a row into the table of tries."""
     rows = pd.DataFrame([{**row, "machine": measuring.machine()}])
     if PATH.is_file():
-        kept = pd.read_csv(PATH, converters={"changes": str})
+        kept = pd.read_csv(PATH, keep_default_na=False)
         rows = measuring.joined(kept, rows, ("model", "changes"))
     rows.to_csv(PATH, index=False, lineterminator="\n")
 
