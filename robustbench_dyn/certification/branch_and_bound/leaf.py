@@ -56,7 +56,7 @@ def minima(problem: Problem, objectives: Tensor, lines: Lines, dual_variables: T
             lines.at(rows),
             slopes[rows],
             dual_variables[rows],
-            torch.full_like(dual_variables[rows, 0], torch.inf),
+            dual_variables.new_full((len(rows),), torch.inf),
             n_steps=_STEPS,
         )
         duals[rows] = found.dual_variables
