@@ -108,7 +108,7 @@ def joint_search() -> str:
             f"{row['entries']:,}",
             row["norm"],
             f"{row['eps']:.2g}",
-            row["decided"],
+            *(row[f"decided_{way}"] for way in ("apart", "together")),
             "yes" if row["same"] else "no",
             *(f"{row[f'seconds_{way}']:.1f}" for way in ("apart", "together")),
             f"{row['seconds_apart'] / row['seconds_together']:.1f}",
@@ -116,7 +116,8 @@ def joint_search() -> str:
         for row in rows.to_dict("records")
     ]
     heading = (
-        "network|neurons|entries|norm|eps|decided|same verdicts|apart, s|together, s|times faster"
+        "network|neurons|entries|norm|eps|decided apart|decided together|same verdicts|apart, s|"
+        "together, s|times faster"
     )
     images, machine = rows["n_examples"].iloc[0], rows["machine"].iloc[0]
     told = f"Moons, {images} examples each, processor seconds. Measured on: {machine}."
