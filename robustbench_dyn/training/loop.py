@@ -31,6 +31,7 @@ from robustbench_dyn.training.losses import (
 )
 from robustbench_dyn.training.precision import uses_bfloat16
 from robustbench_dyn.training.recipes import Recipe
+from robustbench_dyn.training.soft_labels import draw, label_probabilities, seconds_of_teacher
 from robustbench_dyn.training.start import start_head, take_weights
 from robustbench_dyn.training.state import State, check_place
 
@@ -111,14 +112,19 @@ def train(
     state = State(recipe, model.to(device), data.x, checkpoint)
     state.bfloat16 = uses_bfloat16(recipe.precision, torch.device(device))
     state.resume()
+    started, soft, labels = _clock(device), recipe.soft_labels, data.y
+    if soft is not None:
+        spent += seconds_of_teacher(soft, recipe.dataset)
+        labels = label_probabilities(
+            soft, recipe.dataset, data.x, data.y, n_classes=data.n_classes, device=device
+        )
     if state.epoch == 0:
-        started = _clock(device)
         if recipe.weights_from is None:
             start_head(state.model, data.x, data.y, seed=recipe.seed)
         state.begin_average()
         state.seconds = spent + _clock(device) - started
     for epoch in range(state.epoch, recipe.epochs):
-        loss = _train_epoch(state, epoch, data.x, data.y, device, progress)
+        loss = _train_epoch(state, epoch, data.x, labels, device, progress)
         if at_epoch is not None:
             at_epoch(Epoch(epoch + 1, loss, state.result()))
     model = state.result().cpu().eval()
@@ -153,10 +159,15 @@ def _train_epoch(
     device: str,
     progress: Callable[[EpochReport], None] | None,
 ) -> float:
-    """Train for one epoch and keep a checkpoint; return the mean loss."""
+    """Train for one epoch and keep a checkpoint; return the mean loss.
+
+    y: labels (n,), or their probabilities (n, classes), from which each epoch draws.
+    """
     recipe, started, total = state.recipe, _clock(device), 0.0
     # One generator per epoch, so that a resumed training draws the same random numbers.
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+    if y.dim() == 2:
+        y = draw(y, generator)
     state.model.train()
     for step, rows in enumerate(_batches(len(x), recipe.batch_size, generator), start=1):
         inputs = augment(x[rows], recipe.augmentation, generator).to(device)

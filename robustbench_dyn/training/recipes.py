@@ -18,6 +18,7 @@ from robustbench_dyn.training.augmentation import Augmentation
 from robustbench_dyn.training.certified import CertifiedTraining
 from robustbench_dyn.training.losses import Loss
 from robustbench_dyn.training.optimizers import Decay, OptimizerSettings
+from robustbench_dyn.training.soft_labels import SoftLabels
 
 
 def _checked_name(name: str) -> str:
@@ -40,7 +41,8 @@ class Recipe(OptimizerSettings):
     optimizer and the other keys of OptimizerSettings: of the whole network, or of all but its head
     where head_optimizer has others for the head. weights_from: a set of weights of this model for
     the data set, such as NAME/VARIANT, with which the training begins; features_from: one with
-    whose features it begins, and with a new head.
+    whose features it begins, and with a new head. soft_labels: draw some labels from a trained
+    network (soft_labels.py).
     orthogonality: weight of the orthogonality penalty (losses.py). decay: step decay instead of
     the one-cycle schedule. averaging: the share that the average of the weights keeps in each step
     (averaging.py), such as 0.999; 0 for the last weights. precision: of the forward pass; bfloat16
@@ -59,6 +61,7 @@ class Recipe(OptimizerSettings):
     augmentation: Augmentation = Augmentation()
     adversary: Adversary | None = None
     certified_training: CertifiedTraining | None = None
+    soft_labels: SoftLabels | None = None
     orthogonality: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     head_optimizer: OptimizerSettings | None = None
     weights_from: str | None = None
