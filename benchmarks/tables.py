@@ -16,6 +16,7 @@ from pathlib import Path
 import extending
 import measuring
 import pandas as pd
+from scipy.stats import binomtest
 from zoo import weights_of
 
 from robustbench_dyn.certification.proofs.lipschitz import LARGEST_NONVACUOUS_BOUND
@@ -183,6 +184,25 @@ def recipe_tries() -> str:
         for row in rows.to_dict("records")
     ]
     return markdown(("recipe", "changes", "training, s", "clean", *radii.values()), shown)
+
+
+def seeds() -> str:
+    """Return the mean of each accuracy over training seeds, the least and the most."""
+    rows = pd.read_csv(measuring.RESULTS / "seeds.csv")
+    radii = certified_at(rows)
+    shown = []
+    for model, of_model in rows.groupby("model", sort=False):
+        accuracies = [of_model[column] for column in ("clean_accuracy", *radii)]
+        cells = [
+            f"{percent(a.mean())} ({percent(a.min())} to {percent(a.max())})" for a in accuracies
+        ]
+        n = int(of_model["n_examples"].iloc[0])
+        certified = round(float(of_model["certified_0.5"].mean()) * n)
+        interval = binomtest(certified, n).proportion_ci()
+        sampling = f"{percent(interval.low)} to {percent(interval.high)}"
+        shown.append((model, len(of_model), *cells, sampling))
+    heading = ("recipe", "seeds", "clean", *radii.values(), "95 % interval of sampling at 0.5")
+    return markdown(heading, shown)
 
 
 def training_cost() -> str:
@@ -518,6 +538,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier": frontier,
     "budgets": budgets,
     "recipe_tries": recipe_tries,
+    "seeds": seeds,
     "training_cost": training_cost,
     "zoo": zoo,
     "claims": claims,
