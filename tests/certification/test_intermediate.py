@@ -3,9 +3,10 @@
 import pytest
 import torch
 from oracles.samples import normal
+from oracles.skips import deep_sorting_network
 from torch import nn
 
-from robustbench_dyn.certification.bounds import affine_prefixes, intervals
+from robustbench_dyn.certification.bounds import affine_prefixes, intermediate, intervals
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import (
     intermediate_bounds,
@@ -129,3 +130,32 @@ def test_a_box_in_float32_contains_that_in_float64():
     # The negative control: the nearest numbers of float32 lie on either side.
     assert (lower.float().double() > lower).any()
     assert (upper.float().double() < upper).any()
+
+
+@torch.no_grad()
+def test_sums_are_tightened_where_intervals_grow_along_skip_connections(monkeypatch):
+    model = deep_sorting_network(6)
+    state = relaxation_state(model, (2, 1, 1))
+    x = torch.full((1, 2, 1, 1), 0.5)
+    ball = Ball(x, ThreatModel("Linf", 0.1))
+    (last,) = state.exact.sums[-1:]
+    found, _ = intermediate_bounds(state, ball)
+    draw = torch.Generator().manual_seed(0)
+    points = x + 0.1 * (2 * torch.rand(500, 2, 1, 1, generator=draw) - 1)
+    values = state.exact.outputs(points.double())[last]
+    assert bool((found.lower[last] <= values).all() and (values <= found.upper[last]).all())
+    width = float((found.upper[last] - found.lower[last]).max())
+    monkeypatch.setattr(intermediate, "_GROWN", torch.inf)
+    loose, _ = intermediate_bounds(state, ball)
+    assert float((loose.upper[last] - loose.lower[last]).max()) > 50 * width
+
+
+@torch.no_grad()
+def test_whether_sums_are_tightened_depends_on_no_other_example():
+    state = relaxation_state(deep_sorting_network(6), (2, 1, 1))
+    x = torch.tensor([[0.5, 0.5], [0.2, 0.9]]).view(2, 2, 1, 1)
+    together, _ = intermediate_bounds(state, Ball(x, ThreatModel("Linf", 0.1)))
+    for k in range(2):
+        alone, _ = intermediate_bounds(state, Ball(x[k : k + 1], ThreatModel("Linf", 0.1)))
+        for one, both in zip(alone.lower, together.lower, strict=True):
+            torch.testing.assert_close(one[0], both[k], atol=1e-5, rtol=1e-4)

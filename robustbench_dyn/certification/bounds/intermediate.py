@@ -8,9 +8,9 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robustbench_dyn.certification.activations import Activation, LinearBounds
+from robustbench_dyn.certification.activations import LinearBounds
 from robustbench_dyn.certification.bounds.affine_prefixes import AffineMap, affine_prefixes
 from robustbench_dyn.certification.bounds.allotment import Allotment, relaxation_gap
 from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
@@ -18,16 +18,19 @@ from robustbench_dyn.certification.bounds.back_substitution import chunks
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.budgets import BUDGET
 from robustbench_dyn.certification.bounds.entry_bounds import entry_bounds, unit_rows
-from robustbench_dyn.certification.bounds.intervals import Bounds, propagate
+from robustbench_dyn.certification.bounds.intervals import Bounds, largest_numbers, propagate
 from robustbench_dyn.certification.bounds.traced_network import traced_network
 from robustbench_dyn.certification.bounds.windows import WindowsOfOutputs
-from robustbench_dyn.certification.network.graph import Network, Pointwise
+from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
 from robustbench_dyn.certification.network.lowering import Handlers
 
 # As many times the budget may be spent on better slopes.
 _FOR_SLOPES = 2
 # A step of ascent passes back and forth.
 _PASSES_A_STEP = 3
+# Intervals of a sum of n terms are wider than those by back-substitution by about the root of n.
+# By so many times that, they have grown along skip connections, from layer to layer.
+_GROWN = 4.0
 
 
 class RelaxationState(NamedTuple):
@@ -113,24 +116,37 @@ def intermediate_bounds(
     gap come first. n_iterations: steps of ascent on the slopes behind each of these bounds, which
     cost several times as much. The linear bounds, by the output of an activation, are those of its
     initial slopes.
+
+    Where intervals grow along skip connections, sums that no activation reads are tightened, too:
+    the model's rounding is a multiple of their size.
     """
     network = state.exact
     linear_bounds: dict[int, LinearBounds] = {}
     consumers = network.consumers
     deep = [k for k in consumers if k not in state.affine_prefixes]
-    passes = Allotment(network, deep, budget, len(ball.centre))
-    steps = Allotment(
-        network, deep, _FOR_SLOPES * budget // (_PASSES_A_STEP * max(1, n_iterations)), passes.n
-    )
+    sums = {k for k in network.sums if k not in consumers and k not in state.affine_prefixes}
+    n = len(ball.centre)
+    passes, passes_of_sums = (Allotment(network, some, budget, n) for some in (deep, sums))
+    budget_of_slopes = _FOR_SLOPES * budget // (_PASSES_A_STEP * max(1, n_iterations))
+    steps = Allotment(network, deep, budget_of_slopes, n)
+    grown = torch.zeros(n, dtype=torch.bool, device=ball.centre.device)
 
     def refine(k: int, bounds: Bounds) -> None:
         if k in state.affine_prefixes:
             bounds.tighten(k, *state.affine_prefixes[k].bounds(ball, bounds.lower[k].shape))
         elif k in consumers:
             activations = [node.activation for _, node in consumers[k]]
-            _tighten(state, ball, bounds, k, activations, linear_bounds, passes)
+            gap = relaxation_gap(activations, *_sides(bounds, k))
+            _tighten(state, ball, bounds, k, gap, linear_bounds, passes)
             if n_iterations and linear_bounds:
-                _tighten(state, ball, bounds, k, activations, linear_bounds, steps, n_iterations)
+                gap = relaxation_gap(activations, *_sides(bounds, k))
+                _tighten(state, ball, bounds, k, gap, linear_bounds, steps, n_iterations)
+            if sums:
+                grown.logical_or_(_has_grown(network, bounds, k))
+        elif k in sums and grown.any():
+            low, high = _sides(bounds, k)
+            gap = (high - low).where(grown[:, None] & (high - low).isfinite(), 0.0)
+            _tighten(state, ball, bounds, k, gap, linear_bounds, passes_of_sums)
         node = network.nodes[k - 1]
         if isinstance(node, Pointwise):
             (i,) = node.inputs
@@ -139,21 +155,38 @@ def intermediate_bounds(
     return propagate(network, ball, refine), linear_bounds
 
 
+def _sides(bounds: Bounds, k: int) -> tuple[Tensor, Tensor]:
+    """Return copies of the bounds of output k, (batch, entries) each."""
+    return bounds.lower[k].flatten(1).clone(), bounds.upper[k].flatten(1).clone()
+
+
+def _has_grown(network: Network, bounds: Bounds, k: int) -> Tensor:
+    """Return for which examples intervals are far wider than tightened bounds, (batch,) bool.
+
+    k: an output that was tightened. The magnitudes of its summands are those of intervals.
+    """
+    n_summands = max(node.n_summands for node in network.nodes[:k] if isinstance(node, Affine))
+    low, high = _sides(bounds, k)
+    size = largest_numbers(torch.maximum(low.abs(), high.abs()))
+    return largest_numbers(bounds.magnitudes[k]) > _GROWN * n_summands**0.5 * size
+
+
 def _tighten(
     state: RelaxationState,
     ball: Ball,
     bounds: Bounds,
     k: int,
-    activations: list[Activation],
+    gap: Tensor,
     linear_bounds: Mapping[int, LinearBounds],
     allotment: Allotment,
     n_iterations: int = 0,
 ) -> None:
-    """Bound unstable entries of output k by back-substitution, as many as the allotment pays."""
-    low, high = bounds.lower[k].flatten(1).clone(), bounds.upper[k].flatten(1).clone()
-    owners, entries = allotment.widest(k, relaxation_gap(activations, low, high)).nonzero(
-        as_tuple=True
-    )
+    """Bound the entries of output k of largest gap by back-substitution, as many as are paid.
+
+    gap: (batch, entries), 0 where there is nothing to gain.
+    """
+    low, high = _sides(bounds, k)
+    owners, entries = allotment.widest(k, gap).nonzero(as_tuple=True)
     if not len(owners):
         return
     network = state.fast

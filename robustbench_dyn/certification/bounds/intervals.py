@@ -73,7 +73,7 @@ def propagate(
                 centre = centre + node.bias
             low, high = centre - radius, centre + radius
             if node.n_summands:
-                most = torch.stack([_largest(size) for size in sizes]).amax(dim=0)
+                most = torch.stack([largest_numbers(size) for size in sizes]).amax(dim=0)
                 dropped = network.flush_errors[k - 1] * (1 + most)
                 magnitude = magnitude + dropped.view(-1, *[1] * (magnitude.dim() - 1))
             if node.direct is not None:
@@ -106,7 +106,7 @@ def propagate(
     return bounds
 
 
-def _largest(sizes: Tensor) -> Tensor:
+def largest_numbers(sizes: Tensor) -> Tensor:
     """Return each example's largest number, (batch,); 0 where it has none."""
     return sizes.flatten(1).amax(dim=1) if sizes.numel() else sizes.new_zeros(len(sizes))
 

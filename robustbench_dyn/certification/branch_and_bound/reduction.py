@@ -52,7 +52,7 @@ def reduced(network: Network, composition: Composition, bounds: Bounds, ball: Ba
 
     network: of float64. bounds: over the balls, of the outputs as the model computes them.
     """
-    own = _own_roundings(network, bounds)
+    own = _own_roundings(network, composition, bounds)
     layers = {layer.output: layer for layer in layers_of(network)}
     found = dict[int, _Neurons]()
     for s, layer in layers.items():
@@ -111,17 +111,28 @@ def _substitute(
     return _Neurons(parts, errors, offset, own, magnitude, kept, slope)
 
 
-def _own_roundings(network: Network, bounds: Bounds) -> dict[int, Tensor]:
-    """Return what the model's rounding since the last activations may change, by output."""
-    errors = [torch.zeros_like(bounds.magnitudes[0])]
+def _own_roundings(network: Network, composition: Composition, bounds: Bounds) -> dict[int, Tensor]:
+    """Return what the model's rounding since the last activations may change, by output.
+
+    For arguments of activations, and for the logits: (examples, entries). What is rounded before a
+    sum is passed on from there by its map, in which terms cancel; else by absolute weights.
+    """
+    sums = {s for parts in composition.after_sums.values() for s in parts}
+    errors, of_sums = [torch.zeros_like(bounds.magnitudes[0])], dict[int, Tensor]()
     for k, node in enumerate(network.nodes, start=1):
         magnitude = bounds.magnitudes[k]
+        error = torch.zeros_like(magnitude)
         if isinstance(node, Affine):
             error = node.abs_linear(*(errors[i] for i in node.inputs))
-            errors.append(error * (1 + 1e-9) + node.rounding_units * network.unit * magnitude)
-        else:
-            errors.append(torch.zeros_like(magnitude))
-    return {k: error.flatten(1) for k, error in enumerate(errors)}
+            error = error * (1 + 1e-9) + node.rounding_units * network.unit * magnitude
+        if k in sums:
+            of_sums[k], error = error.flatten(1), torch.zeros_like(error)
+        errors.append(error)
+    return {
+        k: errors[k].flatten(1)
+        + sum(of_sums[s] @ matrix.T * (1 + 1e-9) for s, matrix in parts.items())
+        for k, parts in composition.after_sums.items()
+    }
 
 
 def _problem(

@@ -164,6 +164,15 @@ class Network:
         }
 
     @property
+    def sums(self) -> list[int]:
+        """The sums of several outputs, such as those that close a skip connection."""
+        return [
+            k
+            for k, node in enumerate(self.nodes, start=1)
+            if isinstance(node, Affine) and len(node.inputs) > 1 and node.n_summands
+        ]
+
+    @property
     def n_neurons(self) -> int:
         """How many numbers go through an activation."""
         return sum(math.prod(self.shape(k)) for k in self.activations)
