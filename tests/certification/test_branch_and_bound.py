@@ -519,7 +519,7 @@ def test_descent_ends_at_a_counterexample_within_the_ball(norm):
 
 
 def test_what_is_rounded_before_a_sum_is_passed_on(monkeypatch):
-    model = deep_sorting_network(8)
+    model = deep_sorting_network(7)
     state = Complete(split="neurons").prepare(model, (2, 1, 1))
     network = state.relaxation.exact
     x = torch.full((1, 2, 1, 1), 0.5)
@@ -543,7 +543,7 @@ def test_what_is_rounded_before_a_sum_is_passed_on(monkeypatch):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_deep_network_of_skip_connections_is_decided(norm):
-    model = deep_sorting_network(8)
+    model = deep_sorting_network(7)
     draw = torch.Generator().manual_seed(0)
     x = torch.rand(6, 2, 1, 1, generator=draw)
     logits = model(x)
