@@ -63,7 +63,9 @@ class Certifier(ABC, Generic[State]):
     is excluded, by a radius of eps, or not. deterministic: whether what it proves is certain, so
     that an adversarial example inside a radius is an error. radii_from_l2: whether radii are
     proved in L2 and converted to the other norms. measures_rounding: whether `prepare` heeds
-    strict_rounding; all others subtract the worst case of the model's rounding. version: raised
+    strict_rounding; all others subtract the worst case of the model's rounding. looks_at_time:
+    whether `prove` calls patience.look_at_time between its steps; otherwise the time is looked at
+    before each operation of torch, which makes small ones slower. version: raised
     when the proofs change, so that no old proof is taken for a new one.
     """
 
@@ -75,6 +77,7 @@ class Certifier(ABC, Generic[State]):
     radii_from_l2: ClassVar[bool] = False
     measures_rounding: ClassVar[bool] = False
     rests_on_bounds: ClassVar[bool] = False
+    looks_at_time: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     @abstractmethod

@@ -295,7 +295,7 @@ def _prove(
     """Run a certifier; an error of the machine is passed on."""
     nothing = Proof(torch.zeros(logits.shape, dtype=torch.float64))
     try:
-        with patience.spending():
+        with patience.spending(watched=not prepared.certifier.looks_at_time):
             proof = prepared.prove(batch.x, logits, batch.y, batch.threat_model)
     except OutOfTime:
         return _Found(nothing, gave_up=patience.said)

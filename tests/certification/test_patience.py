@@ -1,5 +1,6 @@
 """The time of certifiers: where it is over they give up, and no verdict is wrong for it."""
 
+import itertools
 import math
 import time
 from contextlib import closing
@@ -11,7 +12,12 @@ from torch import nn
 from robustbench_dyn import ThreatModel, evaluate, evaluate_distances, evaluate_grid
 from robustbench_dyn.certification.base import Certifier, Phase, Proof
 from robustbench_dyn.certification.bounds import intermediate
-from robustbench_dyn.certification.catalogue import select_certifiers
+from robustbench_dyn.certification.catalogue import (
+    CERTIFIERS,
+    certifier_names,
+    resolve_certifiers,
+    select_certifiers,
+)
 from robustbench_dyn.certification.patience import OutOfTime, Patience
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.results.spec import EvaluationSpec
@@ -89,6 +95,28 @@ def test_time_is_looked_at_before_each_operation():
     patience.renew()
     with patience.spending():
         torch.zeros(1)
+
+
+LOOKING = [name for name in certifier_names() if CERTIFIERS.get(name).looks_at_time]
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_a_certifier_that_looks_at_time_ends_between_two_layers(name):
+    """Its operations are not watched: what does not look at the time goes on to its end."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(3) for part in (nn.Linear(9, 9), nn.ReLU())]
+    model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(9, 3)).requires_grad_(False)
+    x, ticks = torch.rand(2, 1, 3, 3), itertools.count()
+    logits = model(x)
+    (prepared,) = resolve_certifiers(name, model, (1, 3, 3), "Linf")
+    patience = Patience(3.0, clock=lambda: next(ticks))
+    with pytest.raises(OutOfTime), patience.spending(watched=False):
+        prepared.prove(x, logits, logits.argmax(dim=1), ThreatModel("Linf", 0.3))
+    assert next(ticks) < 10
+
+
+def test_relaxations_and_searches_look_at_the_time():
+    assert {"interval", "linear_relaxation", "complete"} <= set(LOOKING)
 
 
 def test_without_a_budget_there_is_no_end():

@@ -19,6 +19,7 @@ from robustbench_dyn.certification.bounds.inner_products import (
 )
 from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.network.graph import Affine, Network, Node
+from robustbench_dyn.certification.patience import look_at_time
 
 # How many numbers the coefficients of one chunk of rows may hold, all outputs together: much larger
 # ones leave the processor's caches.
@@ -81,6 +82,7 @@ def back_substitute(
     for i in range(k, 0, -1):
         if i not in waiting:
             continue
+        look_at_time()
         coefficients = waiting.pop(i)
         node = network.nodes[i - 1]
         if isinstance(node, Affine):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.network.graph import Direct, Network, Node, Pointwise
+from robustbench_dyn.certification.patience import look_at_time
 
 # More than the rounding of a difference of bounds, relatively, in float32.
 _WIDER = 2.0**-20
@@ -57,6 +58,7 @@ def propagate(
     lower, upper = ball.box(network.dtype)
     bounds = Bounds([lower], [upper], [upper.abs()], [torch.zeros_like(upper)])
     for k, node in enumerate(network.nodes, start=1):
+        look_at_time()
         lows = [bounds.lower[i] for i in node.inputs]
         highs = [bounds.upper[i] for i in node.inputs]
         direct: _DirectBounds | None = None

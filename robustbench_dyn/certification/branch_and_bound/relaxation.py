@@ -10,6 +10,7 @@ from torch import Tensor
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.branch_and_bound.problem import UNIT, Layer, Problem
 from robustbench_dyn.certification.network.graph import Affine, Network, Pointwise
+from robustbench_dyn.certification.patience import look_at_time
 
 
 class Lines(NamedTuple):
@@ -129,6 +130,7 @@ def relax(
     for i in range(max(waiting), 0, -1):
         if i not in waiting:
             continue
+        look_at_time()
         coefficients = waiting.pop(i)
         node = network.nodes[i - 1]
         value = value - _products(coefficients.abs(), problem.roundings[i], lines.example)

@@ -36,6 +36,7 @@ class Complete(Certifier["State"]):
     name: ClassVar = "complete"
     description: ClassVar = "branch and bound on ReLU or on few inputs: exact, given the time"
     phase: ClassVar = Phase.LAST
+    looks_at_time: ClassVar = True
     version: ClassVar = 3
 
     seconds_per_example: float = 60.0

@@ -20,6 +20,7 @@ class Interval(Certifier["RelaxationState"]):
 
     name: ClassVar = "interval"
     description: ClassVar = "interval bounds of every neuron over the ball and [0, 1]"
+    looks_at_time: ClassVar = True
     version: ClassVar = 3
 
     def prepare(

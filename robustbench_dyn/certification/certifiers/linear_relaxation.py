@@ -27,6 +27,7 @@ class LinearRelaxation(Certifier["RelaxationState"]):
     description: ClassVar = "linear bounds of every activation, with optimised slopes (alpha-CROWN)"
     phase: ClassVar = Phase.AFTER_FIRST_ATTACK
     measures_rounding: ClassVar = True
+    looks_at_time: ClassVar = True
     version: ClassVar = 3
 
     n_iterations: int = N_ITERATIONS
