@@ -1,13 +1,14 @@
-"""Clean and certified accuracy of every set of weights with an L2 certificate.
+"""Clean and certified accuracy of every set of weights with a certificate that costs a pass.
 
-    python benchmarks/frontier.py [--n-examples 10000] [--model lipflow]
+    python benchmarks/frontier.py [--norm Linf] [--n-examples 10000] [--model lipflow]
 
-All test images of Fashion-MNIST, with the certifier that follows from the clean pass (max_affine
-for heads of affine pieces, lipschitz for all others) and no attack. Each set of weights is
-a point on the frontier of its architecture: a larger margin in training trades clean for certified
-accuracy. With --model, which may be repeated, the rows of the other architectures are kept. Small
-crosses are tries of recipes, on training images held out of them (benchmarks/recipe_tries.py).
-Results: benchmarks/results/frontier.csv, frontier.png.
+All test images of Fashion-MNIST, without attacks, for the weights of one norm. In L2, with the
+certifier that follows from the clean pass (max_affine for heads of affine pieces, lipschitz for all
+others); in Linf, with interval bounds. Each set of weights is a point on the frontier of its
+architecture: a larger margin in training trades clean for certified accuracy. With --model, which
+may be repeated, the rows of the other architectures are kept. Small crosses are tries of recipes,
+on training images held out of them (benchmarks/recipe_tries.py).
+Results: benchmarks/results/frontier.csv and frontier.png; frontier_Linf.csv.
 """
 
 from __future__ import annotations
@@ -27,43 +28,47 @@ from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.lipschitz.max_affine import ends_with_pieces
 from robustbench_dyn.models.architectures import full_name
 from robustbench_dyn.plugins import find_plugins
+from robustbench_dyn.threat_models import Norm, format_eps
 
 mpl.use("agg")
 GRID = (0.25, 0.5, 1.0, 1.58)
+LINF_GRID = (2 / 255, 8 / 255, 0.1)
 BASELINES = ("naive_lipschitz", "orthogonal_cnn", "sll")
 MARKERS = "osD^vP*X<>ph8d"
 
 
-def judged(model: nn.Module, data: Dataset) -> list[Evaluation]:
-    """Certify a network at each radius by what follows from the clean pass, without attacks."""
+def judged(model: nn.Module, data: Dataset, norm: Norm = "L2") -> list[Evaluation]:
+    """Certify a network at each radius by what costs a pass, without attacks."""
+    of_l2 = "max_affine" if ends_with_pieces(model) else "lipschitz"
     return evaluate_grid(
         model,
         data,
-        [ThreatModel("L2", eps) for eps in GRID],
+        [ThreatModel(norm, eps) for eps in (GRID if norm == "L2" else LINF_GRID)],
         attacks="none",
-        certifiers="max_affine" if ends_with_pieces(model) else "lipschitz",
+        certifiers=of_l2 if norm == "L2" else "interval",
     )
 
 
 def accuracies(evaluations: Sequence[Evaluation]) -> dict[str, float]:
     """Return the clean and the certified accuracies as the columns of a table."""
     certified = {
-        f"certified_{e.threat_model.eps:g}": e.summary["certified_accuracy"] for e in evaluations
+        f"certified_{format_eps(e.threat_model.eps)}": e.summary["certified_accuracy"]
+        for e in evaluations
     }
     return {"clean_accuracy": evaluations[0].summary["clean_accuracy"], **certified}
 
 
-def points(n_examples: int, architectures: list[str] | None) -> list[dict[str, Any]]:
+def points(n_examples: int, architectures: list[str] | None, norm: Norm) -> list[dict[str, Any]]:
     data, rows = load_dataset("fashion_mnist", n_examples=n_examples), []
     for plugin in find_plugins():
         if architectures and plugin.name not in architectures:
             continue
         for weights in plugin.card.weights if plugin.card else ():
-            if weights.dataset != data.name or weights.norm != "L2":
+            if weights.dataset != data.name or weights.norm != norm:
                 continue
             name = full_name(plugin.name, weights.variant)
             model = load_model(name)
-            evaluations = judged(model, data)
+            evaluations = judged(model, data, norm)
             first = evaluations[0].summary
             if not first["certified_accuracy"]:
                 continue
@@ -116,14 +121,18 @@ def main() -> None:
     )
     parser.add_argument("--n-examples", type=int, default=10_000)
     parser.add_argument("--model", action="append", help="an architecture; by default all")
+    parser.add_argument("--norm", choices=("L2", "Linf"), default="L2")
     options = parser.parse_args()
-    path, rows = measuring.RESULTS / "frontier.csv", points(options.n_examples, options.model)
+    norm: Norm = options.norm
+    path = measuring.RESULTS / ("frontier.csv" if norm == "L2" else f"frontier_{norm}.csv")
+    rows = points(options.n_examples, options.model, norm)
     table = pd.DataFrame(rows).assign(machine=measuring.machine())
     if options.model and path.is_file():
         table = measuring.joined(pd.read_csv(path), table, ("architecture", "model"))
     table = table.sort_values(["architecture", "model"], kind="stable")
     table.to_csv(path, index=False, lineterminator="\n")
-    draw(table, pd.read_csv(measuring.RESULTS / "recipe_tries.csv"))
+    if norm == "L2":
+        draw(table, pd.read_csv(measuring.RESULTS / "recipe_tries.csv"))
 
 
 if __name__ == "__main__":
