@@ -4,9 +4,7 @@
 
 `complete:split=neurons` decides the same examples of the moons twice: together, on the network that
 they share, and apart, each on a network of its own. The network was prepared before; the two take
-turns; seconds are processor time. `same` says whether all examples are decided alike: apart, first
-the bounds over each whole ball are optimised, which proves some margins that the
-search leaves open, where the worst case of rounding in a deep network exceeds them.
+turns; seconds are processor time. `same` says whether all examples are decided alike.
 Results: benchmarks/results/joint_search.csv; `python benchmarks/tables.py` puts them in the docs.
 """
 
