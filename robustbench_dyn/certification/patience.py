@@ -78,8 +78,8 @@ class Patience:
     def spending(self, *, watched: bool = True) -> Iterator[None]:
         """Run a block at the expense of the time; raises OutOfTime where it ends in the block.
 
-        watched: look at the time before each operation of torch, which makes small ones slower by a
-        quarter; else the block itself calls look_at_time.
+        watched: look at the time before each operation of torch, so that a layer is computed to its
+        end, which makes small ones slower; else the block itself calls look_at_time.
         """
         if self.seconds is None:
             yield
