@@ -22,12 +22,12 @@ import measuring
 import pandas as pd
 from matplotlib import pyplot as plt
 from torch import nn
+from zoo import weights_of
 
 from robustbench_dyn import Evaluation, ThreatModel, evaluate_grid, load_dataset, load_model
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.lipschitz.max_affine import ends_with_pieces
-from robustbench_dyn.models.architectures import full_name
-from robustbench_dyn.plugins import find_plugins
+from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.threat_models import Norm, format_eps
 
 mpl.use("agg")
@@ -60,29 +60,25 @@ def accuracies(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 
 def points(n_examples: int, architectures: list[str] | None, norm: Norm) -> list[dict[str, Any]]:
     data, rows = load_dataset("fashion_mnist", n_examples=n_examples), []
-    for plugin in find_plugins():
-        if architectures and plugin.name not in architectures:
+    for name, weights in weights_of(data.name).items():
+        architecture, _ = split_name(name)
+        if weights.norm != norm or (architectures and architecture not in architectures):
             continue
-        for weights in plugin.card.weights if plugin.card else ():
-            if weights.dataset != data.name or weights.norm != norm:
-                continue
-            name = full_name(plugin.name, weights.variant)
-            model = load_model(name)
-            evaluations = judged(model, data, norm)
-            first = evaluations[0].summary
-            if not first["certified_accuracy"]:
-                continue
-            rows.append(
-                {
-                    "architecture": plugin.name,
-                    "model": name,
-                    "n_examples": len(data),
-                    "parameters": first["parameters"],
-                    "training_seconds": weights.training_seconds,
-                    **accuracies(evaluations),
-                }
-            )
-            print(rows[-1], flush=True)
+        evaluations = judged(load_model(name), data, norm)
+        first = evaluations[0].summary
+        if not first["certified_accuracy"]:
+            continue
+        rows.append(
+            {
+                "architecture": architecture,
+                "model": name,
+                "n_examples": len(data),
+                "parameters": first["parameters"],
+                "training_seconds": weights.training_seconds,
+                **accuracies(evaluations),
+            }
+        )
+        print(rows[-1], flush=True)
     return rows
 
 

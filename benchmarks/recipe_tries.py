@@ -26,13 +26,12 @@ import torch
 import yaml
 from frontier import accuracies, judged
 from torch import nn
-from zoo import weights_of
+from zoo import recipe_path, weights_of
 
 from robustbench_dyn import load_dataset, load_model
-from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training.loop import train
-from robustbench_dyn.training.recipes import Recipe, find_recipe
+from robustbench_dyn.training.recipes import Recipe
 
 DATASET, HELD_OUT = "fashion_mnist", 5000
 PATH = measuring.RESULTS / "recipe_tries.csv"
@@ -40,9 +39,7 @@ PATH = measuring.RESULTS / "recipe_tries.csv"
 
 def changed_recipe(model: str, changes: list[str]) -> Recipe:
     """Return the recipe of a model with KEY=VALUE changes, and 5,000 images held out."""
-    name, variant = split_name(model)
-    path = find_recipe(discover().get(name), DATASET, variant)
-    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    content: dict[str, Any] = yaml.safe_load(recipe_path(model, DATASET).read_text())
     for change in changes:
         key, _, value = change.partition("=")
         *outer, last = key.split(".")

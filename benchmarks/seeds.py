@@ -21,22 +21,15 @@ import pandas as pd
 import torch
 from frontier import accuracies, judged
 from torch import nn
-from zoo import weights_of
+from zoo import recipe_path, weights_of
 
 from robustbench_dyn import load_dataset, load_model
-from robustbench_dyn.models.architectures import split_name
 from robustbench_dyn.models.loading import discover
 from robustbench_dyn.training.loop import train
-from robustbench_dyn.training.recipes import Recipe, find_recipe, read_recipe
+from robustbench_dyn.training.recipes import Recipe, read_recipe
 
 DATASET = "fashion_mnist"
 PATH = measuring.RESULTS / "seeds.csv"
-
-
-def recipe_of(model: str) -> Recipe:
-    """Return the recipe of a model for Fashion-MNIST."""
-    name, variant = split_name(model)
-    return read_recipe(find_recipe(discover().get(name), DATASET, variant))
 
 
 def network(model: str, recipe: Recipe, seed: int) -> tuple[nn.Module, float | None]:
@@ -60,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = load_dataset(DATASET, n_examples=options.n_examples)
     for model in options.models:
-        recipe = recipe_of(model)
+        recipe = read_recipe(recipe_path(model, DATASET))
         for seed in sorted({recipe.seed, *options.seeds}):
             trained, seconds = network(model, recipe, seed)
             row = {
