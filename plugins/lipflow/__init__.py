@@ -28,6 +28,7 @@ def build(
     unshuffle: int = 2,
     coarse_depth: int | None = None,
     terms_per_channel: int = 4,
+    blocks: int = 1,
 ) -> nn.Module:
     """Build convolutional gradient steps at two resolutions, then dense ones.
 
@@ -38,7 +39,7 @@ def build(
     in the head, points among the features; 0 for a linear head. start_bias: of the convolutional
     steps before training; a negative one makes them near the identity. unshuffle: the finer
     resolution is the input's divided by it. terms_per_channel: of the finer steps; the coarser ones
-    have half.
+    have half. blocks: parts in which dense steps sum over features, for less rounding to allow for.
     """
 
     def steps(width: int, kernel_size: int) -> list[nn.Module]:
@@ -54,7 +55,7 @@ def build(
         if start_bias and isinstance(layer, ConvGradientStep):
             nn.init.constant_(layer.bias, start_bias)
     terms = min(terms, features)
-    layers += [OrthonormalGradientStep(features, terms) for _ in range(dense_depth)]
+    layers += [OrthonormalGradientStep(features, terms, blocks=blocks) for _ in range(dense_depth)]
     head = (
         Prototypes(features, n_classes, prototypes=prototypes)
         if prototypes

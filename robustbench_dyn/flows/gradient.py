@@ -108,23 +108,32 @@ class OrthonormalGradientStep(Orthonormal):
     The gradient step of V(x) = sum_i 2 R((W^T x + b)_i) with the largest step size that is
     nonexpansive for |W| = 1 (arXiv 2210.02373, section 3). No rescaling shortens the step, so that
     it preserves gradient norms better than a GradientStep. `weight` holds W^T, (terms, features),
-    terms <= features.
+    terms <= features. blocks: W^T x is summed in so many parts of the features, since the worst
+    case of a float32 sum grows with the number of its summands.
     """
 
     step_size = 2.0 * _SAFETY
 
-    def __init__(self, features: int, terms: int) -> None:
+    def __init__(self, features: int, terms: int, *, blocks: int = 1) -> None:
         super().__init__(terms, features)
         self.bias = nn.Parameter(torch.zeros(terms))
+        self.blocks = blocks
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the state after one step; x: (batch, features)."""
-        force = F.relu(F.linear(x, self.weight, self.bias)) * self.step_size
+        force = F.relu(self._arguments(x)) * self.step_size
         return x - F.linear(force, self.weight.t())
+
+    def _arguments(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if self.blocks == 1:
+            return F.linear(x, weight, self.bias)
+        parts = zip(x.chunk(self.blocks, 1), weight.chunk(self.blocks, 1), strict=True)
+        return sum((F.linear(part, columns) for part, columns in parts), start=self.bias)
 
     def energy(self, x: Tensor) -> Tensor:
         """Return V(x), (batch,)."""
-        return self.step_size / 2 * F.relu(F.linear(x, self.weight, self.bias)).square().sum(dim=1)
+        return self.step_size / 2 * F.relu(self._arguments(x)).square().sum(dim=1)
 
     def lipschitz_bound(self) -> float:
         """Return max(1, s |W|^2 - 1): each Jacobian is I - s W D W^T with 0 <= D <= I."""

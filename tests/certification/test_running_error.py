@@ -126,6 +126,7 @@ MODULES = {
     "leaky scaled sums": (lambda: nn.Sequential(ScaledSums(), nn.LeakyReLU(3.0)), VECTORS),
     "small step": (lambda: uneven(DenseGradientStep(2, 2)), (2,)),
     "orthonormal step": (lambda: OrthonormalGradientStep(24, 7), VECTORS),
+    "orthonormal step in blocks": (lambda: OrthonormalGradientStep(24, 7, blocks=5), VECTORS),
     "switching pair": (lambda: SwitchingPair(4), IMAGES),
     "naive step": (lambda: NaiveStep(4), IMAGES),
     "hamiltonian": (lambda: HamiltonianStep(4, 6, symmetric=True), IMAGES),

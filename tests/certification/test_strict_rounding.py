@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from robustbench_dyn import ThreatModel, evaluate, load_dataset, load_model
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.certification.proofs import lipschitz
 from robustbench_dyn.certification.rounding.allowance import (
     LayerRounding,
     explained_by_rounding,
@@ -23,8 +25,9 @@ from robustbench_dyn.certification.rounding.allowance import (
     rounding_allowance,
     surface_points,
 )
+from robustbench_dyn.certification.rounding.running_error import analyse
 from robustbench_dyn.flows import Classifier
-from robustbench_dyn.flows.gradient import GradientStep
+from robustbench_dyn.flows.gradient import GradientStep, OrthonormalGradientStep
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Outcome
@@ -239,6 +242,47 @@ def test_sll_certifies_real_examples(sll):
     outcomes = [step.outcome for verdict in found.verdicts for step in verdict.trail]
     assert outcomes.count(Outcome.CERTIFIED) >= 10
     assert Outcome.WITHIN_ROUNDING not in outcomes
+
+
+def test_rounding_is_bounded_no_further_than_the_nearest_class_or_eps(sll):
+    data = load_dataset("fashion_mnist", n_examples=12)
+    with frozen_eval(sll):
+        logits = sll(data.x).detach()
+        right = logits.argmax(dim=1) == data.y
+        x, y, logits = data.x[right], data.y[right], logits[right]
+        state = lipschitz.prepare(sll, strict_rounding=True)
+        asked = []
+
+        def noted(x, logits, y, reach):
+            asked.append(reach)
+            return state.rounding.allowance(x, logits, y, reach)
+
+        spy = state._replace(rounding=SimpleNamespace(allowance=noted, model=sll))
+        for norm, eps in (("L2", 0.1), ("L2", 1.0), ("Linf", 2 / 255)):
+            in_l2 = eps * (28.0 if norm == "Linf" else 1.0)
+            proof = lipschitz.prove(spy, x, logits, y, ThreatModel(norm, eps))
+            margins = margins_of(logits, y)
+            nearest = lipschitz.class_radii(state.bounds, margins, y, norm="L2", dimension=784)
+            most = nearest.amin(dim=1).clamp_min(in_l2) * (1 + 1e-6)
+            assert (asked[-1] <= most).all()
+            # What is claimed lies within the ball for which the rounding is bounded.
+            other = torch.arange(10) != y[:, None]
+            claimed = proof.class_radii * (28.0 if norm == "Linf" else 1.0)
+            assert (claimed <= asked[-1][:, None])[other].all()
+            assert (radii(proof) > 0).any()
+
+
+def test_sums_in_blocks_have_less_rounding_to_allow_for():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        whole, parts = (OrthonormalGradientStep(1024, 16, blocks=k) for k in (1, 16))
+    parts.load_state_dict(whole.state_dict())
+    x = torch.rand(4, 1024, generator=torch.Generator().manual_seed(0))
+    drift = torch.full((4,), 0.1, dtype=torch.float64)
+    with frozen_eval(whole), frozen_eval(parts):
+        assert torch.allclose(whole(x), parts(x), atol=1e-5)
+        errors = [analyse(step, x, x.double(), drift).error_bounds.error for step in (whole, parts)]
+    assert (5 * errors[1] < errors[0]).all()
 
 
 def test_a_worst_case_above_the_margins_certifies_nothing(sll, monkeypatch):

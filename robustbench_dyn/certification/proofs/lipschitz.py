@@ -68,14 +68,20 @@ def prepare(model: nn.Module, *, strict_rounding: bool) -> LipschitzState:
 def prove(
     state: LipschitzState, x: Tensor, logits: Tensor, y: Tensor, threat_model: ThreatModel
 ) -> Proof:
-    """Return the radii of the global bound, for examples that are classified as y."""
+    """Return the radii of the global bound, for examples that are classified as y.
+
+    Rounding is bounded no further than it matters, up to the radius of the nearest class or eps,
+    whichever is larger: the worst case grows with the ball, and no class radius goes beyond it.
+    """
     dimension, labels = math.prod(x.shape[1:]), y.cpu()
     margins = margins_of(logits, labels)
     # In L2, and no further than the farthest corner of [0, 1].
-    longest = class_radii(state.bounds, margins, labels, norm="L2", dimension=dimension)
-    longest = longest.scatter(1, labels[:, None], 0.0)
+    to_l2 = math.sqrt(dimension) if threat_model.norm == "Linf" else 1.0
+    nearest = class_radii(state.bounds, margins, labels, norm="L2", dimension=dimension)
+    needed = nearest.amin(dim=1).clamp_min(threat_model.eps * to_l2 * (1 + 1e-9))
     corner = torch.maximum(x.detach(), 1 - x.detach()).double().flatten(1).norm(dim=1).cpu()
-    reach = torch.minimum(longest.amax(dim=1), corner * (1 + 1e-9))
+    corner = corner * (1 + 1e-9)
+    reach = needed.minimum(corner)
     others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
     # Written so that NaN fails it.
     rows = ((margins > 0) | ~others).all(dim=1).nonzero().flatten()
@@ -88,6 +94,8 @@ def prove(
         left[rows] = margins[rows] - allowance
     norm = threat_model.norm
     radii = class_radii(state.bounds, left, labels, norm=norm, dimension=dimension)
+    farthest = (needed / to_l2 * (1 - 1e-12)).where(needed < corner, math.inf)
+    radii = radii.minimum(farthest[:, None]).scatter(1, labels[:, None], math.inf)
     # Only where the example would be certified without rounding.
     without = class_radii(state.bounds, margins, labels, norm=norm, dimension=dimension)
     would_be = without.amin(dim=1) >= threat_model.eps
