@@ -25,9 +25,9 @@ def recipe_options():
 def test_patches_of_colour_images_become_channels():
     model = built(**recipe_options())
     steps = [m.weight.shape for m in model.modules() if isinstance(m, ConvGradientStep)]
-    assert [tuple(shape[:2]) for shape in steps] == [(96, 48)] * 3 + [(192, 192)]
-    dense = [m.weight.shape for m in model.modules() if isinstance(m, OrthonormalGradientStep)]
-    assert dense == [(96, 3072)] * 4
+    assert [tuple(shape[:2]) for shape in steps] == [(96, 48)] * 5 + [(192, 192)]
+    dense = [m for m in model.modules() if isinstance(m, OrthonormalGradientStep)]
+    assert [(*step.weight.shape, step.blocks) for step in dense] == [(96, 3072, 16)] * 4
     factors = [m.downscale_factor for m in model.modules() if isinstance(m, nn.PixelUnshuffle)]
     assert factors == [4, 2]
     assert sum(p.numel() for p in model.parameters()) < 2_000_000, "8 MB in float32"
