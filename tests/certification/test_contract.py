@@ -19,6 +19,8 @@ from robustbench_dyn.certification.contract import check_certifier, check_operat
 from robustbench_dyn.certification.contract.exact_distance import exact_distances, tiny_network
 from robustbench_dyn.certification.network import lowering
 from robustbench_dyn.certification.network.operations import OPERATIONS
+from robustbench_dyn.certification.proofs.lipschitz import class_radii
+from robustbench_dyn.certification.rounding.allowance import margins_of
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.plugins import Entry, Registry
 from robustbench_dyn.threat_models import NORMS, ThreatModel, distance
@@ -97,7 +99,9 @@ class RunnerUp(Lipschitz):
     """The radius of the class with the second largest logit, for all classes."""
 
     def prove(self, state, x, logits, y, threat_model):
-        radii = super().prove(state, x, logits, y, threat_model).class_radii
+        dimension = math.prod(x.shape[1:])
+        margins = margins_of(logits, y)
+        radii = class_radii(state.bounds, margins, y, norm=threat_model.norm, dimension=dimension)
         runner_up = logits.scatter(1, y[:, None], -math.inf).argmax(dim=1)
         of_runner_up = radii.gather(1, runner_up[:, None]).expand_as(radii)
         return Proof(of_runner_up.scatter(1, y[:, None], math.inf))
