@@ -123,9 +123,3 @@ def prepare(model: nn.Module, *, strict_rounding: bool) -> PiecesState:
 def dual_exponent(norm: Norm) -> float:
     """Return p of the dual norm: |w|_p eps is the most that w . x changes within eps."""
     return {"Linf": 1.0, "L2": 2.0, "L1": math.inf}[norm]
-
-
-def farthest(x: Tensor) -> Tensor:
-    """Return the L2 distance from each x to the farthest corner of [0, 1], rounded up, (batch,)."""
-    corner = torch.maximum(x.detach(), 1 - x.detach()).double().flatten(1).norm(dim=1)
-    return corner * (1 + 1e-9)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustbench_dyn.certification.base import Proof
 from robustbench_dyn.certification.rounding.allowance import (
     LayerRounding,
+    farthest,
     layer_rounding,
     margins_of,
 )
@@ -75,12 +76,11 @@ def prove(
     """
     dimension, labels = math.prod(x.shape[1:]), y.cpu()
     margins = margins_of(logits, labels)
-    # In L2, and no further than the farthest corner of [0, 1].
+    # In L2.
     to_l2 = math.sqrt(dimension) if threat_model.norm == "Linf" else 1.0
     nearest = class_radii(state.bounds, margins, labels, norm="L2", dimension=dimension)
     needed = nearest.amin(dim=1).clamp_min(threat_model.eps * to_l2 * (1 + 1e-9))
-    corner = torch.maximum(x.detach(), 1 - x.detach()).double().flatten(1).norm(dim=1).cpu()
-    corner = corner * (1 + 1e-9)
+    corner = farthest(x).cpu()
     reach = needed.minimum(corner)
     others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
     # Written so that NaN fails it.
@@ -94,8 +94,8 @@ def prove(
         left[rows] = margins[rows] - allowance
     norm = threat_model.norm
     radii = class_radii(state.bounds, left, labels, norm=norm, dimension=dimension)
-    farthest = (needed / to_l2 * (1 - 1e-12)).where(needed < corner, math.inf)
-    radii = radii.minimum(farthest[:, None]).scatter(1, labels[:, None], math.inf)
+    most = (needed / to_l2 * (1 - 1e-12)).where(needed < corner, math.inf)
+    radii = radii.minimum(most[:, None]).scatter(1, labels[:, None], math.inf)
     # Only where the example would be certified without rounding.
     without = class_radii(state.bounds, margins, labels, norm=norm, dimension=dimension)
     would_be = without.amin(dim=1) >= threat_model.eps

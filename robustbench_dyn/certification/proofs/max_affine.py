@@ -14,8 +14,13 @@ import torch
 from torch import Tensor
 
 from robustbench_dyn.certification.base import Proof
-from robustbench_dyn.certification.proofs.affine_pieces import PiecesState, Rounded, farthest
-from robustbench_dyn.certification.rounding.allowance import FACTOR, margins_of, usual_rounding
+from robustbench_dyn.certification.proofs.affine_pieces import PiecesState, Rounded
+from robustbench_dyn.certification.rounding.allowance import (
+    FACTOR,
+    farthest,
+    margins_of,
+    usual_rounding,
+)
 from robustbench_dyn.threat_models import Norm, ThreatModel
 
 # Numbers of a block.

@@ -25,11 +25,10 @@ from robustbench_dyn.certification.proofs.affine_pieces import (
     PiecesState,
     Rounded,
     dual_exponent,
-    farthest,
 )
 from robustbench_dyn.certification.proofs.max_affine import pairwise_radii
 from robustbench_dyn.certification.proofs.piece_programs import Cells, Found, ascend, program
-from robustbench_dyn.certification.rounding.allowance import margins_of
+from robustbench_dyn.certification.rounding.allowance import farthest, margins_of
 from robustbench_dyn.threat_models import ThreatModel
 
 # Of the competing pieces that are tried together.
