@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from oracles.samples import uniform
 from torch import nn
 
 from robustbench_dyn.certification.base import radii
@@ -20,6 +21,7 @@ from robustbench_dyn.certification.bounds.intermediate import (
     relaxation_state,
 )
 from robustbench_dyn.certification.catalogue import resolve_certifiers
+from robustbench_dyn.certification.rounding.allowance import farthest
 from robustbench_dyn.models.freezing import frozen_eval
 from robustbench_dyn.threat_models import NORMS, ThreatModel
 
@@ -179,3 +181,12 @@ def test_the_largest_eps_that_is_certified_in_the_box_is_sound():
         assert low > 0.04
         assert least_in_box(row, constant, x, Fraction(low)) > 0
         assert least_in_box(row, constant, x, Fraction(low) * Fraction(11, 10)) < 0
+
+
+def test_no_corner_is_farther_than_the_farthest():
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6).double()
+    x = uniform(5, *SHAPE).float()
+    apart = (corners[None] - x.double().flatten(1)[:, None]).norm(dim=2).amax(dim=1)
+    found = farthest(x)
+    assert (found >= apart).all()
+    torch.testing.assert_close(found, apart, rtol=1e-8, atol=0.0)
