@@ -106,8 +106,8 @@ def size(value: Tensor) -> Tensor:
 
 def farthest(x: Tensor) -> Tensor:
     """Return the L2 distance from each x to the farthest corner of [0, 1], rounded up, (batch,)."""
-    corner = torch.maximum(x.detach(), 1 - x.detach()).double().flatten(1).norm(dim=1)
-    return corner * (1 + 1e-9)
+    exact = x.detach().double().flatten(1)
+    return torch.maximum(exact, 1 - exact).norm(dim=1) * (1 + 1e-9)
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
