@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import extending
@@ -25,7 +25,7 @@ from robustbench_dyn.threat_models import format_eps
 DOCS = Path(__file__).parents[1] / "docs"
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
 SEED = Path(__file__).parent / "seed_experiment"
-DATASET = "fashion_mnist"
+DATASET, COPIES = "fashion_mnist", "cifar10_jpeg"
 BUDGETS = (100, 300, 1000, math.inf)
 CLAIMS_OF_ALL = ("deterministic", "batch-independent", "lipschitz")
 
@@ -345,12 +345,13 @@ def claims() -> str:
     return markdown(heading, shown)
 
 
-def brackets(threat: str) -> pd.DataFrame:
+def brackets(threat: str, dataset: str = DATASET) -> pd.DataFrame:
     """Return the best certified and the lowest empirical accuracy of each model, best first."""
-    table = pd.read_csv(LEADERBOARDS / f"{DATASET}-{threat}.csv")
+    table = pd.read_csv(LEADERBOARDS / f"{dataset}-{threat}.csv")
     return table.groupby("model", sort=False).agg(
         family=("family", "first"),
         clean=("clean_accuracy", "first"),
+        images=("n_examples", "first"),
         certified=("certified_accuracy", "max"),
         empirical=("empirical_accuracy", "min"),
         bound=("lipschitz_bound", "min"),
@@ -359,16 +360,27 @@ def brackets(threat: str) -> pd.DataFrame:
 
 def zoo() -> str:
     """Return certified and empirical accuracy of each published model in L2 and Linf."""
-    threats = ("L2-0.5", "Linf-2_255", "Linf-8_255")
-    tables = [brackets(threat) for threat in threats]
+    return published(DATASET, ("L2-0.5", "Linf-2_255", "Linf-8_255"))
+
+
+def zoo_in_colour() -> str:
+    """Return the same of the networks for colour."""
+    in_l2 = [f"L2-{eps}" for eps in ("36_255", "72_255", "108_255", "0.5", "1")]
+    return published(COPIES, (*in_l2, "Linf-2_255", "Linf-8_255"))
+
+
+def published(dataset: str, threats: Sequence[str]) -> str:
+    """Return the published rows of a data set: a model a line, a threat model a column."""
+    tables = [brackets(threat, dataset) for threat in threats]
     models = pd.concat(tables)
     models = models[~models.index.duplicated()]
-    seconds = {name: one.training_seconds for name, one in weights_of(DATASET).items()}
+    seconds = {name: one.training_seconds for name, one in weights_of(dataset).items()}
     shown = [
         (
             name,
             row["family"],
             "" if (spent := seconds.get(str(name).partition("~")[0])) is None else f"{spent:.0f}",
+            _images(table.loc[name, "images"] for table in tables if name in table.index),
             percent(row["clean"]),
             *(
                 f"{percent(table.loc[name, 'certified'])} / {percent(table.loc[name, 'empirical'])}"
@@ -383,10 +395,16 @@ def zoo() -> str:
         "model",
         "family",
         "training, s",
+        "images",
         "clean",
         *(threat.replace("_", "/") for threat in threats),
     )
     return markdown(heading, shown)
+
+
+def _images(counts: Iterable[int]) -> str:
+    """Say how many images the columns of a line are about."""
+    return " or ".join(f"{count:,}" for count in sorted(set(counts), reverse=True))
 
 
 def gaps() -> str:
@@ -550,6 +568,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "seeds": seeds,
     "training_cost": training_cost,
     "zoo": zoo,
+    "zoo_in_colour": zoo_in_colour,
     "claims": claims,
     "seed_experiment": seed_experiment,
     "seed_experiment_in_colour": seed_experiment_in_colour,
