@@ -12,7 +12,9 @@ from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers, select_certifiers
 from robustbench_dyn.certification.contract import exact_distance
-from robustbench_dyn.certification.proofs import affine_pieces, max_affine_exact
+from robustbench_dyn.certification.proofs import max_affine_exact
+from robustbench_dyn.certification.proofs.affine_pieces import PiecesState
+from robustbench_dyn.certification.rounding.allowance import LayerRounding, farthest
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.flows import (
     Classifier,
@@ -85,10 +87,8 @@ def test_pairwise_radii_stay_below_exact_distances(norm, monkeypatch):
     excess, total = too_long(norm)
     assert excess == 0
     assert total > 2
-    distances = affine_pieces.PiecesState.distances
-    monkeypatch.setattr(
-        affine_pieces.PiecesState, "distances", lambda *args: 0.6 * distances(*args)
-    )
+    distances = PiecesState.distances
+    monkeypatch.setattr(PiecesState, "distances", lambda *args: 0.6 * distances(*args))
     assert too_long(norm)[0] > 0
 
 
@@ -170,9 +170,9 @@ def test_rounding_of_pieces_is_subtracted(name, monkeypatch):
         affine_pieces, "head_rounding", lambda w, _b, z, _r: z.new_zeros(len(z), len(w)).double()
     )
     monkeypatch.setattr(
-        affine_pieces.PiecesState,
+        PiecesState,
         "rounded",
-        lambda *args, whole=affine_pieces.PiecesState.rounded: whole(*args)._replace(
+        lambda *args, whole=PiecesState.rounded: whole(*args)._replace(
             consistent=torch.ones(len(args[1]), dtype=torch.bool)
         ),
     )
@@ -217,6 +217,40 @@ def test_no_point_refutes_radii_behind_a_trunk():
     for k in (radius > 0).nonzero().flatten().tolist():
         near = (x[k].flatten() + 0.999 * float(radius[k]) * moves).clamp(0, 1).view(-1, *SHAPE)
         assert (model(near).argmax(dim=1) == y[k]).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("name", "bounding"),
+    [
+        ("max_affine", (PiecesState, "rounded")),
+        ("max_affine_exact", (PiecesState, "rounded")),
+        ("lipschitz", (LayerRounding, "allowance")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[1],
+)
+def test_rounding_is_bounded_as_far_as_classes_are_excluded(norm, name, bounding, monkeypatch):
+    # Of a trunk, too, whose features round the more the farther they may move.
+    head = nn.Linear(5, 3) if name == "lipschitz" else MaxAffine(5, 3, pieces=4)
+    model = pieces_model(2) if name == "max_affine_exact" else with_trunk(head)
+    x, eps, reaches = inputs(30), 0.1, {}
+    original = getattr(*bounding)
+
+    def recorded(state, x, logits, *rest):
+        reaches.update(zip(map(row_of, x), rest[-1].tolist(), strict=True))
+        return original(state, x, logits, *rest)
+
+    monkeypatch.setattr(*bounding, recorded)
+    found, _ = proof(model, x, name, norm, eps)
+    excluded = found.class_radii.where(found.class_radii.isfinite(), 0.0).amax(dim=1)
+    assert (excluded > 0).double().mean() > 0.5
+    # An Linf ball lies in an L2 ball of sqrt(d) times its radius.
+    excluded = (excluded * math.sqrt(3 if norm == "Linf" else 1)).minimum(farthest(x))
+    assert all(far <= reaches[row_of(row)] for row, far in zip(x, excluded, strict=True) if far)
+
+
+def row_of(x):
+    return tuple(x.flatten().tolist())
 
 
 def test_radii_do_not_depend_on_the_batch():
