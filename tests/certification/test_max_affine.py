@@ -12,7 +12,7 @@ from robustbench_dyn import ThreatModel, evaluate
 from robustbench_dyn.certification.base import radii
 from robustbench_dyn.certification.catalogue import resolve_certifiers, select_certifiers
 from robustbench_dyn.certification.contract import exact_distance
-from robustbench_dyn.certification.proofs import max_affine_exact
+from robustbench_dyn.certification.proofs import affine_pieces, max_affine_exact
 from robustbench_dyn.certification.proofs.affine_pieces import PiecesState
 from robustbench_dyn.certification.rounding.allowance import LayerRounding, farthest
 from robustbench_dyn.errors import CertificateError
