@@ -225,14 +225,18 @@ class Pipeline(Generic[AnyPlan]):
         """Call examples back to attacks that spare them no more; tell whether there are any."""
         if self._examples.left:
             return False
+        everyone = self._spares_none()
         called = called_back(
             self._verdicts,
             [stage.name for stage in self.stages if stage.sampled],
             self.spec.seed,
-            everyone=self._spares_none(),
+            everyone=everyone,
         )
-        if any(not self._examples.verdicts[v.example_id].next_stage for v in called):
-            self.store.remove_runs(self.key, threat_model.eps)
+        ids = [v.example_id for v in called]
+        if finished := [i for i in ids if not self._examples.verdicts[i].next_stage]:
+            # What leads to all concerns the runs of other examples, too.
+            having = None if everyone else finished
+            self.store.remove_runs(self.key, threat_model.eps, having=having)
         self._examples.keep(called)
         return bool(called)
 

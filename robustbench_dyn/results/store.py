@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -165,12 +165,23 @@ class Store(Database):
         """Return what runs have found out about the model of an evaluation, by name."""
         return [flag for _, flag in self.rows("flags", "WHERE key = ? ORDER BY flag", (key,))]
 
-    def remove_runs(self, key: str, eps: float | None = None) -> None:
-        """Forget the rows of one evaluation, at one eps or at all: their verdicts do not hold."""
-        where, values = ("AND eps = ?", (key, eps)) if eps is not None else ("", (key,))
-        if self._has("runs", key):
+    def remove_runs(
+        self, key: str, eps: float | None = None, *, having: Collection[int] | None = None
+    ) -> None:
+        """Forget the rows of one evaluation, at one eps or at all: their verdicts do not hold.
+
+        having: only those of runs that have one of these examples.
+        """
+        gone = [
+            run[:4]
+            for run in self.runs_of(key)
+            if eps in (None, run.eps)
+            if having is None or any(i in run.examples for i in having)
+        ]
+        if gone:
+            where = "key = ? AND eps = ? AND first_example = ? AND n_examples = ?"
             with self.transaction() as connection:
-                connection.execute(f"DELETE FROM runs WHERE key = ? {where}", values)
+                connection.executemany(f"DELETE FROM runs WHERE {where}", gone)
 
     def add_run(self, run: Run) -> None:
         """Record that a run came to its end."""

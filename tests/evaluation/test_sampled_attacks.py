@@ -210,6 +210,18 @@ def test_a_run_of_more_examples_draws_anew(tmp_path):
     assert len(ran(part, "second")) >= 5
 
 
+def test_runs_without_an_example_that_is_called_back_are_kept(tmp_path):
+    path = tmp_path / "s.sqlite"
+    options = {"attacks": suite(), "certifiers": [], "store": path}
+    evaluate(halfspaces(), data(ROBUST), L2, n_examples=12, **options)
+    before = evaluate(halfspaces(), data(ROBUST), L2, first=12, **options)
+    whole = evaluate(halfspaces(), data(ROBUST), L2, first=20, n_examples=5, **options)
+    # All five are in their own sample, and some of them were in no other.
+    assert ran(whole, "second") == {20, 21, 22, 23, 24}
+    assert ran(whole, "second") - ran(before, "second")
+    assert [run[2:4] for run in Store(path).runs()] == [(0, 12), (20, 5)]
+
+
 def test_a_hit_among_new_examples_calls_back_the_old_ones(tmp_path):
     store = tmp_path / "s.sqlite"
     distances = [*ROBUST[:20], *[WEAK] * 10]
