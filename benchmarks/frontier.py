@@ -58,11 +58,11 @@ def accuracies(evaluations: Sequence[Evaluation]) -> dict[str, float]:
     return {"clean_accuracy": evaluations[0].summary["clean_accuracy"], **certified}
 
 
-def points(n_examples: int, architectures: list[str] | None, norm: Norm) -> list[dict[str, Any]]:
+def points(n_examples: int, chosen: list[str] | None, norm: Norm) -> list[dict[str, Any]]:
     data, rows = load_dataset("fashion_mnist", n_examples=n_examples), []
     for name, weights in weights_of(data.name).items():
         architecture, _ = split_name(name)
-        if weights.norm != norm or (architectures and architecture not in architectures):
+        if weights.norm != norm or (chosen and not {architecture, name} & {*chosen}):
             continue
         evaluations = judged(load_model(name), data, norm)
         first = evaluations[0].summary
@@ -116,7 +116,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--n-examples", type=int, default=10_000)
-    parser.add_argument("--model", action="append", help="an architecture; by default all")
+    known = weights_of("fashion_mnist")
+    parser.add_argument(
+        "--model",
+        action="append",
+        choices=sorted({*known, *(split_name(name)[0] for name in known)}),
+        metavar="NAME",
+        help="an architecture, or NAME/VARIANT; by default all",
+    )
     parser.add_argument("--norm", choices=("L2", "Linf"), default="L2")
     options = parser.parse_args()
     norm: Norm = options.norm
