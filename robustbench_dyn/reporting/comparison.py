@@ -122,7 +122,7 @@ def compare(
     """
     if not entries:
         raise InputError("there is no row to compare; evaluate models with: dynbench run")
-    of_models = [_of_name(entries, name) for name in (first, second)]
+    of_models = [_of_name(entries, name, dataset) for name in (first, second)]
     if first == second or {id(e) for e in of_models[0]} == {id(e) for e in of_models[1]}:
         raise InputError(f"{first} and {second} are one model; give two")
     chosen = [_by_threat_model(rows, dataset=dataset, norm=norm, eps=eps) for rows in of_models]
@@ -153,15 +153,23 @@ def compare(
     return _adjusted(found)
 
 
-def _of_name(entries: Sequence[Entry], name: str) -> list[Entry]:
+def _of_name(entries: Sequence[Entry], name: str, dataset: str | None) -> list[Entry]:
+    """Return the rows of a model, which has other weights on other data sets."""
     rows = [entry for entry in entries if is_named(entry.row, name)]
     if not rows:
         raise InputError(unknown("model", name, sorted({entry.row["model"] for entry in entries})))
-    weights = sorted({str(entry.row["weights_sha256"] or "") for entry in rows})
-    if len(weights) > 1:
-        model = name.partition("@")[0]
-        choice = " or ".join(f"{model}@{digits[:8]}" for digits in weights)
-        raise InputError(f"{name} has rows of {len(weights)} weights; give one of them: {choice}")
+    weights = dict[str, set[str]]()
+    for entry in rows:
+        if dataset in (None, entry.row["dataset"]):
+            of_dataset = weights.setdefault(entry.row["dataset"], set())
+            of_dataset.add(str(entry.row["weights_sha256"] or ""))
+    for data, digits in sorted(weights.items()):
+        if len(digits) > 1:
+            model = name.partition("@")[0]
+            choice = " or ".join(f"{model}@{one[:8]}" for one in sorted(digits))
+            raise InputError(
+                f"{name} has rows of {len(digits)} weights on {data}; give one of them: {choice}"
+            )
     return rows
 
 

@@ -114,13 +114,28 @@ def test_threat_models_can_be_chosen(chosen, eps):
 OTHER_WEIGHTS = "3" * 64
 
 
+def test_a_model_has_other_weights_on_other_data_sets():
+    entries = [
+        entry(name, "cb", dataset=dataset, weights_sha256=weights)
+        for dataset, weights in (("colour", OTHER_WEIGHTS), ("grey", "1" * 64))
+        for name in ("a", "b")
+    ]
+    entries[-1] = entry("b", "cb", dataset="grey", weights_sha256="4" * 64)
+    assert [one.dataset for one in compare(entries, "a", "b")] == ["colour", "grey"]
+    # Two weights of the colour images are no obstacle on the others.
+    entries.append(entry("a", "cb", dataset="colour", weights_sha256="5" * 64))
+    assert [one.dataset for one in compare(entries, "a", "b", dataset="grey")] == ["grey"]
+    with pytest.raises(InputError, match="2 weights on colour"):
+        compare(entries, "a", "b")
+
+
 @pytest.mark.parametrize(
     ("first", "second", "chosen", "message"),
     [
         ("lipflw", "b", {}, "no model is called 'lipflw'; did you mean 'lipflow'"),
         ("lipflow", "lipflow", {}, "one model"),
         ("lipflow", "lipflow@1111", {}, "one model"),
-        ("two", "b", {}, "2 weights; give one of them: two@11111111 or two@33333333"),
+        ("two", "b", {}, "2 weights on digits; give one of them: two@11111111 or two@33333333"),
         ("lipflow", "b", {"eps": 0.7}, "no threat model in common"),
         ("lipflow", "elsewhere", {}, "no threat model in common"),
         ("lipflow", "other_data", {}, "of different data"),
