@@ -246,7 +246,7 @@ def seed_experiment() -> str:
 def seed_experiment_in_colour() -> str:
     """Return the published accuracies at eps 0.5 beside those measured on the JPEG copies."""
     published = pd.read_csv(SEED / "published.csv").set_index("steps")
-    path = measuring.RESULTS / "seed_experiment_cifar10_jpeg.csv"
+    path = measuring.RESULTS / f"seed_experiment_{COPIES}.csv"
     rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["eps", "steps", "margin"])
     shown: list[tuple[object, ...]] = []
     for steps, one in published.iterrows():

@@ -278,15 +278,15 @@ class Doubled(MaxAffine):
 
 
 class Alternating(MaxAffine):
-    """Pieces of a tenth of the slopes the first time."""
+    """Pieces that are scaled the first time, by a factor for all classes or for each."""
 
-    calls = 0
+    calls, first = 0, (0.1,)
 
     def affine_pieces(self):
         self.calls += 1
         weight, bias = super().affine_pieces()
-        scale = 0.1 if self.calls == 1 else 1.0
-        return type(super().affine_pieces())(scale * weight, scale * bias)
+        scale = torch.tensor(self.first if self.calls == 1 else (1.0,))[:, None]
+        return type(super().affine_pieces())(scale[:, None] * weight, scale * bias)
 
 
 def hooked():
@@ -318,12 +318,15 @@ def test_pieces_of_a_subclass_are_those_of_its_forward():
     assert (found.class_radii > 0).any()
 
 
-def test_pieces_that_change_prove_nothing():
+@pytest.mark.parametrize("first", [(0.1,), (1.0, 1.0, 0.1)], ids=["all classes", "one class"])
+def test_pieces_that_change_prove_nothing(first):
     torch.manual_seed(0)
     model = Classifier(nn.Flatten(), Alternating(3, 3, pieces=2)).eval().requires_grad_(False)
+    model.head.first = first
     x = inputs(20)
     (prepared,) = resolve_certifiers("max_affine", model, SHAPE, "L2")
     y = model(x).argmax(dim=1)
+    assert (y != 2).any()
     found = prepared.prove(x, model(x), y, ThreatModel("L2", 0.1))
     assert radii(found).isnan().all()
 

@@ -124,30 +124,6 @@ def test_the_rounding_of_a_head_is_bounded_anywhere_within_reach():
     assert not (alone.errors >= at_point.errors).all()
 
 
-class FirstOfOneClass(MaxAffine):
-    """Pieces that are those of the forward pass, but for a class of a tenth of the slopes once."""
-
-    calls = 0
-
-    def affine_pieces(self):
-        self.calls += 1
-        weight, bias = super().affine_pieces()
-        scale = torch.ones(CLASSES)
-        scale[2] = 0.1 if self.calls == 1 else 1.0
-        return type(super().affine_pieces())(scale[:, None, None] * weight, scale[:, None] * bias)
-
-
-def test_pieces_of_one_class_that_change_prove_nothing():
-    torch.manual_seed(0)
-    model = Classifier(nn.Flatten(), FirstOfOneClass(3, 3, pieces=2)).eval().requires_grad_(False)
-    x = uniform(20, *SHAPE).float()
-    (prepared,) = resolve_certifiers("max_affine", model, SHAPE, "L2")
-    y = model(x).argmax(dim=1)
-    assert (y != 2).any()
-    found = prepared.prove(x, model(x), y, ThreatModel("L2", 0.1))
-    assert radii(found).isnan().all()
-
-
 @pytest.mark.parametrize("of_label", [True, False], ids=["of the label", "of the others"])
 def test_the_exact_certificate_subtracts_the_rounding_of_both(of_label, monkeypatch):
     model, x = network(trunk=False), uniform(20, *SHAPE).float()
