@@ -15,6 +15,7 @@ from robustbench_dyn.threat_models import parse_eps, parse_norm
 
 if TYPE_CHECKING:
     from robustbench_dyn.reporting.comparison_output import Grid
+    from robustbench_dyn.reporting.rows import Row
 
 
 def compare(
@@ -69,15 +70,20 @@ def compare(
     from robustbench_dyn.cli.consoles import note, space
     from robustbench_dyn.reporting.comparison import compare as compare_entries
     from robustbench_dyn.reporting.comparison_output import Grid, document, told
+    from robustbench_dyn.reporting.labels import is_named
     from robustbench_dyn.reporting.published import entries_of, read_folder, shipped_entries
     from robustbench_dyn.results.store import Store
 
     one, other = _label(one), _label(other)
+
+    def is_compared(row: Row) -> bool:
+        return is_named(row, one) or is_named(row, other)
+
     entries = [entry for path in stores for entry in entries_of(Store(path))]
     if tables is not None:
-        entries += read_folder(require_tables(tables))
+        entries += read_folder(require_tables(tables), with_evidence=is_compared)
     elif not stores:
-        entries = shipped_entries()
+        entries = shipped_entries(with_evidence=is_compared)
     found = compare_entries(entries, one, other, dataset=dataset, norm=norm, eps=radius)
     if as_json:
         print_json(document(one, other, found))

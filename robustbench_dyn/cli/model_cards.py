@@ -62,11 +62,11 @@ def weights_shown(card: Card, variant: str) -> list[Weights]:
 
 def published_rows(card: Card, variant: str) -> list[Row]:
     """Return the rows that ship with the package of the weights that are shown."""
-    from robustbench_dyn.reporting.published import shipped_entries
+    from robustbench_dyn.reporting.published import no_row, shipped_entries
 
     hashes = {weights.sha256 for weights in weights_shown(card, variant)}
     try:
-        entries = shipped_entries()
+        entries = shipped_entries(with_evidence=no_row)
     # A card can be read without the tables.
     except DynbenchError:
         return []

@@ -73,11 +73,19 @@ def plot_leaderboard_(
 
 
 def _entries(place: Path | None) -> list[Entry]:
-    from robustbench_dyn.reporting.published import read_folder, read_table, shipped_entries
+    from robustbench_dyn.reporting.published import (
+        no_row,
+        read_folder,
+        read_table,
+        shipped_entries,
+    )
 
     if place is None:
-        return shipped_entries()
-    found = read_table(place) if place.suffix == ".csv" else read_folder(require_tables(place))
+        return shipped_entries(with_evidence=no_row)
+    if place.suffix == ".csv":
+        found = read_table(place, with_evidence=no_row)
+    else:
+        found = read_folder(require_tables(place), with_evidence=no_row)
     if not found:
         raise InputError(f"{place} holds no row of a table; write one with: dynbench leaderboard")
     return found

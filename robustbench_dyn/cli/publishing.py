@@ -137,9 +137,9 @@ def leaderboard(
 
 
 def _print_published(*, as_json: bool) -> None:
-    from robustbench_dyn.reporting.published import shipped_entries
+    from robustbench_dyn.reporting.published import no_row, shipped_entries
 
-    entries = shipped_entries()
+    entries = shipped_entries(with_evidence=no_row)
     if as_json:
         print_json({"rows": [entry.row for entry in entries]})
         return
@@ -186,11 +186,12 @@ def _check(to: Path, before: Published | None) -> Published:
     from robustbench_dyn.models.loading import import_architecture
     from robustbench_dyn.plugins import find_plugins, is_trusted
     from robustbench_dyn.reporting.properties import measure, read_findings
-    from robustbench_dyn.reporting.published import PROPERTIES, read_folder
+    from robustbench_dyn.reporting.published import PROPERTIES, no_row, read_folder
     from robustbench_dyn.reporting.publishing import Published, add_findings
 
     known = {one.weights_sha256 for one in read_findings(to / PROPERTIES).measured}
-    wanted = {str(entry.row["weights_sha256"]) for entry in read_folder(to)} - known
+    rows = [entry.row for entry in read_folder(to, with_evidence=no_row)]
+    wanted = {str(row["weights_sha256"]) for row in rows} - known
     pairs = []
     for plugin in find_plugins():
         weights_of = [w for w in plugin.card.weights if w.sha256 in wanted] if plugin.card else []

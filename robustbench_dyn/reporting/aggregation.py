@@ -230,7 +230,7 @@ def _place(line: Line) -> tuple[Any, ...]:
 
 def _without_evidence(entry: Entry) -> list[str]:
     """Return the flag that tables of earlier versions do not have yet."""
-    return [NO_EVIDENCE] if entry.evidence is None else []
+    return [] if entry.row["evidence_sha256"] else [NO_EVIDENCE]
 
 
 def _distinct(parts: Iterable[Iterable[str]]) -> tuple[str, ...]:

@@ -10,7 +10,13 @@ import pandas as pd
 
 from robustbench_dyn.reporting.open_flags import open_flags
 from robustbench_dyn.reporting.properties import Findings
-from robustbench_dyn.reporting.published import Entry, entries_of, read_folder, shipped_entries
+from robustbench_dyn.reporting.published import (
+    Entry,
+    entries_of,
+    no_row,
+    read_folder,
+    shipped_entries,
+)
 from robustbench_dyn.reporting.ranking import ranked
 from robustbench_dyn.reporting.rows import PUBLISHED_COLUMNS, table_of
 from robustbench_dyn.results.store import Store
@@ -27,7 +33,7 @@ def leaderboard(store: Store) -> pd.DataFrame:
 
 def published() -> pd.DataFrame:
     """Return the tables that ship with the package as one table, sorted as by leaderboard()."""
-    return _as_frame(shipped_entries())
+    return _as_frame(shipped_entries(with_evidence=no_row))
 
 
 def read_leaderboards(folder: Path) -> pd.DataFrame:
@@ -35,7 +41,7 @@ def read_leaderboards(folder: Path) -> pd.DataFrame:
 
     Raises InputError for a CSV that is no leaderboard, with the line that breaks a rule.
     """
-    return _as_frame(read_folder(folder))
+    return _as_frame(read_folder(folder, with_evidence=no_row))
 
 
 def placed(entries: Iterable[Entry], findings: Findings | None = None) -> list[Entry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,7 +28,10 @@ PROPERTIES: Final = "properties.csv"
 
 
 class Entry(NamedTuple):
-    """A row, and the evidence that it is computed from; None in tables of earlier versions."""
+    """A row, and the evidence that it is computed from.
+
+    None in tables of earlier versions, and where it was not asked for: the row has its hash.
+    """
 
     row: Row
     evidence: Evidence | None
@@ -87,16 +90,28 @@ def _evidence_of(store: Store, n_adversarial: int) -> Iterator[Evidence]:
         ).with_sample()
 
 
-def read_table(path: Path) -> list[Entry]:
-    """Return the rows of a CSV with the evidence in the Parquet file beside it.
+def every_row(_row: Row) -> bool:
+    """Ask for the evidence of all rows."""
+    return True
+
+
+def no_row(_row: Row) -> bool:
+    """Ask for no evidence, which is what takes the time."""
+    return False
+
+
+def read_table(path: Path, *, with_evidence: Callable[[Row], bool] = every_row) -> list[Entry]:
+    """Return the rows of a CSV, and of some of them the evidence in the Parquet file beside it.
 
     Raises InputError, with the file, the line and the rule, where one cannot be read or breaks a
-    rule, and where a row names evidence that is not there.
+    rule, and where such a row names evidence that is not there.
     """
     rows = read_rows(path)
     beside = path.with_suffix(".parquet")
-    named = {row["evidence_sha256"] for row in rows if row["evidence_sha256"]}
-    evidence = read_evidence(beside) if named else {}
+    named = {
+        row["evidence_sha256"] for row in rows if row["evidence_sha256"] and with_evidence(row)
+    }
+    evidence = read_evidence(beside, only=named) if named else {}
     missing = sorted(named - set(evidence))
     if missing:
         raise InputError(
@@ -113,14 +128,14 @@ def tables_in(folder: Path) -> list[Path]:
     return [path for path in found if not (path.name in others or is_reported(path.name))]
 
 
-def read_folder(folder: Path) -> list[Entry]:
-    """Return the entries of all tables of a folder.
+def read_folder(folder: Path, *, with_evidence: Callable[[Row], bool] = every_row) -> list[Entry]:
+    """Return the entries of all tables of a folder; with_evidence: see read_table.
 
     Raises what read_table raises, and InputError where two rows are the same claim.
     """
     found: dict[RowIdentity, Entry] = {}
     for path in tables_in(folder):
-        for entry in read_table(path):
+        for entry in read_table(path, with_evidence=with_evidence):
             if found.setdefault(identity(entry.row), entry) is not entry:
                 raise InputError(
                     f"{path}: two rows of the folder are of {entry.row['model']}, with the same "
@@ -129,9 +144,9 @@ def read_folder(folder: Path) -> list[Entry]:
     return list(found.values())
 
 
-def shipped_entries() -> list[Entry]:
-    """Return the entries of the tables that ship with the package."""
-    entries = read_folder(shipped("leaderboards"))
+def shipped_entries(*, with_evidence: Callable[[Row], bool] = every_row) -> list[Entry]:
+    """Return the entries of the tables of the package; with_evidence: see read_table."""
+    entries = read_folder(shipped("leaderboards"), with_evidence=with_evidence)
     if not entries:
         raise InputError("this copy of robustbench-dyn carries no published table")
     return entries

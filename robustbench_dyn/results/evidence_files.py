@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -63,19 +63,20 @@ def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
         parquet.write_table(table, partial, compression="zstd", compression_level=12)
 
 
-def read_evidence(path: Path) -> dict[str, Evidence]:
+def read_evidence(path: Path, *, only: Collection[str] | None = None) -> dict[str, Evidence]:
     """Return the evidence in a file, by the SHA-256 of what was read.
 
-    Raises InputError where the file cannot be read or is not of evidence.
+    only: the hashes, as written, of what is wanted; by default all. Raises InputError where the
+    file cannot be read or is not of evidence.
     """
     try:
-        return {one.sha256: one for one in _read(path)}
+        return {one.sha256: one for one in _read(path, only)}
     except OSError as error:
         reason = " ".join((error.strerror or str(error)).split())
         raise InputError(f"{path} cannot be read: {reason}") from error
 
 
-def _read(path: Path) -> Iterator[Evidence]:
+def _read(path: Path, only: Collection[str] | None) -> Iterator[Evidence]:
     import pyarrow as pa  # noqa: PLC0415  (slow to import)
     from pyarrow import parquet  # noqa: PLC0415
 
@@ -85,7 +86,9 @@ def _read(path: Path) -> Iterator[Evidence]:
             if _HEADERS not in metadata:
                 raise InputError("it does not say what its verdicts are of")
             headers = json.loads(metadata[_HEADERS])
-            for name, group in groupby(_rows(file), key=itemgetter(0)):
+            if only is not None:
+                headers = {name: header for name, header in headers.items() if name in only}
+            for name, group in groupby(_rows(file, only), key=itemgetter(0)):
                 verdicts = tuple(verdict_of(("", *row[1:-1], "", row[-1])) for row in group)
                 yield Evidence(**read_header(headers.pop(name)), verdicts=verdicts)
             if headers:
@@ -97,8 +100,14 @@ def _read(path: Path) -> Iterator[Evidence]:
         ) from error
 
 
-def _rows(file: parquet.ParquetFile) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a file; raises InputError where they unpack to too much."""
+def _rows(file: parquet.ParquetFile, only: Collection[str] | None) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a file, of some evidence only, if said so.
+
+    Raises InputError where they unpack to too much.
+    """
+    import pyarrow as pa  # noqa: PLC0415  (slow to import)
+    import pyarrow.compute as pc  # noqa: PLC0415
+
     if (rows := file.metadata.num_rows) > _MOST_ROWS:
         raise InputError(f"it has {rows:,} verdicts, and at most {_MOST_ROWS:,} are read")
     schema, size = _schema(), 0
@@ -106,8 +115,23 @@ def _rows(file: parquet.ParquetFile) -> Iterator[tuple[Any, ...]]:
         size += batch.nbytes
         if size > _MOST_BYTES:
             raise InputError(f"it unpacks to more than the {_MOST_BYTES:,} bytes that are read")
-        columns = batch.select(schema.names).cast(schema).columns
-        yield from zip(*(column.to_pylist() for column in columns), strict=True)
+        part = batch.select(schema.names).cast(schema)
+        if only is not None:
+            names = part["evidence"].cast(pa.string())
+            part = part.filter(pc.is_in(names, value_set=pa.array(sorted(only), pa.string())))
+        yield from zip(*(_values_of(column) for column in part.columns), strict=True)
+
+
+def _values_of(column: pa.Array) -> list[Any]:
+    """Return `column.to_pylist()`, five times as fast where it holds numbers or few texts."""
+    import pyarrow as pa  # noqa: PLC0415  (slow to import)
+
+    if column.null_count or pa.types.is_binary(column.type):
+        return list(column.to_pylist())
+    if pa.types.is_dictionary(column.type):
+        texts = column.dictionary.to_pylist()
+        return [texts[index] for index in column.indices.to_numpy()]
+    return list(column.to_numpy().tolist())
 
 
 def _schema() -> pa.Schema:

@@ -296,6 +296,13 @@ def test_evidence_that_a_row_names_must_be_there(damage, tmp_path):
     words = "cannot be read" if damage == "missing" else "does not hold"
     with pytest.raises(InputError, match=words):
         read_folder(folder)
+    with pytest.raises(InputError, match=words):
+        read_folder(folder, with_evidence=lambda row: row["model"] == "a")
+    rows = read_folder(folder, with_evidence=lambda row: row["model"] == "far")
+    assert [(one.row["model"], one.evidence is not None) for one in rows] == [
+        ("a", False),
+        ("far", True),
+    ]
 
 
 def test_evidence_of_a_replaced_row_goes_with_it(tmp_path):

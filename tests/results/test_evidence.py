@@ -67,6 +67,16 @@ def test_evidence_comes_back_from_parquet_bit_by_bit(tmp_path):
         assert after.row() == before.row()
 
 
+def test_some_of_the_evidence_of_a_file_is_read_alone(tmp_path):
+    path, one, other = tmp_path / "e.parquet", full(), evidence("other", "cb", eps=8 / 255)
+    write_evidence(path, [one, other])
+    for wanted in (one, other):
+        read = read_evidence(path, only={wanted.sha256, "0" * 64})
+        assert list(read) == [wanted.sha256]
+        assert list(map(bits, read[wanted.sha256].verdicts)) == list(map(bits, wanted.verdicts))
+    assert read_evidence(path, only=set()) == {}
+
+
 def test_the_same_evidence_gives_the_same_bytes(tmp_path):
     for name in "ab":
         write_evidence(tmp_path / name, [full(), evidence()])
