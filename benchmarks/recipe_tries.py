@@ -8,9 +8,9 @@ within keys. The last 5,000 training images are not trained on, and judge the we
 certifier that follows from the clean pass; no test image is looked at. --published: judge the
 weights that ship instead of training. One thread; seconds are processor time. A try is one seed.
 run_by: rows of a script of their own began at the prototypes of published weights, with which a
-recipe cannot begin, or changed what no key of a recipe does (centring, schedule-free). Needs the training split of Fashion-MNIST. Results: a row in
-benchmarks/results/recipe_tries.csv, in place of one with the same settings; the frontier plot
-(benchmarks/frontier.py) shows them.
+recipe cannot begin, or changed what no key of a recipe does (centring, schedule-free). Needs the
+training split of Fashion-MNIST. Results: a row in benchmarks/results/recipe_tries.csv, in place of
+one with the same settings; the frontier plot (benchmarks/frontier.py) shows them.
 """
 
 from __future__ import annotations
