@@ -4,15 +4,16 @@
 
 DATA/cifar10_jpeg holds the copies, and test_originals.parquet: the first test images of CIFAR-10 as
 they are. The copy of each is the nearest test image in L2; it must be nearer than half the distance
-of the next one, no copy may belong to two originals, and the labels must agree. Each network with
-weights for cifar10_jpeg is evaluated on both, and results/copies.csv counts the pairs whose
-verdicts differ, for each eps. A run replaces the rows of the models that it evaluates.
+of the next one, no copy may belong to two originals, and the labels must agree. Each network of
+leaderboards/sweep-cifar10_jpeg.yaml is evaluated on both, smoothed ones under their own attack, and
+results/copies.csv counts the pairs whose verdicts differ, for each eps. A run replaces the rows of
+the models that it evaluates.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +23,24 @@ import pandas as pd
 import torch
 from colour import COPIES
 from torch import nn
-from zoo import weights_of
 
-from robustbench_dyn import Evaluation, ThreatModel, evaluate_grid, load_dataset, load_model
+from robustbench_dyn import (
+    Evaluation,
+    Smoothing,
+    ThreatModel,
+    evaluate_grid,
+    evaluate_smoothed,
+    load_dataset,
+    load_model,
+)
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.results.verdicts import Status
+from robustbench_dyn.sweeps.sweep import read_sweep
 from robustbench_dyn.threat_models import Norm
 
 ORIGINALS = "test_originals.parquet"
+SWEEP = Path(__file__).parents[1] / "leaderboards/sweep-cifar10_jpeg.yaml"
 GRID: dict[Norm, tuple[float, ...]] = {
     "L2": (36 / 255, 72 / 255, 108 / 255, 0.5),
     "Linf": (2 / 255, 8 / 255),
@@ -66,23 +76,33 @@ def find_pairs(originals: Dataset, copies: Dataset) -> Pairs:
 
 
 def compare(
-    model: nn.Module, name: str, pairs: Pairs, *, attacks: str | Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return a row for each norm and eps: accuracies on both, and on how many pairs they differ."""
-    rows = []
+    model: nn.Module, pairs: Pairs, smoothing: Smoothing | None, *, attacks: str | Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each norm and eps: accuracies on both, and on how many pairs they differ."""
     for norm, grid in GRID.items():
+        if smoothing is not None and norm != "L2":
+            continue
         threat_models = [ThreatModel(norm, eps) for eps in grid]
-        both = [
-            evaluate_grid(model, replace(data, sha256=""), threat_models, attacks=attacks)
-            for data in (pairs.originals, pairs.copies)
-        ]
-        rows += [
-            {"model": name, "norm": norm, "eps": a.threat_model.eps, "n": len(pairs.originals)}
-            | differences(a, b)
-            for a, b in zip(*both, strict=True)
-        ]
-        print(pd.DataFrame(rows[-len(grid) :]).to_string(index=False), flush=True)
-    return rows
+        both = []
+        for side in (pairs.originals, pairs.copies):
+            data = replace(side, sha256="")
+            if smoothing is None:
+                both.append(evaluate_grid(model, data, threat_models, attacks=attacks))
+            else:
+                smoothed = evaluate_smoothed(model, data, threat_models, smoothing)
+                both.append(list(smoothed.evaluations))
+        for a, b in zip(*both, strict=True):
+            row = {"norm": norm, "eps": a.threat_model.eps, "n": len(pairs.originals)}
+            yield row | differences(a, b)
+
+
+def networks() -> dict[str, tuple[str, Smoothing | None]]:
+    """Return the networks of the sweep: by the name in tables, the weights and the smoothing."""
+    subjects = read_sweep(SWEEP).sizes
+    return {
+        one.smoothing.name_of(one.model) if one.smoothing else one.model: (one.model, one.smoothing)
+        for one in subjects
+    }
 
 
 def differences(originals: Evaluation, copies: Evaluation) -> dict[str, Any]:
@@ -116,7 +136,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=sorted(weights_of(COPIES)))
+    known = networks()
+    parser.add_argument("--models", nargs="+", choices=known, default=list(known))
     parser.add_argument("--attacks", default="apgd-ce,apgd-t")
     options = parser.parse_args()
     place = options.data_dir / COPIES / ORIGINALS
@@ -130,8 +151,10 @@ def main() -> None:
     path = measuring.RESULTS / "copies.csv"
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     for name in options.models:
-        model = load_model(name, dataset=COPIES)
-        rows = compare(model, name, pairs, attacks=options.attacks.split(","))
+        weights, smoothing = known[name]
+        model, attacks = load_model(weights, dataset=COPIES), options.attacks.split(",")
+        rows = [{"model": name} | row for row in compare(model, pairs, smoothing, attacks=attacks)]
+        print(pd.DataFrame(rows).to_string(index=False), flush=True)
         table = measuring.joined(table, pd.DataFrame(rows), ("model", "norm", "eps"))
         table.to_csv(path, index=False, lineterminator="\n")
     print(f"written to {path}")

@@ -91,6 +91,23 @@ def test_differences_count_the_pairs_whose_verdicts_differ(copies):
     assert not any(value for name, value in same.items() if name.endswith(("differ", "apart")))
 
 
+def test_smoothed_networks_are_compared_in_l2_alone(copies):
+    known = copies.networks()
+    weights, smoothing = known["euler_resnet/noise-0.25~0.25"]
+    assert (weights, smoothing.sigma) == ("euler_resnet/noise-0.25", 0.25)
+    assert known["lipflow"] == ("lipflow", None)
+    data = replace(digits(2), x=torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]))
+    data = replace(data, y=torch.tensor([0, 1]))
+    pairs = copies.Pairs(data, replace(data, x=1 - data.x), torch.zeros(2))
+    few = replace(smoothing, n0=5, n=50)
+    rows = list(copies.compare(threshold(), pairs, few, attacks="none"))
+    assert [(row["norm"], row["eps"]) for row in rows] == [("L2", eps) for eps in copies.GRID["L2"]]
+    for row in rows[:2]:
+        # The mean of 64 pixels moves by 1/8 a unit of L2: both are certified, the copies are wrong.
+        assert [row["clean_originals"], row["clean_copies"], row["clean_differ"]] == [2, 0, 2]
+        assert [row["certified_originals"], row["certified_differ"]] == [2, 2]
+
+
 @pytest.mark.slow
 def test_certified_accuracies_in_colour_fall_with_eps(copies):
     colour = sys.modules["colour"]
