@@ -6,6 +6,7 @@ import pytest
 from oracles.entries import entry
 
 from robustbench_dyn.reporting.aggregation import Spread, lines
+from robustbench_dyn.reporting.published import Entry
 from robustbench_dyn.reporting.ranking import ranked
 
 OTHER_WEIGHTS = "3" * 64
@@ -74,8 +75,16 @@ def test_open_flags_say_what_they_ask_for():
 
 
 def test_a_row_without_evidence_is_not_ranked():
-    (line,) = table_of(entry("a", letters(100))._replace(evidence=None)).not_ranked
+    row = entry("a", letters(100)).row | {"evidence_sha256": None}
+    (line,) = table_of(Entry(row, evidence=None)).not_ranked
     assert line.open_flags == ("no_evidence",)
+
+
+def test_a_row_whose_evidence_was_not_read_keeps_its_rank():
+    (whole,) = ranked([entry("a", letters(100))])
+    (table,) = lines([whole._replace(evidence=None)])
+    assert labels(table.ranked) == ["a"]
+    assert table.ranked[0].open_flags == ()
 
 
 def test_a_flag_of_one_seed_keeps_the_model_apart():
