@@ -24,7 +24,7 @@ from robustbench_dyn.settings import read_settings
 
 if TYPE_CHECKING:
     from robustbench_dyn.reporting.changes import Change
-    from robustbench_dyn.reporting.published import Entry
+    from robustbench_dyn.reporting.published import Entry, RowChoice
     from robustbench_dyn.reporting.publishing import Published
 
 # Rows that stay as they are are counted, not listed.
@@ -212,18 +212,19 @@ def _check(to: Path, before: Published | None) -> Published:
 def _write_latex(to: Path, path: Path | None) -> list[Path]:
     from robustbench_dyn.files import write_text
     from robustbench_dyn.reporting.latex import to_latex
+    from robustbench_dyn.reporting.published import no_row
 
     if path is None:
         return []
-    write_text(path, to_latex(_entries_in(to)))
+    write_text(path, to_latex(_entries_in(to, with_evidence=no_row)))
     return [path]
 
 
-def _entries_in(folder: Path) -> list[Entry]:
+def _entries_in(folder: Path, *, with_evidence: RowChoice) -> list[Entry]:
     """Return the entries of a folder; raises InputError where it has none."""
     from robustbench_dyn.reporting.published import read_folder
 
-    entries = read_folder(folder)
+    entries = read_folder(folder, with_evidence=with_evidence)
     if not entries:
         raise InputError(f"{folder} holds no table; write one with: dynbench leaderboard")
     return entries
@@ -234,12 +235,13 @@ def _write_page(to: Path, site: Path | None, data_dir: Path | None) -> list[Path
     from robustbench_dyn.reporting.folder import settled
     from robustbench_dyn.reporting.page import write_page
     from robustbench_dyn.reporting.properties import read_findings
-    from robustbench_dyn.reporting.published import PROPERTIES
+    from robustbench_dyn.reporting.published import PROPERTIES, every_row
 
     if site is None:
         return []
     findings = read_findings(to / PROPERTIES)
-    write_page(_entries_in(to), findings, site, tables=settled(to), data_dir=data_dir)
+    entries = _entries_in(to, with_evidence=every_row)
+    write_page(entries, findings, site, tables=settled(to), data_dir=data_dir)
     return [site / "index.html"]
 
 

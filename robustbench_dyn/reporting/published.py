@@ -26,6 +26,9 @@ from robustbench_dyn.results.store import Store
 WITHDRAWN: Final = "withdrawn.csv"
 PROPERTIES: Final = "properties.csv"
 
+# Of which rows the evidence is read.
+RowChoice = Callable[[Row], bool]
+
 
 class Entry(NamedTuple):
     """A row, and the evidence that it is computed from.
@@ -100,7 +103,7 @@ def no_row(_row: Row) -> bool:
     return False
 
 
-def read_table(path: Path, *, with_evidence: Callable[[Row], bool] = every_row) -> list[Entry]:
+def read_table(path: Path, *, with_evidence: RowChoice = every_row) -> list[Entry]:
     """Return the rows of a CSV, and of some of them the evidence in the Parquet file beside it.
 
     Raises InputError, with the file, the line and the rule, where one cannot be read or breaks a
@@ -128,7 +131,7 @@ def tables_in(folder: Path) -> list[Path]:
     return [path for path in found if not (path.name in others or is_reported(path.name))]
 
 
-def read_folder(folder: Path, *, with_evidence: Callable[[Row], bool] = every_row) -> list[Entry]:
+def read_folder(folder: Path, *, with_evidence: RowChoice = every_row) -> list[Entry]:
     """Return the entries of all tables of a folder; with_evidence: see read_table.
 
     Raises what read_table raises, and InputError where two rows are the same claim.
@@ -144,7 +147,7 @@ def read_folder(folder: Path, *, with_evidence: Callable[[Row], bool] = every_ro
     return list(found.values())
 
 
-def shipped_entries(*, with_evidence: Callable[[Row], bool] = every_row) -> list[Entry]:
+def shipped_entries(*, with_evidence: RowChoice = every_row) -> list[Entry]:
     """Return the entries of the tables of the package; with_evidence: see read_table."""
     entries = read_folder(shipped("leaderboards"), with_evidence=with_evidence)
     if not entries:

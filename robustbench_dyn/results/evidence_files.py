@@ -123,7 +123,7 @@ def _rows(file: parquet.ParquetFile, only: Collection[str] | None) -> Iterator[t
 
 
 def _values_of(column: pa.Array) -> list[Any]:
-    """Return `column.to_pylist()`, five times as fast where it holds numbers or few texts."""
+    """Return `column.to_pylist()`, faster where it holds numbers or repeated texts."""
     import pyarrow as pa  # noqa: PLC0415  (slow to import)
 
     if column.null_count or pa.types.is_binary(column.type):
