@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -45,11 +45,12 @@ class ThreatModelGrid(StrictFile):
 
 
 class Subject(NamedTuple):
-    """What a sweep evaluates: a model, maybe smoothed, maybe with weights from a file."""
+    """What a sweep evaluates: a model, maybe smoothed, maybe with weights from a file, and how."""
 
     model: str
     smoothing: Smoothing | None
     weights: Path | None
+    certifiers: str
 
 
 class ModelEntry(StrictFile):
@@ -57,18 +58,28 @@ class ModelEntry(StrictFile):
 
     name: NAME or NAME/VARIANT, or SOURCE:REFERENCE (models.sources). n_examples: overrides the
     number of the sweep. smoothing: where given, the sweep evaluates the smoothed classifier of the
-    model. weights: a file of weights, for a source that takes one.
+    model. weights: a file of weights, for a source that takes one. certifiers: override those of
+    the sweep, as in "auto,complete:seconds=300" for a network on which a search takes too long.
     """
 
     name: str
     n_examples: PositiveInt | None = None
     smoothing: Smoothing | None = None
     weights: Path | None = None
+    certifiers: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _accept_name(cls, entry: object) -> object:
         return {"name": entry} if isinstance(entry, str) else entry
+
+    @model_validator(mode="after")
+    def _check_certifiers(self) -> Self:
+        if self.smoothing and self.certifiers:
+            raise ValueError(
+                "a smoothed classifier is certified by its own certificate; drop certifiers"
+            )
+        return self
 
 
 class Sweep(StrictFile):
@@ -97,7 +108,9 @@ class Sweep(StrictFile):
     def sizes(self) -> dict[Subject, int]:
         """Return the number of examples of each model; the last entry of a model counts."""
         return {
-            Subject(entry.name, entry.smoothing, entry.weights): entry.n_examples or self.n_examples
+            Subject(
+                entry.name, entry.smoothing, entry.weights, entry.certifiers or self.certifiers
+            ): entry.n_examples or self.n_examples
             for entry in self.models
         }
 
@@ -185,7 +198,7 @@ def sweep(
 def _split(
     config: Sweep, *, device: str, plugins: tuple[Path, ...], data_dir: Path | None
 ) -> Iterator[Shard]:
-    for (model, smoothing, weights), n_examples in config.sizes.items():
+    for (model, smoothing, weights, certifiers), n_examples in config.sizes.items():
         size = config.examples_per_shard or n_examples
         for dataset, grid, seed, start in product(
             # Workers may run in another folder.
@@ -205,7 +218,7 @@ def _split(
                 start=start,
                 stop=min(start + size, n_examples),
                 attacks=config.attacks,
-                certifiers=config.certifiers,
+                certifiers=certifiers,
                 certify_seconds=config.certify_seconds,
                 batch_size=config.batch_size,
                 device=device,
@@ -233,7 +246,8 @@ def _anywhere(config: Sweep) -> Sweep:
 def _check(config: Sweep, data_dir: Path | None, *, trust: bool) -> None:
     infos = [dataset_info(name, data_dir=data_dir) for name in config.datasets]
     norms = [grid.norm for grid in config.threat_models]
-    for (model, smoothing, weights), n_examples in config.sizes.items():
+    for (model, smoothing, weights, certifiers), n_examples in config.sizes.items():
+        named_certifiers(certifiers)
         if smoothing and "L2" not in norms:
             raise InputError(
                 f"{smoothing.name_of(model)} is a smoothed classifier, which is certified in L2 "
@@ -258,7 +272,6 @@ def _check(config: Sweep, data_dir: Path | None, *, trust: bool) -> None:
                 ThreatModel(grid.norm, eps).check_input_shape(info.input_shape)
     if len(set(norms)) < len(norms):
         raise InputError("threat_models lists a norm twice; list it once, with all its eps")
-    named_certifiers(config.certifiers)
     _check_number_of_shards(config)
 
 
@@ -283,7 +296,7 @@ def _rows(config: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, A
     done: dict[tuple[int, str, tuple[float, ...]], int] = {}
     for shard, key in keys.items():
         evaluation = (
-            config.sizes[Subject(shard.model, shard.smoothing, shard.weights)],
+            config.sizes[Subject(shard.model, shard.smoothing, shard.weights, shard.certifiers)],
             key,
             shard.eps,
         )

@@ -87,6 +87,23 @@ def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
     assert sizes == {("linear", 24), ("other", 7)}
 
 
+def test_a_model_may_have_its_own_certifiers(plugins, tmp_path):
+    models = ["linear", {"name": "linear", "certifiers": "interval", "n_examples": 7}]
+    outcome = sweep(
+        content(models=models, attacks="none"),
+        tmp_path / "s.sqlite",
+        workers=1,
+        plugins=(plugins,),
+        trust=True,
+    )
+    found = {(row["certifiers"], row["norm"], row["n_examples"]) for row in outcome.rows}
+    assert ("interval", "L2", 7) in found
+    assert ("interval", "Linf", 7) in found
+    others = {certifiers for certifiers, _, n_examples in found if n_examples == 24}
+    assert others
+    assert "interval" not in others
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -115,6 +132,11 @@ def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
         ({"datasets": ["fashion_mnist"]}, "no weights for dataset 'fashion_mnist'"),
         ({"attacks": "pdg"}, "did you mean 'pgd'"),
         ({"certifiers": "crwon"}, "no certifier is called 'crwon'"),
+        (
+            {"models": [{"name": "linear", "certifiers": "crwon"}]},
+            "no certifier is called 'crwon'",
+        ),
+        ({"models": [SMOOTHED | {"certifiers": "interval"}]}, "its own certificate; drop"),
     ],
 )
 def test_bad_sweeps_are_refused_before_they_start(changes, message, plugins, tmp_path):
