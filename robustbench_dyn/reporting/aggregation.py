@@ -97,8 +97,8 @@ class TableLines:
     title: as in "cifar10, Linf, eps 8/255". images: those that the ranks are about: of the ranked
     models, those with the most examples, and of these the ones that most models have; None where
     no model is ranked. ranked: the models on these images, best first. other_images: models that
-    are ranked on other images; their ranks compare them with models on the same images alone, so
-    they are sorted by images first. not_ranked: models with open flags, on any images, the highest
+    are ranked on other images, in whose ranks those on more images count by these alone; they are
+    sorted by images first. not_ranked: models with open flags, on any images, the highest
     certified accuracy first.
     """
 

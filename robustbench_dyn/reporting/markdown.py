@@ -79,7 +79,10 @@ def _table(table: TableLines) -> Iterator[str]:
         yield _rows(_RANKED, table.ranked)
     if table.other_images:
         yield "### On other images"
-        yield "Ranks compare models on the same images alone."
+        yield (
+            "Ranks compare models on these images alone; those above count, too, where they have "
+            "verdicts on all of them."
+        )
         yield _rows(_RANKED, table.other_images)
     if table.not_ranked:
         yield "### Not ranked"

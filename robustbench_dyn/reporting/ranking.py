@@ -63,44 +63,99 @@ def model_of(row: Mapping[str, Any]) -> ModelOfTable:
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
     """Return the entries, of any number of tables, with certified_rank and empirical_rank set.
 
-    Models are ranked among those on equal images, by the number of examples that are certified
-    (that no attack broke) in the rows of all its seeds. A model is ranked only if each of its rows
-    has evidence, of the same examples, and no open flag; all others get None, as do the empirical
-    ranks of models that no attack was run on. Equal ranks are tied groups, see above; the rank is
-    1 + the number of models in the groups above, so that four models may have 1, 1, 1, 4. The ranks
-    depend neither on the order of the entries nor on the names of the models.
+    Models on equal images make a list, ranked by the number of examples that are certified (that
+    no attack broke) in the rows of all seeds. Models on more images, which include those of the
+    list, count in it by these images alone: so the ranks of 1,000 images go on where those of
+    10,000 end, instead of beginning at 1 again. A model is ranked only if each of its rows has
+    evidence, of the same examples, and no open flag; all others get None, as do the empirical ranks
+    of models that no attack was run on. Equal ranks are tied groups, see above; the rank is 1 + the
+    number of models in the groups above, so that four models may have 1, 1, 1, 4. The ranks depend
+    neither on the order of the entries nor on the names of the models.
     """
     of_models = dict[ModelOfTable, list[int]]()
     for place, entry in enumerate(entries):
         of_models.setdefault(model_of(entry.row), []).append(place)
-    tables = dict[tuple[Images, bytes], list[tuple[list[int], Booleans, Booleans | None]]]()
-    for model, places in of_models.items():
-        rows = [entries[place].row for place in places]
-        evidence = [e for place in places if (e := entries[place].evidence) is not None]
-        if len(evidence) < len(rows) or any(row.get("open_flags") for row in rows):
-            continue
-        seeds = [Held.of(one) for one in evidence]
-        ids = seeds[0].example_ids
-        if any(not np.array_equal(seed.example_ids, ids) for seed in seeds):
-            continue
-        certified = np.logical_and.reduce([seed.certified for seed in seeds])
-        attacked = all(row["empirical_accuracy"] is not None for row in rows)
-        standing = np.logical_and.reduce([seed.standing for seed in seeds]) if attacked else None
-        tables.setdefault((model.images, ids.tobytes()), []).append((places, certified, standing))
+    counted = {
+        model: count
+        for model, places in of_models.items()
+        if (count := _Count.of([entries[place] for place in places])) is not None
+    }
+    lists = dict[tuple[Images, bytes], list[ModelOfTable]]()
+    for model, count in counted.items():
+        lists.setdefault((model.images, count.ids.tobytes()), []).append(model)
     found: list[dict[str, int | None]] = [
         {"certified_rank": None, "empirical_rank": None} for _ in entries
     ]
-    for models in tables.values():
-        certified_ranks = ranks([certified for _, certified, _ in models])
-        attacked_ranks = iter(ranks([s for _, _, s in models if s is not None]))
-        for (places, _, standing), rank in zip(models, certified_ranks, strict=True):
-            empirical = None if standing is None else next(attacked_ranks)
-            for place in places:
+    for models in lists.values():
+        counts = [*(counted[model] for model in models), *_on_more_images(models, counted)]
+        certified_ranks = ranks([count.certified for count in counts])
+        attacked_ranks = iter(ranks([c.standing for c in counts if c.standing is not None]))
+        for model, rank in zip(models, certified_ranks, strict=False):
+            empirical = None if counted[model].standing is None else next(attacked_ranks)
+            for place in of_models[model]:
                 found[place] = {"certified_rank": rank, "empirical_rank": empirical}
     return [
         entry._replace(row=entry.row | of_entry)
         for entry, of_entry in zip(entries, found, strict=True)
     ]
+
+
+class _Count(NamedTuple):
+    """The examples of a model, by id, that count in all its seeds.
+
+    standing: None where a seed was not attacked.
+    """
+
+    ids: NDArray[np.int64]
+    certified: Booleans
+    standing: Booleans | None
+
+    @staticmethod
+    def of(entries: Sequence[Entry]) -> _Count | None:
+        """Count the seeds of a model; None where it cannot be ranked."""
+        evidence = [e for entry in entries if (e := entry.evidence) is not None]
+        if len(evidence) < len(entries) or any(entry.row.get("open_flags") for entry in entries):
+            return None
+        seeds = [Held.of(one) for one in evidence]
+        ids = seeds[0].example_ids
+        if any(not np.array_equal(seed.example_ids, ids) for seed in seeds):
+            return None
+        attacked = all(entry.row["empirical_accuracy"] is not None for entry in entries)
+        return _Count(
+            ids,
+            np.logical_and.reduce([seed.certified for seed in seeds]),
+            np.logical_and.reduce([seed.standing for seed in seeds]) if attacked else None,
+        )
+
+    def on(self, ids: NDArray[np.int64]) -> _Count | None:
+        """Count these examples alone; None where the model lacks one of them."""
+        places = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
+        if not np.array_equal(self.ids[places], ids):
+            return None
+        standing = self.standing
+        return _Count(ids, self.certified[places], None if standing is None else standing[places])
+
+
+def _on_more_images(
+    models: Sequence[ModelOfTable], counted: Mapping[ModelOfTable, _Count]
+) -> list[_Count]:
+    """Count models on more images than a list has by the images of the list, each model once.
+
+    models: of the list.
+    """
+    listed = models[0].images
+    there = set(models)
+    found = dict[ModelOfTable, _Count]()
+    for model in sorted(counted, key=lambda m: (-m.images.n_examples, m.images.first_example)):
+        here = model._replace(images=listed)
+        same_data = listed == model.images._replace(
+            first_example=listed.first_example, n_examples=listed.n_examples
+        )
+        if not same_data or here in there or model.images.n_examples <= listed.n_examples:
+            continue
+        if (count := counted[model].on(counted[models[0]].ids)) is not None:
+            found.setdefault(here, count)
+    return list(found.values())
 
 
 class Held(NamedTuple):
@@ -138,6 +193,8 @@ def separated(held: Sequence[Booleans]) -> Booleans:
     held: of each model, which examples it has; all of one length.
     """
     n = len(held)
+    if n == 0:
+        return np.zeros((0, 0), dtype=np.bool_)
     # Products of float64 count up to 2^53 without rounding, and much faster than whole numbers.
     has = np.array(held, dtype=np.float64).reshape(n, -1)
     only_first = has @ (1 - has).T

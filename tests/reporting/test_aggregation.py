@@ -54,7 +54,8 @@ def test_ranked_lines_are_those_on_the_most_images():
     )
     assert labels(table.ranked) == ["most", "many"]
     assert labels(table.other_images) == ["few", "fewer", "fewest"]
-    assert [line.certified_rank for line in table.other_images] == [1, 2, 3]
+    # Below the two on more images.
+    assert [line.certified_rank for line in table.other_images] == [3, 4, 5]
     assert table.images.n_examples == 200
 
 

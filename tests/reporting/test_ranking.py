@@ -128,12 +128,40 @@ def test_rows_on_other_images_are_ranked_apart():
     entries = [
         entry("a", letters(900)),
         entry("b", letters(800)),
-        entry("a", letters(90, 100)),
         entry("b", letters(900), first=1000),
         entry("c", letters(900), eps=1.0),
         entry("c", letters(900), data_sha256="d" * 64),
     ]
-    assert ranks_of(entries) == [1, 2, 1, 1, 1, 1]
+    assert ranks_of(entries) == [1, 2, 1, 1, 1]
+
+
+def test_models_on_more_images_count_by_the_images_of_the_list():
+    few = [entry("few", letters(90, 100)), entry("least", letters(20, 100))]
+    # On the first 100 images, the first certifies 30 and the second all, which totals do not say.
+    first, second = entry("first", letters(900, lowest=70)), entry("second", letters(800))
+    assert ranks_of([*few, first, second]) == [2, 3, 1, 2]
+    assert ranks_of([*few, first]) == [1, 2, 1]
+    assert ranks_of([*few, second]) == [2, 3, 1]
+    for column in ("certified_rank", "empirical_rank"):
+        assert ranks_of([second, *few[::-1]], column) == [1, 3, 2]
+
+
+def test_only_what_can_be_ranked_on_all_images_of_a_list_counts_in_it():
+    few = entry("few", letters(50, 100))
+    doubtful = entry("a", letters(900), columns={"open_flags": "random_outputs"})
+    assert ranks_of([few, doubtful]) == [1, None]
+    assert ranks_of([few, entry("a", letters(900), first=50)]) == [1, 1]
+    assert ranks_of([few, entry("a", letters(900), eps=1.0)]) == [1, 1]
+    unattacked = entry("a", letters(900, rest="u"), attacks=())
+    assert ranks_of([few, unattacked]) == [2, 1]
+    assert ranks_of([few, unattacked], "empirical_rank") == [1, None]
+
+
+def test_a_model_on_several_sets_of_images_counts_once_in_each():
+    sizes = [entry("a", letters(n, n)) for n in (100, 500, 1000)]
+    few = entry("few", letters(50, 100))
+    assert ranks_of([*sizes, few]) == [1, 1, 1, 2]
+    assert ranks_of([*sizes[1:], few]) == [1, 1, 2]
 
 
 def test_a_model_without_attacks_has_no_empirical_rank():
