@@ -246,8 +246,7 @@ def _anywhere(config: Sweep) -> Sweep:
 def _check(config: Sweep, data_dir: Path | None, *, trust: bool) -> None:
     infos = [dataset_info(name, data_dir=data_dir) for name in config.datasets]
     norms = [grid.norm for grid in config.threat_models]
-    for (model, smoothing, weights, certifiers), n_examples in config.sizes.items():
-        named_certifiers(certifiers)
+    for (model, smoothing, weights, _), n_examples in config.sizes.items():
         if smoothing and "L2" not in norms:
             raise InputError(
                 f"{smoothing.name_of(model)} is a smoothed classifier, which is certified in L2 "
@@ -272,6 +271,9 @@ def _check(config: Sweep, data_dir: Path | None, *, trust: bool) -> None:
                 ThreatModel(grid.norm, eps).check_input_shape(info.input_shape)
     if len(set(norms)) < len(norms):
         raise InputError("threat_models lists a norm twice; list it once, with all its eps")
+    own = (subject.certifiers for subject in config.sizes)
+    for certifiers in dict.fromkeys([config.certifiers, *own]):
+        named_certifiers(certifiers)
     _check_number_of_shards(config)
 
 

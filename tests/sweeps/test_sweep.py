@@ -136,6 +136,10 @@ def test_a_model_may_have_its_own_certifiers(plugins, tmp_path):
             {"models": [{"name": "linear", "certifiers": "crwon"}]},
             "no certifier is called 'crwon'",
         ),
+        (
+            {"models": [{"name": "linear", "certifiers": "interval"}], "certifiers": "crwon"},
+            "no certifier is called 'crwon'",
+        ),
         ({"models": [SMOOTHED | {"certifiers": "interval"}]}, "its own certificate; drop"),
     ],
 )
