@@ -77,8 +77,8 @@ def ranked(entries: Sequence[Entry]) -> list[Entry]:
         of_models.setdefault(model_of(entry.row), []).append(place)
     counted = {
         model: count
-        for model, places in of_models.items()
-        if (count := _Count.of([entries[place] for place in places])) is not None
+        for model in sorted(of_models, key=_most_images_first)
+        if (count := _Count.of([entries[place] for place in of_models[model]])) is not None
     }
     lists = dict[tuple[Images, bytes], list[ModelOfTable]]()
     for model, count in counted.items():
@@ -90,6 +90,7 @@ def ranked(entries: Sequence[Entry]) -> list[Entry]:
         counts = [*(counted[model] for model in models), *_on_more_images(models, counted)]
         certified_ranks = ranks([count.certified for count in counts])
         attacked_ranks = iter(ranks([c.standing for c in counts if c.standing is not None]))
+        # Those of the list come first, and the others get no rank here.
         for model, rank in zip(models, certified_ranks, strict=False):
             empirical = None if counted[model].standing is None else next(attacked_ranks)
             for place in of_models[model]:
@@ -136,25 +137,27 @@ class _Count(NamedTuple):
         return _Count(ids, self.certified[places], None if standing is None else standing[places])
 
 
+def _most_images_first(model: ModelOfTable) -> tuple[int, int]:
+    return -model.images.n_examples, model.images.first_example
+
+
 def _on_more_images(
     models: Sequence[ModelOfTable], counted: Mapping[ModelOfTable, _Count]
 ) -> list[_Count]:
     """Count models on more images than a list has by the images of the list, each model once.
 
-    models: of the list.
+    models: of the list. counted: those on the most images first; these count.
     """
-    listed = models[0].images
+    listed, ids = models[0].images, counted[models[0]].ids
     there = set(models)
     found = dict[ModelOfTable, _Count]()
-    for model in sorted(counted, key=lambda m: (-m.images.n_examples, m.images.first_example)):
+    for model, count in counted.items():
         here = model._replace(images=listed)
         same_data = listed == model.images._replace(
             first_example=listed.first_example, n_examples=listed.n_examples
         )
-        if not same_data or here in there or model.images.n_examples <= listed.n_examples:
-            continue
-        if (count := counted[model].on(counted[models[0]].ids)) is not None:
-            found.setdefault(here, count)
+        if same_data and here not in there and (part := count.on(ids)) is not None:
+            found.setdefault(here, part)
     return list(found.values())
 
 
