@@ -39,3 +39,28 @@ def test_a_draw_depends_on_its_own_row_alone():
     assert torch.equal(together, alone)
     assert not torch.equal(together, Streams.of(x, y, 8).normal(5, 2, 3))
     assert not torch.equal(together, Streams.of(x, y.flip(0), 7).normal(5, 2, 3))
+
+
+def test_draws_are_those_of_splitmix64():
+    """Published rows rest on these numbers: the formula again, in numpy's unsigned integers."""
+    keys, counter, entries = [5, -7], 3, 4
+
+    def mix(z: np.ndarray) -> np.ndarray:
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+    start = np.array(keys, dtype=np.int64).astype(np.uint64)[:, None]
+    index = np.uint64(counter * 2**32) + np.arange(entries, dtype=np.uint64)
+    states = start + index * np.uint64(0x9E3779B97F4A7C15)
+    expected = (mix(states) & np.uint64(2**24 - 1)) / 2**24
+    drawn = Streams(torch.tensor(keys)).uniform(counter, entries)
+    assert np.array_equal(drawn.numpy(), expected.astype(np.float32))
+
+
+def test_draws_of_many_entries_are_those_of_each_row():
+    streams, rows = Streams(torch.arange(300)), torch.arange(300)
+    for draw in (Streams.uniform, Streams.signs, Streams.normal):
+        together = draw(streams, rows, 3, 30, 30)
+        alone = [draw(streams.select(rows[k : k + 1]), k, 3, 30, 30) for k in range(300)]
+        assert torch.equal(together, torch.cat(alone))
