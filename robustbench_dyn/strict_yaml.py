@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -101,10 +102,16 @@ def check_content(content: object, schema: type[_File], name: str) -> _File:
 
 
 def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
-    for problem in error.errors():
-        place = ".".join(one_line(str(part), most=80) for part in problem["loc"])
+    problems = error.errors()
+    for problem in problems:
+        loc = problem["loc"]
+        # A list with a bad entry counts as too short as well: pydantic counts the good ones.
+        inside = any(other["loc"][: len(loc)] == loc for other in problems if other is not problem)
+        if problem["type"] == "too_short" and inside:
+            continue
+        place = ".".join(one_line(str(part), most=80) for part in loc)
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = ", ".join(schema.model_fields)
+            known = ", ".join(_keys_beside(loc, schema))
             yield f"unknown key {place!r} (the keys are: {known})"
         elif problem["type"] == "missing":
             yield f"the key {place!r} is missing"
@@ -114,6 +121,26 @@ def _explain(error: ValidationError, schema: type[BaseModel]) -> Iterable[str]:
             yield f"{place}: {reason}" if place else reason
         else:
             yield f"{place}: {_wanted(problem)} (it is {shown(problem['input'])})"
+
+
+def _keys_beside(loc: tuple[int | str, ...], schema: type) -> Iterable[str]:
+    """Return the keys of the mapping that holds the key at a place of a file."""
+    for part in loc[:-1]:
+        # The numbers of a list's entries lead to no other class.
+        if part in (hints := get_type_hints(schema)):
+            schema = _class_in(hints[part]) or schema
+    if is_dataclass(schema):
+        return [field.name for field in fields(schema)]
+    return getattr(schema, "model_fields", ())
+
+
+def _class_in(annotation: Any) -> type | None:
+    """Return the class with keys that a type such as `tuple[ModelEntry, ...]` is made of."""
+    if isinstance(annotation, type) and (
+        is_dataclass(annotation) or issubclass(annotation, BaseModel)
+    ):
+        return annotation
+    return next(filter(None, map(_class_in, get_args(annotation))), None)
 
 
 # What pydantic says in the words of Python, for those who write YAML; by type of error.

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from robustbench_dyn.attacks.catalogue import resolve_attacks
 from robustbench_dyn.certification.catalogue import named_certifiers
@@ -31,6 +31,11 @@ from robustbench_dyn.threat_models import Norm, ThreatModel
 
 NonEmpty = Field(min_length=1)
 PositiveInt = Annotated[int, BeforeValidator(refuse_truth), Field(ge=1)]
+# For all norms, or for each; a bad entry is named as n_examples.number or n_examples.norms.L2.
+Sizes = Annotated[
+    Annotated[PositiveInt, Tag("number")] | Annotated[dict[Norm, PositiveInt], Tag("norms")],
+    Discriminator(lambda given: "norms" if isinstance(given, dict) else "number"),
+]
 Seconds = Annotated[float, BeforeValidator(refuse_truth), Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, BeforeValidator(refuse_truth)]
 # Each is a process's work of seconds at least, and an entry of a list here.
@@ -57,13 +62,14 @@ class ModelEntry(StrictFile):
     """A model of a sweep; a plain string stands for its name.
 
     name: NAME or NAME/VARIANT, or SOURCE:REFERENCE (models.sources). n_examples: overrides the
-    number of the sweep. smoothing: where given, the sweep evaluates the smoothed classifier of the
-    model. weights: a file of weights, for a source that takes one. certifiers: override those of
-    the sweep, as in "auto,complete:seconds=300" for a network on which a search takes too long.
+    number of the sweep, in all norms or in those that it names, as in {L2: 10000}. smoothing: where
+    given, the sweep evaluates the smoothed classifier of the model. weights: a file of weights, for
+    a source that takes one. certifiers: override those of the sweep, as in
+    "auto,complete:seconds=300" for a network on which a search takes too long.
     """
 
     name: str
-    n_examples: PositiveInt | None = None
+    n_examples: Sizes | None = None
     smoothing: Smoothing | None = None
     weights: Path | None = None
     certifiers: str | None = None
@@ -105,13 +111,27 @@ class Sweep(StrictFile):
     examples_per_shard: PositiveInt | None = None
 
     @property
-    def sizes(self) -> dict[Subject, int]:
-        """Return the number of examples of each model; the last entry of a model counts."""
+    def sizes(self) -> dict[Subject, dict[Norm, int]]:
+        """Return the number of examples of each model in each norm that it is evaluated in.
+
+        The last entry of a model counts.
+        """
         return {
             Subject(
                 entry.name, entry.smoothing, entry.weights, entry.certifiers or self.certifiers
-            ): entry.n_examples or self.n_examples
+            ): self._sizes_of(entry)
             for entry in self.models
+        }
+
+    def _sizes_of(self, entry: ModelEntry) -> dict[Norm, int]:
+        norms = [grid.norm for grid in self.threat_models]
+        own = entry.n_examples
+        if not isinstance(own, dict):
+            own = dict.fromkeys(norms, own or self.n_examples)
+        return {
+            norm: own.get(norm, self.n_examples)
+            for norm in norms
+            if norm == "L2" or not entry.smoothing
         }
 
 
@@ -198,35 +218,32 @@ def sweep(
 def _split(
     config: Sweep, *, device: str, plugins: tuple[Path, ...], data_dir: Path | None
 ) -> Iterator[Shard]:
-    for (model, smoothing, weights, certifiers), n_examples in config.sizes.items():
-        size = config.examples_per_shard or n_examples
-        for dataset, grid, seed, start in product(
-            # Workers may run in another folder.
-            dict.fromkeys(map(with_absolute_paths, config.datasets)),
-            config.threat_models,
-            dict.fromkeys(config.seeds),
-            range(0, n_examples, size),
-        ):
-            if smoothing and grid.norm != "L2":
-                continue
-            yield Shard(
-                model=model,
-                dataset=dataset,
-                norm=grid.norm,
-                eps=grid.eps,
-                seed=seed,
-                start=start,
-                stop=min(start + size, n_examples),
-                attacks=config.attacks,
-                certifiers=certifiers,
-                certify_seconds=config.certify_seconds,
-                batch_size=config.batch_size,
-                device=device,
-                plugins=plugins,
-                data_dir=data_dir,
-                smoothing=smoothing,
-                weights=weights,
-            )
+    # Workers may run in another folder.
+    datasets = dict.fromkeys(map(with_absolute_paths, config.datasets))
+    seeds = dict.fromkeys(config.seeds)
+    for (model, smoothing, weights, certifiers), sizes in config.sizes.items():
+        for dataset, grid, seed in product(datasets, config.threat_models, seeds):
+            n_examples = sizes.get(grid.norm, 0)
+            size = config.examples_per_shard or max(1, n_examples)
+            for start in range(0, n_examples, size):
+                yield Shard(
+                    model=model,
+                    dataset=dataset,
+                    norm=grid.norm,
+                    eps=grid.eps,
+                    seed=seed,
+                    start=start,
+                    stop=min(start + size, n_examples),
+                    attacks=config.attacks,
+                    certifiers=certifiers,
+                    certify_seconds=config.certify_seconds,
+                    batch_size=config.batch_size,
+                    device=device,
+                    plugins=plugins,
+                    data_dir=data_dir,
+                    smoothing=smoothing,
+                    weights=weights,
+                )
 
 
 def _anywhere(config: Sweep) -> Sweep:
@@ -246,8 +263,15 @@ def _anywhere(config: Sweep) -> Sweep:
 def _check(config: Sweep, data_dir: Path | None, *, trust: bool) -> None:
     infos = [dataset_info(name, data_dir=data_dir) for name in config.datasets]
     norms = [grid.norm for grid in config.threat_models]
-    for (model, smoothing, weights, _), n_examples in config.sizes.items():
-        if smoothing and "L2" not in norms:
+    for entry in config.models:
+        named = entry.n_examples if isinstance(entry.n_examples, dict) else {}
+        if missing := sorted(named.keys() - set(norms)):
+            raise InputError(
+                f"n_examples of {entry.name} names {', '.join(missing)}, and the sweep has "
+                f"{', '.join(norms)} only; drop it or add a threat model"
+            )
+    for (model, smoothing, weights, _), sizes in config.sizes.items():
+        if smoothing and not sizes:
             raise InputError(
                 f"{smoothing.name_of(model)} is a smoothed classifier, which is certified in L2 "
                 f"only, and the sweep has {', '.join(norms)} only; add L2 or drop it"
@@ -259,9 +283,9 @@ def _check(config: Sweep, data_dir: Path | None, *, trust: bool) -> None:
             )
         for info in infos:
             check_model(model, dataset=info.name, weights=weights)
-            if n_examples > info.sizes["test"]:
+            if max(sizes.values()) > info.sizes["test"]:
                 raise InputError(
-                    f"n_examples={n_examples}, but {info.name} has {info.sizes['test']} "
+                    f"n_examples={max(sizes.values())}, but {info.name} has {info.sizes['test']} "
                     "test examples"
                 )
     for info in infos:
@@ -278,11 +302,12 @@ def _check(config: Sweep, data_dir: Path | None, *, trust: bool) -> None:
 
 
 def _check_number_of_shards(config: Sweep) -> None:
-    per_model = len(config.datasets) * len(config.threat_models) * len(config.seeds)
     n_shards = sum(
-        per_model * -(-n_examples // (config.examples_per_shard or n_examples))
-        for n_examples in config.sizes.values()
+        -(-n_examples // (config.examples_per_shard or n_examples))
+        for sizes in config.sizes.values()
+        for n_examples in sizes.values()
     )
+    n_shards *= len(config.datasets) * len(config.seeds)
     if n_shards > MOST_SHARDS:
         raise InputError(
             f"the sweep has {n_shards:,} shards, and at most {MOST_SHARDS:,} are possible; give "
@@ -296,12 +321,10 @@ def _rows(config: Sweep, path: Path, keys: dict[Shard, str]) -> list[dict[str, A
     from robustbench_dyn.evaluation.api import finalise_run  # noqa: PLC0415
 
     done: dict[tuple[int, str, tuple[float, ...]], int] = {}
+    sizes = config.sizes
     for shard, key in keys.items():
-        evaluation = (
-            config.sizes[Subject(shard.model, shard.smoothing, shard.weights, shard.certifiers)],
-            key,
-            shard.eps,
-        )
+        subject = Subject(shard.model, shard.smoothing, shard.weights, shard.certifiers)
+        evaluation = sizes[subject][shard.norm], key, shard.eps
         done[evaluation] = done.get(evaluation, 0) + shard.stop - shard.start
     rows, store = [], Store(path)
     for (n_examples, key, grid), n_done in done.items():

@@ -87,6 +87,19 @@ def test_a_model_may_have_its_own_number_of_examples(plugins, tmp_path):
     assert sizes == {("linear", 24), ("other", 7)}
 
 
+def test_a_model_may_have_its_own_number_of_examples_in_one_norm(plugins, tmp_path):
+    models = [{"name": "linear", "n_examples": {"Linf": 7}}, SMOOTHED | {"n_examples": {"L2": 2}}]
+    outcome = sweep(
+        content(models=models, attacks="none", examples_per_shard=5),
+        tmp_path / "s.sqlite",
+        workers=1,
+        plugins=(plugins,),
+        trust=True,
+    )
+    sizes = {(row["model"], row["norm"], row["n_examples"]) for row in outcome.rows}
+    assert sizes == {("linear", "L2", 24), ("linear", "Linf", 7), ("linear~0.25", "L2", 2)}
+
+
 def test_a_model_may_have_its_own_certifiers(plugins, tmp_path):
     models = ["linear", {"name": "linear", "certifiers": "interval", "n_examples": 7}]
     outcome = sweep(
@@ -113,15 +126,27 @@ def test_a_model_may_have_its_own_certifiers(plugins, tmp_path):
         ),
         ({"models": [SMOOTHED | {"smoothing": {"sigma": 0}}]}, "sigma=0 must be positive"),
         ({"models": [SMOOTHED | {"smoothing": {"sigma": 1, "n": 5}}]}, "n=5 draws prove nothing"),
-        ({"models": [SMOOTHED | {"smoothing": {"sigma": 1, "m": 5}}]}, "'models.0.smoothing.m'"),
+        (
+            {"models": [SMOOTHED | {"smoothing": {"sigma": 1, "m": 5}}]},
+            r"'models.0.smoothing.m' \(the keys are: sigma, n0, n,",
+        ),
         (
             {"models": [SMOOTHED | {"smoothing": {"n": 50}}]},
             "'models.0.smoothing.sigma' is missing",
         ),
         ({"model": ["linear"]}, "unknown key 'model'"),
         ({"models": []}, "models"),
-        ({"models": [{"name": "linear", "examples": 5}]}, "unknown key 'models.0.examples'"),
+        (
+            {"models": [{"name": "linear", "examples": 5}]},
+            # And no more: the list is long enough.
+            r"unknown key 'models.0.examples' \(the keys are: name, n_examples, [a-z, ]*\)$",
+        ),
         ({"models": [{"name": "linear", "n_examples": 5000}]}, "5000, but digits has"),
+        ({"models": [{"name": "linear", "n_examples": {"L2": 5000}}]}, "5000, but digits has"),
+        ({"models": [{"name": "linear", "n_examples": {"L1": 5}}]}, "linear names L1, and"),
+        ({"models": [{"name": "linear", "n_examples": {"L3": 5}}]}, "models.0.n_examples"),
+        ({"models": [{"name": "linear", "n_examples": {"L2": 0}}]}, "models.0.n_examples"),
+        ({"models": [{"name": "linear", "n_examples": 0}]}, "models.0.n_examples"),
         ({"n_examples": 0}, "n_examples"),
         ({"n_examples": 10_000}, r"has \d+ test examples"),
         ({"threat_models": [{"norm": "L3", "eps": [1]}]}, "norm"),
