@@ -40,12 +40,13 @@ def project_onto_hyperplane(x: Tensor, w: Tensor, value: Tensor, norm: Norm) -> 
         # t = min(room, lambda * speed): each coordinate moves until it meets the box.
         speed = gain if norm == "L2" else (gain > 0).to(gain.dtype)
         ends, order = (room / speed.clamp_min(_TINY)).sort(dim=1)
-        spent = (gain * room).gather(1, order).cumsum(dim=1)
+        worth = (gain * room).gather(1, order)
+        before = worth.cumsum(dim=1) - worth
         slopes = (gain * speed).gather(1, order)
         going = slopes.flip(1).cumsum(dim=1).flip(1)
-        reached = spent - (gain * room).gather(1, order) + ends * going
+        reached = before + ends * going
         first = (reached < needed).sum(dim=1, keepdim=True).clamp_max(x.shape[1] - 1)
-        before = (spent - (gain * room).gather(1, order)).gather(1, first)
+        before = before.gather(1, first)
         factor = (needed - before) / going.gather(1, first).clamp_min(_TINY)
         moved = factor.clamp(0, torch.finfo(factor.dtype).max) * speed
     return x + direction * torch.minimum(moved, room)
