@@ -10,7 +10,8 @@ weights that ship instead of training. One thread; seconds are processor time. A
 run_by: rows of a script of their own began at the prototypes of published weights, with which a
 recipe cannot begin, or changed what no key of a recipe does (centring, schedule-free). Needs the
 training split of Fashion-MNIST. Results: a row in benchmarks/results/recipe_tries.csv, in place of
-one with the same settings; the frontier plot (benchmarks/frontier.py) shows them.
+one with the same settings; the frontier plot (benchmarks/frontier.py) shows them. Tries of recipes
+for Linf are in recipe_tries_Linf.csv.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ from zoo import recipe_path, weights_of
 
 from robustbench_dyn import load_dataset, load_model
 from robustbench_dyn.models.loading import discover
+from robustbench_dyn.threat_models import Norm
 from robustbench_dyn.training.loop import train
 from robustbench_dyn.training.recipes import Recipe
 
 DATASET, HELD_OUT = "fashion_mnist", 5000
-PATH = measuring.RESULTS / "recipe_tries.csv"
+PATHS: dict[Norm, Path] = {
+    "L2": measuring.RESULTS / "recipe_tries.csv",
+    "Linf": measuring.RESULTS / "recipe_tries_Linf.csv",
+}
 
 
 def changed_recipe(model: str, changes: list[str]) -> Recipe:
@@ -50,19 +55,25 @@ def changed_recipe(model: str, changes: list[str]) -> Recipe:
     return Recipe.model_validate({**content, "held_out": HELD_OUT})
 
 
+def norm_of(recipe: Recipe) -> Norm:
+    """Return the norm that a recipe is for; L2 where it does not say."""
+    return recipe.norm or "L2"
+
+
 def measured(model: nn.Module, recipe: Recipe) -> dict[str, float]:
     """Return the clean and certified accuracies of a network on the held-out images."""
     data = load_dataset(DATASET, split="train")
-    return accuracies(judged(model, data.rows(len(data) - recipe.held_out, len(data))))
+    held_out = data.rows(len(data) - recipe.held_out, len(data))
+    return accuracies(judged(model, held_out, norm_of(recipe)))
 
 
-def add(row: dict[str, Any]) -> None:
-    """Put a row into the table of tries."""
+def add(row: dict[str, Any], norm: Norm = "L2") -> None:
+    """Put a row into the table of the tries for a norm."""
     rows = pd.DataFrame([{**row, "machine": measuring.machine()}])
-    if PATH.is_file():
-        kept = pd.read_csv(PATH, keep_default_na=False)
+    if PATHS[norm].is_file():
+        kept = pd.read_csv(PATHS[norm], keep_default_na=False)
         rows = measuring.joined(kept, rows, ("model", "changes"))
-    rows.to_csv(PATH, index=False, lineterminator="\n")
+    rows.to_csv(PATHS[norm], index=False, lineterminator="\n")
 
 
 def main() -> None:
@@ -94,7 +105,7 @@ def main() -> None:
         **measured(model, recipe),
     }
     print(row, flush=True)
-    add(row)
+    add(row, norm_of(recipe))
 
 
 if __name__ == "__main__":

@@ -169,9 +169,9 @@ def budgets() -> str:
     return markdown(("training, s", *radii.values()), shown)
 
 
-def recipe_tries() -> str:
+def recipe_tries(name: str = "recipe_tries") -> str:
     """Return the accuracies that changed recipes gave on held-out training images."""
-    rows = pd.read_csv(measuring.RESULTS / "recipe_tries.csv")
+    rows = pd.read_csv(measuring.RESULTS / f"{name}.csv")
     radii = certified_at(rows)
     shown = [
         (
@@ -565,6 +565,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier_linf": lambda: frontier("frontier_Linf", "certified_0.1"),
     "budgets": budgets,
     "recipe_tries": recipe_tries,
+    "recipe_tries_linf": lambda: recipe_tries("recipe_tries_Linf"),
     "seeds": seeds,
     "training_cost": training_cost,
     "zoo": zoo,

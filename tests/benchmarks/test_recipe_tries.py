@@ -27,7 +27,7 @@ def test_a_change_of_no_setting_is_refused(change):
 
 
 def test_a_row_without_changes_replaces_the_one_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe_tries, "PATH", tmp_path / "tries.csv")
+    monkeypatch.setitem(recipe_tries.PATHS, "L2", tmp_path / "tries.csv")
     for clean in (0.5, 0.6):
         recipe_tries.add({"model": "prototype_flow", "changes": "", "clean_accuracy": clean})
     recipe_tries.add({"model": "prototype_flow", "changes": "epochs=3", "clean_accuracy": 0.7})
