@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from robustbench_dyn.errors import InputError
@@ -69,18 +70,21 @@ class Evidence:
     def sha256(self) -> str:
         """The SHA-256 over all of it, whatever the file that it is read from."""
         content = hashlib.sha256(self.header().encode())
+        # Many verdicts have one trail, and its text is most of theirs.
+        trails = dict[int, bytes]()
         for verdict in self.verdicts:
-            values = {
-                name: value
-                for name, default in _VERDICT
-                if (value := getattr(verdict, name)) != default
-            }
-            if verdict.x_adv is not None:
-                values["x_adv"] = hashlib.sha256(verdict.x_adv).hexdigest()
-            if verdict.trail:
-                values["trail"] = [step.values() for step in verdict.trail]
+            of_verdict = zip(_VERDICT, _in_a_row(verdict), strict=True)
+            values = {name: value for (name, default), value in of_verdict if value != default}
             # NaN is written as NaN, and floats with all digits.
-            content.update(json.dumps(values).encode())
+            content.update(json.dumps(values)[:-1].encode())
+            if trail := verdict.trail:
+                if id(trail) not in trails:
+                    steps = json.dumps([step.values() for step in trail])
+                    trails[id(trail)] = f', "trail": {steps}'.encode()
+                content.update(trails[id(trail)])
+            if verdict.x_adv is not None:
+                content.update(f', "x_adv": "{hashlib.sha256(verdict.x_adv).hexdigest()}"'.encode())
+            content.update(b"}")
         return content.hexdigest()
 
     def header(self) -> str:
@@ -164,8 +168,11 @@ def _default(part: Field[Any]) -> Any:
     return part.default if part.default_factory is MISSING else part.default_factory()
 
 
-# What the hash covers of a verdict, in its order; x_adv is hashed on its own.
-_VERDICT = [(part.name, _default(part)) for part in fields(Verdict) if part.name != "x_adv"]
+# What the hash covers of a verdict, in its order, before the trail and the hash of x_adv.
+_VERDICT = [
+    (part.name, _default(part)) for part in fields(Verdict) if part.name not in ("trail", "x_adv")
+]
+_in_a_row = attrgetter(*(name for name, _ in _VERDICT))
 
 
 def read_header(text: str) -> dict[str, Any]:

@@ -62,12 +62,19 @@ def is_spared(verdict: Verdict, attack: str) -> bool:
     return stands and step is not None and step.outcome is Outcome.SPARED
 
 
-def ran_and_spared(verdicts: Iterable[Verdict], attack: str) -> tuple[int, int]:
-    """Count the examples on which an attack ran, and those that it spared; the audit apart."""
-    steps = [_step_of(v, attack) for v in verdicts if not _is_audited(v, attack)]
-    outcomes = [step.outcome for step in steps if step is not None]
-    spared = outcomes.count(Outcome.SPARED)
-    return len(outcomes) - spared, spared
+def ran_and_spared(groups: Iterable[Sequence[Verdict]], attack: str) -> tuple[int, int]:
+    """Count the examples on which an attack ran, and those that it spared; the audit apart.
+
+    groups: the verdicts, as `alike` groups them.
+    """
+    ran = spared = 0
+    for group in groups:
+        step = None if _is_audited(group[0], attack) else _step_of(group[0], attack)
+        if step is not None and step.outcome is Outcome.SPARED:
+            spared += len(group)
+        elif step is not None:
+            ran += len(group)
+    return ran, spared
 
 
 def spares_none(

@@ -131,7 +131,7 @@ def _is_audited(verdict: Verdict) -> bool:
     return survived and verdict.status is Status.CERTIFIED
 
 
-def attacks_that_failed(verdicts: Iterable[Verdict]) -> dict[str, int]:
+def attacks_that_failed(verdicts: Collection[Verdict]) -> dict[str, int]:
     """Return the attacks that failed on all examples that they were given, with their number."""
     outcomes = _outcomes(verdicts)
     ended = {stage for stage, outcome in outcomes if outcome in (Outcome.SURVIVED, Outcome.BROKEN)}
@@ -189,11 +189,16 @@ def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool)
     return [*flags, f"unattacked:{unattacked}"] if attacked and unattacked else flags
 
 
-def _outcomes(verdicts: Iterable[Verdict]) -> Counter[tuple[str, Outcome]]:
+def _outcomes(verdicts: Collection[Verdict]) -> Counter[tuple[str, Outcome]]:
     """Count the examples of each stage and outcome."""
-    return Counter(
-        pair for v in verdicts for pair in {(step.stage, step.outcome) for step in v.trail}
-    )
+    # Many examples have one trail.
+    trails = {id(trail): trail for trail in (v.trail for v in verdicts)}
+    examples = Counter(id(v.trail) for v in verdicts)
+    outcomes = Counter[tuple[str, Outcome]]()
+    for place, trail in trails.items():
+        for pair in {(step.stage, step.outcome) for step in trail}:
+            outcomes[pair] += examples[place]
+    return outcomes
 
 
 def count_statuses(verdicts: Iterable[Verdict]) -> dict[Status, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import NamedTuple
@@ -94,23 +95,40 @@ class Verdict:
     trail: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        # Each test is written so that NaN fails it.
-        evidence = {
-            Status.MISCLASSIFIED: self.prediction not in (self.label, -1),
-            Status.BROKEN: self.prediction == self.label
-            and bool(self.attack)
-            and self.adversarial_distance <= self.eps,
-            Status.CERTIFIED: self.prediction == self.label
-            and bool(self.certifier)
-            and self.certified_radius >= self.eps,
-            Status.UNDECIDED: self.prediction == self.label and bool(self.reason),
-            Status.ERROR: bool(self.reason),
-        }
         proved = not self.certifier or self.certified_radius > 0
-        if not (evidence[self.status] and proved):
+        if not (proved and self._carries_status()):
             raise InputError(
                 f"the evidence does not carry the status {self.status.value!r}: {self}"
             )
+
+    def _carries_status(self) -> bool:
+        # Each test is written so that NaN fails it.
+        match self.status:
+            case Status.MISCLASSIFIED:
+                return self.prediction not in (self.label, -1)
+            case Status.BROKEN:
+                broken = bool(self.attack) and self.adversarial_distance <= self.eps
+                return broken and self.prediction == self.label
+            case Status.CERTIFIED:
+                certified = bool(self.certifier) and self.certified_radius >= self.eps
+                return certified and self.prediction == self.label
+            case Status.UNDECIDED:
+                return self.prediction == self.label and bool(self.reason)
+            case Status.ERROR:
+                return bool(self.reason)
+
+
+def alike(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
+    """Group verdicts that ended alike after the same stages: their numbers alone tell them apart.
+
+    Those with equal trails that are not one object may stand in two groups; what is read from a
+    file shares them.
+    """
+    groups: dict[tuple[object, ...], list[Verdict]] = {}
+    for v in verdicts:
+        how = v.status, v.eps, v.certifier, v.attack, v.next_stage, id(v.trail)
+        groups.setdefault(how, []).append(v)
+    return list(groups.values())
 
 
 @dataclass(frozen=True, slots=True)

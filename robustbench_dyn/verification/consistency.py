@@ -16,7 +16,7 @@ from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.flags import NOT_A_FUNCTION
 from robustbench_dyn.results.sampling import ran_and_spared, sample_size, spares_none
 from robustbench_dyn.results.spec import StageSpec
-from robustbench_dyn.results.verdicts import Outcome, Status, Verdict
+from robustbench_dyn.results.verdicts import Outcome, Status, Verdict, alike
 from robustbench_dyn.verification.findings import Finding, shown_ids
 
 # The attack of an adversarial example that was handed in after publication.
@@ -28,24 +28,27 @@ _BEFORE = {"standard": "standard-full"}
 
 def contradictions_within(evidence: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with evidence by itself."""
+    groups, each = alike(evidence.verdicts), [[verdict] for verdict in evidence.verdicts]
     yield from _examples(evidence)
     yield from _suite(evidence)
-    yield from _samples(evidence)
+    yield from _samples(evidence, groups)
     yield from _corrections(evidence)
-    rules: tuple[tuple[str, Callable[[Evidence, Verdict], str]], ...] = (
-        ("costs", _costs),
-        ("stages", _unknown_stage),
-        ("status", _status_without_stage),
-        ("attacks", _missing_attack),
-        ("radius", _refuted_radius),
+    rules: tuple[tuple[str, Callable[[Evidence, Verdict], str], list[list[Verdict]]], ...] = (
+        ("costs", _costs, each),
+        ("stages", _unknown_stage, groups),
+        ("status", _status_without_stage, groups),
+        ("status", _undecided_within_radius, each),
+        ("attacks", _missing_attack, groups),
+        ("radius", _refuted_radius, each),
     )
-    for check, rule in rules:
+    for check, rule, judged_alike in rules:
         # One sentence an example would bury the others.
         wrong: dict[str, list[int]] = {}
-        for verdict in evidence.verdicts:
-            if said := rule(evidence, verdict):
-                wrong.setdefault(said, []).append(verdict.example_id)
-        for said, examples in wrong.items():
+        for group in judged_alike:
+            if said := rule(evidence, group[0]):
+                wrong.setdefault(said, []).extend(verdict.example_id for verdict in group)
+        for said, ids in wrong.items():
+            examples = sorted(ids)
             yield Finding(check, f"{shown_ids(examples)}: {said}", tuple(examples))
 
 
@@ -103,7 +106,7 @@ def _member(stage: StageSpec) -> tuple[str, bool, bool, dict[str, object]]:
     return stage.name, stage.only_on_signs, stage.sampled, {**known, **stage.settings}
 
 
-def _samples(evidence: Evidence) -> Iterator[Finding]:
+def _samples(evidence: Evidence, groups: list[list[Verdict]]) -> Iterator[Finding]:
     """Hold the samples that attacks were run on to their sizes, and to what was found on them."""
     verdicts, flags = evidence.verdicts, evidence.flags
     attacks = evidence.record.spec.attacks_run(flags, on_signs=bool(evidence.signs))
@@ -111,7 +114,7 @@ def _samples(evidence: Evidence) -> Iterator[Finding]:
         return
     no_sample = spares_none(verdicts, attacks, signs=evidence.signs, flags=flags)
     for attack in attacks:
-        ran, spared = ran_and_spared(verdicts, attack.name)
+        ran, spared = ran_and_spared(groups, attack.name)
         wanted = sample_size(ran + spared) if attack.sampled and not no_sample else ran + spared
         if ran < wanted:
             yield Finding(
@@ -171,11 +174,16 @@ def _status_without_stage(evidence: Evidence, verdict: Verdict) -> str:
             return "certified, but an attack on it succeeded"
     if verdict.status is Status.BROKEN and (verdict.attack, Outcome.BROKEN) not in ended:
         return "broken, but the attack is not among the stages that succeeded"
-    if verdict.status is Status.UNDECIDED:
-        if any(outcome is Outcome.BROKEN for _, outcome in ended):
-            return "undecided, but an attack on it succeeded"
-        if verdict.certified_radius >= evidence.eps:
-            return "undecided, but its certified radius is at least eps"
+    if verdict.status is Status.UNDECIDED and any(
+        outcome is Outcome.BROKEN for _, outcome in ended
+    ):
+        return "undecided, but an attack on it succeeded"
+    return ""
+
+
+def _undecided_within_radius(evidence: Evidence, verdict: Verdict) -> str:
+    if verdict.status is Status.UNDECIDED and verdict.certified_radius >= evidence.eps:
+        return "undecided, but its certified radius is at least eps"
     return ""
 
 

@@ -128,7 +128,7 @@ def test_an_example_proved_later_is_not_spared():
         ),
     )
     assert not is_spared(later, "square")
-    assert ran_and_spared([later], "square") == (0, 1)
+    assert ran_and_spared([[later]], "square") == (0, 1)
 
 
 @pytest.mark.parametrize(
