@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustbench_dyn.errors import InputError
-from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS, Status, Verdict
+from robustbench_dyn.results.verdicts import EXAMPLE_COLUMNS, Outcome, Status, Step, Verdict, alike
 
 few = settings(deadline=None, max_examples=100)
 NAN, INF = math.nan, math.inf
@@ -172,3 +172,20 @@ def test_a_certifier_without_a_radius_is_no_evidence():
         with pytest.raises(InputError, match="does not carry"):
             record(Status.UNDECIDED, certifier="c", certified_radius=radius)
     assert record(Status.UNDECIDED, certifier="c", certified_radius=0.1).certifier == "c"
+
+
+def test_verdicts_are_alike_where_numbers_alone_tell_them_apart():
+    trail = (Step("pgd", Outcome.SURVIVED, 0.5),)
+    one = record(Status.UNDECIDED, trail=trail)
+    other = replace(one, example_id=8, seconds=2.0, certified_radius=0.1)
+    apart = [
+        replace(one, trail=(Step("pgd", Outcome.FAILED, 0.5),)),
+        replace(one, next_stage="square"),
+        replace(one, eps=0.25),
+        record(Status.MISCLASSIFIED, trail=trail),
+        record(Status.CERTIFIED, trail=trail),
+        record(Status.CERTIFIED, trail=trail, certifier="interval"),
+        record(Status.BROKEN, trail=trail),
+        record(Status.BROKEN, trail=trail, attack="fab-t"),
+    ]
+    assert alike([one, *apart, other]) == [[one, other], *([verdict] for verdict in apart)]
