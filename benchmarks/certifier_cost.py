@@ -6,7 +6,7 @@ Each certifier runs alone, on every correctly classified example; in an evaluati
 the examples that cheaper certifiers and attacks leave undecided. Seconds are processor time of all
 threads, which depends little on other processes; the column beside them gives the number of forward
 passes of the frozen network, in batches of the same size, that take as long. `complete` searches
-for at most 5 seconds an example, and 15 a network and eps.
+for at most 5 seconds an example, and 15 a network and eps. --model: the others keep their rows.
 Results: benchmarks/results/certifier_cost.csv; `python benchmarks/tables.py` puts them in the docs.
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import measuring
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -140,7 +141,13 @@ def main() -> None:
         ):
             rows.append(row)
             print(row, flush=True)
-    measuring.write("certifier_cost", rows)
+    path = measuring.RESULTS / "certifier_cost.csv"
+    table = pd.DataFrame(rows).assign(machine=measuring.machine())
+    if options.model and path.is_file():
+        others = pd.read_csv(path)
+        table = measuring.joined(others, table, ("model", "dataset"))
+    table.to_csv(path, index=False, lineterminator="\n")
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":
