@@ -19,8 +19,7 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 # Counters are so far apart that the entries of one draw have states of their own in between.
 _COUNTER_STRIDE = 2**32
 # Entries drawn at once: on a CPU few enough to stay in its cache from one operation to the next.
-_AT_ONCE = {"cpu": 2**17}
-_AT_ONCE_ELSEWHERE = 2**25
+_AT_ONCE_ON_CPU, _AT_ONCE = 2**17, 2**25
 
 
 class Streams(NamedTuple):
@@ -73,7 +72,7 @@ class Streams(NamedTuple):
     ) -> Tensor:
         rows, entries = len(self.keys), math.prod(shape)
         counters = (self.keys.new_ones(()) * counter).expand(rows)
-        at_once = _AT_ONCE.get(self.keys.device.type, _AT_ONCE_ELSEWHERE)
+        at_once = _AT_ONCE_ON_CPU if self.keys.device.type == "cpu" else _AT_ONCE
         step = max(1, at_once // max(1, entries))
         drawn = torch.empty(rows, entries, device=self.keys.device)
         for start in range(0, rows, step):

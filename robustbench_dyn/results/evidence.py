@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from robustbench_dyn.errors import InputError
+from robustbench_dyn.results.rows import trail_text
 from robustbench_dyn.results.spec import Record
 from robustbench_dyn.results.summary import summary_row
 from robustbench_dyn.results.verdicts import Sign, Status, Verdict
@@ -79,8 +80,7 @@ class Evidence:
             content.update(json.dumps(values)[:-1].encode())
             if trail := verdict.trail:
                 if id(trail) not in trails:
-                    steps = json.dumps([step.values() for step in trail])
-                    trails[id(trail)] = f', "trail": {steps}'.encode()
+                    trails[id(trail)] = f', "trail": {trail_text(trail)}'.encode()
                 content.update(trails[id(trail)])
             if verdict.x_adv is not None:
                 content.update(f', "x_adv": "{hashlib.sha256(verdict.x_adv).hexdigest()}"'.encode())
