@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -71,20 +71,8 @@ class Evidence:
     def sha256(self) -> str:
         """The SHA-256 over all of it, whatever the file that it is read from."""
         content = hashlib.sha256(self.header().encode())
-        # Many verdicts have one trail, and its text is most of theirs.
-        trails = dict[int, bytes]()
-        for verdict in self.verdicts:
-            of_verdict = zip(_VERDICT, _in_a_row(verdict), strict=True)
-            values = {name: value for (name, default), value in of_verdict if value != default}
-            # NaN is written as NaN, and floats with all digits.
-            content.update(json.dumps(values)[:-1].encode())
-            if trail := verdict.trail:
-                if id(trail) not in trails:
-                    trails[id(trail)] = f', "trail": {trail_text(trail)}'.encode()
-                content.update(trails[id(trail)])
-            if verdict.x_adv is not None:
-                content.update(f', "x_adv": "{hashlib.sha256(verdict.x_adv).hexdigest()}"'.encode())
-            content.update(b"}")
+        for text in _in_json(self.verdicts):
+            content.update(text.encode())
         return content.hexdigest()
 
     def header(self) -> str:
@@ -172,7 +160,39 @@ def _default(part: Field[Any]) -> Any:
 _VERDICT = [
     (part.name, _default(part)) for part in fields(Verdict) if part.name not in ("trail", "x_adv")
 ]
-_in_a_row = attrgetter(*(name for name, _ in _VERDICT))
+
+
+def _in_json(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Yield what the hash covers of each verdict, without the fields at their defaults, as JSON.
+
+    It writes one field of all verdicts at a time: faster than one verdict at a time.
+    """
+    texts = [
+        _field_in_json(name, default, list(map(attrgetter(name), verdicts)))
+        for name, default in _VERDICT
+    ]
+    # Many verdicts have one trail, and its text is most of theirs.
+    trails = {id(verdict.trail): verdict.trail for verdict in verdicts}
+    trail_of = {
+        key: f', "trail": {trail_text(trail)}' if trail else "" for key, trail in trails.items()
+    }
+    for verdict, *values in zip(verdicts, *texts, strict=True):
+        text = "".join(values).removeprefix(", ") + trail_of[id(verdict.trail)]
+        if verdict.x_adv is not None:
+            text += f', "x_adv": "{hashlib.sha256(verdict.x_adv).hexdigest()}"'
+        yield f"{{{text}}}"
+
+
+def _field_in_json(name: str, default: Any, values: Sequence[Any]) -> list[str]:
+    """Return one field of each verdict as JSON: NaN as NaN, and floats with all digits."""
+    if isinstance(values[0], float):
+        # One call for all: no number has a comma in it.
+        numbers = zip(values, json.dumps(values)[1:-1].split(", "), strict=True)
+        return [f', "{name}": {text}' if value != default else "" for value, text in numbers]
+    text_of = {value: f', "{name}": {json.dumps(value)}' for value in set(values)}
+    if default in text_of:
+        text_of[default] = ""
+    return [text_of[value] for value in values]
 
 
 def read_header(text: str) -> dict[str, Any]:
