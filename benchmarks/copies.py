@@ -36,7 +36,7 @@ from robustbench_dyn import (
 from robustbench_dyn.datasets import Dataset
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.results.verdicts import Status
-from robustbench_dyn.sweeps.sweep import read_sweep
+from robustbench_dyn.sweeps.sweep_file import read_sweep
 from robustbench_dyn.threat_models import Norm
 
 ORIGINALS = "test_originals.parquet"

@@ -8,7 +8,7 @@ import yaml
 from oracles.pages import DOCS, PAGES, ROOT, blocks, name_of
 from torch import nn
 
-from robustbench_dyn.sweeps.sweep import Sweep
+from robustbench_dyn.sweeps.sweep_file import Sweep
 
 # Their examples have tests of their own: test_example_plugin, test_statistics_page, test_walks.
 TESTED_ELSEWHERE = {"extending.md", "statistics.md", "publish.md"}

@@ -68,7 +68,8 @@ def sweep_(
     from robustbench_dyn.cli.terminal import sweep_table
     from robustbench_dyn.plugins import limits_in_use
     from robustbench_dyn.progress.display import sweep_display
-    from robustbench_dyn.sweeps.sweep import read_sweep, sweep
+    from robustbench_dyn.sweeps.sweep import sweep
+    from robustbench_dyn.sweeps.sweep_file import read_sweep
 
     del limits  # heeded while the options were read
     config = read_sweep(file)

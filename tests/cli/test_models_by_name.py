@@ -10,7 +10,8 @@ from oracles.command import dynbench_here, refused
 
 from robustbench_dyn import load_model
 from robustbench_dyn.errors import DynbenchError
-from robustbench_dyn.sweeps.sweep import Sweep, sweep
+from robustbench_dyn.sweeps.sweep import sweep
+from robustbench_dyn.sweeps.sweep_file import Sweep
 
 NET = "module:nets/net.py:build"
 QUICK = ["--dataset", "digits", "--n-examples", "8"]

@@ -13,7 +13,8 @@ from robustbench_dyn.limited_yaml import LARGEST_FILE, MOST_NODES, parse, read_t
 from robustbench_dyn.plugins.card import Card
 from robustbench_dyn.plugins.registry import parse_names
 from robustbench_dyn.strict_yaml import read_yaml
-from robustbench_dyn.sweeps.sweep import Sweep, read_sweep, sweep
+from robustbench_dyn.sweeps.sweep import sweep
+from robustbench_dyn.sweeps.sweep_file import Sweep, read_sweep
 from robustbench_dyn.training.recipes import read_recipe
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

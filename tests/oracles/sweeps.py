@@ -7,7 +7,7 @@ import torch
 
 from robustbench_dyn.sweeps.engines import Event
 from robustbench_dyn.sweeps.shards import try_shard
-from robustbench_dyn.sweeps.sweep import Sweep
+from robustbench_dyn.sweeps.sweep_file import Sweep
 
 SMALL = {
     "models": ["linear"],

@@ -16,7 +16,8 @@ from robustbench_dyn.certification.catalogue import select_certifiers
 from robustbench_dyn.cli.scaffolding import render
 from robustbench_dyn.errors import CertificateError, InputError
 from robustbench_dyn.plugins import Card, discovery
-from robustbench_dyn.sweeps.sweep import Sweep, sweep
+from robustbench_dyn.sweeps.sweep import sweep
+from robustbench_dyn.sweeps.sweep_file import Sweep
 from robustbench_dyn.training.recipes import Recipe
 
 EXAMPLE = Path(__file__).parent / "example"

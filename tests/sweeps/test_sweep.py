@@ -31,7 +31,8 @@ from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Outcome
 from robustbench_dyn.sweeps.engines import ENGINES
 from robustbench_dyn.sweeps.shards import Shard, run_shard
-from robustbench_dyn.sweeps.sweep import read_sweep, sweep
+from robustbench_dyn.sweeps.sweep import sweep
+from robustbench_dyn.sweeps.sweep_file import read_sweep
 
 pytestmark = pytest.mark.usefixtures("without_workers")
 RAISING = HONEST.replace("    return", "    raise ValueError('no such luck')\n    return")
