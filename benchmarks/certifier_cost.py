@@ -143,10 +143,9 @@ def main() -> None:
             print(row, flush=True)
     path = measuring.RESULTS / "certifier_cost.csv"
     table = pd.DataFrame(rows).assign(machine=measuring.machine())
-    if options.model and path.is_file():
-        others = pd.read_csv(path)
-        table = measuring.joined(others, table, ("model", "dataset"))
-    table.to_csv(path, index=False, lineterminator="\n")
+    if not options.model:
+        path.unlink(missing_ok=True)
+    measuring.add(path, table, ("model", "dataset"))
     print(f"written to {path}")
 
 

@@ -29,12 +29,10 @@ def main() -> None:
     parser.add_argument("--dataset", default="fashion_mnist")
     parser.add_argument("--model", action="append", help="NAME or NAME/VARIANT; by default all")
     options = parser.parse_args()
-    table = pd.read_csv(PATH) if PATH.is_file() else pd.DataFrame()
+    table = pd.DataFrame()
     for pair in weights_of_the_zoo(options.model, (options.dataset,)):
         rows = pd.DataFrame(measure([pair])).assign(machine=measuring.machine())
-        table = measuring.joined(table, rows, ("model", "dataset"))
-        table = table.sort_values(["dataset", "model"], kind="stable")
-        table.to_csv(PATH, index=False, lineterminator="\n")
+        table = measuring.add(PATH, rows, ("model", "dataset"), order=("dataset", "model"))
         print(rows[["model", "claim", "points", "defect", "holds"]].to_string(), flush=True)
     if not table["holds"].all():
         broken = table[~table["holds"]][["model", "claim"]].drop_duplicates()

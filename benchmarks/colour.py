@@ -65,12 +65,10 @@ def main() -> None:
     options = parser.parse_args()
     data = load_dataset(COPIES, data_dir=options.data_dir)
     path = measuring.RESULTS / "colour.csv"
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     for name in options.models:
         row = measure(name, known[name], data)
         print(row, flush=True)
-        table = measuring.joined(table, pd.DataFrame([row]), ("model",))
-        table.sort_values("model").to_csv(path, index=False, lineterminator="\n")
+        measuring.add(path, pd.DataFrame([row]), ("model",), order=("model",))
 
 
 if __name__ == "__main__":

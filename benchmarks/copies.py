@@ -149,14 +149,14 @@ def main() -> None:
         f"{len(told)} pairs, {told.min():.2f} to {told.max():.2f} apart, {told.median():.2f} half"
     )
     path = measuring.RESULTS / "copies.csv"
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     for name in options.models:
         weights, smoothing = known[name]
         model, attacks = load_model(weights, dataset=COPIES), options.attacks.split(",")
-        rows = [{"model": name} | row for row in compare(model, pairs, smoothing, attacks=attacks)]
-        print(pd.DataFrame(rows).to_string(index=False), flush=True)
-        table = measuring.joined(table, pd.DataFrame(rows), ("model", "norm", "eps"))
-        table.to_csv(path, index=False, lineterminator="\n")
+        rows = pd.DataFrame(
+            {"model": name} | row for row in compare(model, pairs, smoothing, attacks=attacks)
+        )
+        print(rows.to_string(index=False), flush=True)
+        measuring.add(path, rows, ("model", "norm", "eps"))
     print(f"written to {path}")
 
 

@@ -130,10 +130,10 @@ def main() -> None:
     path = measuring.RESULTS / ("frontier.csv" if norm == "L2" else f"frontier_{norm}.csv")
     rows = points(options.n_examples, options.model, norm)
     table = pd.DataFrame(rows).assign(machine=measuring.machine())
-    if options.model and path.is_file():
-        table = measuring.joined(pd.read_csv(path), table, ("architecture", "model"))
-    table = table.sort_values(["architecture", "model"], kind="stable")
-    table.to_csv(path, index=False, lineterminator="\n")
+    if not options.model:
+        path.unlink(missing_ok=True)
+    key = ("architecture", "model")
+    table = measuring.add(path, table, key, order=key)
     if norm == "L2":
         draw(table, pd.read_csv(measuring.RESULTS / "recipe_tries.csv"))
 

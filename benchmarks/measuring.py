@@ -45,6 +45,25 @@ def joined(table: pd.DataFrame, rows: pd.DataFrame, key: Sequence[str]) -> pd.Da
     return pd.concat([kept, rows], ignore_index=True) if len(kept) else rows
 
 
+def add(
+    path: Path, rows: pd.DataFrame, key: Sequence[str], *, order: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Put rows into a CSV file, in place of its rows with the same keys; return all of it.
+
+    order: the columns to sort the file by; by default new rows stand last.
+    """
+    table = pd.DataFrame()
+    if path.is_file():
+        # A text may be empty or "None".
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        table[list(key)] = table[list(key)].fillna("")
+    table = joined(table, rows, key)
+    if order:
+        table = table.sort_values(list(order), kind="stable")
+    table.to_csv(path, index=False, lineterminator="\n")
+    return table
+
+
 def write(name: str, rows: list[dict[str, Any]]) -> None:
     """Write results/NAME.csv and print it."""
     RESULTS.mkdir(exist_ok=True)

@@ -70,10 +70,7 @@ def measured(model: nn.Module, recipe: Recipe) -> dict[str, float]:
 def add(row: dict[str, Any], norm: Norm = "L2") -> None:
     """Put a row into the table of the tries for a norm."""
     rows = pd.DataFrame([{**row, "machine": measuring.machine()}])
-    if PATHS[norm].is_file():
-        kept = pd.read_csv(PATHS[norm], keep_default_na=False)
-        rows = measuring.joined(kept, rows, ("model", "changes"))
-    rows.to_csv(PATHS[norm], index=False, lineterminator="\n")
+    measuring.add(PATHS[norm], rows, ("model", "changes"))
 
 
 def main() -> None:

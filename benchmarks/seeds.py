@@ -65,10 +65,7 @@ def main() -> None:
                 "machine": measuring.machine(),
             }
             print(row, flush=True)
-            rows = pd.DataFrame([row])
-            if PATH.is_file():
-                rows = measuring.joined(pd.read_csv(PATH), rows, ("model", "seed"))
-            rows.to_csv(PATH, index=False, lineterminator="\n")
+            measuring.add(PATH, pd.DataFrame([row]), ("model", "seed"))
 
 
 if __name__ == "__main__":
