@@ -56,7 +56,7 @@ def add(
     if path.is_file():
         # A text may be empty or "None".
         table = pd.read_csv(path, keep_default_na=False, na_values=[""])
-        table[list(key)] = table[list(key)].fillna("")
+        table[list(key)] = table[list(key)].astype(object).fillna("")
     table = joined(table, rows, key)
     if order:
         table = table.sort_values(list(order), kind="stable")

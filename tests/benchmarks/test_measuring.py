@@ -15,7 +15,7 @@ def test_rows_take_the_place_of_those_with_the_same_keys(tmp_path):
     for model, changes, clean in [("b", "", 0.1), ("a", "None", 0.2), ("b", "", 0.3)]:
         table = measuring.add(path, row(model, changes, clean), KEY)
     assert path.read_text() == "model,changes,clean\na,None,0.2\nb,,0.3\n"
-    assert table.values.tolist() == [["a", "None", 0.2], ["b", "", 0.3]]
+    assert table.to_numpy().tolist() == [["a", "None", 0.2], ["b", "", 0.3]]
 
 
 def test_rows_are_sorted_where_an_order_is_given(tmp_path):
