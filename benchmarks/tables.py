@@ -407,6 +407,18 @@ def _images(counts: Iterable[int]) -> str:
     return " or ".join(f"{count:,}" for count in sorted(set(counts), reverse=True))
 
 
+def ceiling() -> str:
+    """Return the networks with the most certified and the most unbroken of all test images."""
+    table = brackets("L2-0.5")
+    table = table[table["images"] == table["images"].max()]
+    best = dict.fromkeys([table["certified"].idxmax(), table["empirical"].idxmax()])
+    shown: list[tuple[object, ...]] = [
+        (name, *(percent(row[kind]) for kind in ("clean", "certified", "empirical")))
+        for name, row in table.loc[list(best)].iterrows()
+    ]
+    return markdown(("weights", "clean", "certified", "empirical"), shown)
+
+
 def gaps() -> str:
     """Return the gap between certified and empirical accuracy, averaged over models."""
     shown: list[tuple[object, ...]] = []
@@ -575,6 +587,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "seed_experiment_in_colour": seed_experiment_in_colour,
     "colour": colour,
     "copies": copies,
+    "ceiling": ceiling,
     "gaps": gaps,
     "masked_gradients": masked_gradients,
     "rounding": rounding,

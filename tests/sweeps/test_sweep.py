@@ -328,9 +328,11 @@ def test_a_hit_in_one_shard_calls_back_the_spared_of_the_others(plugins, tmp_pat
     assert not any(step.outcome is Outcome.SPARED for v in verdicts for step in v.trail)
 
 
-@pytest.mark.parametrize("name", ["sweep.yaml", "sweep-all-images.yaml", "sweep-cifar10_jpeg.yaml"])
-def test_the_shipped_sweeps_name_models_with_weights(name):
-    config = read_sweep(shipped("leaderboards") / name)
+@pytest.mark.parametrize(
+    "path", sorted(shipped("leaderboards").glob("sweep*.yaml")), ids=lambda path: path.stem
+)
+def test_the_shipped_sweeps_name_models_with_weights(path):
+    config = read_sweep(path)
     for dataset in config.datasets:
         for entry in config.models:
             check_model(entry.name, dataset=dataset)
