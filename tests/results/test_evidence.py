@@ -1,5 +1,6 @@
 """Evidence: exact in Parquet, named by a hash over all of it, with a sample of adversaries."""
 
+import hashlib
 import json
 import math
 import struct
@@ -474,3 +475,23 @@ def test_a_field_that_a_later_version_adds_leaves_the_hash_as_it_is():
     facts = {part.name: getattr(one.record, part.name) for part in fields(Record)}
     assert replace(one, record=Later(**facts)).sha256 == one.sha256
     assert replace(one, record=Later(**facts, more="x")).sha256 != one.sha256
+
+
+def test_the_hash_covers_each_verdict_as_json_without_its_defaults():
+    one = full()
+    of_two = (replace(one.verdicts[0], seconds=1), replace(one.verdicts[1], seconds=1.0))
+    odd = replace(one.verdicts[2], reason='a, "b"', seconds=-0.0, attack="é")
+    one = replace(one, verdicts=(*of_two, odd, *one.verdicts[3:]))
+    content = hashlib.sha256(one.header().encode())
+    for each in one.verdicts:
+        values = {}
+        for part in fields(Verdict):
+            value = getattr(each, part.name)
+            if part.name not in ("trail", "x_adv") and value != part.default:
+                values[part.name] = value
+        if each.trail:
+            values["trail"] = [step.values() for step in each.trail]
+        if each.x_adv is not None:
+            values["x_adv"] = hashlib.sha256(each.x_adv).hexdigest()
+        content.update(json.dumps(values).encode())
+    assert one.sha256 == content.hexdigest()
