@@ -490,6 +490,21 @@ def test_a_claim_that_fails_keeps_the_rows_of_its_weights_apart(tmp_path):
     assert {one.row["open_flags"] for one in read_folder(folder)} == {""}
 
 
+def test_findings_go_with_the_last_row_of_their_weights(tmp_path):
+    folder = tmp_path / "t"
+    two_weights(folder)
+    add_findings(folder, [finding(True), finding(True, "3" * 64)])
+    before = read_findings(folder / "properties.csv").measured
+    # A withdrawn row may come back.
+    withdraw(folder, "m@3", "a bug")
+    put(folder, entry("new", "cc"), add=True)
+    assert read_findings(folder / "properties.csv").measured == before
+    result = publish([entry("m", "cc", **OTHER)], folder, replace=True)
+    assert folder / "properties.csv" in result.paths
+    left = read_findings(folder / "properties.csv").measured
+    assert [one.weights_sha256 for one in left] == ["3" * 64]
+
+
 # The command -----------------------------------------------------------------------------------
 
 
