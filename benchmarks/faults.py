@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import measuring
-import pandas as pd
 from fault_jobs import Found, Job, jobs
 from fault_runs import Run, kill_worker, outlive, send
 
@@ -240,10 +239,7 @@ def main() -> None:
         for name, tries in zip(stored, shares(options.full_disks, len(stored)), strict=True):
             trial("full disk", name, tries, outlive, limited=True)
     # A fault that was not tried this time keeps its row.
-    table, path = pd.DataFrame(asdict(row) for row in rows), measuring.RESULTS / "faults.csv"
-    if path.exists():
-        table = measuring.joined(pd.read_csv(path), table, ("fault", "command"))
-    measuring.write("faults", table.to_dict("records"))
+    measuring.write("faults", [asdict(row) for row in rows], key=("fault", "command"))
     if any(row.harm for row in rows):
         sys.exit(1)
 

@@ -64,11 +64,17 @@ def add(
     return table
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> None:
-    """Write results/NAME.csv and print it."""
+def write(name: str, rows: list[dict[str, Any]], *, key: Sequence[str] = ()) -> None:
+    """Write results/NAME.csv and print what was measured.
+
+    key: rows of the file with other keys stay, with the machine that they name; by default none.
+    """
     RESULTS.mkdir(exist_ok=True)
     table = pd.DataFrame(rows).assign(machine=machine())
     path = RESULTS / f"{name}.csv"
-    table.to_csv(path, index=False, lineterminator="\n")
+    if key:
+        add(path, table, key)
+    else:
+        table.to_csv(path, index=False, lineterminator="\n")
     print(table.drop(columns="machine").to_string(index=False))
     print(f"{machine()}\nwritten to {path}")

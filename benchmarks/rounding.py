@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-import pandas as pd
 import torch
-from measuring import RESULTS, joined, write
+from measuring import write
 from soundness import weights_of_the_zoo
 from torch import Tensor, nn
 
@@ -73,8 +72,6 @@ def main() -> None:
         full_name(architecture.name, weights.variant)
         for architecture, weights in weights_of_the_zoo(options.model, (options.dataset,))
     ]
-    path = RESULTS / "rounding.csv"
-    table = pd.read_csv(path).drop(columns="machine") if path.is_file() else pd.DataFrame()
     for name in names:
         model = load_model(name, dataset=options.dataset)
         rows = []
@@ -99,9 +96,7 @@ def main() -> None:
                             "strict": 100 * float(strict.sum()) / n,
                         }
                     )
-        key = ["model", "dataset", "norm", "eps"]
-        table = joined(table, pd.DataFrame(rows), key)
-        write("rounding", table.to_dict("records"))
+        write("rounding", rows, key=("model", "dataset", "norm", "eps"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import time
 from typing import Any, NamedTuple
 
 import measuring
-import pandas as pd
 import torch
 
 from robustbench_dyn import Evaluation, Status, ThreatModel, evaluate, load_dataset, load_model
@@ -107,16 +106,11 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=list(CASES))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    path, differ = measuring.RESULTS / "sampled_suite.csv", 0
+    differ = 0
     for name in options.case or CASES:
         row = compare(name, options.n_examples)
         differ += row["differ"]
-        print(row, flush=True)
-        before = pd.read_csv(path) if path.exists() else pd.DataFrame()
-        rows = measuring.joined(before, pd.DataFrame([row]), ["case"])
-        measuring.write(
-            "sampled_suite", rows.drop(columns="machine", errors="ignore").to_dict("records")
-        )
+        measuring.write("sampled_suite", [row], key=("case",))
     if differ:
         sys.exit(f"{differ} examples differ")
 

@@ -23,3 +23,17 @@ def test_rows_are_sorted_where_an_order_is_given(tmp_path):
     for model in "cab":
         measuring.add(path, row(model, "", 0.5), KEY, order=("model",))
     assert list(pd.read_csv(path)["model"]) == ["a", "b", "c"]
+
+
+def test_rows_that_were_kept_name_the_machine_that_measured_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path / "results")
+    for name, model in [("an older one", "a"), ("an older one", "b"), ("this one", "b")]:
+        monkeypatch.setattr(measuring, "machine", lambda name=name: name)
+        measuring.write("speed", [{"model": model, "seconds": 1.5}], key=("model",))
+    table = pd.read_csv(tmp_path / "results/speed.csv")
+    assert dict(zip(table["model"], table["machine"], strict=True)) == {
+        "a": "an older one",
+        "b": "this one",
+    }
+    measuring.write("speed", [{"model": "c", "seconds": 2.5}])
+    assert list(pd.read_csv(tmp_path / "results/speed.csv")["model"]) == ["c"]
