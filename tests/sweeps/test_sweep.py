@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ from robustbench_dyn.errors import RegistryError
 from robustbench_dyn.models.loading import check_model
 from robustbench_dyn.plugins import Registry
 from robustbench_dyn.reporting.leaderboard import leaderboard
+from robustbench_dyn.reporting.published import tables_in
+from robustbench_dyn.reporting.rows import read_rows
 from robustbench_dyn.resources import shipped
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Outcome
@@ -338,3 +341,22 @@ def test_the_shipped_sweeps_name_models_with_weights(path):
             check_model(entry.name, dataset=dataset)
         with pytest.raises(InputError, match="has no weights"):
             check_model("lipflow/untrained", dataset=dataset)
+
+
+def test_the_published_rows_are_those_of_the_shipped_sweeps():
+    asked = dict[tuple[str, str, str, float], int]()
+    for path in shipped("leaderboards").glob("sweep*.yaml"):
+        config = read_sweep(path)
+        for subject, sizes in config.sizes.items():
+            name = subject.smoothing.name_of(subject.model) if subject.smoothing else subject.model
+            for dataset, grid in product(config.datasets, config.threat_models):
+                for eps in grid.eps if grid.norm in sizes else ():
+                    row = (name, dataset, grid.norm, eps)
+                    # Where two sweeps ask for a row, the one of more images is published.
+                    asked[row] = max(asked.get(row, 0), sizes[grid.norm])
+    published = {
+        (row["model"], row["dataset"], row["norm"], row["eps"]): row["n_examples"]
+        for path in tables_in(shipped("leaderboards"))
+        for row in read_rows(path)
+    }
+    assert published == asked
