@@ -93,7 +93,8 @@ def test_an_honest_program_survives_every_fault(strike, number):
     ],
 )
 def test_a_program_that_does_harm_is_found(strike, kind, number, harm):
-    row = strike(kind, number, tries=6 if kind == "in place" else 2)
+    # A kill that comes too late finds nothing.
+    row = strike(kind, number, tries=2 if kind in ("leaves a child", "never ends") else 6)
     assert getattr(row, harm) > 0
     assert row.survived < row.tried
 
