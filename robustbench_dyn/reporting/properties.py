@@ -45,11 +45,20 @@ class Findings:
 
     def of(self, row: Mapping[str, Any]) -> Sequence[Measured]:
         """Return what was measured of a row's model; nothing where it was not."""
-        return self._of.get(str(row["weights_sha256"] or ""), [])
+        return self._of.get(_weights(row), [])
+
+    def only_of(self, rows: Iterable[Mapping[str, Any]]) -> Findings:
+        """Return what was measured of the models of these rows."""
+        weights = {_weights(row) for row in rows}
+        return Findings(one for one in self.measured if one.weights_sha256 in weights)
 
     def failed(self, row: Mapping[str, Any]) -> list[str]:
         """Return the claims of a row's model that do not hold, each once."""
         return list(dict.fromkeys(one.claim for one in self.of(row) if not one.holds))
+
+
+def _weights(row: Mapping[str, Any]) -> str:
+    return str(row["weights_sha256"] or "")
 
 
 def measure(weights_of: Iterable[tuple[Any, Any]]) -> list[Measured]:

@@ -59,9 +59,9 @@ def publish(
     All rows are checked first, and the folder is replaced as a whole (folder.py): after an error
     or a kill it has its old tables or the new ones. A row replaces the one of equal identity
     (rows.identity). Findings about weights of which no row is left go, too. add: rows of the folder
-    that no new one replaces stay. replace: allow a row of
-    fewer examples to replace one of more, a row without certifiers one with them, a row that was
-    withdrawn to come back, and, without add, rows of the same tables to be dropped.
+    that no new one replaces stay. replace: allow a row of fewer examples to replace one of more, a
+    row without certifiers one with them, a row that was withdrawn to come back, and, without add,
+    rows of the same tables to be dropped.
     Raises InputError for no entries, for rows that break a rule and for what replace would allow,
     OutputError where the folder cannot be written.
     """
@@ -172,12 +172,11 @@ def _write(new: Path, entries: Sequence[Entry]) -> tuple[list[str], list[Entry]]
 
 def _drop_findings(new: Path, rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Drop what was measured of weights of which no row is left; return the file's name if so."""
-    measured = read_findings(new / PROPERTIES).measured
-    weights = {str(row["weights_sha256"] or "") for row in rows}
-    kept = [one for one in measured if one.weights_sha256 in weights]
-    if len(kept) == len(measured):
+    findings = read_findings(new / PROPERTIES)
+    kept = findings.only_of(rows)
+    if len(kept.measured) == len(findings.measured):
         return []
-    write_text(new / PROPERTIES, properties_to_csv(Findings(kept)))
+    write_text(new / PROPERTIES, properties_to_csv(kept))
     return [PROPERTIES]
 
 
