@@ -36,7 +36,7 @@ def seconds_of(command: Sequence[str], **options: Any) -> float:
     return time.perf_counter() - started
 
 
-def _joined(table: pd.DataFrame, rows: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+def joined(table: pd.DataFrame, rows: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     """Return the table with `rows` in place of its rows with the same keys."""
     if table.empty:
         return rows
@@ -57,7 +57,7 @@ def add(
         # A text may be empty or "None".
         table = pd.read_csv(path, keep_default_na=False, na_values=[""])
         table[list(key)] = table[list(key)].astype(object).fillna("")
-    table = _joined(table, rows, key)
+    table = joined(table, rows, key)
     if order:
         table = table.sort_values(list(order), kind="stable")
     table.to_csv(path, index=False, lineterminator="\n")
