@@ -35,7 +35,7 @@ from robustbench_dyn.reporting.published import Entry, entries_of, read_folder
 from robustbench_dyn.reporting.publishing import publish
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.verification.findings import Report
-from robustbench_dyn.verification.replay import ReplayOptions
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.tables import verify
 
 # Model, data set, norm, eps, attacks, certifiers: of networks that a replay takes seconds for.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_dyn.cli.options import (
+    MODEL,
     OUTPUT,
     AsJson,
     DataDir,
@@ -17,11 +18,15 @@ from robustbench_dyn.cli.options import (
     Plugins,
     Quiet,
     Trust,
+    WeightsFile,
     check_device,
     seed_option,
 )
 from robustbench_dyn.cli.output import announce, print_json
-from robustbench_dyn.errors import InputError
+from robustbench_dyn.datasets import FORMS, dataset_info
+from robustbench_dyn.datasets.forms import is_form
+from robustbench_dyn.errors import InputError, shown
+from robustbench_dyn.models.sources import is_from_source
 from robustbench_dyn.results.headings import counted
 
 if TYPE_CHECKING:
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
 
     from robustbench_dyn.verification.corrections import RowAssessed
     from robustbench_dyn.verification.findings import Report
-    from robustbench_dyn.verification.replay import ReplayOptions
+    from robustbench_dyn.verification.options import ReplayOptions
 
 _LONGEST_SOURCE = 200
 _LARGEST_SAMPLE = 10**6
@@ -56,9 +61,20 @@ def verify(
     model: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Rows of NAME, or NAME@HASH, alone; HASH: of the weights."
+            metavar="NAME",
+            help="Rows of NAME, or NAME@HASH, alone; HASH: of the weights. A model from a file is "
+            "loaded from it: module:FILE.py:FUNCTION.",
         ),
     ] = "",
+    dataset: Annotated[
+        str,
+        typer.Option(
+            metavar="FILES",
+            help="Files of the images of rows about files of one's own, as npz:FILE.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "",
+    weights: WeightsFile = None,
     seed: Annotated[
         int | None, seed_option("the sample and the attacks", default="a fresh one, printed")
     ] = None,
@@ -101,6 +117,8 @@ def verify(
         correct=correct,
         data_dir=data_dir,
     )
+    if dataset:
+        _open_files(dataset, data_dir)
     if correct and not source.strip():
         raise InputError("a corrected row names its source; give --source 'NAME, WHERE'")
     if len(source) > _LONGEST_SOURCE:
@@ -108,7 +126,7 @@ def verify(
     fresh = secrets.randbelow(2**31) if seed is None else seed
     where, options = check_device(device) if device != "cpu" else device, None
     if replay or full or evidence is not None:
-        from robustbench_dyn.verification.replay import ReplayOptions
+        from robustbench_dyn.verification.options import ReplayOptions
 
         options = ReplayOptions(
             sample=None if full else sample,
@@ -117,7 +135,11 @@ def verify(
             data_dir=data_dir,
             device=where,
             keep=keep,
+            model=_model_to_load(model, weights),
+            weights=weights,
         )
+    elif weights is not None:
+        raise InputError("--weights is for --replay, --full and --evidence, which run the model")
     if evidence is not None and options is not None:
         _assess(path, evidence, options, source=source, write=correct, as_json=as_json)
         return
@@ -150,6 +172,32 @@ def _check_options(
         raise InputError("--evidence assesses images alone; give it without --replay and --full")
     if correct and evidence is None:
         raise InputError("--correct writes what images change; give them by --evidence FILE.npz")
+
+
+def _model_to_load(model: str, weights: Path | None) -> str:
+    """Return the model that the user names by its source, checked, and "" for any other name."""
+    from robustbench_dyn.models.loading import check_model
+
+    if is_from_source(model):
+        check_model(model, dataset="", weights=weights)
+        return model
+    if weights is not None:
+        raise InputError(
+            f"--weights {weights} is for a model that is named by its source; give it by --model, "
+            "as module:FILE.py:FUNCTION"
+        )
+    return ""
+
+
+def _open_files(dataset: str, data_dir: Path | None) -> None:
+    """Open files of images, so that they are known by their name in rows."""
+    if not is_form(dataset):
+        usages = ", ".join(FORMS.get(prefix).usage for prefix in FORMS)
+        raise InputError(
+            f"--dataset {shown(dataset)} names no files; give {usages}. Other data sets are found "
+            "by the name in the row"
+        )
+    dataset_info(dataset, data_dir=data_dir)
 
 
 def _progress(place: str, number: int, total: int) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from robustbench_dyn.datasets import DATASETS, DatasetInfo, Rows
+from robustbench_dyn.datasets.catalogue import opened
+from robustbench_dyn.datasets.dataset import is_name_of_files
 from robustbench_dyn.datasets.loading import read_rows
 from robustbench_dyn.errors import DynbenchError
 from robustbench_dyn.results.verdicts import Verdict
@@ -68,11 +70,12 @@ class DataAtHand:
         """
         if dataset in self._known:
             return self._known[dataset]
-        if dataset not in DATASETS:
-            return f"the data set {dataset} is not on this machine"
+        if missing := why_missing(dataset):
+            return missing
         try:
-            info = DATASETS.get(dataset)
-            if info.availability["test"] == "found or fetched" and self._data_dir is None:
+            info = opened(dataset) or DATASETS.get(dataset)
+            fetched = info.availability["test"] == "found or fetched" and not info.is_unregistered
+            if fetched and self._data_dir is None:
                 return f"the data set {dataset} does not ship; give its folder by --data-dir"
             if info.load_rows is not None:
                 return self._read(info, _ranges(example_ids, info.sizes["test"]))
@@ -85,6 +88,15 @@ class DataAtHand:
         parts = [(ids, read_rows(info, "test", ids, self._data_dir)) for ids in ranges]
         n, sha256 = info.sizes["test"], parts[0][1].sha256
         return Images(n, info.n_classes, info.input_shape, sha256, parts)
+
+
+def why_missing(dataset: str) -> str:
+    """Say why the images of a data set, by its name in a row, cannot be looked for here, or ""."""
+    if dataset in DATASETS or opened(dataset) is not None:
+        return ""
+    if is_name_of_files(dataset):
+        return f"{dataset} is the name of files that a row does not tell; give --dataset npz:FILE"
+    return f"the data set {dataset} is not on this machine"
 
 
 def _ranges(example_ids: Iterable[int], n: int) -> list[range]:

@@ -27,8 +27,8 @@ from robustbench_dyn.smoothing.stages import N_DRAWS, find_hit
 from robustbench_dyn.smoothing.votes import VoteCounter
 from robustbench_dyn.threat_models import ThreatModel, widest_eps
 from robustbench_dyn.verification.consistency import SUBMITTED
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.rebuilding import rebuild_subject, smoothing_of
-from robustbench_dyn.verification.replay import ReplayOptions
 from robustbench_dyn.verification.submissions import Submission
 
 _BATCH_SIZE = 250
@@ -82,7 +82,7 @@ def assess(
 def _assess_row(
     submission: Submission, evidence: Evidence, options: ReplayOptions
 ) -> list[Assessment]:
-    subject = rebuild_subject(evidence, plugins=options.plugins, data_dir=options.data_dir)
+    subject = rebuild_subject(evidence, options)
     shape, spec = tuple(subject.dataset.x.shape[1:]), evidence.record.spec
     if submission.x_adv.shape[1:] != shape:
         raise InputError(

@@ -17,12 +17,13 @@ from robustbench_dyn.models.validation import ModelUnderTest
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.flags import COUPLED, RANDOM, REFUTED_BOUND, SELF_DECLARED
 from robustbench_dyn.results.verdicts import Status
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.rules import RADIUS
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from robustbench_dyn.verification.replay import Replayed, ReplayOptions
+    from robustbench_dyn.verification.replay import Replayed
 
 _NEAR, _AT_ONCE = 4, 64
 

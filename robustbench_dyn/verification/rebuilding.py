@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -24,15 +23,17 @@ from robustbench_dyn.models.identity import (
     measured_identity,
     registered_identity,
 )
-from robustbench_dyn.models.isolated import IsolatedModel
 from robustbench_dyn.models.loading import load_model
 from robustbench_dyn.models.precision import full_precision
+from robustbench_dyn.models.sources import SOURCES, is_from_source, table_name
 from robustbench_dyn.models.validation import probe_logits
 from robustbench_dyn.plugins import BUILT_IN, Registry
 from robustbench_dyn.results.evidence import Evidence
 from robustbench_dyn.results.flags import CERTIFIED_ELSEWHERE, RANDOM
 from robustbench_dyn.results.spec import EvaluationSpec, StageSpec
 from robustbench_dyn.smoothing.statistics import Smoothing
+from robustbench_dyn.verification.at_hand import why_missing
+from robustbench_dyn.verification.options import ReplayOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,20 +51,18 @@ class Subject(NamedTuple):
     note: str
 
 
-def rebuild_subject(
-    evidence: Evidence, *, plugins: Sequence[Path] = (), data_dir: Path | None = None
-) -> Subject:
+def rebuild_subject(evidence: Evidence, options: ReplayOptions) -> Subject:
     """Load the model and the images of a row.
 
     Raises RefusedError where there is no such model or data set here, or its hash is another one.
     """
     spec = evidence.record.spec
     first, last = evidence.verdicts[0].example_id, evidence.verdicts[-1].example_id
+    if missing := why_missing(spec.dataset):
+        raise RefusedError(f"the row cannot be replayed here: {missing}")
     try:
-        data = load_dataset(spec.dataset, n_examples=last + 1, data_dir=data_dir)
-        model = load_model(
-            base_name(spec), dataset=spec.dataset, norm=spec.norm, plugins=tuple(plugins)
-        )
+        data = load_dataset(spec.dataset, n_examples=last + 1, data_dir=options.data_dir)
+        model = _load(spec, options)
     except DynbenchError as error:
         raise RefusedError(f"the row cannot be replayed here: {error}") from error
     if data.sha256 != spec.data_sha256:
@@ -73,6 +72,21 @@ def rebuild_subject(
         )
     _check_identity(model, spec)
     return Subject(model, data.rows(first, last + 1), _check_code(model, evidence, data.x))
+
+
+def _load(spec: EvaluationSpec, options: ReplayOptions) -> nn.Module:
+    """Load the model of a row: from the file that the options name, or by its name."""
+    name = base_name(spec)
+    if options.model and table_name(options.model) == name:
+        return load_model(
+            options.model, dataset=spec.dataset, norm=spec.norm, weights=options.weights
+        )
+    source = SOURCES.get(name.partition("/")[0]) if is_from_source(name) else None
+    if source is not None and source.only_files:
+        raise InputError(
+            f"{name} is a model from a file, which a row does not tell; give --model {source.form}"
+        )
+    return load_model(name, dataset=spec.dataset, norm=spec.norm, plugins=options.plugins)
 
 
 def base_name(spec: EvaluationSpec) -> str:
@@ -111,8 +125,9 @@ def _check_identity(model: nn.Module, spec: EvaluationSpec) -> None:
 def _check_code(model: nn.Module, evidence: Evidence, x: Tensor) -> str:
     """Hold the code of the model's plugin to the row; return a note where that cannot be done.
 
-    The hash of a model that ran in a process of its own covers its logits, too, whose last digits
-    differ between machines. Raises RefusedError where the code is another one.
+    The hash of a model that ran in a process of its own, or came from a file of a user's own,
+    covers its logits, too, whose last digits differ between machines. Raises RefusedError where the
+    code is another one.
     """
     spec = evidence.record.spec
     known = registered_identity(model) or measured_identity(model)
@@ -124,10 +139,10 @@ def _check_code(model: nn.Module, evidence: Evidence, x: Tensor) -> str:
     measured = hash_tensors({"logits": logits})
     if hashlib.sha256(f"{code} {measured}".encode()).hexdigest() == spec.code_sha256:
         return ""
-    if isinstance(model, IsolatedModel) or CERTIFIED_ELSEWHERE in evidence.flags:
+    if measured_identity(model) is not None or CERTIFIED_ELSEWHERE in evidence.flags:
         return (
-            "the hash of the plugin's code is not that of the row; it covers logits of a process "
-            "of its own, whose last digits differ between machines, so that the code may be equal"
+            "the hash of the model's code is not that of the row; it covers logits, whose last "
+            "digits differ between machines, so that the code may be equal"
         )
     raise RefusedError(
         f"the row is about other code than the plugin of {spec.model} has here: their SHA-256 are "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from robustbench_dyn.verification.certificates import prepare_again, recompute
 from robustbench_dyn.verification.counterexamples import save_counterexample
 from robustbench_dyn.verification.facts import check_facts
 from robustbench_dyn.verification.findings import Finding, shown_ids
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.rebuilding import (
     rebuild_attacks,
     rebuild_certifiers,
@@ -46,22 +46,6 @@ from robustbench_dyn.verification.sampling import Sample, draw, varies
 _BATCH_SIZE = 250
 
 
-@dataclass(frozen=True)
-class ReplayOptions:
-    """How a row is replayed.
-
-    sample: so many examples at most, None for all. seed: of the sample and of the attacks. plugins:
-    folders of plugins beside those in use. keep: the folder of counterexamples.
-    """
-
-    sample: int | None = 50
-    seed: int = 0
-    plugins: tuple[Path, ...] = ()
-    data_dir: Path | None = None
-    device: str | torch.device | None = None
-    keep: Path | None = None
-
-
 @dataclass
 class Replayed:
     """What a replay found: see findings.Report."""
@@ -80,7 +64,7 @@ def replay(evidence: Evidence, options: ReplayOptions) -> Replayed:
 
     Raises RefusedError where the row names what is not here, or what is another thing here.
     """
-    subject = rebuild_subject(evidence, plugins=options.plugins, data_dir=options.data_dir)
+    subject = rebuild_subject(evidence, options)
     spec, found = evidence.record.spec, Replayed(notes=[subject.note] if subject.note else [])
     sample = draw(evidence, size=options.sample, seed=options.seed)
     if spec.smoothing is not None:

@@ -22,8 +22,9 @@ from robustbench_dyn.smoothing.statistics import predict
 from robustbench_dyn.smoothing.votes import VoteCounter
 from robustbench_dyn.threat_models import Norm, ThreatModel
 from robustbench_dyn.verification.findings import shown_ids
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.rebuilding import Subject, smoothing_of
-from robustbench_dyn.verification.replay import Replayed, ReplayOptions, compare_attacks
+from robustbench_dyn.verification.replay import Replayed, compare_attacks
 from robustbench_dyn.verification.rules import (
     LEVEL,
     UNREPEATED,

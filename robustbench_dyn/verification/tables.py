@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from robustbench_dyn.errors import DynbenchError, InputError, MachineError, one_line
+from robustbench_dyn.models.sources import table_name
 from robustbench_dyn.reporting.folder import settled
 from robustbench_dyn.reporting.labels import is_named, label
 from robustbench_dyn.reporting.open_flags import open_flags
@@ -27,10 +27,8 @@ from robustbench_dyn.results.evidence_files import read_evidence
 from robustbench_dyn.verification.at_hand import DataAtHand
 from robustbench_dyn.verification.contradictions import Claim, contradictions_between
 from robustbench_dyn.verification.findings import Depth, Finding, Report
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.recount import recount
-
-if TYPE_CHECKING:
-    from robustbench_dyn.verification.replay import ReplayOptions
 
 # A run that verifies a row calls it with the row's place, its number and how many there are.
 Progress = Callable[[str, int, int], None]
@@ -73,17 +71,19 @@ def verify(
 ) -> list[Report]:
     """Verify a CSV, or all tables of a folder; return one report a row, and those of files.
 
-    model: only rows of NAME, or NAME@HASH, though all are read. replay: how rows are replayed, by
-    default not at all; a row whose recount fails is not. Raises InputError where there is no table,
-    and no row of that model.
+    model: only rows of NAME, or NAME@HASH, though all are read; by its source, as
+    module:FILE.py:FUNCTION, the rows of that model and of its smoothed classifiers. replay: how
+    rows are replayed, by default not at all; a row whose recount fails is not. Raises InputError
+    where there is no table, and no row of that model.
     """
     lines = read_lines(path)
     check_files(lines, path, data_dir=data_dir)
     wanted = lines
     if model:
-        wanted = [line for line in lines if line.row is not None and is_named(line.row, model)]
+        name = table_name(model)
+        wanted = [line for line in lines if line.row is not None and _is_of(line.row, name, model)]
         if not wanted:
-            raise InputError(f"{path} has no row of {model}; see: dynbench leaderboard --published")
+            raise InputError(f"{path} has no row of {name}; see: dynbench leaderboard --published")
     depth = Depth.RECOUNT
     if replay is not None:
         depth = Depth.FULL if replay.sample is None else Depth.REPLAY
@@ -92,6 +92,11 @@ def verify(
                 progress(line.place, number, len(wanted))
             replay_line(line, replay)
     return [line.report(depth) for line in wanted]
+
+
+def _is_of(row: Row, name: str, model: str) -> bool:
+    """Say whether a row is of the model that the user gave, which is called so in tables."""
+    return is_named(row, name) or (name != model and row["model"].partition("~")[0] == name)
 
 
 def read_lines(path: Path) -> list[Line]:

@@ -3,7 +3,7 @@
 import pytest
 from oracles.forgeries import FORGERIES, MODEL, OTHER, SMOOTHED, SOFT, WEAK
 
-from robustbench_dyn.verification.replay import ReplayOptions
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.tables import verify
 
 SAMPLE = 24

@@ -14,8 +14,9 @@ from robustbench_dyn.plugins import load_plugins
 from robustbench_dyn.reporting.published import entries_of
 from robustbench_dyn.results.store import Store
 from robustbench_dyn.results.verdicts import Status
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.rebuilding import RefusedError, rebuild_attacks
-from robustbench_dyn.verification.replay import ReplayOptions, replay
+from robustbench_dyn.verification.replay import replay
 
 OPTIONS = ReplayOptions(20, seed=3)
 

@@ -13,7 +13,7 @@ from robustbench_dyn.reporting.published import read_table
 from robustbench_dyn.reporting.withdrawn import read_withdrawn
 from robustbench_dyn.results.verdicts import Status
 from robustbench_dyn.verification.corrections import apply, assess
-from robustbench_dyn.verification.replay import ReplayOptions
+from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.submissions import Submission, read_submission
 from robustbench_dyn.verification.tables import verify
 
