@@ -26,6 +26,7 @@ from robustbench_dyn.verification.facts import check_facts
 from robustbench_dyn.verification.findings import Finding, shown_ids
 from robustbench_dyn.verification.options import ReplayOptions
 from robustbench_dyn.verification.rebuilding import (
+    RefusedError,
     rebuild_attacks,
     rebuild_certifiers,
     rebuild_subject,
@@ -62,7 +63,8 @@ class Replayed:
 def replay(evidence: Evidence, options: ReplayOptions) -> Replayed:
     """Run the model of a row on a sample of its examples, and hold the row to what comes out.
 
-    Raises RefusedError where the row names what is not here, or what is another thing here.
+    A stage that is not here, or is another one here, is a finding beside those before it. Raises
+    RefusedError where the model or the images are not here, or are others.
     """
     subject = rebuild_subject(evidence, options)
     spec, found = evidence.record.spec, Replayed(notes=[subject.note] if subject.note else [])
@@ -76,15 +78,18 @@ def replay(evidence: Evidence, options: ReplayOptions) -> Replayed:
     device = device_of(subject.model, options.device)
     # A row may say "auto", which measures, and stops where memory runs out.
     batch_size = spec.batch_size if isinstance(spec.batch_size, int) else _BATCH_SIZE
-    with under_test(
-        subject.model, subject.dataset, device=device, seed=options.seed, batch_size=batch_size
-    ) as tested:
-        work = _Replay(evidence, subject.dataset, tested, device, options, found)
-        check_facts(found, evidence, tested, subject.dataset, options)
-        work.predict_again()
-        work.attack_images_again(sample.kept)
-        work.prove_again(sample)
-    work.attack_again(sample)
+    try:
+        with under_test(
+            subject.model, subject.dataset, device=device, seed=options.seed, batch_size=batch_size
+        ) as tested:
+            work = _Replay(evidence, subject.dataset, tested, device, options, found)
+            check_facts(found, evidence, tested, subject.dataset, options)
+            work.predict_again()
+            work.attack_images_again(sample.kept)
+            work.prove_again(sample)
+        work.attack_again(sample)
+    except RefusedError as error:
+        found.fails("replay", str(error))
     return found
 
 

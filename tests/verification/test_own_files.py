@@ -31,7 +31,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("own")
     (place / "net.py").write_text(NET.format(after=""))
     (place / "negated").mkdir()
-    (place / "negated" / "net.py").write_text(NET.format(after=", nn.LeakyReLU(-1.0)"))
+    (place / "negated" / "net.py").write_text(NET.format(after=", nn.Softmin(dim=1)"))
     weight = {"1.weight": torch.tensor([[3.0, 0.0], [0.0, 3.0], [-3.0, -3.0]])}
     save_file(weight | {"1.bias": torch.tensor([0.0, 0.0, 2.0])}, place / "net.safetensors")
     save_file(weight | {"1.bias": torch.zeros(3)}, place / "other.safetensors")
