@@ -167,6 +167,16 @@ def test_what_one_layer_leaves_the_next_may_spend():
     assert 0 < n_rows[0] < n_rows[1] <= 2 * (n_rows[0] + 1)
 
 
+def test_what_is_given_back_the_next_may_spend():
+    gap = torch.rand(2, 40) + 0.1
+    spent, (first, second) = allotment(10)
+    chosen = spent.widest(first, gap)
+    chosen[1] = False
+    spent.give_back(first, chosen)
+    n_rows = spent.widest(second, gap).sum(dim=1)
+    assert 0 < n_rows[1] < n_rows[0] <= 2 * (n_rows[1] + 1)
+
+
 def test_the_gap_is_the_largest_of_all_activations():
     low, high = torch.tensor([-1.0, 1.0]), torch.tensor([2.0, 3.0])
     assert relaxation_gap([LeakyReLU(0.0), LeakyReLU(0.5)], low, high).tolist() == [2.0, 0.0]

@@ -7,6 +7,7 @@ from oracles.skips import deep_sorting_network
 from torch import nn
 
 from robustbench_dyn.certification.bounds import affine_prefixes, intermediate, intervals
+from robustbench_dyn.certification.bounds.alpha_crown import optimised_bounds
 from robustbench_dyn.certification.bounds.ball import Ball
 from robustbench_dyn.certification.bounds.intermediate import (
     intermediate_bounds,
@@ -159,3 +160,60 @@ def test_whether_sums_are_tightened_depends_on_no_other_example():
         alone, _ = intermediate_bounds(state, Ball(x[k : k + 1], ThreatModel("Linf", 0.1)))
         for one, both in zip(alone.lower, together.lower, strict=True):
             torch.testing.assert_close(one[0], both[k], atol=1e-5, rtol=1e-4)
+
+
+def deep(activation):
+    """Return a network of three layers of 24 neurons, with weights of float32."""
+    layers = [nn.Flatten(), nn.Linear(INPUTS, HIDDEN), activation]
+    layers += [nn.Linear(HIDDEN, HIDDEN), activation, nn.Linear(HIDDEN, HIDDEN), activation]
+    model = nn.Sequential(*layers, nn.Linear(HIDDEN, 2))
+    for k, layer in enumerate(part for part in model if isinstance(part, nn.Linear)):
+        layer.weight.data = normal(*layer.weight.shape, seed=k).float() / 4
+        layer.bias.data.zero_()
+    return model.requires_grad_(False)
+
+
+def rows_optimised(model, x, eps, monkeypatch, steps=10):
+    """Return how many rows of a hidden layer have slopes of their own, and the bounds."""
+    rows = []
+
+    def counted(*args, **kwargs):
+        rows.append(len(args[5]))
+        return optimised_bounds(*args, **kwargs)
+
+    monkeypatch.setattr(intermediate, "optimised_bounds", counted)
+    state = relaxation_state(model, (INPUTS,))
+    found, _ = intermediate_bounds(state, Ball(x, ThreatModel("Linf", eps)), n_iterations=steps)
+    return sum(rows), found
+
+
+@torch.no_grad()
+def test_slopes_are_optimised_for_a_few_neurons_where_that_gains_nothing(monkeypatch):
+    x = normal(1, INPUTS, seed=7).abs().clamp(0, 1)
+    # Lines that touch a smooth curve over a narrow interval are as good as any. Two layers are
+    # behind others, and each neuron has two bounds.
+    given_back = []
+    monkeypatch.setattr(
+        intermediate.Allotment,
+        "give_back",
+        lambda _self, _k, unspent: given_back.append(int(unspent.sum())),
+    )
+    few, _ = rows_optimised(deep(nn.Tanh()), x, 2.0**-8, monkeypatch)
+    assert 0 < few <= 2 * 2 * intermediate._FIRST
+    assert given_back == [HIDDEN - intermediate._FIRST] * 2
+    all_, _ = rows_optimised(deep(nn.ReLU()), x, 0.25, monkeypatch)
+    assert all_ > 2 * 2 * intermediate._FIRST
+
+
+@torch.no_grad()
+def test_whether_slopes_pay_depends_on_no_other_example(monkeypatch):
+    # In the layer behind the first, slopes narrow no bound of one of them by a hundredth.
+    x = torch.rand(12, INPUTS, generator=torch.Generator().manual_seed(0))[[5, 1]]
+    together, both = rows_optimised(deep(nn.ReLU()), x, 0.1, monkeypatch)
+    alone = 0
+    for k in range(2):
+        n, one = rows_optimised(deep(nn.ReLU()), x[k : k + 1], 0.1, monkeypatch)
+        alone += n
+        for of_one, of_both in zip(one.lower, both.lower, strict=True):
+            torch.testing.assert_close(of_one[0], of_both[k], atol=1e-5, rtol=1e-4)
+    assert together == alone > 0

@@ -31,7 +31,7 @@ class Allotment:
 
         gap: (n, entries); where it is 0, there is nothing to gain.
         """
-        price = 2.0 * self._network.n_multiplications(k)
+        price = self._price(k)
         share = self._left / self._n_layers
         n_rows = (share / price).long().clamp(max=gap.shape[1]).to(gap.device)
         chosen = gap > 0
@@ -44,3 +44,11 @@ class Allotment:
         self._n_layers -= 1
         self._left -= chosen.sum(dim=1).cpu() * price
         return chosen
+
+    def give_back(self, k: int, unspent: Tensor) -> None:
+        """Return what entries of output k were allotted and did not take; unspent: (n, entries)."""
+        self._left += unspent.sum(dim=1).cpu() * self._price(k)
+
+    def _price(self, k: int) -> float:
+        """Return the multiplications of bounding one entry of output k from both sides."""
+        return 2.0 * self._network.n_multiplications(k)

@@ -28,6 +28,9 @@ from robustbench_dyn.certification.network.lowering import Handlers
 _FOR_SLOPES = 2
 # A step of ascent passes back and forth.
 _PASSES_A_STEP = 3
+# Slopes are optimised for a few entries of a layer first, those of largest gap, and for the others
+# of an example where that narrows one of them by this share: in many layers they gain nothing.
+_FIRST, _PAYS = 4, 0.01
 # Intervals of a sum of n terms are wider than those by back-substitution by about the root of n.
 # By so many times that, they have grown along skip connections, from layer to layer.
 _GROWN = 4.0
@@ -114,8 +117,8 @@ def intermediate_bounds(
     budget: multiplications an example, of which each pre-activation may take an equal share of what
     those before it left; where it does not pay for all neurons, those with the largest relaxation
     gap come first. n_iterations: steps of ascent on the slopes behind each of these bounds, which
-    cost several times as much. The linear bounds, by the output of an activation, are those of its
-    initial slopes.
+    cost several times as much; they are taken in the layers where a few neurons gain by them. The
+    linear bounds, by the output of an activation, are those of its initial slopes.
 
     Where intervals grow along skip connections, sums that no activation reads are tightened, too:
     the model's rounding is a multiple of their size.
@@ -137,16 +140,16 @@ def intermediate_bounds(
         elif k in consumers:
             activations = [node.activation for _, node in consumers[k]]
             gap = relaxation_gap(activations, *_sides(bounds, k))
-            _tighten(state, ball, bounds, k, gap, linear_bounds, passes)
+            _tighten(state, ball, bounds, k, passes.widest(k, gap), linear_bounds)
             if n_iterations and linear_bounds:
                 gap = relaxation_gap(activations, *_sides(bounds, k))
-                _tighten(state, ball, bounds, k, gap, linear_bounds, steps, n_iterations)
+                _optimise(state, ball, bounds, k, gap, linear_bounds, steps, n_iterations)
             if sums:
                 grown.logical_or_(_has_grown(network, bounds, k))
         elif k in sums and grown.any():
             low, high = _sides(bounds, k)
             gap = (high - low).where(grown[:, None] & (high - low).isfinite(), 0.0)
-            _tighten(state, ball, bounds, k, gap, linear_bounds, passes_of_sums)
+            _tighten(state, ball, bounds, k, passes_of_sums.widest(k, gap), linear_bounds)
         node = network.nodes[k - 1]
         if isinstance(node, Pointwise):
             (i,) = node.inputs
@@ -171,7 +174,7 @@ def _has_grown(network: Network, bounds: Bounds, k: int) -> Tensor:
     return largest_numbers(bounds.magnitudes[k]) > _GROWN * n_summands**0.5 * size
 
 
-def _tighten(
+def _optimise(
     state: RelaxationState,
     ball: Ball,
     bounds: Bounds,
@@ -179,14 +182,45 @@ def _tighten(
     gap: Tensor,
     linear_bounds: Mapping[int, LinearBounds],
     allotment: Allotment,
-    n_iterations: int = 0,
+    n_iterations: int,
 ) -> None:
-    """Bound the entries of output k of largest gap by back-substitution, as many as are paid.
+    """Tighten the entries of output k that are paid by slopes of their own, where that pays.
 
     gap: (batch, entries), 0 where there is nothing to gain.
     """
+    paid = allotment.widest(k, gap)
+    _, largest = gap.topk(min(_FIRST, gap.shape[1]), dim=1)
+    first = paid & torch.zeros_like(paid).scatter(1, largest, value=True)
+    before = _width(bounds, k)
+    _tighten(state, ball, bounds, k, first, linear_bounds, n_iterations)
+    narrowed = (1 - _width(bounds, k) / before).where(first, 0.0).amax(dim=1)
+    # Written so that NaN does not pay.
+    rest = paid & ~first & (narrowed > _PAYS)[:, None]
+    _tighten(state, ball, bounds, k, rest, linear_bounds, n_iterations)
+    allotment.give_back(k, paid & ~first & ~rest)
+
+
+def _width(bounds: Bounds, k: int) -> Tensor:
+    """Return upper less lower bounds of output k, (batch, entries)."""
     low, high = _sides(bounds, k)
-    owners, entries = allotment.widest(k, gap).nonzero(as_tuple=True)
+    return high - low
+
+
+def _tighten(
+    state: RelaxationState,
+    ball: Ball,
+    bounds: Bounds,
+    k: int,
+    chosen: Tensor,
+    linear_bounds: Mapping[int, LinearBounds],
+    n_iterations: int = 0,
+) -> None:
+    """Bound some entries of output k by back-substitution; chosen: (batch, entries) bool.
+
+    n_iterations: steps of ascent on the slopes of each; 0 keeps the initial ones.
+    """
+    low, high = _sides(bounds, k)
+    owners, entries = chosen.nonzero(as_tuple=True)
     if not len(owners):
         return
     network = state.fast

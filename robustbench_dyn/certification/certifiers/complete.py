@@ -37,7 +37,7 @@ class Complete(Certifier["State"]):
     description: ClassVar = "branch and bound on ReLU or on few inputs: exact, given the time"
     phase: ClassVar = Phase.LAST
     looks_at_time: ClassVar = True
-    version: ClassVar = 3
+    version: ClassVar = 4
 
     seconds_per_example: float = 60.0
     seconds: float = 1800.0

@@ -28,7 +28,7 @@ class LinearRelaxation(Certifier["RelaxationState"]):
     phase: ClassVar = Phase.AFTER_FIRST_ATTACK
     measures_rounding: ClassVar = True
     looks_at_time: ClassVar = True
-    version: ClassVar = 3
+    version: ClassVar = 4
 
     n_iterations: int = N_ITERATIONS
     budget: int = BUDGET
