@@ -51,7 +51,7 @@ def optimised_bounds(
     values, roundings = [nothing], [nothing]
     before = network.ancestors(k)
     initial = {i: lines for i, lines in initial.items() if i in before}
-    for chunk in chunks(network, len(rows), k, factor=2):
+    for chunk in chunks(network, len(rows), k, factor=8):
         # Each row is a group of its own: its lines are.
         chunk_owners, objectives = owners[chunk], rows[chunk].flatten(1)[:, None].to(network.dtype)
         pick = of_examples(chunk_owners)

@@ -21,9 +21,10 @@ from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.network.graph import Affine, Network, Node
 from robustbench_dyn.certification.patience import look_at_time
 
-# How many numbers the coefficients of one chunk of rows may hold, all outputs together: much larger
-# ones leave the processor's caches.
-CHUNK = 2_000_000
+# How many numbers the coefficients of one chunk of rows may hold, all outputs together: some rows of
+# a deep network, each of whose steps has a cost of its own. Larger ones gain nothing, and take
+# memory.
+CHUNK = 8_000_000
 
 
 class SubstitutedBound(NamedTuple):
