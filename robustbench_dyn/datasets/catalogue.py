@@ -15,7 +15,7 @@ from robustbench_dyn.datasets import (
     mnist,
     toys,
 )
-from robustbench_dyn.datasets.dataset import DatasetInfo
+from robustbench_dyn.datasets.dataset import DatasetInfo, is_name_of_files
 from robustbench_dyn.datasets.forms import FORMS, is_form, open_form
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.plugins import Entry, Registry, from_plugins
@@ -66,8 +66,14 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def opened(name: str) -> DatasetInfo | None:
-    """Return the files of that name, as results have it, where this process has opened them."""
-    return _OPENED.get(name)
+    """Return the files of that name, as results have it, where this process has opened them.
+
+    Files may have been renamed since: those whose content has the same digits will do.
+    """
+    if name in _OPENED or not is_name_of_files(name):
+        return _OPENED.get(name)
+    digits = name.rpartition("-")[2]
+    return next((info for other, info in _OPENED.items() if other.endswith(f"-{digits}")), None)
 
 
 def served_by(name: str) -> tuple[str, ...]:
@@ -103,4 +109,4 @@ def dataset_info(name: str, *, data_dir: Path | None = None) -> DatasetInfo:
         info = open_form(name, data_dir)
         _OPENED[info.name], _NAMES[name] = info, info.name
         return info
-    return _OPENED[name] if name in _OPENED else DATASETS.get(name)
+    return opened(name) or DATASETS.get(name)

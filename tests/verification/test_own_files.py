@@ -90,6 +90,15 @@ def test_a_replay_without_the_files_of_the_row_fails_with_the_reason(options, sa
     assert said in result.stdout, result.stdout
 
 
+def test_files_may_have_been_renamed(verify, place):
+    for name in ("data.npz", "net.safetensors"):
+        (place / f"sent-{name}").write_bytes((place / name).read_bytes())
+    renamed = ("--weights", "sent-net.safetensors", "--dataset", "npz:sent-data.npz")
+    result = verify(*MODEL, *renamed, *REPLAY)
+    assert result.returncode == 0, result.stdout
+    assert "not checked" not in result.stdout
+
+
 def test_a_recount_checks_images_that_are_given(verify):
     assert "labels and adversarial examples are not checked" in verify().stdout
     result = verify(*DATA)

@@ -21,9 +21,9 @@ from robustbench_dyn.certification.bounds.intervals import Bounds
 from robustbench_dyn.certification.network.graph import Affine, Network, Node
 from robustbench_dyn.certification.patience import look_at_time
 
-# How many numbers the coefficients of one chunk of rows may hold, all outputs together: some rows of
-# a deep network, each of whose steps has a cost of its own. Larger ones gain nothing, and take
-# memory.
+# How many numbers the coefficients of one chunk of rows may hold, all outputs together. Of a deep
+# network that is dozens of rows, as each of its many steps has a cost of its own; larger chunks
+# gain nothing, and take memory.
 CHUNK = 8_000_000
 
 
