@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from robustbench_dyn import ThreatModel, evaluate, evaluate_grid
 from robustbench_dyn.certification.base import radii
+from robustbench_dyn.certification.bounds.budgets import N_ITERATIONS
 from robustbench_dyn.certification.branch_and_bound import affine, giving_up, search, turns
 from robustbench_dyn.certification.branch_and_bound.search import Search
 from robustbench_dyn.certification.catalogue import resolve_certifiers
 from robustbench_dyn.certification.certifiers import complete as certifier
 from robustbench_dyn.certification.certifiers.complete import Complete
 from robustbench_dyn.certification.proofs import complete
+from robustbench_dyn.certification.proofs.linear_relaxation import relaxed_margins
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.evaluation.candidates import check_candidates
 from robustbench_dyn.flows import Classifier, EulerStep
@@ -214,6 +216,24 @@ def test_all_searches_of_a_run_share_their_time(digits, seconds):
     evaluation = evaluate(model, (x, y), LINF, attacks="none", certifiers=complete_alone)
     reasons = set(evaluation.examples["reason"][evaluation.examples["status"] == "undecided"])
     assert reasons == ({"no attack was run; complete timed out"} if seconds == 0 else set())
+
+
+@pytest.mark.parametrize("over", [{"seconds": 60.0}, {"in_vain": 16}])
+def test_where_no_search_follows_no_slopes_are_optimised(digits, over, monkeypatch):
+    model, x, y = digits
+    steps = []
+
+    def relaxed(*args, n_iterations):
+        steps.append(n_iterations)
+        return relaxed_margins(*args, n_iterations=n_iterations)
+
+    monkeypatch.setattr(complete, "relaxed_margins", relaxed)
+    monkeypatch.setattr(complete, "shares_a_network", lambda _state: False)
+    state, alone = Complete().prepare(model, (1, 8, 8)), Complete(seconds=60.0)
+    for spent in (giving_up.Spent(seconds=59.0, in_vain=15), giving_up.Spent(**over)):
+        state.spent[LINF] = spent
+        alone.prove(state, x[:4], model(x[:4]), y[:4], LINF)
+    assert steps == [N_ITERATIONS, 0]
 
 
 def test_where_no_bound_nears_a_proof_the_search_is_given_up(digits, monkeypatch):

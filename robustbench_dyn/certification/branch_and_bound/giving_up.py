@@ -51,6 +51,10 @@ class Spent:
             in_vain = 0 if answer else in_vain + 1
         return most
 
+    def is_over(self, seconds: float) -> bool:
+        """Say whether nothing is searched any more; seconds: that all searches may take."""
+        return self.seconds >= seconds or self.in_vain >= 2 * _PATIENCE
+
     def count(self, *, seconds: float, decided: bool) -> None:
         """Count a search."""
         self.seconds += seconds

@@ -91,15 +91,17 @@ def prove(
     """
     bounds = interval_bounds(state.relaxation, Ball(x, threat_model))
     objectives = relaxed_objectives(state.relaxation, bounds, x, logits, y, threat_model)
-    # A joint search optimises the slopes of all examples as quickly.
-    n_iterations = 0 if shares_a_network(state) else N_ITERATIONS
+    spent, n_neurons = state.spent[threat_model], state.relaxation.exact.n_neurons
+    # A joint search optimises the slopes of all examples as quickly; where no search follows, steps
+    # of ascent would go on without an end of time.
+    initial = shares_a_network(state) or spent.is_over(seconds)
+    n_iterations = 0 if initial else N_ITERATIONS
     lower_bound = relaxed_margins(
         state.relaxation, x, objectives, threat_model, n_iterations=n_iterations
     )
     candidates = x.clone()
     within_rounding = torch.zeros_like(lower_bound, dtype=torch.bool)
     gave_up = torch.zeros(len(x), dtype=torch.bool)
-    spent, n_neurons = state.spent[threat_model], state.relaxation.exact.n_neurons
     scale = logits.detach().double().abs().amax(dim=1).clamp_min(1.0)
     examples = list[int]()
     for example in torch.unique(objectives.example[~(lower_bound > 0)]).tolist():
