@@ -23,8 +23,8 @@ from robustbench_dyn.cli.options import (
     seed_option,
 )
 from robustbench_dyn.cli.output import announce, print_json
-from robustbench_dyn.datasets import FORMS, dataset_info
-from robustbench_dyn.datasets.forms import is_form
+from robustbench_dyn.datasets import dataset_info
+from robustbench_dyn.datasets.forms import is_form, usages
 from robustbench_dyn.errors import InputError, shown
 from robustbench_dyn.models.sources import is_from_source
 from robustbench_dyn.results.headings import counted
@@ -192,10 +192,9 @@ def _model_to_load(model: str, weights: Path | None) -> str:
 def _open_files(dataset: str, data_dir: Path | None) -> None:
     """Open files of images, so that they are known by their name in rows."""
     if not is_form(dataset):
-        usages = ", ".join(FORMS.get(prefix).usage for prefix in FORMS)
         raise InputError(
-            f"--dataset {shown(dataset)} names no files; give {usages}. Other data sets are found "
-            "by the name in the row"
+            f"--dataset {shown(dataset)} names no files; give {usages()}. Other data sets are "
+            "found by the name in the row"
         )
     dataset_info(dataset, data_dir=data_dir)
 

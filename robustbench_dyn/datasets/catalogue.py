@@ -16,7 +16,7 @@ from robustbench_dyn.datasets import (
     toys,
 )
 from robustbench_dyn.datasets.dataset import DatasetInfo, is_name_of_files
-from robustbench_dyn.datasets.forms import FORMS, is_form, open_form
+from robustbench_dyn.datasets.forms import is_form, open_form, usages
 from robustbench_dyn.errors import InputError
 from robustbench_dyn.plugins import Entry, Registry, from_plugins
 
@@ -26,10 +26,6 @@ def _check_type(_name: str, info: object) -> None:
         raise InputError(f"it is a {type(info).__name__}, and must be a DatasetInfo")
     if info.is_unregistered:
         raise InputError(f"{info.name!r} is a name of unregistered files; give it name=")
-
-
-def _usages() -> str:
-    return ", ".join(FORMS.get(prefix).usage for prefix in FORMS)
 
 
 DATASETS: Registry[DatasetInfo] = Registry(
@@ -48,7 +44,7 @@ DATASETS: Registry[DatasetInfo] = Registry(
             *imagenet.INFOS,
         )
     ),
-    hint=f"files ({_usages()}) or ",
+    hint=f"files ({usages()}) or ",
     from_plugins=from_plugins("datasets", _check_type, of_foreign=isolated.of_foreign_plugin),
 )
 _COPIES = {

@@ -129,6 +129,11 @@ FORMS: Registry[Form] = Registry(
 )
 
 
+def usages() -> str:
+    """Return how each form is typed, with commas between."""
+    return ", ".join(FORMS.get(prefix).usage for prefix in FORMS)
+
+
 def is_form(name: str) -> bool:
     """Say whether a name has a form's prefix and a colon."""
     prefix, colon, _ = name.partition(":")

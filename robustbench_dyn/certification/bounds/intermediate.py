@@ -147,8 +147,8 @@ def intermediate_bounds(
             if sums:
                 grown.logical_or_(_has_grown(network, bounds, k))
         elif k in sums and grown.any():
-            low, high = _sides(bounds, k)
-            gap = (high - low).where(grown[:, None] & (high - low).isfinite(), 0.0)
+            width = _width(bounds, k)
+            gap = width.where(grown[:, None] & width.isfinite(), 0.0)
             _tighten(state, ball, bounds, k, passes_of_sums.widest(k, gap), linear_bounds)
         node = network.nodes[k - 1]
         if isinstance(node, Pointwise):
