@@ -67,13 +67,13 @@ def verify(
         ),
     ] = "",
     dataset: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="FILES",
             help="Files of the images of rows about files of one's own, as npz:FILE.",
             rich_help_panel=MODEL,
         ),
-    ] = "",
+    ] = None,
     weights: WeightsFile = None,
     seed: Annotated[
         int | None, seed_option("the sample and the attacks", default="a fresh one, printed")
@@ -117,7 +117,7 @@ def verify(
         correct=correct,
         data_dir=data_dir,
     )
-    if dataset:
+    if dataset is not None:
         _open_files(dataset, data_dir)
     if correct and not source.strip():
         raise InputError("a corrected row names its source; give --source 'NAME, WHERE'")
