@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -47,6 +48,11 @@ def judged(model: nn.Module, data: Dataset, norm: Norm = "L2") -> list[Evaluatio
         attacks="none",
         certifiers=of_l2 if norm == "L2" else "interval",
     )
+
+
+def results_of(stem: str, norm: Norm) -> Path:
+    """Return the file of the results in a norm; L2 has no suffix."""
+    return measuring.RESULTS / (f"{stem}.csv" if norm == "L2" else f"{stem}_{norm}.csv")
 
 
 def accuracies(evaluations: Sequence[Evaluation]) -> dict[str, float]:
@@ -127,7 +133,7 @@ def main() -> None:
     parser.add_argument("--norm", choices=("L2", "Linf"), default="L2")
     options = parser.parse_args()
     norm: Norm = options.norm
-    path = measuring.RESULTS / ("frontier.csv" if norm == "L2" else f"frontier_{norm}.csv")
+    path = results_of("frontier", norm)
     rows = points(options.n_examples, options.model, norm)
     table = pd.DataFrame(rows).assign(machine=measuring.machine())
     if not options.model:

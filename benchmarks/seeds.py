@@ -3,11 +3,11 @@
     python benchmarks/seeds.py prototype_flow/eps-1.0 lipflow/prototypes [--seeds 1 2]
 
 Trains each model by its recipe with other seeds, and judges them and the published weights (the
-seed of the recipe) on all test images of Fashion-MNIST, as benchmarks/frontier.py does. What a
-recipe begins with (weights_from) is the same for each seed. Nothing is chosen by these figures.
-One thread; seconds are processor time. Needs the training split of Fashion-MNIST. Results:
-benchmarks/results/seeds.csv, a row as soon as it is measured; `python benchmarks/tables.py` puts
-them in the docs.
+seed of the recipe) on all test images of Fashion-MNIST in the norm of its weights, as
+benchmarks/frontier.py does. What a recipe begins with (weights_from) is the same for each seed.
+Nothing is chosen by these figures. One thread; seconds are processor time. Needs the training
+split of Fashion-MNIST. Results: benchmarks/results/seeds.csv, seeds_Linf.csv, a row as soon as it
+is measured; `python benchmarks/tables.py` puts them in the docs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import measuring
 import pandas as pd
 import torch
-from frontier import accuracies, judged
+from frontier import accuracies, judged, results_of
 from torch import nn
 from zoo import recipe_path, weights_of
 
@@ -29,7 +29,6 @@ from robustbench_dyn.training.loop import train
 from robustbench_dyn.training.recipes import Recipe, read_recipe
 
 DATASET = "fashion_mnist"
-PATH = measuring.RESULTS / "seeds.csv"
 
 
 def network(model: str, recipe: Recipe, seed: int) -> tuple[nn.Module, float | None]:
@@ -54,6 +53,7 @@ def main() -> None:
     data = load_dataset(DATASET, n_examples=options.n_examples)
     for model in options.models:
         recipe = read_recipe(recipe_path(model, DATASET))
+        norm = weights_of(DATASET)[model].norm
         for seed in sorted({recipe.seed, *options.seeds}):
             trained, seconds = network(model, recipe, seed)
             row = {
@@ -61,11 +61,11 @@ def main() -> None:
                 "seed": seed,
                 "n_examples": len(data),
                 "training_seconds": seconds,
-                **accuracies(judged(trained, data)),
+                **accuracies(judged(trained, data, norm)),
                 "machine": measuring.machine(),
             }
             print(row, flush=True)
-            measuring.add(PATH, pd.DataFrame([row]), ("model", "seed"))
+            measuring.add(results_of("seeds", norm), pd.DataFrame([row]), ("model", "seed"))
 
 
 if __name__ == "__main__":

@@ -186,9 +186,12 @@ def recipe_tries(name: str = "recipe_tries") -> str:
     return markdown(("recipe", "changes", "training, s", "clean", *radii.values()), shown)
 
 
-def seeds() -> str:
-    """Return the mean of each accuracy over training seeds, the least and the most."""
-    rows = pd.read_csv(measuring.RESULTS / "seeds.csv")
+def seeds(name: str = "seeds", sampled: str = "certified_0.5") -> str:
+    """Return the mean of each accuracy over training seeds, the least and the most.
+
+    sampled: the column of which the interval of sampling is shown beside them.
+    """
+    rows = pd.read_csv(measuring.RESULTS / f"{name}.csv")
     radii = certified_at(rows)
     shown = []
     for model, of_model in rows.groupby("model", sort=False):
@@ -197,11 +200,12 @@ def seeds() -> str:
             f"{percent(a.mean())} ({percent(a.min())} to {percent(a.max())})" for a in accuracies
         ]
         n = int(of_model["n_examples"].iloc[0])
-        certified = round(float(of_model["certified_0.5"].mean()) * n)
+        certified = round(float(of_model[sampled].mean()) * n)
         interval = binomtest(certified, n).proportion_ci()
         sampling = f"{percent(interval.low)} to {percent(interval.high)}"
         shown.append((model, len(of_model), *cells, sampling))
-    heading = ("recipe", "seeds", "clean", *radii.values(), "95 % interval of sampling at 0.5")
+    interval_at = f"95 % interval of sampling {radii[sampled]}"
+    heading = ("recipe", "seeds", "clean", *radii.values(), interval_at)
     return markdown(heading, shown)
 
 
@@ -579,6 +583,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe_tries": recipe_tries,
     "recipe_tries_linf": lambda: recipe_tries("recipe_tries_Linf"),
     "seeds": seeds,
+    "seeds_linf": lambda: seeds("seeds_Linf", "certified_0.1"),
     "training_cost": training_cost,
     "zoo": zoo,
     "zoo_in_colour": zoo_in_colour,

@@ -165,7 +165,12 @@ def _in_json(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
     It writes one field of all verdicts at a time: faster than one verdict at a time.
     """
-    texts = [_field_in_json(part, list(map(attrgetter(part.name), verdicts))) for part in _VERDICT]
+    columns = [(part, list(map(attrgetter(part.name), verdicts))) for part in _VERDICT]
+    texts = [
+        _field_in_json(part, values)
+        for part, values in columns
+        if any(value != _default(part) for value in values)
+    ]
     # Many verdicts have one trail, and its text is most of theirs.
     trails = {id(verdict.trail): verdict.trail for verdict in verdicts}
     trail_of = {
@@ -181,7 +186,7 @@ def _in_json(verdicts: Sequence[Verdict]) -> Iterator[str]:
 def _field_in_json(part: Field[Any], values: Sequence[Any]) -> list[str]:
     """Return one field of each verdict as JSON: NaN as NaN, and floats with all digits."""
     name, default = part.name, _default(part)
-    if part.type == "float":
+    if part.type in ("float", "int"):
         # One call for all: no number has a comma in it. Equal ones, as 1 and 1.0, differ as texts.
         numbers = zip(values, json.dumps(values)[1:-1].split(", "), strict=True)
         return [f', "{name}": {text}' if value != default else "" for value, text in numbers]

@@ -50,6 +50,9 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
     "training_record",
 )
 
+# How many examples each stage ended on, by its outcome.
+_Outcomes = Counter[tuple[str, Outcome]]
+
 
 def summary_row(
     verdicts: Sequence[Verdict],
@@ -90,7 +93,8 @@ def summary_row(
     # What gradient-free attacks broke is known of these verdicts exactly.
     gains = {sign.name: sign for sign in gradient_free_gains(verdicts, attacks)}
     told += map(str, ({sign.name: sign for sign in signs} | gains).values())
-    told += _failures(verdicts, attacked=attacked, is_function=is_function)
+    outcomes = _outcomes(verdicts)
+    told += _failures(verdicts, outcomes, attacked=attacked, is_function=is_function)
     if attacked and certified and not any(_is_audited(v) for v in verdicts):
         told.append(NOT_AUDITED)
     if counts[Status.ERROR]:
@@ -108,7 +112,7 @@ def summary_row(
         "ci_low": binomial_limit(certified, n, upper=False),
         "ci_high": binomial_limit(standing if attacked else correct, n, upper=True),
         "certifiers": "+".join(certifiers) or "none",
-        "attacks": "+".join(_attacks_as_they_went(verdicts, attacks)) or "none",
+        "attacks": "+".join(_attacks_as_they_went(verdicts, attacks, outcomes)) or "none",
         "forward_passes": sum(verdict.forward_passes for verdict in verdicts),
         "backward_passes": sum(verdict.backward_passes for verdict in verdicts),
         "seconds": round(math.fsum(verdict.seconds for verdict in verdicts), 3),
@@ -133,7 +137,10 @@ def _is_audited(verdict: Verdict) -> bool:
 
 def attacks_that_failed(verdicts: Collection[Verdict]) -> dict[str, int]:
     """Return the attacks that failed on all examples that they were given, with their number."""
-    outcomes = _outcomes(verdicts)
+    return _failed_always(_outcomes(verdicts))
+
+
+def _failed_always(outcomes: _Outcomes) -> dict[str, int]:
     ended = {stage for stage, outcome in outcomes if outcome in (Outcome.SURVIVED, Outcome.BROKEN)}
     return {
         stage: n
@@ -157,9 +164,11 @@ def gradient_free_gains(verdicts: Iterable[Verdict], attacks: Sequence[StageSpec
     return gains
 
 
-def _attacks_as_they_went(verdicts: Sequence[Verdict], attacks: Sequence[StageSpec]) -> list[str]:
+def _attacks_as_they_went(
+    verdicts: Sequence[Verdict], attacks: Sequence[StageSpec], outcomes: _Outcomes
+) -> list[str]:
     """Return the labels of attacks; of one that spared examples which count as robust, that too."""
-    failed, went = attacks_that_failed(verdicts), list[str]()
+    failed, went = _failed_always(outcomes), list[str]()
     standing = [verdict for verdict in verdicts if verdict.status is Status.UNDECIDED]
     for attack in attacks:
         how = "(failed)" if attack.name in failed else ""
@@ -169,7 +178,9 @@ def _attacks_as_they_went(verdicts: Sequence[Verdict], attacks: Sequence[StageSp
     return went
 
 
-def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool) -> list[str]:
+def _failures(
+    verdicts: Sequence[Verdict], outcomes: _Outcomes, *, attacked: bool, is_function: bool
+) -> list[str]:
     """Return flags for attacks and certifiers that failed, and for examples left unattacked."""
     flags = [
         f"{kind}:{stage}:{n}"
@@ -178,7 +189,7 @@ def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool)
             ("certifier_failed", Outcome.NOT_APPLICABLE),
             ("within_rounding", Outcome.WITHIN_ROUNDING),
         )
-        for (stage, outcome), n in sorted(_outcomes(verdicts).items())
+        for (stage, outcome), n in sorted(outcomes.items())
         if outcome is failure
     ]
     relying = {Status.UNDECIDED} if is_function else {Status.UNDECIDED, Status.CERTIFIED}
@@ -189,12 +200,12 @@ def _failures(verdicts: Sequence[Verdict], *, attacked: bool, is_function: bool)
     return [*flags, f"unattacked:{unattacked}"] if attacked and unattacked else flags
 
 
-def _outcomes(verdicts: Collection[Verdict]) -> Counter[tuple[str, Outcome]]:
+def _outcomes(verdicts: Collection[Verdict]) -> _Outcomes:
     """Count the examples of each stage and outcome."""
     # Many examples have one trail.
     trails = {id(trail): trail for trail in (v.trail for v in verdicts)}
     examples = Counter(id(v.trail) for v in verdicts)
-    outcomes = Counter[tuple[str, Outcome]]()
+    outcomes: _Outcomes = Counter()
     for place, trail in trails.items():
         for pair in {(step.stage, step.outcome) for step in trail}:
             outcomes[pair] += examples[place]

@@ -7,6 +7,7 @@ from the stages behind it, and the stages have to be those of the evaluation.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -28,28 +29,54 @@ _BEFORE = {"standard": "standard-full"}
 
 def contradictions_within(evidence: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with evidence by itself."""
-    groups, each = alike(evidence.verdicts), [[verdict] for verdict in evidence.verdicts]
+    groups = alike(evidence.verdicts)
     yield from _examples(evidence)
     yield from _suite(evidence)
     yield from _samples(evidence, groups)
     yield from _corrections(evidence)
-    rules: tuple[tuple[str, Callable[[Evidence, Verdict], str], list[list[Verdict]]], ...] = (
-        ("costs", _costs, each),
-        ("stages", _unknown_stage, groups),
-        ("status", _status_without_stage, groups),
-        ("status", _undecided_within_radius, each),
-        ("attacks", _missing_attack, groups),
-        ("radius", _refuted_radius, each),
+    wrong: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for check, said, ids in _wrong_numbers(evidence):
+        wrong[check, said] += ids
+    rules: tuple[tuple[str, Callable[[Evidence, Verdict], str]], ...] = (
+        ("stages", _unknown_stage),
+        ("status", _status_without_stage),
+        ("attacks", _missing_attack),
     )
-    for check, rule, judged_alike in rules:
-        # One sentence an example would bury the others.
-        wrong: dict[str, list[int]] = {}
-        for group in judged_alike:
+    for check, rule in rules:
+        for group in groups:
             if said := rule(evidence, group[0]):
-                wrong.setdefault(said, []).extend(verdict.example_id for verdict in group)
-        for said, ids in wrong.items():
-            examples = sorted(ids)
-            yield Finding(check, f"{shown_ids(examples)}: {said}", tuple(examples))
+                wrong[check, said] += [verdict.example_id for verdict in group]
+    for (check, said), ids in wrong.items():
+        # One sentence an example would bury the others.
+        if examples := tuple(sorted(ids)):
+            yield Finding(check, f"{shown_ids(examples)}: {said}", examples)
+
+
+def _wrong_numbers(evidence: Evidence) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield the check, the sentence and the examples of each rule that numbers alone break."""
+    verdicts = evidence.verdicts
+    # Written so that NaN fails it.
+    costly = [
+        v.example_id
+        for v in verdicts
+        if not 0 <= v.forward_passes < math.inf
+        or not 0 <= v.backward_passes < math.inf
+        or not 0 <= v.seconds < math.inf
+    ]
+    yield "costs", "the passes and seconds are no numbers of at least 0", costly
+    robust = [
+        v.example_id
+        for v in verdicts
+        if v.certified_radius >= evidence.eps and v.status is Status.UNDECIDED
+    ]
+    yield "status", "undecided, but its certified radius is at least eps", robust
+    if evidence.record.spec.smoothing is None:
+        refuted = [
+            v.example_id
+            for v in verdicts
+            if v.adversarial_distance <= v.certified_radius and v.status is not Status.CERTIFIED
+        ]
+        yield "radius", "its adversarial example lies inside its certified radius", refuted
 
 
 def _examples(evidence: Evidence) -> Iterator[Finding]:
@@ -136,15 +163,6 @@ def _corrections(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _costs(evidence: Evidence, verdict: Verdict) -> str:
-    del evidence
-    passes = (verdict.forward_passes, verdict.backward_passes, verdict.seconds)
-    # Written so that NaN fails it.
-    if all(0 <= cost < math.inf for cost in passes):
-        return ""
-    return "the passes and seconds are no numbers of at least 0"
-
-
 def _unknown_stage(evidence: Evidence, verdict: Verdict) -> str:
     spec = evidence.record.spec
     attacks = {stage.name for stage in (*spec.attacks, *spec.attacks_if_random)} | {SUBMITTED}
@@ -181,12 +199,6 @@ def _status_without_stage(evidence: Evidence, verdict: Verdict) -> str:
     return ""
 
 
-def _undecided_within_radius(evidence: Evidence, verdict: Verdict) -> str:
-    if verdict.status is Status.UNDECIDED and verdict.certified_radius >= evidence.eps:
-        return "undecided, but its certified radius is at least eps"
-    return ""
-
-
 def _missing_attack(evidence: Evidence, verdict: Verdict) -> str:
     """Name the attacks that an undecided example was spared."""
     if verdict.status is not Status.UNDECIDED or NOT_A_FUNCTION.intersection(evidence.flags):
@@ -200,12 +212,3 @@ def _missing_attack(evidence: Evidence, verdict: Verdict) -> str:
     attacks = evidence.record.spec.attacks_run(evidence.flags, on_signs=False)
     missing = [attack.name for attack in attacks if attack.name not in ran]
     return f"undecided, but {', '.join(missing)} did not end on it" if missing else ""
-
-
-def _refuted_radius(evidence: Evidence, verdict: Verdict) -> str:
-    """Say that an adversarial example lies inside the radius that is certified."""
-    if evidence.record.spec.smoothing is not None or verdict.status is Status.CERTIFIED:
-        return ""
-    if verdict.adversarial_distance <= verdict.certified_radius:
-        return "its adversarial example lies inside its certified radius"
-    return ""

@@ -1,6 +1,8 @@
 """Attacks of torchattacks and pyautoattack: their options, and equality with AutoAttack's run."""
 
 import importlib
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -189,3 +191,18 @@ def test_suites_equal_autoattacks_own_run(version, norm, eps, monkeypatch):
     assert 0 < broken.sum() < len(x), "the comparison needs both outcomes"
     assert torch.equal(~robust, broken)
     assert torch.equal(x_adv, expected)
+
+
+def test_torchattacks_is_imported_without_what_it_does_not_need_here():
+    program = (
+        "import sys, torch\n"
+        "from robustbench_dyn.attacks.external import torchattacks\n"
+        "assert torchattacks._library() is sys.modules['torchattacks']\n"
+        "assert 'scipy.stats.distributions' not in sys.modules, 'it takes half a second'\n"
+        "from scipy.stats import binomtest\n"
+        "print(binomtest(3, 10).pvalue)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "0.34375\n"

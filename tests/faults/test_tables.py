@@ -81,7 +81,9 @@ def test_the_text_of_an_eps_reads_back_as_that_eps():
 
 def test_the_published_tables_stay_as_they_are(tmp_path):
     target = tmp_path / "t"
-    shutil.copytree(shipped("leaderboards"), target)
+    # The others have thirty times as many verdicts. The README and the properties are of all.
+    others = shutil.ignore_patterns("*-L2-*", "README.md", "properties.csv")
+    shutil.copytree(shipped("leaderboards"), target, ignore=others)
     before = content(target)
     assert len(read_leaderboards(target)) == sum(
         text.count(b"\n") - 1
@@ -92,7 +94,9 @@ def test_the_published_tables_stay_as_they_are(tmp_path):
     )
     # It reads and writes all of them.
     publish(read_table(target / "cifar10_jpeg-Linf-8_255.csv"), target, add=True)
-    assert content(target) == before
+    after = content(target)
+    assert after.pop("README.md")
+    assert after == before
 
 
 def test_rows_that_are_added_once_more_change_nothing(tmp_path):

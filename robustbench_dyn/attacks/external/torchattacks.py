@@ -5,7 +5,11 @@ Settings have the library's names, but for n_steps.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustbench_dyn.attacks.base import Attack
@@ -36,9 +40,9 @@ class FGSM(TorchattacksAttack):
     description = "fast gradient sign method, one step (arXiv 1412.6572)"
 
     def perturb(self, problem: AttackProblem) -> Tensor:
-        from torchattacks import FGSM
-
-        return _run(FGSM(problem.model, eps=problem.threat_model.eps), problem, problem.x)
+        return _run(
+            _library().FGSM(problem.model, eps=problem.threat_model.eps), problem, problem.x
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +63,8 @@ class PGD(TorchattacksAttack):
             raise InputError(f"alpha={self.alpha} is not positive; give the length of a step")
 
     def perturb(self, problem: AttackProblem) -> Tensor:
-        from torchattacks import PGD, PGDL2
-
-        eps = problem.threat_model.eps
-        kind = {"Linf": PGD, "L2": PGDL2}[problem.threat_model.norm]
+        library, eps = _library(), problem.threat_model.eps
+        kind = {"Linf": library.PGD, "L2": library.PGDL2}[problem.threat_model.norm]
         # The steps together are 2.5 radii long: from any start to any point of the ball
         # (arXiv 1706.06083).
         alpha = 2.5 * eps / self.n_steps if self.alpha is None else self.alpha
@@ -92,14 +94,15 @@ class CW(TorchattacksAttack):
 
     def perturb(self, problem: AttackProblem) -> Tensor:
         import torch
-        from torchattacks import CW
 
         shifted = _nonnegative(problem.model)
         inset = problem.x.clamp(CW_INSET, 1 - CW_INSET)
         best = problem.x.clone()
         nearest = torch.full((len(best),), torch.inf, device=best.device)
         for k in range(self.n_constants):
-            attack = CW(shifted, c=self.c * 10**k, kappa=self.kappa, steps=self.n_steps, lr=self.lr)
+            attack = _library().CW(
+                shifted, c=self.c * 10**k, kappa=self.kappa, steps=self.n_steps, lr=self.lr
+            )
             found = _run(attack, problem, inset)
             with torch.no_grad():
                 fooled = problem.model(found).argmax(dim=1) != problem.y
@@ -121,10 +124,22 @@ class DeepFool(TorchattacksAttack):
     overshoot: float = 0.02
 
     def perturb(self, problem: AttackProblem) -> Tensor:
-        from torchattacks import DeepFool
-
-        attack = DeepFool(problem.model, steps=self.n_steps, overshoot=self.overshoot)
+        attack = _library().DeepFool(problem.model, steps=self.n_steps, overshoot=self.overshoot)
         return _run(attack, problem, problem.x)
+
+
+def _library() -> ModuleType:
+    """Import torchattacks, but not yet scipy.stats, which takes half a second.
+
+    One of its attacks, which is none of these, imports it at the top of its module.
+    """
+    if "scipy.stats" not in sys.modules:
+        scipy: Any = importlib.import_module("scipy")
+        spec: Any = importlib.util.find_spec("scipy.stats")
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        scipy.stats = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(scipy.stats)
+    return importlib.import_module("torchattacks")
 
 
 def _nonnegative(model: nn.Module) -> nn.Module:
