@@ -17,6 +17,8 @@ from robustbench_dyn.certification.network.trace import NodeRef, Operation
 from robustbench_dyn.errors import CertificateError
 from robustbench_dyn.models.machine_errors import is_machine_error
 
+# Maps coefficients of an affine map's output to those of each of its inputs.
+Adjoint = Callable[[Tensor], tuple[Tensor, ...]]
 _RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"})
 
 
@@ -102,13 +104,19 @@ class OperationContext:
             cancelled=cancelled,
         )
 
-    def nonnegative_map(self, n_summands: int, *, mean_weight: float | None = None) -> Affine:
+    def nonnegative_map(
+        self,
+        n_summands: int,
+        *,
+        mean_weight: float | None = None,
+        adjoint: Adjoint | None = None,
+    ) -> Affine:
         """Return the operation itself as an affine map that has no negative weights.
 
         n_summands: how many numbers it adds for one entry; 0 where it only moves them. mean_weight:
         at most the mean of the weights other than 0 with which an input is added to outputs; None
-        where none is below 1 / n_summands, as in sums and means, or where all are 1. The transpose
-        follows by automatic differentiation.
+        where none is below 1 / n_summands, as in sums and means, or where all are 1. adjoint: the
+        transpose; by default, it follows by automatic differentiation.
         """
         operation = self.operation
         shapes = [self.shapes[index] for index in operation.inputs]
@@ -117,7 +125,7 @@ class OperationContext:
             return [torch.zeros(n, *shape, dtype=dtype, device=self.device) for shape in shapes]
 
         try:
-            offset = self._call(*zeros(1))
+            offset = self.apply(*zeros(1))
         except RuntimeError as error:
             if is_machine_error(error):
                 raise
@@ -127,21 +135,22 @@ class OperationContext:
         bias = offset[0].clone() if offset.any() else None
 
         def linear(*values: Tensor) -> Tensor:
-            return self._call(*values) if bias is None else self._call(*values) - bias
+            return self.apply(*values) if bias is None else self.apply(*values) - bias
 
-        def adjoint(coefficients: Tensor) -> tuple[Tensor, ...]:
+        def differentiated(coefficients: Tensor) -> tuple[Tensor, ...]:
             with torch.enable_grad():
                 points = [z.requires_grad_() for z in zeros(len(coefficients), coefficients.dtype)]
                 return torch.autograd.grad(
-                    self._call(*points),
+                    self.apply(*points),
                     points,
                     coefficients,
                     create_graph=coefficients.requires_grad,
                 )
 
+        transpose = adjoint or differentiated
         ones = torch.ones(1, *operation.shape, dtype=self.dtype, device=self.device)
         most = max(
-            (float(part.detach().max()) for part in adjoint(ones) if part.numel()), default=0
+            (float(part.detach().max()) for part in transpose(ones) if part.numel()), default=0
         )
         least = 1 / max(1, n_summands) if mean_weight is None else mean_weight
         fan_out = math.ceil(most / least)
@@ -150,13 +159,13 @@ class OperationContext:
             shape=operation.shape,
             linear=linear,
             abs_linear=linear,
-            adjoint=adjoint,
+            adjoint=transpose,
             bias=bias,
             n_summands=n_summands,
             fan_out=min(fan_out, math.prod(operation.shape)),
         )
 
-    def _call(self, *values: Tensor) -> Tensor:
+    def apply(self, *values: Tensor) -> Tensor:
         """Apply the operation to a batch of any size, with values in place of its NodeRefs."""
         operation, n = self.operation, len(values[0])
         if operation.name in _RESHAPES:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from robustbench_dyn.certification.network.graph import Affine, Node
-from robustbench_dyn.certification.network.operations.base import Handler, OperationContext
+from robustbench_dyn.certification.network.operations.base import (
+    Adjoint,
+    Handler,
+    OperationContext,
+)
 from robustbench_dyn.certification.network.trace import NodeRef
+from robustbench_dyn.models.machine_errors import is_machine_error
 
 # Those that may read one number several times.
 _REPEATING = [
@@ -91,7 +99,48 @@ def _same(context: OperationContext) -> NodeRef:
 
 
 def _move(context: OperationContext) -> Node:
-    return context.nonnegative_map(0)
+    return context.nonnegative_map(0, adjoint=_moved_back(context))
+
+
+def _moved_back(context: OperationContext) -> Adjoint | None:
+    """Return the transpose of a move, by where it puts each number.
+
+    None where it cannot be applied to one example, or reads a number twice.
+    """
+    shapes = [context.shapes[index] for index in context.operation.inputs]
+    sizes = [math.prod(shape) for shape in shapes]
+    # Each number is its own place, from 1 on; 0 is what comes from no input.
+    places = torch.arange(1.0, sum(sizes) + 1, dtype=torch.float64, device=context.device)
+    numbered = [
+        part.reshape(1, *shape)
+        for part, shape in zip(torch.split(places, sizes), shapes, strict=True)
+    ]
+    try:
+        moved = context.apply(*numbered) - context.apply(*map(torch.zeros_like, numbered))
+    except RuntimeError as error:
+        if is_machine_error(error):
+            raise
+        return None
+    read = moved.flatten().long() - 1
+    there = (read >= 0).nonzero().flatten()
+    if len(torch.unique(read[there])) < len(there):
+        return None
+    if len(shapes) == 1 and len(read) == sizes[0] and torch.equal(read, there):
+        return lambda a: (a.reshape(len(a), *shapes[0]),)
+    # Where each number went; those that went nowhere read the zero behind all others.
+    went = torch.full((sum(sizes),), len(read), device=context.device)
+    went[read[there]] = there
+    lost = len(there) < sum(sizes)
+    to_each = torch.split(went, sizes)
+
+    def adjoint(coefficients: Tensor) -> tuple[Tensor, ...]:
+        flat = coefficients.reshape(len(coefficients), len(read))
+        if lost:
+            flat = F.pad(flat, (0, 1))
+        parts = zip(to_each, shapes, strict=True)
+        return tuple(flat.index_select(1, went).reshape(len(flat), *shape) for went, shape in parts)
+
+    return adjoint
 
 
 def _repeat(context: OperationContext) -> Node:
