@@ -118,28 +118,16 @@ class OperationContext:
         where none is below 1 / n_summands, as in sums and means, or where all are 1. adjoint: the
         transpose; by default, it follows by automatic differentiation.
         """
-        operation = self.operation
-        shapes = [self.shapes[index] for index in operation.inputs]
-
-        def zeros(n: int, dtype: torch.dtype = self.dtype) -> list[Tensor]:
-            return [torch.zeros(n, *shape, dtype=dtype, device=self.device) for shape in shapes]
-
-        try:
-            offset = self.apply(*zeros(1))
-        except RuntimeError as error:
-            if is_machine_error(error):
-                raise
-            raise self.refuse(f" over the batch ({error})") from error
-        if offset.shape != (1, *operation.shape):
-            raise self.refuse(" over the batch")
-        bias = offset[0].clone() if offset.any() else None
+        operation, offset = self.operation, self.offset(self.dtype)
+        bias = offset.clone() if offset.any() else None
 
         def linear(*values: Tensor) -> Tensor:
             return self.apply(*values) if bias is None else self.apply(*values) - bias
 
         def differentiated(coefficients: Tensor) -> tuple[Tensor, ...]:
             with torch.enable_grad():
-                points = [z.requires_grad_() for z in zeros(len(coefficients), coefficients.dtype)]
+                zeros = self._zeros(len(coefficients), coefficients.dtype)
+                points = [z.requires_grad_() for z in zeros]
                 return torch.autograd.grad(
                     self.apply(*points),
                     points,
@@ -164,6 +152,22 @@ class OperationContext:
             n_summands=n_summands,
             fan_out=min(fan_out, math.prod(operation.shape)),
         )
+
+    def offset(self, dtype: torch.dtype) -> Tensor:
+        """Return the output of one example whose inputs are zero; refuse what mixes examples."""
+        try:
+            offset = self.apply(*self._zeros(1, dtype))
+        except RuntimeError as error:
+            if is_machine_error(error):
+                raise
+            raise self.refuse(f" over the batch ({error})") from error
+        if offset.shape != (1, *self.operation.shape):
+            raise self.refuse(" over the batch")
+        return offset[0]
+
+    def _zeros(self, n: int, dtype: torch.dtype) -> list[Tensor]:
+        shapes = [self.shapes[index] for index in self.operation.inputs]
+        return [torch.zeros(n, *shape, dtype=dtype, device=self.device) for shape in shapes]
 
     def apply(self, *values: Tensor) -> Tensor:
         """Apply the operation to a batch of any size, with values in place of its NodeRefs."""

@@ -16,7 +16,6 @@ from robustbench_dyn.certification.network.operations.base import (
     OperationContext,
 )
 from robustbench_dyn.certification.network.trace import NodeRef
-from robustbench_dyn.models.machine_errors import is_machine_error
 
 # Those that may read one number several times.
 _REPEATING = [
@@ -102,29 +101,18 @@ def _move(context: OperationContext) -> Node:
     return context.nonnegative_map(0, adjoint=_moved_back(context))
 
 
-def _moved_back(context: OperationContext) -> Adjoint | None:
-    """Return the transpose of a move, by where it puts each number.
-
-    None where it cannot be applied to one example, or reads a number twice.
-    """
+def _moved_back(context: OperationContext) -> Adjoint:
+    """Return the transpose of a move, by where it puts each number."""
+    # What comes from no input, as padding does.
+    constant = context.offset(torch.float64)
     shapes = [context.shapes[index] for index in context.operation.inputs]
     sizes = [math.prod(shape) for shape in shapes]
-    # Each number is its own place, from 1 on; 0 is what comes from no input.
+    # Each number is its own place, from 1 on.
     places = torch.arange(1.0, sum(sizes) + 1, dtype=torch.float64, device=context.device)
-    numbered = [
-        part.reshape(1, *shape)
-        for part, shape in zip(torch.split(places, sizes), shapes, strict=True)
-    ]
-    try:
-        moved = context.apply(*numbered) - context.apply(*map(torch.zeros_like, numbered))
-    except RuntimeError as error:
-        if is_machine_error(error):
-            raise
-        return None
-    read = moved.flatten().long() - 1
+    parts = zip(torch.split(places, sizes), shapes, strict=True)
+    moved = context.apply(*(part.reshape(1, *shape) for part, shape in parts))[0]
+    read = torch.where(moved > constant, moved, 0).flatten().long() - 1
     there = (read >= 0).nonzero().flatten()
-    if len(torch.unique(read[there])) < len(there):
-        return None
     if len(shapes) == 1 and len(read) == sizes[0] and torch.equal(read, there):
         return lambda a: (a.reshape(len(a), *shapes[0]),)
     # Where each number went; those that went nowhere read the zero behind all others.
