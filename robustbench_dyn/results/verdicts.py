@@ -102,18 +102,20 @@ class Verdict:
             )
 
     def _carries_status(self) -> bool:
-        # Each test is written so that NaN fails it. `is` is several times faster than `match`, and
-        # a folder of tables has millions of verdicts.
-        status, correct = self.status, self.prediction == self.label
-        if status is Status.CERTIFIED:
-            return correct and bool(self.certifier) and self.certified_radius >= self.eps
-        if status is Status.BROKEN:
-            return correct and bool(self.attack) and self.adversarial_distance <= self.eps
-        if status is Status.MISCLASSIFIED:
-            return not correct and self.prediction != -1
-        if status is Status.UNDECIDED:
-            return correct and bool(self.reason)
-        return bool(self.reason)
+        # Each test is written so that NaN fails it.
+        match self.status:
+            case Status.MISCLASSIFIED:
+                return self.prediction not in (self.label, -1)
+            case Status.BROKEN:
+                broken = bool(self.attack) and self.adversarial_distance <= self.eps
+                return broken and self.prediction == self.label
+            case Status.CERTIFIED:
+                certified = bool(self.certifier) and self.certified_radius >= self.eps
+                return certified and self.prediction == self.label
+            case Status.UNDECIDED:
+                return self.prediction == self.label and bool(self.reason)
+            case Status.ERROR:
+                return bool(self.reason)
 
 
 def alike(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
