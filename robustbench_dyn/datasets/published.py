@@ -116,6 +116,20 @@ MNIST = PublishedSet(
     ),
 )
 
+# Both splits are rows of these; see digits.
+DIGITS = (
+    idx_file(
+        "digits-images-idx3-ubyte",
+        (1_797, 8, 8),
+        "359cd13f0f514122884198b78a131df597421cbf5e93a76678fa96fc548f0d96",
+    ),
+    idx_file(
+        "digits-labels-idx1-ubyte",
+        (1_797,),
+        "ce71631c1f31ce56fa54f31d1d498fafacff59b001e6c30c4a5e29508aa277ad",
+    ),
+)
+
 CIFAR10 = PublishedSet(
     title="CIFAR-10",
     folder=PurePosixPath("cifar-10-batches-py"),

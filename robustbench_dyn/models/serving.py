@@ -99,8 +99,11 @@ def backward(state: State, message: Message) -> Message:
     part_of(state, message)
     x, logits = state["graphs"][message.content["graph"]]
     gradient = message.tensors["gradient"].to(logits)
+    # A gradient that is given as such makes torch import sympy, for half a second.
+    with torch.enable_grad():
+        total = (logits * gradient).sum()
     # Kept: attacks ask for the gradient of one class after the other.
-    (of_input,) = torch.autograd.grad(logits, x, gradient, retain_graph=True, allow_unused=True)
+    (of_input,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
     if of_input is None:
         of_input = torch.zeros_like(x)
     return Message("passed", tensors={"gradient": of_input})

@@ -170,9 +170,10 @@ def logarithmic_norms(field: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     with torch.no_grad():
         shift = 1e-3 + operator_norms(field, x).reshape(-1, *[1] * (x.dim() - 1))
-        v, transposed = _unit(x, torch.Generator().manual_seed(0)), vjp(field, x)[1]
+        v = _unit(x, torch.Generator().manual_seed(0))
+        forward, transposed = _jacobian_products(field, x)
         for _ in range(_LOGARITHMIC_ITERATIONS):
-            image = jvp(field, (x,), (v,))[1] + transposed(v)[0]
+            image = forward(v) + transposed(v)
             v = _normalised(image / 2 + shift * v)
     rayleigh: Tensor = (v * jvp(field, (x,), (v,))[1]).flatten(1).sum(dim=1)
     return rayleigh
@@ -191,10 +192,23 @@ def operator_norms(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 @torch.no_grad()
 def _most_expanding(part: Callable[[Tensor], Tensor], x: Tensor, iterations: int) -> Tensor:
     v = _unit(x, torch.Generator().manual_seed(0))
-    transposed = vjp(part, x)[1]
+    forward, transposed = _jacobian_products(part, x)
     for _ in range(iterations):
-        v = _normalised(transposed(jvp(part, (x,), (v,))[1])[0])
+        v = _normalised(transposed(forward(v)))
     return v
+
+
+def _jacobian_products(
+    part: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Return v -> J v and u -> J^T u for the Jacobian J at x; part is evaluated once for all.
+
+    J v is the transpose of u -> J^T u: forward differentiation would evaluate part for each v, and
+    its zero tangents go through torch's slow kernels in Python.
+    """
+    y, transposed = vjp(part, x)[:2]
+    forward = vjp(lambda u: transposed(u)[0], y)[1]
+    return lambda v: forward(v)[0], lambda u: transposed(u)[0]
 
 
 def _unit(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,7 +26,7 @@ from robustbench_dyn.datasets import (
     toys,
 )
 from robustbench_dyn.datasets.identity import fingerprint
-from robustbench_dyn.datasets.published import FASHION_MNIST
+from robustbench_dyn.datasets.published import DIGITS, FASHION_MNIST
 from robustbench_dyn.datasets.search_path import cache_folder
 from robustbench_dyn.errors import DataUnavailableError, InputError, IntegrityError
 
@@ -290,6 +290,27 @@ def test_a_flipped_byte_in_a_shipped_file_is_refused(shipped_copy, kind):
         load_dataset("fashion_mnist", n_examples=1)
 
 
+@pytest.mark.parametrize("file", DIGITS, ids=lambda file: file.name)
+def test_a_flipped_byte_in_the_digits_is_refused(file, monkeypatch, tmp_path):
+    folder = tmp_path / "digits_files"
+    shutil.copytree(digits.SHIPPED_FOLDER, folder)
+    monkeypatch.setattr(digits, "SHIPPED_FOLDER", folder)
+    assert len(load_dataset("digits", n_examples=1)) == 1  # the copy itself is fine
+    path = folder / f"{file.name}.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[-1] ^= 1
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(IntegrityError, match=f"{file.name}.* expected .* reinstall"):
+        load_dataset("digits", n_examples=1)
+
+
+def test_the_shipped_digits_name_their_makers_and_their_licence():
+    source = (digits.SHIPPED_FOLDER / "SOURCE.txt").read_text()
+    assert "E. Alpaydin and C. Kaynak" in source
+    assert "CC BY 4.0" in source
+    assert all(file.sha256 in source for file in DIGITS)
+
+
 def test_a_truncated_or_missing_shipped_file_is_refused(shipped_copy):
     file = shipped_copy / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:1000])
@@ -400,10 +421,11 @@ def test_the_digits_split_never_changes():
     assert load_dataset("digits").sha256 == PINNED["digits"]
 
 
-def test_digits_are_scikit_learns_divided_by_16():
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_digits_are_scikit_learns_divided_by_16(split):
     images, labels = load_digits(return_X_y=True)
-    rows = digits.split_indices("train")
-    dataset = load_dataset("digits", split="train")
+    rows = digits.split_indices(split)
+    dataset = load_dataset("digits", split=split)
     # Sixteenths are exact in float32.
     assert np.array_equal(dataset.x.numpy().reshape(-1, 64), images[rows] / 16)
     assert np.array_equal(dataset.y.numpy(), labels[rows])

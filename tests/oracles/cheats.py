@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.utils import parametrize
 
+from oracles.digits import all_digits
 from robustbench_dyn import evaluate
 from robustbench_dyn.errors import DynbenchError, SoundnessError
 from robustbench_dyn.evaluation import stages
@@ -68,12 +68,7 @@ def cheat(expected, *, why_not="", **options):
     return register
 
 
-def digits():
-    data = load_digits()
-    return torch.tensor(data.data / 16).float().reshape(-1, 1, 8, 8), torch.tensor(data.target)
-
-
-X, Y = digits()
+X, Y = all_digits()
 CENTROIDS = torch.stack([X[k == Y].mean(dim=0).flatten() for k in range(10)])
 
 

@@ -4,7 +4,8 @@ import hashlib
 
 import torch
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
+
+from oracles.digits import all_digits
 
 HONEST = """
 from torch import nn
@@ -40,9 +41,9 @@ def write_plugin(folder, code=HONEST, *, factor=1.0):
 
     The network is to compute, of `factor` times its input, the nearest centroid of the digits.
     """
-    digits = load_digits()
-    x = torch.tensor(digits.data / 16).float()
-    centroids = torch.stack([x[digits.target == k].mean(dim=0) for k in range(10)])
+    images, labels = all_digits()
+    x = images.flatten(1)
+    centroids = torch.stack([x[labels == k].mean(dim=0) for k in range(10)])
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(code)
     weights = folder / "w.safetensors"
