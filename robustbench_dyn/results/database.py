@@ -119,11 +119,18 @@ class Database:
         with self.explained():
             if lost := self._lost():
                 raise StoreError(self._explanation(lost, lost))
-            with self.connection:
+            try:
                 # IMMEDIATE: a process that reads here and then writes has waited for its turn.
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
                 size = self._pages_size()
+                self.connection.commit()
+            except BaseException:
+                # Where Ctrl-C came before the caller's block began, this runs when the transaction
+                # is collected, which may be after the file was closed: nothing was written then.
+                with suppress(sqlite3.ProgrammingError):
+                    self.connection.rollback()
+                raise
             self._size = size
 
     @contextmanager

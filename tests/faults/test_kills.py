@@ -9,10 +9,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import cache
 
 import pytest
 import yaml
 from oracles.digits_plugin import write_plugin
+from oracles.processes import Command
 from oracles.sweeps import SMALL, timeless
 
 from robustbench_dyn.results.store import Store
@@ -44,17 +46,8 @@ SWEEP = [
 COMMANDS = {"run": RUN, "smooth": SMOOTH, "sweep": SWEEP}
 
 
-def start(command, folder, **options):
-    return subprocess.Popen(
-        [*COMMAND, *command],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        **options,
-    )
+def start(command, folder):
+    return Command(command, folder)
 
 
 def prepared(folder):
@@ -82,33 +75,35 @@ def content(folder):
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    """For each command: its folder without faults, how long it took, what the store holds."""
-    found = {}
-    for name, command in COMMANDS.items():
+    """Return, for the name of a command, how long it takes without faults, and what it stores."""
+
+    @cache
+    def without_faults(name):
         folder = prepared(tmp_path_factory.mktemp(name))
         started = time.monotonic()
-        process = start(command, folder)
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        found[name] = (time.monotonic() - started, content(folder))
-    return found
+        finish(COMMANDS[name], folder)
+        return time.monotonic() - started, content(folder)
+
+    return without_faults
 
 
 def wait_for_verdicts(folder, process, n):
-    """Wait until a store holds n rows of verdicts or votes, or the process has ended."""
-    path = folder / "s.sqlite"
-    while process.poll() is None:
-        if path.exists():
-            try:
-                connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)
-                query = "SELECT (SELECT count(*) FROM verdicts) + (SELECT count(*) FROM votes)"
-                (rows,) = connection.execute(query).fetchone()
-                connection.close()
-                if rows >= n:
-                    return
-            except sqlite3.Error:
-                pass
+    """Wait until a store holds n more rows of verdicts or votes, or the process has ended."""
+    before = rows_in(folder)
+    while process.poll() is None and rows_in(folder) < before + n:
         time.sleep(0.02)
+
+
+def rows_in(folder):
+    """Return how many rows of verdicts and votes a store holds; 0 where there is none yet."""
+    try:
+        connection = sqlite3.connect(f"file:{folder / 's.sqlite'}?mode=ro", uri=True, timeout=1)
+        query = "SELECT (SELECT count(*) FROM verdicts) + (SELECT count(*) FROM votes)"
+        (rows,) = connection.execute(query).fetchone()
+        connection.close()
+    except sqlite3.Error:
+        return 0
+    return rows
 
 
 def children(process):
@@ -126,7 +121,7 @@ def finish(command, folder):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_kills_at_random_moments_change_nothing(name, quiet, tmp_path):
-    seconds, expected = quiet[name]
+    seconds, expected = quiet(name)
     folder, draw, killed = prepared(tmp_path), random.Random(name), 0
     for after in (0, 1, 20):
         process = start(COMMANDS[name], folder)
@@ -149,7 +144,7 @@ def test_killed_workers_of_a_sweep_change_nothing(quiet, tmp_path):
             os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert content(folder) == quiet["sweep"][1]
+    assert content(folder) == quiet("sweep")[1]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +170,7 @@ def test_a_signal_ends_a_command_which_goes_on_later(number, name, quiet, tmp_pa
         time.sleep(0.05)
     assert not any(alive(pid) for pid in workers)
     finish(COMMANDS[name], folder)
-    assert content(folder) == quiet[name][1]
+    assert content(folder) == quiet(name)[1]
 
 
 def alive(pid):
@@ -197,13 +192,21 @@ def test_a_limit_on_file_sizes_is_told_and_nothing_lost(kib, quiet, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024, kib * 1024))
 
     folder = prepared(tmp_path)
-    process = start(RUN, folder, preexec_fn=limit)
-    _, errors = process.communicate(timeout=300)
+    process = subprocess.run(
+        [*COMMAND, *RUN],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        preexec_fn=limit,
+    )
+    errors = process.stderr
     assert process.returncode == 2, errors
     assert errors.strip().splitlines()[-1].startswith("dynbench: the store s.sqlite failed")
     assert "is kept" in errors
     finish(RUN, folder)
-    assert content(folder) == quiet["run"][1]
+    assert content(folder) == quiet("run")[1]
 
 
 FULL = """
@@ -227,4 +230,4 @@ def test_a_full_disk_is_told_and_nothing_lost(kib, quiet, tmp_path):
     assert found.returncode == 2, found.stderr
     assert "Traceback" not in found.stderr
     finish(RUN, folder)
-    assert content(folder) == quiet["run"][1]
+    assert content(folder) == quiet("run")[1]

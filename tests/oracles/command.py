@@ -7,10 +7,14 @@ from unittest import mock
 
 import pytest
 
+from oracles.processes import completed
 from robustbench_dyn.cli import main
 
 
 def dynbench(*arguments, cwd, env=None):
+    """Run the command in a process of its own: a new Python where it is given an environment."""
+    if env is None:
+        return completed(arguments, cwd)
     script = "from robustbench_dyn.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
@@ -18,7 +22,7 @@ def dynbench(*arguments, cwd, env=None):
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | (env or {}),
+        env=os.environ | env,
     )
 
 

@@ -2,9 +2,12 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from oracles.processes import completed
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -15,6 +18,7 @@ PAGES = [
     *(ROOT / name for name in _AT_TOP),
     *(path for folder in _FOLDERS for path in sorted(folder.glob("*.md"))),
 ]
+_OF_A_SHELL = {*"|&;<>$`*?~\\"}
 _COMMAND = [sys.executable, "-c", "from robustbench_dyn.cli import main; main()"]
 
 
@@ -41,6 +45,9 @@ def steps(text):
 
 def run(kind, source, folder):
     """Run a command or program of a page in a folder."""
+    arguments = shlex.split(source) if kind == "console" and not _OF_A_SHELL & {*source} else [""]
+    if arguments[0] == "dynbench":
+        return completed(arguments[1:], folder)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     if kind == "python":
         command = [sys.executable, "-c", source]

@@ -1,5 +1,6 @@
 """The store against what befalls files: kills, full disks, rights, strangers' files."""
 
+import gc
 import json
 import os
 import signal
@@ -134,6 +135,32 @@ def test_a_kill_loses_no_transaction_and_leaves_no_half_one(tmp_path):
     assert len(kept) >= last + 10
     assert kept == list(range(len(kept)))
     assert len(kept) % 10 == 0
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_a_transaction_that_ends_before_its_block_began_writes_nothing(
+    closed, tmp_path, monkeypatch
+):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: ignored.append(found.exc_value))
+    file = database.Database(tmp_path / "s.sqlite")
+    # As Ctrl-C leaves it between the start of the transaction and that of the block.
+    transaction = file.transaction()
+    transaction.__enter__().execute("CREATE TABLE half (a)")
+    if closed:
+        file.close()
+    del transaction
+    gc.collect()
+    assert ignored == []
+    if not closed:
+        with file.transaction():
+            pass
+        file.close()
+    file = database.Database(tmp_path / "s.sqlite")
+    names = file.connection.execute("SELECT name FROM sqlite_master").fetchall()
+    file.close()
+    assert ("verdicts",) in names
+    assert ("half",) not in names
 
 
 def test_a_full_disk_says_so_and_keeps_what_was_there(tmp_path):
