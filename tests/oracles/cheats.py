@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -91,6 +92,7 @@ class Truth(NamedTuple):
     robust: int
 
 
+@cache
 def truth(n):
     """Return the truth of the linear classifier for the first n digits.
 
