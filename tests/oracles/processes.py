@@ -30,15 +30,15 @@ class Command:
     It has the parts of subprocess.Popen that tests use, and its exit codes.
     """
 
-    def __init__(self, arguments, folder, env=None):
+    def __init__(self, arguments, folder):
         printed = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, printed, ignore_errors=True)
         self._printed = [printed / name for name in ("stdout", "stderr")]
         for path in self._printed:
             path.touch()
-        environment = {**os.environ, **(env or {})}
-        settings = ([*map(str, arguments)], str(folder), environment, [*map(str, self._printed)])
-        self._process = _context().Process(target=_run, args=settings)
+        self._process = _context().Process(
+            target=_run, args=([*map(str, arguments)], folder, {**os.environ}, self._printed)
+        )
         self._process.start()
         self.pid = self._process.pid
 
@@ -63,14 +63,10 @@ class Command:
             raise subprocess.TimeoutExpired("dynbench", timeout)
         return tuple(path.read_text(encoding="utf-8") for path in self._printed)
 
-    def wait(self, timeout=None):
-        self.communicate(timeout)
-        return self.returncode
 
-
-def completed(arguments, folder, env=None, timeout=600):
+def completed(arguments, folder, timeout=600):
     """Run a command to its end; return what subprocess.run returns."""
-    process = Command(arguments, folder, env)
+    process = Command(arguments, folder)
     try:
         out, err = process.communicate(timeout)
     except subprocess.TimeoutExpired:
@@ -80,6 +76,9 @@ def completed(arguments, folder, env=None, timeout=600):
 
 
 def _context():
+    # Elsewhere, libraries that torch loads do not outlive a fork.
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     return context
