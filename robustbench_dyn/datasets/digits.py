@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robustbench_dyn.datasets.dataset import DatasetInfo, RawSplit, Split
-from robustbench_dyn.datasets.idx_sets import read_split
+from robustbench_dyn.datasets.idx_sets import read_shipped
 from robustbench_dyn.datasets.published import DIGITS
 from robustbench_dyn.datasets.stable_random import permute
 
@@ -33,8 +33,7 @@ def read_all() -> RawSplit:
 
     Raises IntegrityError where a shipped file is damaged.
     """
-    paths = [SHIPPED_FOLDER / f"{file.name}.gz" for file in DIGITS]
-    return read_split(DIGITS, paths, remedy="reinstall robustbench-dyn")._replace(white=16)
+    return read_shipped(DIGITS, SHIPPED_FOLDER)._replace(white=16)
 
 
 def load_raw(split: Split, data_dir: Path | None) -> RawSplit:

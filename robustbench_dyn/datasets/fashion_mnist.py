@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustbench_dyn.datasets.dataset import DatasetInfo, RawSplit, Split
-from robustbench_dyn.datasets.idx_sets import read_or_fetch, read_split
+from robustbench_dyn.datasets.idx_sets import read_or_fetch, read_shipped
 from robustbench_dyn.datasets.published import FASHION_MNIST
 
 SHIPPED_FOLDER = Path(__file__).parent / "fashion_mnist_files"
@@ -26,9 +26,7 @@ def load_raw(split: Split, data_dir: Path | None) -> RawSplit:
             other_remedy="apt install dataset-fashion-mnist; ",
         )
     # The shipped files are the published ones: no folder could hold better.
-    files = FASHION_MNIST.files[split]
-    paths = [SHIPPED_FOLDER / f"{file.name}.gz" for file in files]
-    return read_split(files, paths, remedy="reinstall robustbench-dyn")
+    return read_shipped(FASHION_MNIST.files[split], SHIPPED_FOLDER)
 
 
 INFO = DatasetInfo(

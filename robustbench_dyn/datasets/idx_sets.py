@@ -74,6 +74,15 @@ def read_split(
     return RawSplit(x=images[:, None], y=labels, white=255)
 
 
+def read_shipped(files: Sequence[PublishedFile], folder: Path) -> RawSplit:
+    """Read images and labels that come with this package, packed, in a folder of it.
+
+    Raises IntegrityError where a file is damaged.
+    """
+    paths = [folder / f"{file.name}.gz" for file in files]
+    return read_split(files, paths, remedy="reinstall robustbench-dyn")
+
+
 def parse_idx(content: bytes, file: PublishedFile) -> NDArray[np.uint8]:
     """Return the array in a verified IDX file, whose header is therefore the published one."""
     header = file.n_bytes - math.prod(file.shape)

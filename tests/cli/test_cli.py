@@ -5,17 +5,16 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from pathlib import Path
 from unittest import mock
 
 import pandas as pd
 import pytest
 from oracles.command import dynbench, dynbench_here, refused
 from oracles.digits_plugin import UNSOUND, write_plugin
+from oracles.stores import rows_in
 
 from robustbench_dyn import cli
 from robustbench_dyn.resources import shipped
@@ -242,38 +241,17 @@ def test_a_killed_run_resumes_with_the_same_verdicts(tmp_path, here):
         stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while _n_verdicts(store) < 4 and time.monotonic() < deadline:
+    while rows_in(store, "verdicts") < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert _n_verdicts(store) >= 4
-    assert _n_runs(store) == 0, "it ended before it was killed"
+    assert rows_in(store, "verdicts") >= 4
+    assert rows_in(store, "runs") == 0, "it ended before it was killed"
     resumed = here(tmp_path, *options, "--store", store, "--export", "resumed.csv")
     assert resumed.returncode == 0, resumed.stderr
     tables = [pd.read_csv(tmp_path / f"{name}.csv") for name in ("whole", "resumed")]
     first, second = (table.drop(columns="seconds") for table in tables)
     pd.testing.assert_frame_equal(first, second)
-
-
-def _query(path: Path, query: str) -> int:
-    try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    except sqlite3.Error:
-        return 0
-    try:
-        return connection.execute(query).fetchone()[0]
-    except sqlite3.Error:
-        return 0
-    finally:
-        connection.close()
-
-
-def _n_verdicts(path):
-    return _query(path, "SELECT count(*) FROM verdicts")
-
-
-def _n_runs(path):
-    return _query(path, "SELECT count(*) FROM runs")
 
 
 def test_a_refuted_certificate_ends_with_exit_1_and_gets_no_row(tmp_path, here):

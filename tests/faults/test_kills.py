@@ -5,7 +5,6 @@ import os
 import random
 import resource
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from oracles.digits_plugin import write_plugin
 from oracles.processes import Command
+from oracles.stores import rows_in
 from oracles.sweeps import SMALL, timeless
 
 from robustbench_dyn.results.store import Store
@@ -89,21 +89,10 @@ def quiet(tmp_path_factory):
 
 def wait_for_verdicts(folder, process, n):
     """Wait until a store holds n more rows of verdicts or votes, or the process has ended."""
-    before = rows_in(folder)
-    while process.poll() is None and rows_in(folder) < before + n:
+    counted = folder / "s.sqlite", "verdicts", "votes"
+    before = rows_in(*counted)
+    while process.poll() is None and rows_in(*counted) < before + n:
         time.sleep(0.02)
-
-
-def rows_in(folder):
-    """Return how many rows of verdicts and votes a store holds; 0 where there is none yet."""
-    try:
-        connection = sqlite3.connect(f"file:{folder / 's.sqlite'}?mode=ro", uri=True, timeout=1)
-        query = "SELECT (SELECT count(*) FROM verdicts) + (SELECT count(*) FROM votes)"
-        (rows,) = connection.execute(query).fetchone()
-        connection.close()
-    except sqlite3.Error:
-        return 0
-    return rows
 
 
 def children(process):

@@ -18,8 +18,6 @@ PAGES = [
     *(ROOT / name for name in _AT_TOP),
     *(path for folder in _FOLDERS for path in sorted(folder.glob("*.md"))),
 ]
-_OF_A_SHELL = {*"|&;<>$`*?~\\"}
-_COMMAND = [sys.executable, "-c", "from robustbench_dyn.cli import main; main()"]
 
 
 def name_of(path):
@@ -45,17 +43,10 @@ def steps(text):
 
 def run(kind, source, folder):
     """Run a command or program of a page in a folder."""
-    arguments = shlex.split(source) if kind == "console" and not _OF_A_SHELL & {*source} else [""]
-    if arguments[0] == "dynbench":
-        return completed(arguments[1:], folder)
+    if source.startswith("dynbench "):
+        return completed(shlex.split(source)[1:], folder)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    if kind == "python":
-        command = [sys.executable, "-c", source]
-    elif source.startswith("dynbench "):
-        function = f"dynbench() {{ '{_COMMAND[0]}' -c '{_COMMAND[2]}' \"$@\"; }}"
-        command = ["bash", "-c", f"{function}; {source}"]
-    else:
-        command = ["bash", "-c", source]
+    command = [sys.executable, "-c", source] if kind == "python" else ["bash", "-c", source]
     return subprocess.run(
         command,
         cwd=folder,
